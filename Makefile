@@ -1,0 +1,43 @@
+# Everything a newcomer types. `make` alone prints this list.
+VENV ?= .venv
+# The first interpreter that is there, runs, and is of a version the packages support.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+BIN := $(VENV)/bin
+DEMO ?= demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint docs clean
+
+help:  ## print this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "make %-9s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed  ## make .venv with the pinned packages, once
+
+# Made again only when a pin or a dependency changes. The packages are installed editable: code changes need nothing.
+$(VENV)/.installed: constraints/cpu.txt requirements.txt requirements-dev.txt $(wildcard sub-packages/*/pyproject.toml)
+	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or 3.12 is needed; name one with make PYTHON=/path/to/python" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-dev.txt -c constraints/cpu.txt
+	@touch $@
+
+demo: setup  ## simulate a screen, train on it, predict the held-out conditions, score them (minutes)
+	PATH="$(abspath $(BIN)):$$PATH" recipes/demo/run.sh $(DEMO)
+
+test: setup  ## run the tests that take seconds each
+	$(BIN)/python -m pytest
+
+test-all: setup  ## run the slow tests as well
+	$(BIN)/python -m pytest -m "not gpu"
+
+lint: setup  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+docs: setup  ## build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+clean:  ## remove everything that was built; the environment included
+	rm -rf $(VENV) $(DEMO) site .pytest_cache .ruff_cache
+	find . -name __pycache__ -o -name '*.egg-info' -prune | xargs rm -rf

@@ -1,0 +1,293 @@
+"""The cell store: a read-only memory map of cells sorted by condition.
+
+A store is a directory. Its arrays are a bionemo-scdl archive (raw little-endian CSR arrays ``data.npy``,
+``col_ptr.npy``, ``row_ptr.npy``, and the header and feature indexes that `SingleCellMemMapDataset` asks for). Beside
+them lie ``manifest.json``, and in ``cellsets/`` the run table, the category tables and the library sizes.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from bionemo.cellsets.densify import kernel
+from bionemo.cellsets.errors import InputError, name_list
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import scipy.sparse as sp
+
+FORMAT = "bionemo-cellsets"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+DATA, COLUMNS, ROW_POINTERS = "data.npy", "col_ptr.npy", "row_ptr.npy"
+RUNS, TABLES, LIBRARY_SIZE = "cellsets/runs.npy", "cellsets/tables.json", "cellsets/library_size.npy"
+RUN_DTYPE = np.dtype(
+    [("context", "<i4"), ("perturbation", "<i4"), ("batch", "<i4"), ("start", "<i8"), ("length", "<i8")]
+)
+_DTYPES = {
+    DATA: {"counts": ("uint8", "uint16", "uint32"), "log1p": ("float32",)},
+    COLUMNS: {kind: ("uint16", "uint32") for kind in ("counts", "log1p")},
+    ROW_POINTERS: {kind: ("uint64",) for kind in ("counts", "log1p")},
+}
+
+
+def file_checksum(path: Path) -> str:
+    """Return the SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint_of(manifest: dict[str, Any]) -> str:
+    """Hash what decides the numbers a store yields: its arrays, its tables and its normalisation."""
+    files = {
+        name: manifest["files"][name]["sha256"] for name in (DATA, COLUMNS, ROW_POINTERS, RUNS, TABLES, LIBRARY_SIZE)
+    }
+    decisive = {"files": files} | {name: manifest[name] for name in ("format_version", "kind", "control", "target_sum")}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+class CellStore:
+    """Cells sorted by (context, perturbation, batch), mapped read-only. Made by `prepare`, opened by `open`.
+
+    Attributes
+    ----------
+    path : Path
+        The directory.
+    manifest : dict
+        Format version, provenance, normalisation, where the genes come from, size and checksum of every file.
+    genes : array of str [G]
+        Gene names in column order.
+    contexts, perturbations, batches : array of str
+        Category tables; `batches` is empty where the store has no batch key.
+    control : str
+        The perturbation label of control cells.
+    keys : dict
+        The obs columns the categories were read from: ``perturbation``, ``context``, ``batch`` (or None).
+    target_sum : float
+        What a cell's counts are scaled to before log1p.
+    kind : {"counts", "log1p"}
+        Unit of the stored values.
+    n_cells, n_genes, n_values : int
+        Rows, columns and stored non-zeros.
+    runs : structured array
+        One row per condition: `context`, `perturbation`, `batch` (int32 indices of the tables, batch -1 if there is
+        none), `start`, `length` (int64, in store rows); sorted by (context, perturbation, batch).
+    data, columns, row_pointers : memmap
+        The CSR arrays.
+    library_size : memmap, float32 [n_cells]
+        A cell's total count over all genes of the input, before gene selection; NaN where `kind` is "log1p".
+    fingerprint : str
+        Identifies the data: equal fingerprints read equal numbers.
+    """
+
+    def __init__(self, path: str | Path, *, verify: bool = False):
+        self.path = Path(path)
+        self.manifest = _read_manifest(self.path)
+        manifest = self.manifest
+        for name, entry in manifest["files"].items():
+            file = self.path / name
+            if not file.is_file():
+                raise InputError(f"The store {self.path} lacks its file '{name}': copy or prepare the store again")
+            if file.stat().st_size != entry["bytes"]:
+                raise InputError(
+                    f"'{name}' of the store {self.path} has {file.stat().st_size} bytes where {entry['bytes']} were "
+                    "written: copy or prepare the store again"
+                )
+        if verify:
+            self.verify()
+        self.fingerprint: str = manifest["fingerprint"]
+        self.control: str = manifest["control"]
+        self.keys: dict[str, str | None] = manifest["keys"]
+        self.target_sum = float(manifest["target_sum"])
+        self.kind: str = manifest["kind"]
+        self.n_cells, self.n_genes, self.n_values = (int(manifest[name]) for name in ("n_cells", "n_genes", "n_values"))
+        try:
+            tables = json.loads((self.path / TABLES).read_text(encoding="utf-8"))
+            self.genes, self.contexts, self.perturbations, self.batches = (
+                np.array(tables[name], dtype=str) for name in ("genes", "contexts", "perturbations", "batches")
+            )
+            self.runs = np.load(self.path / RUNS)
+            self.library_size = np.load(self.path / LIBRARY_SIZE, mmap_mode="r")
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"The tables of the store {self.path} cannot be read ({error}): copy or prepare the store again"
+            ) from error
+        self.data = self._map(DATA, self.n_values)
+        self.columns = self._map(COLUMNS, self.n_values)
+        self.row_pointers = self._map(ROW_POINTERS, self.n_cells + 1)
+        self._check_tables()
+        self.runs.setflags(write=False)
+
+    @classmethod
+    def open(cls, path: str | Path, *, verify: bool = False) -> "CellStore":
+        """Map a store.
+
+        Parameters
+        ----------
+        path : path
+            The store's directory; it is only read.
+        verify : bool
+            Recompute every checksum, which reads every byte; without it only names and sizes are checked.
+
+        Raises
+        ------
+        InputError
+            Where there is no store, or one that is damaged or of another format version.
+        """
+        return cls(path, verify=verify)
+
+    def __reduce__(self):
+        return CellStore.open, (self.path,)
+
+    def __repr__(self) -> str:
+        return f"CellStore({str(self.path)!r}: {self.n_cells} cells x {self.n_genes} genes, {len(self.runs)} runs)"
+
+    @property
+    def control_index(self) -> int:
+        """Index of the control label in `perturbations`."""
+        return int(np.flatnonzero(self.perturbations == self.control)[0])
+
+    @property
+    def is_control(self) -> np.ndarray:
+        """Which runs hold control cells, bool [n_runs]."""
+        return self.runs["perturbation"] == self.control_index
+
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Read cells as dense log1p expression.
+
+        Parameters
+        ----------
+        rows : integer array, any shape
+            Store rows; -1 reads as a row of zeros. Consecutive rows lie next to each other on disk.
+        out : float32 array [*rows.shape, G], optional
+            C-contiguous buffer to fill; without it a new one is made.
+
+        Returns
+        -------
+        float32 array [*rows.shape, G]
+            ``log1p(count * target_sum / library_size)``, or the stored values where `kind` is "log1p".
+
+        Raises
+        ------
+        IndexError
+            If a row is outside [-1, n_cells).
+        InputError
+            If the store's arrays contradict each other there.
+        """
+        rows = np.ascontiguousarray(rows, dtype=np.int64)
+        if rows.size and (rows.min() < -1 or rows.max() >= self.n_cells):
+            raise IndexError(f"rows must lie in [-1, {self.n_cells}), not {rows.min()} to {rows.max()}")
+        shape = (*rows.shape, self.n_genes)
+        if out is None:
+            out = np.empty(shape, dtype=np.float32)
+        elif out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
+            raise ValueError(f"out must be C-contiguous float32 of shape {shape}, not {out.dtype} {out.shape}")
+        damaged = kernel()(
+            rows.reshape(-1), np.asarray(self.data), np.asarray(self.columns), np.asarray(self.row_pointers),
+            np.asarray(self.library_size), self.target_sum, self.kind == "counts", out.reshape(-1, self.n_genes),
+        )  # fmt: skip
+        if damaged >= 0:
+            raise InputError(f"Row {damaged} of the store {self.path} is damaged: copy or prepare the store again")
+        return out
+
+    def counts(self, start: int, length: int) -> "sp.csr_matrix":
+        """Return the stored values of consecutive rows, CSR [length, G]: uint32 counts, or float32 log1p values."""
+        import scipy.sparse as sp
+
+        if start < 0 or length < 0 or start + length > self.n_cells:
+            raise IndexError(f"rows [{start}, {start + length}) are not in [0, {self.n_cells})")
+        pointers = np.asarray(self.row_pointers[start : start + length + 1]).astype(np.int64)
+        values = self.data[pointers[0] : pointers[-1]].astype(np.uint32 if self.kind == "counts" else np.float32)
+        columns = self.columns[pointers[0] : pointers[-1]].astype(np.int64)
+        return sp.csr_matrix((values, columns, pointers - pointers[0]), shape=(length, self.n_genes))
+
+    def obs(self) -> "pd.DataFrame":
+        """Return one line per stored row: the cell's name in the input (index) and its labels. Loads them all."""
+        import pandas as pd
+
+        parts = sorted((self.path / "obs_features").glob("*.parquet"))
+        return pd.concat([pd.read_parquet(part) for part in parts]).set_index("cell")
+
+    def verify(self) -> None:
+        """Recompute the checksum of every file.
+
+        Raises
+        ------
+        InputError
+            Naming the files that differ from what was written.
+        """
+        altered = [
+            name for name, entry in self.manifest["files"].items() if file_checksum(self.path / name) != entry["sha256"]
+        ]
+        if altered:
+            raise InputError(
+                f"{name_list(altered)} of the store {self.path} differs from its checksum: "
+                "copy or prepare the store again"
+            )
+
+    def _map(self, name: str, length: int) -> np.memmap:
+        dtype = self.manifest["files"][name].get("dtype")
+        if (
+            dtype not in _DTYPES[name][self.kind]
+            or self.manifest["files"][name]["bytes"] != length * np.dtype(dtype).itemsize
+        ):
+            raise InputError(
+                f"The manifest of the store {self.path} contradicts itself about '{name}': prepare the store again"
+            )
+        return np.memmap(self.path / name, dtype=np.dtype(dtype).newbyteorder("<"), mode="r", shape=(length,))
+
+    def _check_tables(self) -> None:
+        runs = self.runs
+        sizes = {"context": len(self.contexts), "perturbation": len(self.perturbations), "batch": len(self.batches)}
+        consistent = (
+            runs.dtype == RUN_DTYPE
+            and runs.ndim == 1
+            and len(self.genes) == self.n_genes
+            and self.control in self.perturbations
+            and self.library_size.shape == (self.n_cells,)
+            and self.library_size.dtype == np.float32
+            and bool(np.all(runs["length"] > 0))
+            and np.array_equal(runs["start"], np.cumsum(runs["length"]) - runs["length"])
+            and int(runs["length"].sum()) == self.n_cells
+            and all(
+                bool(np.all((runs[name] >= -(name == "batch")) & (runs[name] < size))) for name, size in sizes.items()
+            )
+        )
+        if not consistent:
+            raise InputError(
+                f"The tables of the store {self.path} contradict each other: copy or prepare the store again"
+            )
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / MANIFEST
+    if not path.is_dir():
+        raise InputError(f"There is no store at {path}: make one with prepare, or name its directory")
+    if not file.is_file():
+        raise InputError(f"{path} is not a cell store, it has no {MANIFEST}: make a store with prepare")
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        version = (manifest["format"], manifest["format_version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} is not a cell store's manifest ({error!r}): prepare the store again") from error
+    if version != (FORMAT, FORMAT_VERSION):
+        raise InputError(
+            f"{path} has the format {version[0]} {version[1]} where {FORMAT} {FORMAT_VERSION} is read: "
+            "prepare the store again"
+        )
+    try:
+        intact = (
+            manifest["fingerprint"] == fingerprint_of(manifest)
+            and manifest["kind"] in ("counts", "log1p")
+            and all(isinstance(manifest[name], int) for name in ("n_cells", "n_genes", "n_values"))
+            and all(isinstance(entry["bytes"], int) for entry in manifest["files"].values())
+            and set(manifest["keys"]) == {"perturbation", "context", "batch"}
+            and float(manifest["target_sum"]) > 0
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        intact = False
+    if not intact:
+        raise InputError(f"{file} was altered after it was written: copy or prepare the store again")
+    return manifest

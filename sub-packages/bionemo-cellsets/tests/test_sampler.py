@@ -1,0 +1,136 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from bionemo.cellsets import InputError, SetSampler
+from bionemo.cellsets.sampler import set_rows
+from bionemo.cellsets.store import RUN_DTYPE
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+def run_table(lengths) -> SimpleNamespace:
+    """Return what the sampler needs of a store."""
+    runs = np.zeros(len(lengths), dtype=RUN_DTYPE)
+    runs["length"] = lengths
+    runs["start"] = np.cumsum(lengths) - lengths
+    return SimpleNamespace(runs=runs)
+
+
+def batches(store, epoch=0, **arguments):
+    sampler = SetSampler(store, **arguments)
+    return [sampler.step(epoch, step) for step in range(sampler.steps_per_epoch)]
+
+
+cases = st.fixed_dictionaries(
+    {
+        "lengths": st.lists(st.integers(1, 40), min_size=1, max_size=12),
+        "eligible": st.lists(st.booleans(), min_size=12, max_size=12),
+        "set_size": st.integers(1, 17),
+        "sets_per_batch": st.integers(1, 5),
+        "world_size": st.integers(1, 4),
+        "seed": st.integers(0, 2**40),
+        "epoch": st.integers(0, 3),
+    }
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(cases)
+def test_every_eligible_cell_exactly_once_an_epoch_over_all_ranks(case):
+    store = run_table(case["lengths"])
+    eligible = np.array(case["eligible"][: len(case["lengths"])])
+    eligible[0] = True
+    arguments = {name: case[name] for name in ("set_size", "sets_per_batch", "seed", "world_size")}
+    ranks = [
+        batches(store, case["epoch"], eligible_runs=eligible, rank=rank, **arguments)
+        for rank in range(case["world_size"])
+    ]
+    assert len({len(steps) for steps in ranks}) == 1
+    sets = np.concatenate([step for steps in ranks for step in steps])
+    rows = set_rows(store.runs, sets, case["set_size"])
+    wanted = np.concatenate([np.arange(r["start"], r["start"] + r["length"]) for r in store.runs[eligible]])
+    np.testing.assert_array_equal(np.sort(rows[rows >= 0]), wanted)
+    # A set lies in one run, and a run has at most one short set.
+    run_of_row = np.repeat(np.arange(len(store.runs)), store.runs["length"])
+    for one, members in zip(sets, rows, strict=True):
+        assert (members >= 0).sum() == one["length"]
+        assert set(run_of_row[members[members >= 0]]) <= {one["run"]}
+    short = sets[(sets["length"] > 0) & (sets["length"] < case["set_size"])]
+    assert len(short) == len(np.unique(short["run"]))
+    assert (sets["key"] >= 0).all()
+    # Padding is at the end of the last global batch only.
+    last = np.concatenate([steps[-1] for steps in ranks])["length"]
+    assert not np.any((last[:-1] == 0) & (last[1:] > 0))
+    assert all((step["length"] > 0).all() for steps in ranks for step in steps[:-1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases, st.integers(1, 3))
+def test_ranks_share_what_one_process_sees(case, per_rank):
+    store, world = run_table(case["lengths"]), case["world_size"]
+    arguments = {
+        "eligible_runs": np.arange(len(case["lengths"])), "set_size": case["set_size"], "seed": case["seed"]
+    }  # fmt: skip
+    alone = batches(store, case["epoch"], sets_per_batch=per_rank * world, **arguments)
+    ranks = [
+        batches(store, case["epoch"], sets_per_batch=per_rank, rank=rank, world_size=world, **arguments)
+        for rank in range(world)
+    ]
+    for step, whole in enumerate(alone):
+        np.testing.assert_array_equal(whole, np.concatenate([steps[step] for steps in ranks]))
+
+
+def test_a_step_depends_on_nothing_that_was_asked_before():
+    store = run_table([50, 20, 3])
+    arguments = {"eligible_runs": np.arange(3), "set_size": 8, "sets_per_batch": 2, "seed": 5}
+    used, fresh = SetSampler(store, **arguments), SetSampler(store, **arguments)
+    for epoch, step in ((0, 3), (4, 1), (0, 0), (1, 2)):
+        used.step(epoch, step)
+    np.testing.assert_array_equal(used.step(2, 1), fresh.step(2, 1))
+
+
+def test_epochs_and_seeds_differ_in_order_boundaries_and_keys():
+    store = run_table([100])
+    arguments = {"eligible_runs": np.array([True]), "set_size": 8, "sets_per_batch": 13}
+    (first,), (second,) = (batches(store, epoch, seed=1, **arguments) for epoch in (0, 1))
+    (other,) = batches(store, 0, seed=2, **arguments)
+    for sets in (second, other):
+        assert set(sets["start"] % 8) != set(first["start"] % 8)
+        assert set(sets["key"]).isdisjoint(first["key"])
+    assert len(set(first["key"])) == 13
+    assert first["start"].tolist() != sorted(first["start"])
+
+
+def test_masks_and_indices_mean_the_same():
+    store = run_table([9, 8, 7])
+    arguments = {"set_size": 4, "sets_per_batch": 2, "seed": 0}
+    by_mask = SetSampler(store, np.array([True, False, True]), **arguments)
+    by_index = SetSampler(store, np.array([2, 0]), **arguments)
+    np.testing.assert_array_equal(by_mask.step(1, 1), by_index.step(1, 1))
+    assert (by_mask.n_sets, by_mask.n_cells, by_mask.steps_per_epoch) == (5, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"eligible_runs": np.array([False, False])}, "No run is eligible"),
+        ({"eligible_runs": np.array([True])}, "has shape \\(1,\\): the store has 2 runs"),
+        ({"eligible_runs": np.array([0, 2])}, "must be distinct and lie in \\[0, 2\\)"),
+        ({"eligible_runs": np.array([0, 0])}, "must be distinct"),
+        ({"set_size": 0}, "set_size is 0"),
+        ({"sets_per_batch": 0}, "sets_per_batch is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"rank": 2, "world_size": 2}, "rank is 2: it must be less than the world size, 2"),
+    ],
+)
+def test_wrong_arguments_are_refused(change, message):
+    arguments = {"eligible_runs": np.array([0]), "set_size": 4, "sets_per_batch": 2, "seed": 0} | change
+    with pytest.raises(InputError, match=message):
+        SetSampler(run_table([5, 5]), **arguments)
+
+
+def test_steps_outside_the_epoch_are_refused():
+    sampler = SetSampler(run_table([5]), np.array([0]), set_size=4, sets_per_batch=2, seed=0)
+    with pytest.raises(IndexError, match="the steps 0 to 0"):
+        sampler.step(0, 1)

@@ -1,0 +1,97 @@
+"""The `perteval` command."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False
+)
+
+_EXAMPLE = """
+Example:
+
+    perteval evaluate --predicted predicted.h5ad --observed screen.h5ad --out report \\\\
+        --perturbation-key target --control non-targeting --context-key batch --target-sum 10000
+"""
+
+
+@app.callback()
+def _root() -> None:
+    """Score predicted cells against observed cells, between their baselines and their ceiling."""
+
+
+@app.command(epilog=_EXAMPLE)
+def evaluate(
+    predicted: Annotated[Path, typer.Option(help="Predicted cells (h5ad), X in log1p.")],
+    observed: Annotated[Path, typer.Option(help="Observed cells (h5ad), counts or log1p; best the whole screen.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.html, metrics.json, metrics.csv, per_perturbation.csv.")],
+    perturbation_key: Annotated[
+        str | None,
+        typer.Option(help="Column of obs with the perturbation. This and the next four: as the prediction says."),
+    ] = None,
+    control: Annotated[str | None, typer.Option(help="Label of the control cells.")] = None,
+    context_key: Annotated[
+        str | None, typer.Option(help="Column of obs with the context: cell type, line, donor.")
+    ] = None,
+    target_sum: Annotated[
+        float | None, typer.Option(help="Counts per cell that observed counts are scaled to.")
+    ] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer of the observed file instead of X.")] = None,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(help="CSV with columns context,perturbation: further conditions the baselines must not use."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    processes: Annotated[int | None, typer.Option(help="Worker processes; all cores, eight at most.")] = None,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """Score a prediction and write the report."""
+    from bionemo.perteval import InputError, render
+    from bionemo.perteval import evaluate as run
+    from rich.console import Console
+
+    try:
+        evaluation = run(
+            predicted,
+            observed,
+            out=out,
+            perturbation_key=perturbation_key,
+            control=control,
+            context_key=context_key,
+            target_sum=target_sum,
+            layer=layer,
+            held_out=None if held_out is None else _pairs(held_out),
+            seed=seed,
+            processes=processes,
+            progress=progress,
+        )
+    except InputError as error:
+        typer.echo(f"perteval: {error}", err=True)
+        raise typer.Exit(2) from None
+    console = Console()
+    console.print(render(evaluation))
+    typer.echo(f"Report: {out / 'report.html'}")
+
+
+def _pairs(path: Path) -> list[tuple[str, str]]:
+    """Read (context, perturbation) pairs from a CSV with these two columns."""
+    import pandas as pd
+    from bionemo.perteval import InputError
+
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"The held-out file {path} cannot be read as CSV ({error}); check --held-out.") from error
+    for column in ("context", "perturbation"):
+        if column not in frame:
+            raise InputError(
+                f"The held-out file {path} has no column {column!r}; its header has to be context,perturbation."
+            )
+    return list(zip(frame["context"], frame["perturbation"], strict=True))
+
+
+def main() -> None:
+    """Entry point of the `perteval` command."""
+    app()

@@ -1,0 +1,5 @@
+"""The ``bionemo-scale`` command."""
+
+from bionemo.scale.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,177 @@
+"""The command line: one function a command, nothing heavy imported before a command runs."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="bionemo-scale",
+    help="Predict how populations of single cells respond to a perturbation.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command; a user's mistake ends it with one sentence and exit code 2."""
+    from bionemo.scale.cli.mistakes import user_mistakes
+
+    try:
+        app()
+    except user_mistakes() as mistake:
+        typer.secho(f"error: {mistake}", fg="red", err=True)
+        sys.exit(2)
+
+
+@app.command(epilog="Example: `bionemo-scale simulate screen.h5ad --cells 20000 --contexts 4 --perturbations 12`")
+def simulate(
+    out: Annotated[Path, typer.Argument(help="h5ad file to write.")],
+    cells: Annotated[int, typer.Option(help="Cells in all.")] = 20_000,
+    genes: Annotated[int, typer.Option(help="Genes.")] = 1_000,
+    contexts: Annotated[int, typer.Option(help="Contexts: cell lines, donors.")] = 4,
+    perturbations: Annotated[int, typer.Option(help="Perturbations beside the control.")] = 12,
+    batches: Annotated[int, typer.Option(help="Batches in each context.")] = 2,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same file.")] = 0,
+) -> None:
+    """Write a simulated screen: counts, and the true effects beside them."""
+    from bionemo.cellsets import simulate as run
+
+    run(out, cells=cells, genes=genes, contexts=contexts, perturbations=perturbations, batches=batches, seed=seed)
+    typer.echo(f"{out}: {cells:,} cells x {genes:,} genes, {contexts} contexts, {perturbations} perturbations")
+
+
+@app.command(
+    epilog="Example: `bionemo-scale prepare screen.h5ad --store store --perturbation-key target --control non-targeting "
+    "--context-key cell_line`"
+)
+def prepare(
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT.h5ad...", help="Files with the same genes.")],
+    store: Annotated[Path, typer.Option(help="Directory to write.")],
+    perturbation_key: Annotated[str, typer.Option(help="obs column of the perturbation.")],
+    control: Annotated[str, typer.Option(help="Label of control cells in that column.")],
+    context_key: Annotated[str, typer.Option(help="obs column of the context: cell line, donor, cell type.")],
+    batch_key: Annotated[str | None, typer.Option(help="obs column of the batch.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer that holds the counts; X if not given.")] = None,
+    n_genes: Annotated[int, typer.Option(help="Highly variable genes to keep; all where the file has fewer.")] = 2_000,
+    all_genes: Annotated[bool, typer.Option("--all-genes", help="Keep every gene.")] = False,
+    split: Annotated[Path | None, typer.Option(help="Choose genes on the training cells of this split only.")] = None,
+    target_sum: Annotated[float, typer.Option(help="Counts a cell is normalised to before log1p.")] = 10_000,
+    log1p: Annotated[bool, typer.Option("--log1p", help="The data are normalised and log1p already.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store if it exists.")] = False,
+) -> None:
+    """Turn AnnData into a store: memory-mapped, sorted by condition, checksummed."""
+    from bionemo.cellsets import describe
+    from bionemo.cellsets import prepare as run
+
+    from bionemo.scale.cli.tables import inspection_table, show
+
+    made = run(
+        inputs,
+        store,
+        perturbation_key=perturbation_key,
+        control=control,
+        context_key=context_key,
+        batch_key=batch_key,
+        layer=layer,
+        n_genes=None if all_genes else n_genes,
+        target_sum=target_sum,
+        split=split,
+        already_log1p=log1p,
+        overwrite=overwrite,
+    )
+    show(inspection_table(describe(made)))
+
+
+@app.command(epilog="Example: `bionemo-scale inspect store`")
+def inspect(
+    store: Annotated[Path, typer.Argument(help="Directory that `prepare` wrote.")],
+    verify: Annotated[bool, typer.Option(help="Recompute every checksum.")] = True,
+) -> None:
+    """Show what a store holds, its checksums verified."""
+    from bionemo.cellsets import CellStore, describe
+
+    from bionemo.scale.cli.tables import inspection_table, show
+
+    show(inspection_table(describe(CellStore.open(store, verify=verify))))
+
+
+@app.command(
+    epilog="Example: `bionemo-scale pretrain --store store --split split.toml --recipe scale_tiny --out run "
+    "training.max_steps=1000 model.hidden_size=128`"
+)
+def pretrain(
+    store: Annotated[Path, typer.Option(help="Directory that `prepare` wrote.")],
+    split: Annotated[Path, typer.Option(help="TOML file of held-out conditions, in the layout of STATE.")],
+    out: Annotated[Path, typer.Option(help="Directory of the run; a run that was interrupted there goes on.")],
+    recipe: Annotated[str, typer.Option(help="Model and training settings to start from.")] = "scale_tiny",
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. training.devices=2.")
+    ] = None,
+) -> None:
+    """Train a model, or go on with a run that was interrupted."""
+    from bionemo.scale.recipes.overrides import configured
+
+    configured(recipe, [f"store={store}", f"split={split}", f"out={out}", *(overrides or [])])()
+
+
+@app.command(
+    epilog="Example: `bionemo-scale predict --checkpoint run --controls screen.h5ad --like screen.h5ad --out pred.h5ad`"
+)
+def predict(
+    checkpoint: Annotated[Path, typer.Option(help="Directory that `pretrain` wrote.")],
+    controls: Annotated[Path, typer.Option(help="h5ad file with the control cells to start from.")],
+    out: Annotated[Path, typer.Option(help="h5ad file to write.")],
+    perturbations: Annotated[
+        list[str] | None, typer.Option(metavar="NAME...", help="What to apply; all of --like if not given.")
+    ] = None,
+    more_perturbations: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    like: Annotated[Path | None, typer.Option(help="Predict as many cells of each condition as this file has.")] = None,
+    part: Annotated[str, typer.Option(help="Conditions of --like: test, val, train or all.")] = "test",
+    layer: Annotated[str | None, typer.Option(help="Layer of the controls; X if not given.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same cells.")] = 0,
+) -> None:
+    """Predict perturbed cells from control cells."""
+    from bionemo.scale.inference.predict import predict as run
+
+    names = [*(perturbations or []), *(more_perturbations or [])]
+    for notice in run(checkpoint, controls, out, perturbations=names, like=like, part=part, layer=layer, seed=seed):
+        typer.echo(f"note: {notice}", err=True)
+    typer.echo(f"wrote {out}")
+
+
+@app.command(
+    epilog="Example: `bionemo-scale evaluate --predicted pred.h5ad --observed screen.h5ad --split split.toml --out report`"
+)
+def evaluate(
+    predicted: Annotated[Path, typer.Option(help="h5ad file of predicted cells, log1p.")],
+    observed: Annotated[Path, typer.Option(help="h5ad file of observed cells, the training conditions included.")],
+    out: Annotated[Path, typer.Option(help="Directory of the report.")],
+    split: Annotated[
+        Path | None, typer.Option(help="Keep every condition it holds out away from the baselines as well.")
+    ] = None,
+    perturbation_key: Annotated[str | None, typer.Option(help="obs column; as recorded in the predictions.")] = None,
+    context_key: Annotated[str | None, typer.Option(help="obs column; as recorded in the predictions.")] = None,
+    control: Annotated[str | None, typer.Option(help="Control label; as recorded in the predictions.")] = None,
+    target_sum: Annotated[float | None, typer.Option(help="Normalisation; as recorded in the predictions.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer of the observed counts; as recorded.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the resampled baselines.")] = 0,
+) -> None:
+    """Score predictions next to their baselines and their ceiling."""
+    from bionemo.scale.cli.evaluate import evaluate as run
+
+    run(
+        predicted,
+        observed,
+        out,
+        split=split,
+        perturbation_key=perturbation_key,
+        context_key=context_key,
+        control=control,
+        target_sum=target_sum,
+        layer=layer,
+        seed=seed,
+    )

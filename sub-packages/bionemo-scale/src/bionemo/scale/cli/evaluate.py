@@ -1,0 +1,45 @@
+"""``bionemo-scale evaluate``: perteval's report, with the split's held-out conditions kept from the baselines."""
+
+from pathlib import Path
+
+import anndata as ad
+import typer
+from bionemo import perteval
+from bionemo.cellsets import Split
+from rich.console import Console
+
+from bionemo.scale.inference.controls import require_column
+
+
+def evaluate(predicted: Path, observed: Path, out: Path, *, split: Path | None, **settings) -> None:
+    """Score, print the table, write the report.
+
+    Parameters
+    ----------
+    predicted, observed, out
+        As in :func:`bionemo.perteval.evaluate`.
+    split
+        TOML file whose validation and test conditions the baselines must not use.
+    settings
+        Further arguments of :func:`bionemo.perteval.evaluate`.
+    """
+    held_out = None
+    if split is not None:
+        held_out = _held_out(Split.from_toml(split), predicted, observed, settings)
+    evaluation = perteval.evaluate(predicted, observed, out=out, held_out=held_out, **settings)
+    Console().print(perteval.render(evaluation))
+    typer.echo(f"report: {out / 'report.html'}")
+
+
+def _held_out(split: Split, predicted: Path, observed: Path, settings: dict) -> list[tuple[str, str]]:
+    """Every (context, perturbation) of the observed file that the split holds out."""
+    stated = ad.read_h5ad(predicted, backed="r").uns.get("prediction", {})
+    keys = [settings[name] or stated.get(name) for name in ("context_key", "perturbation_key")]
+    if None in keys:
+        return []  # perteval says which is missing
+    obs = ad.read_h5ad(observed, backed="r").obs
+    for key in keys:
+        require_column(obs, key, observed)
+    conditions = obs[keys].astype(str).drop_duplicates().itertuples(index=False, name=None)
+    control = settings["control"] or stated.get("control")
+    return [(c, p) for c, p in conditions if p != control and split.condition_part(c, p) != "train"]

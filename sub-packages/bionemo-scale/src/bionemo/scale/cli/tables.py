@@ -1,0 +1,50 @@
+"""Tables the commands print."""
+
+from bionemo.cellsets import Inspection
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+
+
+def show(table: RenderableType) -> None:
+    """Print to standard output."""
+    Console().print(table)
+
+
+def inspection_table(store: Inspection) -> RenderableType:
+    """What a store holds: its sizes, then a row for each context."""
+    facts = Table(title=f"store {store.path}", title_justify="left", show_header=False, box=None)
+    facts.add_column(style="bold")
+    facts.add_column()
+    for name, value in (
+        ("cells", f"{store.cells:,} in {store.runs:,} runs, {store.bytes / 1e6:,.1f} MB"),
+        ("genes", f"{store.genes:,} of {store.genes_of_input:,} ({store.gene_source})"),
+        ("values", f"{_scale(store)}, {store.values_per_cell:,.0f} non-zero a cell"),
+        ("perturbations", f"{store.perturbations:,} and the control {store.control!r}"),
+        ("cells per condition", _spread(store.cells_per_condition)),
+        ("library size", _spread(store.library_size)),
+        ("checksums", "verified" if store.checksums_verified else "not verified"),
+        ("fingerprint", store.fingerprint[:16]),
+    ):
+        if value:
+            facts.add_row(name, value)
+    contexts = Table("context")
+    for column in ("cells", "controls", "perturbations", "batches", "batches without controls"):
+        contexts.add_column(column, justify="right")
+    for context in store.by_context:
+        contexts.add_row(
+            context.context,
+            *(f"{n:,}" for n in (context.cells, context.controls, context.perturbations, context.batches)),
+            f"{context.batches_without_controls:,}",
+        )
+    return Group(facts, contexts)
+
+
+def _scale(store: Inspection) -> str:
+    return f"counts, to {store.target_sum:,.0f} and log1p when read" if store.kind == "counts" else "log1p as given"
+
+
+def _spread(quantiles: tuple[float, ...]) -> str:
+    if not quantiles:
+        return ""
+    least, _, median, _, most = quantiles
+    return f"{least:,.0f} to {most:,.0f}, median {median:,.0f}"

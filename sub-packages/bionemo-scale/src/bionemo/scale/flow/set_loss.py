@@ -1,0 +1,29 @@
+"""Distances between two populations."""
+
+import torch
+
+
+def energy_distance(x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """``E|x - y| - E|x - x'| / 2 - E|y - y'| / 2``, [B] (Szekely and Rizzo 2013, "Energy statistics").
+
+    Means run over all pairs of valid cells, a cell with itself included (the V-statistic): it is never negative, and
+    0 if and only if the two samples are the same. Distances are Euclidean, divided by ``sqrt(G)``, so that the number
+    does not grow with the number of genes.
+
+    Parameters
+    ----------
+    x, y
+        Populations [B, S, G] of as many valid cells.
+    mask
+        bool [B, S], for both.
+    """
+    x, y = x.float(), y.float()
+    pairs = (mask[:, :, None] & mask[:, None, :]).float()
+    pairs = pairs / pairs.sum((1, 2), keepdim=True).clamp(min=1)
+
+    def mean_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        squared = a.square().sum(-1)[:, :, None] + b.square().sum(-1)[:, None, :] - 2 * a @ b.transpose(1, 2)
+        # The square root has no gradient at 0, where a cell meets itself.
+        return ((squared / a.shape[-1]).clamp(min=1e-6).sqrt() * pairs).sum((1, 2))
+
+    return mean_distance(x, y) - 0.5 * mean_distance(x, x) - 0.5 * mean_distance(y, y)

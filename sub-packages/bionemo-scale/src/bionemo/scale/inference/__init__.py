@@ -1,0 +1,1 @@
+"""From a checkpoint and control cells to predicted populations."""

@@ -1,0 +1,104 @@
+"""Which populations to predict, and how many cells of each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from bionemo.cellsets import Split
+
+from bionemo.scale.errors import InputError
+from bionemo.scale.inference.controls import ControlCells, read_h5ad, require_column
+from bionemo.scale.model.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Population:
+    """One population to predict."""
+
+    context: str
+    perturbation: str
+    batch: str | None
+    cells: int
+
+
+def populations_like(
+    path: Path, keys: dict[str, str | None], vocabulary: Vocabulary, split: Split, part: str
+) -> list[Population]:
+    """As many cells per (context, perturbation, batch) as an observed file has.
+
+    Parameters
+    ----------
+    path
+        h5ad file of observed cells; its control cells are left out.
+    keys
+        obs columns of ``perturbation``, ``context`` and, or None, ``batch``.
+    vocabulary
+        For the control label.
+    split
+        Of the training run.
+    part
+        ``test``, ``val`` or ``train`` for the conditions of that part of the split; ``all`` for every one.
+
+    Raises
+    ------
+    InputError
+        A column is missing, or the file has no condition of that part.
+    """
+    obs = read_h5ad(path).obs
+    by = [keys["context"], keys["perturbation"], *([keys["batch"]] if keys["batch"] else [])]
+    for key in by:
+        require_column(obs, str(key), path)
+    counted = obs[by].astype(str).value_counts(sort=False).sort_index()
+    wanted = []
+    for names, cells in counted.items():
+        context, perturbation, *batch = names  # type: ignore[misc]
+        if perturbation == vocabulary.control:
+            continue
+        if part == "all" or split.condition_part(context, perturbation) == part:
+            wanted.append(Population(context, perturbation, batch[0] if batch else None, int(cells)))
+    if not wanted:
+        raise InputError(f"{path} has no condition of the split's {part!r} part: choose another with --part.")
+    return wanted
+
+
+def populations_of(perturbations: Sequence[str], controls: ControlCells, context_key: str) -> list[Population]:
+    """Every context of the control cells under each perturbation, one cell for each control cell."""
+    contexts = controls.obs[context_key].astype(str).value_counts().sort_index()
+    return [Population(str(c), p, None, int(n)) for p in perturbations for c, n in contexts.items()]
+
+
+def check_known(populations: Sequence[Population], vocabulary: Vocabulary) -> None:
+    """Raise an InputError for a perturbation that the model has never seen."""
+    unknown = sorted({p.perturbation for p in populations} - set(vocabulary.perturbations))
+    if unknown:
+        near = get_close_matches(unknown[0], vocabulary.perturbations, 1)
+        raise InputError(
+            f"perturbation {', '.join(map(repr, unknown[:5]))} was never seen in training"
+            + (f": did you mean {near[0]!r}?" if near else f": the model knows {len(vocabulary.perturbations)} others.")
+        )
+
+
+def sources(
+    population: Population, obs: pd.DataFrame, keys: dict[str, str | None], control_file: Path
+) -> np.ndarray:
+    """Row numbers of the control cells a population starts from: its batch's, or its context's where it has none.
+
+    Raises
+    ------
+    InputError
+        The context has no control cell in the file.
+    """
+    of_context = (obs[keys["context"]].astype(str) == population.context).to_numpy()
+    if not of_context.any():
+        raise InputError(
+            f"{control_file} has no control cell of context {population.context!r}, so nothing can be predicted there: "
+            f"add its control cells, or leave the context out."
+        )
+    if population.batch is not None and keys["batch"] in obs:
+        of_batch = of_context & (obs[keys["batch"]].astype(str) == population.batch).to_numpy()
+        if of_batch.any():
+            return of_batch.nonzero()[0]
+    return of_context.nonzero()[0]

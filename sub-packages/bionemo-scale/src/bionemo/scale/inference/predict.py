@@ -1,0 +1,191 @@
+"""Predict populations and write them as AnnData."""
+
+import os
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import torch
+from bionemo.cellsets import Split
+from scipy import sparse
+from tqdm import tqdm
+
+from bionemo.scale.errors import InputError
+from bionemo.scale.inference.checkpoint import load_model
+from bionemo.scale.inference.conditions import Population, check_known, populations_like, populations_of, sources
+from bionemo.scale.inference.controls import ControlCells, read_controls
+from bionemo.scale.inference.rounding import round_to_counts
+from bionemo.scale.model.scale_model import Condition, ScaleModel
+from bionemo.scale.model.vocabulary import Vocabulary
+from bionemo.scale.training.run_directory import RunDirectory
+
+SETS_AT_ONCE = 16
+
+
+def predict(
+    checkpoint: Path,
+    controls: Path,
+    out: Path,
+    *,
+    perturbations: Sequence[str] = (),
+    like: Path | None = None,
+    part: str = "test",
+    layer: str | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> list[str]:
+    """Predict populations of perturbed cells and write them to ``out``.
+
+    Parameters
+    ----------
+    checkpoint
+        Directory that ``pretrain`` wrote.
+    controls
+        h5ad file with the control cells to start from.
+    out
+        h5ad file to write: log1p expression (CSR) on the model's genes; ``obs`` has the columns of ``controls``, each
+        row that of the control cell it started from under its predicted perturbation; ``uns["prediction"]`` says what
+        produced it.
+    perturbations
+        What to apply. Without ``like``, to every context of the control cells; with it, a selection of its conditions.
+    like
+        h5ad file of observed cells, to predict as many of each (context, perturbation, batch).
+    part
+        Which conditions of ``like``: ``test``, ``val``, ``train`` (as the training run's split had them) or ``all``.
+    layer
+        Layer of ``controls`` to read; ``X`` if not given.
+    seed
+        Of the choice of control cells, the model's noise and the rounding.
+    progress
+        Whether to show a bar.
+
+    Returns
+    -------
+    list of str
+        Notices: what was done that the user may not expect.
+
+    Raises
+    ------
+    InputError
+        See :func:`read_controls` and :mod:`bionemo.scale.inference.conditions`.
+    """
+    run = RunDirectory(checkpoint)
+    record = run.read()
+    vocabulary, keys = record.model_vocabulary(), record.store["keys"]
+    cells = read_controls(
+        controls, vocabulary, perturbation_key=keys["perturbation"], context_key=keys["context"], layer=layer
+    )
+    if like is not None:
+        wanted = populations_like(like, keys, vocabulary, Split.from_dict(record.split), part)
+        wanted = [p for p in wanted if not perturbations or p.perturbation in perturbations]
+    else:
+        wanted = populations_of(perturbations, cells, keys["context"])
+    if not wanted:
+        raise InputError("nothing to predict: give --perturbations, or --like with conditions they select.")
+    check_known(wanted, vocabulary)
+    rng = np.random.default_rng(seed)
+    rows = [_draw(sources(p, cells.obs, keys, controls), p.cells, rng) for p in wanted]
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, step = load_model(run, device)
+    predicted = []
+    pieces = list(_pieces(wanted, rows, record.training["cells_per_set"], seed))
+    for start in tqdm(range(0, len(pieces), SETS_AT_ONCE), desc="predict", unit="batch", disable=not progress):
+        predicted += _predict_batch(model, vocabulary, cells, pieces[start : start + SETS_AT_ONCE], device, rng)
+
+    taken = np.concatenate(rows)
+    obs = cells.obs.iloc[taken].copy()
+    counts = [p.cells for p in wanted]
+    obs[keys["perturbation"]] = pd.Categorical(np.repeat([p.perturbation for p in wanted], counts))
+    if keys["batch"] and like is not None:
+        obs[keys["batch"]] = pd.Categorical(np.repeat([str(p.batch) for p in wanted], counts))
+    obs["control_cell"] = obs.index.to_numpy()
+    obs.index = pd.Index([f"predicted_{i}" for i in range(len(obs))])
+    result = ad.AnnData(
+        sparse.csr_matrix(sparse.vstack(predicted)), obs=obs, var=pd.DataFrame(index=pd.Index(vocabulary.genes))
+    )
+    result.uns["prediction"] = {
+        "tool": f"bionemo-scale {version('bionemo-scale')}",
+        "checkpoint": str(checkpoint),
+        "step": step,
+        "perturbation_key": keys["perturbation"],
+        "context_key": keys["context"],
+        "batch_key": keys["batch"] or "",
+        "control": vocabulary.control,
+        "target_sum": vocabulary.target_sum,
+        "input_kind": vocabulary.kind,
+        "layer": layer or "",
+        "controls": str(controls),
+        "part": part if like is not None else "",
+        "seed": seed,
+    }
+    partial = out.with_name(out.name + ".partial")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    result.write_h5ad(partial)
+    os.replace(partial, out)
+    return [*cells.notices, *_token_notices(wanted, vocabulary)]
+
+
+def _draw(pool: np.ndarray, cells: int, rng: np.random.Generator) -> np.ndarray:
+    """Rows of ``pool``, none twice before all were taken once."""
+    rounds = [rng.permutation(pool) for _ in range(-(-cells // len(pool)))]
+    return np.concatenate(rounds)[:cells]
+
+
+def _pieces(
+    populations: Sequence[Population], rows: Sequence[np.ndarray], cells_per_set: int, seed: int
+) -> Iterator[tuple[Population, np.ndarray, int]]:
+    """Populations cut into sets of the size the model was trained on, each with its noise key."""
+    keys = np.random.default_rng([seed, 1])
+    for population, of_population in zip(populations, rows, strict=True):
+        for start in range(0, len(of_population), cells_per_set):
+            yield population, of_population[start : start + cells_per_set], int(keys.integers(2**62))
+
+
+def _predict_batch(
+    model: ScaleModel,
+    vocabulary: Vocabulary,
+    cells: ControlCells,
+    batch: Sequence[tuple[Population, np.ndarray, int]],
+    device: torch.device,
+    rng: np.random.Generator,
+) -> list[sparse.csr_matrix]:
+    """Predicted expression of each piece, CSR log1p [cells, G]."""
+    size = max(len(rows) for _, rows, _ in batch)
+    control = torch.zeros(len(batch), size, len(vocabulary.genes))
+    mask = torch.zeros(len(batch), size, dtype=torch.bool)
+    for i, (_, rows, _) in enumerate(batch):
+        control[i, : len(rows)] = torch.from_numpy(cells.expression[rows].toarray())
+        mask[i, : len(rows)] = True
+    condition = Condition(
+        perturbation=_table_rows([p.perturbation for p, _, _ in batch], vocabulary.perturbations, device),
+        context=_table_rows([p.context for p, _, _ in batch], vocabulary.contexts, device),
+        batch=_table_rows([p.batch for p, _, _ in batch], vocabulary.batches, device),
+    )
+    noise_keys = torch.tensor([key for _, _, key in batch])
+    answer = model.predict(control.to(device), mask.to(device), condition, noise_keys).float().cpu().numpy()
+    pieces = []
+    for i, (_, rows, _) in enumerate(batch):
+        expression = answer[i, : len(rows)]
+        if vocabulary.kind == "counts":
+            expression = round_to_counts(expression, cells.library[rows], vocabulary.target_sum, rng)
+        pieces.append(sparse.csr_matrix(expression))
+    return pieces
+
+
+def _table_rows(names: Sequence[str | None], table: tuple[str, ...], device: torch.device) -> torch.Tensor:
+    position = {name: row for row, name in enumerate(table)}
+    return torch.tensor([position.get(name, -1) for name in names], device=device)  # type: ignore[arg-type]
+
+
+def _token_notices(populations: Sequence[Population], vocabulary: Vocabulary) -> list[str]:
+    unknown = sorted({p.context for p in populations} - set(vocabulary.contexts))
+    if not unknown:
+        return []
+    return [
+        f"no perturbed cell of {', '.join(unknown[:5])} was seen in training: the model knows "
+        f"{'it' if len(unknown) == 1 else 'them'} by the control cells alone."
+    ]

@@ -1,0 +1,94 @@
+"""LLaMA blocks of Megatron layers, with or without adaLN-zero conditioning.
+
+Shapes: N members of a set (cells, or gene modules of a cell), B sets, D width; Megatron's order is [N, B, D].
+"""
+
+import torch
+import torch.nn.functional as F
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear
+from megatron.core.transformer.attention import SelfAttention
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.mlp import MLP
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from bionemo.scale.model.specs import LayerSpec
+
+
+class Modulation(MegatronModule):
+    """Shift, scale and gate of adaLN-zero (Peebles and Xie 2023, "Scalable diffusion models with transformers").
+
+    The projection starts at zero, so a conditioned block starts as the identity.
+    """
+
+    def __init__(self, config: TransformerConfig, parts: int):
+        super().__init__(config=config)
+        self.parts = parts
+        self.linear = ColumnParallelLinear(
+            config.hidden_size,
+            parts * config.hidden_size,
+            config=config,
+            init_method=torch.nn.init.zeros_,
+            bias=False,
+            gather_output=True,
+        )
+
+    def forward(self, condition_BD: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Split [B, D] into ``parts`` tensors [1, B, D] that broadcast over the members of a set."""
+        modulation, _ = self.linear(F.silu(condition_BD)[None])
+        return modulation.chunk(self.parts, dim=-1)
+
+
+class LlamaBlock(MegatronModule):
+    """Pre-norm self attention and SwiGLU feed-forward, each ``h <- h + gate * F(norm(h) * (1 + scale) + shift)``.
+
+    Without a condition, gate is 1 and scale and shift are 0.
+    """
+
+    def __init__(self, config: TransformerConfig, spec: LayerSpec, layer_number: int, *, conditioned: bool):
+        super().__init__(config=config)
+        norm = dict(config=config, hidden_size=config.hidden_size, eps=config.layernorm_epsilon)
+        self.modulation = Modulation(config, parts=6) if conditioned else None
+        self.attention_norm = spec.norm(**norm)
+        self.attention = SelfAttention(
+            config, spec.attention, layer_number=layer_number, attn_mask_type=AttnMaskType.no_mask
+        )
+        self.mlp_norm = spec.norm(**norm)
+        self.mlp = MLP(config, spec.mlp, ffn_hidden_size=config.ffn_hidden_size)
+
+    def forward(
+        self, h_NBD: torch.Tensor, padding: torch.Tensor | None = None, condition_BD: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Apply the block; ``padding`` is bool [B, 1, 1, N], True where masked."""
+        if self.modulation is None:
+            attended, _ = self.attention(self.attention_norm(h_NBD), attention_mask=padding)
+            h_NBD = h_NBD + attended
+            fed, _ = self.mlp(self.mlp_norm(h_NBD))
+            return h_NBD + fed
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(condition_BD)
+        attended, _ = self.attention(self.attention_norm(h_NBD) * (1 + scale_a) + shift_a, attention_mask=padding)
+        h_NBD = h_NBD + gate_a * attended
+        fed, _ = self.mlp(self.mlp_norm(h_NBD) * (1 + scale_f) + shift_f)
+        return h_NBD + gate_f * fed
+
+
+class LlamaStack(MegatronModule):
+    """Blocks in a row and a last norm.
+
+    The blocks are attributes rather than a ``ModuleList``: Megatron's distributed checkpoint looks for
+    ``sharded_state_dict`` on direct children only, and would save a list's tensor-parallel shards as replicas.
+    """
+
+    def __init__(self, config: TransformerConfig, spec: LayerSpec, *, conditioned: bool):
+        super().__init__(config=config)
+        for number in range(1, config.num_layers + 1):
+            self.add_module(f"block_{number}", LlamaBlock(config, spec, number, conditioned=conditioned))
+        self.norm = spec.norm(config=config, hidden_size=config.hidden_size, eps=config.layernorm_epsilon)
+
+    def forward(
+        self, h_NBD: torch.Tensor, padding: torch.Tensor | None = None, condition_BD: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Apply every block, then the norm; see :meth:`LlamaBlock.forward`."""
+        for number in range(1, self.config.num_layers + 1):
+            h_NBD = self.get_submodule(f"block_{number}")(h_NBD, padding, condition_BD)
+        return self.norm(h_NBD)

@@ -1,0 +1,94 @@
+"""Cells to latents, two levels: gene modules within a cell, then the set of cells.
+
+Shapes: B sets, S cells, G genes, M gene modules of width d, D latent.
+"""
+
+import torch
+import torch.nn.functional as F
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.module import MegatronModule
+
+from bionemo.scale.model.blocks import LlamaStack
+from bionemo.scale.model.config import ScaleConfig
+from bionemo.scale.model.specs import LayerSpec
+
+
+class GeneModuleEncoder(MegatronModule):
+    """Within a cell: project G genes to M tokens of width d, let a LLaMA block attend over them, join them to D."""
+
+    def __init__(self, config: ScaleConfig, spec: LayerSpec, n_genes: int):
+        modules = config.transformer(config.gene_module_size, config.encoder_layers)
+        super().__init__(config=modules)
+        self.shape = (config.gene_modules, config.gene_module_size)
+        joined = config.gene_modules * config.gene_module_size
+        linear = dict(config=modules, init_method=modules.init_method, bias=False)
+        self.project = ColumnParallelLinear(n_genes, joined, gather_output=True, **linear)
+        self.module_embedding = torch.nn.Parameter(torch.empty(self.shape).normal_(std=0.02))
+        self.blocks = LlamaStack(modules, spec, conditioned=False)
+        self.join = RowParallelLinear(
+            joined, config.hidden_size, input_is_parallel=False, skip_bias_add=False, **linear
+        )
+
+    def forward(self, x_BSG: torch.Tensor) -> torch.Tensor:
+        """Encode centred log1p expression [B, S, G] to [B, S, D], each cell on its own."""
+        projected, _ = self.project(x_BSG)
+        tokens_CMd = projected.flatten(0, 1).unflatten(-1, self.shape) + self.module_embedding
+        tokens_MCd = self.blocks(tokens_CMd.transpose(0, 1).contiguous())
+        joined, _ = self.join(tokens_MCd.transpose(0, 1).flatten(1))
+        return joined.unflatten(0, x_BSG.shape[:2])
+
+
+class DeepSets(MegatronModule):
+    """Across cells: ``h_i <- h_i + rho(mean_j phi(h_j))`` (Zaheer et al. 2017, "Deep sets"), equivariant.
+
+    ``phi`` is a linear layer and SiLU, ``rho`` a linear layer that starts at zero.
+    """
+
+    def __init__(self, config: ScaleConfig):
+        transformer = config.transformer()
+        super().__init__(config=transformer)
+        width = config.hidden_size
+        linear = dict(config=transformer, bias=False)
+        self.phi = ColumnParallelLinear(
+            width, width, gather_output=False, init_method=transformer.init_method, **linear
+        )
+        self.rho = RowParallelLinear(
+            width, width, input_is_parallel=True, skip_bias_add=False, init_method=torch.nn.init.zeros_, **linear
+        )
+
+    def summary(self, h_BSD: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
+        """Mean of ``phi`` over the valid cells, [B, 1, D / tensor parallel size]; 0 for an empty set."""
+        phi, _ = self.phi(h_BSD)
+        valid = mask_BS.unsqueeze(-1).to(phi.dtype)
+        return (F.silu(phi) * valid).sum(1, keepdim=True) / valid.sum(1, keepdim=True).clamp(min=1)
+
+    def forward(self, h_BSD: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
+        """Add to every cell what its set has in common."""
+        shared, _ = self.rho(self.summary(h_BSD, mask_BS))
+        return h_BSD + shared
+
+
+class CellEncoder(MegatronModule):
+    """Both levels: log1p expression of a set to its latents."""
+
+    def __init__(self, config: ScaleConfig, spec: LayerSpec, n_genes: int):
+        super().__init__(config=config.transformer())
+        self.within_cell = GeneModuleEncoder(config, spec, n_genes)
+        self.across_cells = DeepSets(config)
+
+    def forward(self, x_BSG: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
+        """Encode.
+
+        Parameters
+        ----------
+        x_BSG
+            log1p expression less the mean of each gene, [B, S, G].
+        mask_BS
+            bool [B, S], True where a cell is there.
+
+        Returns
+        -------
+        torch.Tensor
+            Latents [B, S, D].
+        """
+        return self.across_cells(self.within_cell(x_BSG), mask_BS)

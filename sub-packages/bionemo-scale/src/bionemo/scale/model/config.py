@@ -1,0 +1,150 @@
+"""What defines a SCALE model: its sizes, its transport and its losses."""
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+import torch
+import torch.nn.functional as F
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from bionemo.scale.errors import InputError
+
+
+class Source(StrEnum):
+    """Where the transport starts: the control latents, noise, or a variance-preserving mix of both."""
+
+    CONTROL = "control"
+    GAUSSIAN = "gaussian"
+    MIXED = "mixed"
+
+
+class Pairing(StrEnum):
+    """How control cells and perturbed cells of one set are paired: as drawn, or by optimal transport."""
+
+    NONE = "none"
+    OPTIMAL_TRANSPORT = "optimal_transport"
+
+
+class Head(StrEnum):
+    """How predicted latents become expression.
+
+    ``residual`` moves the control cell itself by the decoded change of its latent, ``regression`` decodes the
+    predicted latent alone.
+    """
+
+    RESIDUAL = "residual"
+    REGRESSION = "regression"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleConfig:
+    """Sizes and choices of one SCALE model.
+
+    The genes, contexts and perturbations it is built for come from the data: see
+    :class:`~bionemo.scale.model.vocabulary.Vocabulary`.
+    """
+
+    hidden_size: int
+    """Latent width D, also the width of the transport blocks."""
+    num_layers: int
+    """Transport blocks over the cells of a set."""
+    num_attention_heads: int
+    num_query_groups: int
+    """Key and value heads of grouped-query attention; divides ``num_attention_heads``."""
+    ffn_hidden_size: int
+    gene_modules: int
+    """Tokens M that a cell's genes are projected to."""
+    gene_module_size: int
+    """Width d of a gene-module token."""
+    encoder_layers: int = 1
+    """Blocks over the M tokens of a cell."""
+    condition_seeds: int = 4
+    """Learnable queries of the seed-attention pooling over a condition's tokens."""
+
+    source: Source = Source.MIXED
+    source_control_share: float = 0.8
+    """``a`` of the mixed source ``a * z0 + sqrt(1 - a^2) * noise``, in [0, 1]."""
+    pairing: Pairing = Pairing.NONE
+    start_fraction: float = 0.3
+    """Share of training sets whose time is 0, the only time a one-step prediction uses."""
+    solver_steps: int = 1
+    context_dropout: float = 0.3
+    """Share of training sets whose context and batch tokens are hidden, so that the model can do without them."""
+    head: Head = Head.RESIDUAL
+
+    endpoint_weight: float = 1.0
+    reconstruction_weight: float = 1.0
+    set_weight: float = 1.0
+    """Weight of the energy distance between predicted and observed populations."""
+
+    tensor_parallel: int = 1
+    layer_spec: str = "auto"
+    """``local`` (torch), ``transformer_engine``, or ``auto``: Transformer Engine where it works."""
+
+    def __post_init__(self):
+        for name in ("source", "pairing", "head"):
+            kind = {"source": Source, "pairing": Pairing, "head": Head}[name]
+            try:
+                object.__setattr__(self, name, kind(getattr(self, name)))
+            except ValueError:
+                raise InputError(f"{name}={getattr(self, name)!r} is not one of {', '.join(kind)}.") from None
+        for name in ("source_control_share", "start_fraction", "context_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name}={getattr(self, name)} is outside [0, 1].")
+        if self.layer_spec not in ("auto", "local", "transformer_engine"):
+            raise InputError(f"layer_spec={self.layer_spec!r} is not one of auto, local, transformer_engine.")
+        for name in ("solver_steps", "tensor_parallel", "num_layers", "gene_modules", "condition_seeds"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.num_attention_heads % self.num_query_groups:
+            raise InputError(
+                f"num_query_groups={self.num_query_groups} does not divide num_attention_heads={self.num_attention_heads}."
+            )
+        for name in ("hidden_size", "gene_module_size"):
+            if getattr(self, name) % self.num_attention_heads:
+                raise InputError(
+                    f"num_attention_heads={self.num_attention_heads} does not divide {name}={getattr(self, name)}."
+                )
+        for name in ("num_attention_heads", "num_query_groups", "ffn_hidden_size", "hidden_size"):
+            if getattr(self, name) % self.tensor_parallel:
+                raise InputError(
+                    f"tensor_parallel={self.tensor_parallel} does not divide {name}={getattr(self, name)}: "
+                    f"choose a tensor parallel size or a {name} that divides."
+                )
+
+    def transformer(self, width: int | None = None, layers: int | None = None) -> TransformerConfig:
+        """Megatron's configuration of LLaMA blocks: RMSNorm, SwiGLU, grouped-query attention, no bias, no dropout.
+
+        Parameters
+        ----------
+        width
+            Width of the blocks; the latent width where not given. The feed-forward width keeps its ratio to it.
+        layers
+            Number of blocks; ``num_layers`` where not given.
+        """
+        width = width or self.hidden_size
+        on_cpu = not torch.cuda.is_available()
+        return TransformerConfig(
+            num_layers=layers or self.num_layers,
+            hidden_size=width,
+            ffn_hidden_size=self.ffn_hidden_size * width // self.hidden_size,
+            num_attention_heads=self.num_attention_heads,
+            num_query_groups=self.num_query_groups,
+            normalization="RMSNorm",
+            gated_linear_unit=True,
+            activation_func=F.silu,
+            add_bias_linear=False,
+            hidden_dropout=0.0,
+            attention_dropout=0.0,
+            tensor_model_parallel_size=self.tensor_parallel,
+            use_cpu_initialization=on_cpu,
+            # Fused kernels that need apex or a GPU, and that the local layers do without.
+            masked_softmax_fusion=False,
+            persist_layer_norm=False,
+            apply_rope_fusion=False,
+            gradient_accumulation_fusion=False,
+        )
+
+    def to_dict(self) -> dict:
+        """JSON-ready fields."""
+        return asdict(self)

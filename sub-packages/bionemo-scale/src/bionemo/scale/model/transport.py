@@ -1,0 +1,88 @@
+"""The endpoint transport g: where the cells of a set end, given where they are at time t.
+
+Shapes: B sets, S cells, D latent.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear
+from megatron.core.transformer.module import MegatronModule
+from torch import nn
+
+from bionemo.scale.model.blocks import LlamaStack, Modulation
+from bionemo.scale.model.config import ScaleConfig
+from bionemo.scale.model.specs import LayerSpec
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoids of t in [0, 1] at geometric frequencies, then a two-layer network: [B] to [B, D]."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.half = width // 2
+        self.inner = nn.Linear(2 * self.half, width)
+        self.outer = nn.Linear(width, width)
+
+    def forward(self, t_B: torch.Tensor) -> torch.Tensor:
+        """Embed times."""
+        steps = torch.arange(self.half, device=t_B.device, dtype=torch.float32)
+        angles = 1000.0 * t_B.float()[:, None] * torch.exp(-math.log(10_000.0) * steps / self.half)
+        waves = torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.inner.weight.dtype)
+        return self.outer(F.silu(self.inner(waves)))
+
+
+class EndpointTransport(MegatronModule):
+    """``z1_hat = g(z_t, t, C, z0)``: LLaMA blocks over the cells of a set, conditioned by adaLN-zero.
+
+    The answer is ``z0`` plus a change that starts at zero: an untrained model leaves the control cells as they are.
+    """
+
+    def __init__(self, config: ScaleConfig, spec: LayerSpec):
+        transformer = config.transformer()
+        super().__init__(config=transformer)
+        width = config.hidden_size
+        linear = dict(config=transformer, bias=False, gather_output=True)
+        self.time = TimeEmbedding(width)
+        self.enter = ColumnParallelLinear(2 * width, width, init_method=transformer.init_method, **linear)
+        self.blocks = LlamaStack(transformer, spec, conditioned=True)
+        self.modulation = Modulation(transformer, parts=2)
+        self.leave = ColumnParallelLinear(width, width, init_method=nn.init.zeros_, **linear)
+
+    def forward(
+        self,
+        z_t_BSD: torch.Tensor,
+        t_B: torch.Tensor,
+        condition_BD: torch.Tensor,
+        z0_BSD: torch.Tensor,
+        mask_BS: torch.Tensor,
+    ) -> torch.Tensor:
+        """Predict the endpoint.
+
+        Parameters
+        ----------
+        z_t_BSD
+            Latents at time t, [B, S, D].
+        t_B
+            Times in [0, 1], [B].
+        condition_BD
+            Encoded condition [B, D].
+        z0_BSD
+            Latents of the control cells [B, S, D], given whatever the source is.
+        mask_BS
+            bool [B, S], True where a cell is there; padding is neither attended to nor changed by others.
+
+        Returns
+        -------
+        torch.Tensor
+            [B, S, D].
+        """
+        condition_BD = condition_BD + self.time(t_B)
+        # An empty set may attend to itself: a row that is all masked would turn into NaN.
+        padding = (~mask_BS & mask_BS.any(1, keepdim=True))[:, None, None, :]
+        h_BSD, _ = self.enter(torch.cat([z_t_BSD, z0_BSD], dim=-1))
+        h_SBD = self.blocks(h_BSD.transpose(0, 1).contiguous(), padding, condition_BD)
+        shift, scale = self.modulation(condition_BD)
+        change_SBD, _ = self.leave(h_SBD * (1 + scale) + shift)
+        return z0_BSD + change_SBD.transpose(0, 1)

@@ -1,0 +1,1 @@
+"""Recipes: everything a run needs but its data, as nemo-run configurations that the command line can override."""

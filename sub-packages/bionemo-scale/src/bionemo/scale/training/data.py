@@ -1,0 +1,162 @@
+"""The store's sets as NeMo's batches."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from bionemo.cellsets import CellStore, SetBatch, SetLoader, SetSampler, Split
+from megatron.core import parallel_state
+from nemo import lightning as nl
+
+from bionemo.scale.errors import InputError
+from bionemo.scale.model.vocabulary import Vocabulary
+from bionemo.scale.training.settings import TrainingConfig
+
+
+def training_vocabulary(store: CellStore, split: Split) -> Vocabulary:
+    """Names that the training part of a store can teach a model.
+
+    Raises
+    ------
+    InputError
+        The split leaves no perturbed cell to train on.
+    """
+    runs = store.runs[np.asarray(split.assign(store)) == "train"]
+    labels = np.asarray(store.perturbations)
+    perturbed = runs[labels[runs["perturbation"]] != store.control]
+    if not len(perturbed):
+        raise InputError(f"the split leaves no perturbed cell of {store.path} to train on: hold out less.")
+    batches = np.unique(perturbed["batch"][perturbed["batch"] >= 0])
+    return Vocabulary(
+        genes=tuple(map(str, store.genes)),
+        contexts=tuple(str(store.contexts[i]) for i in np.unique(perturbed["context"])),
+        perturbations=(store.control, *(str(labels[i]) for i in np.unique(perturbed["perturbation"]))),
+        batches=tuple(str(store.batches[i]) for i in batches),
+        control=store.control,
+        kind=store.kind,
+        target_sum=store.target_sum,
+    )
+
+
+def table_rows(names: np.ndarray, table: tuple[str, ...]) -> torch.Tensor:
+    """Row of each of ``names`` in ``table``, int64, -1 where absent; one more -1 at the end answers index -1."""
+    position = {name: row for row, name in enumerate(table)}
+    return torch.tensor([*(position.get(str(name), -1) for name in names), -1], dtype=torch.int64)
+
+
+@dataclass
+class TrainingBatches:
+    """A loader's sets with the store's indices turned into the model's: an endless stream of dicts for NeMo."""
+
+    loader: SetLoader
+    context_rows: torch.Tensor
+    perturbation_rows: torch.Tensor
+    batch_rows: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        for batch in self.loader:
+            yield self.translate(batch)
+
+    def translate(self, batch: SetBatch) -> dict[str, torch.Tensor]:
+        """Arguments of :meth:`ScaleModel.forward`, with the condition still in its three parts."""
+        return {
+            "control": batch.control,
+            "perturbed": batch.perturbed,
+            "mask": batch.mask,
+            # Sets that only fill up the last batch have no condition; any valid row will do under their mask.
+            "perturbation": self.perturbation_rows[batch.perturbation].clamp(min=0),
+            "context": self.context_rows[batch.context],
+            "batch": self.batch_rows[batch.batch],
+            "key": batch.key,
+        }
+
+
+class _SetsAsTheyCome(nl.MegatronDataSampler):
+    """Tells Megatron the batch sizes and leaves the sampling to the set sampler."""
+
+    def __init__(self, training: TrainingConfig, data_parallel: int):
+        super().__init__(
+            seq_len=training.cells_per_set,
+            micro_batch_size=training.sets_per_batch,
+            global_batch_size=training.sets_per_batch * data_parallel * training.accumulate,
+            output_log=False,
+        )
+
+    def transform_dataloader(self, dataloader, consumed_samples: int = 0):
+        return dataloader
+
+
+class CellSetsDataModule(pl.LightningDataModule):
+    """Training and validation sets of a store, divided over data-parallel ranks."""
+
+    def __init__(self, store: CellStore, split: Split, vocabulary: Vocabulary, training: TrainingConfig, data_parallel):
+        super().__init__()
+        self.store, self.vocabulary, self.training = store, vocabulary, training
+        self.parts = np.asarray(split.assign(store))
+        self.data_sampler = _SetsAsTheyCome(training, data_parallel)
+        self.loader: SetLoader | None = None
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether the split marks validation conditions."""
+        return bool(self._eligible("val").any())
+
+    def train_dataloader(self) -> TrainingBatches:
+        """Endless batches from the step the trainer stands at, so that a resumed run sees what it would have seen."""
+        assert self.trainer is not None
+        sampler = self._sampler("train")
+        consumed = self.trainer.global_step * self.training.accumulate
+        epoch, step = divmod(consumed, sampler.steps_per_epoch)
+        self.loader = SetLoader(self.store, sampler)
+        self.loader.load_state_dict({"epoch": epoch, "step": step, "seed": self.training.seed})
+        return self._batches(self.loader)
+
+    def val_dataloader(self) -> TrainingBatches | list:
+        """The same validation sets every time."""
+        if not self.has_validation:
+            return []
+        return self._batches(SetLoader(self.store, self._sampler("val"), epochs=1))
+
+    def mean_expression(self, cells: int = 4096) -> torch.Tensor:
+        """Mean log1p of each gene over about ``cells`` training cells, taken evenly from every run, [G]."""
+        runs = self.store.runs[self._eligible("train")]
+        each = max(1, cells // len(runs))
+        total, count = torch.zeros(self.store.n_genes, dtype=torch.float64), 0
+        for run in runs:
+            rows = run["start"] + np.arange(min(each, run["length"]))
+            total += torch.from_numpy(self.store.read(rows)).sum(0, dtype=torch.float64)
+            count += len(rows)
+        return (total / count).float()
+
+    def _eligible(self, part: str) -> np.ndarray:
+        eligible = self.parts == part
+        if part == "val":
+            # A control set maps to itself: it says nothing of how well a held-out condition is predicted.
+            control = np.asarray(self.store.perturbations)[self.store.runs["perturbation"]] == self.store.control
+            known = table_rows(self.store.perturbations, self.vocabulary.perturbations).numpy()
+            eligible &= ~control & (known[self.store.runs["perturbation"]] >= 0)
+        return eligible
+
+    def _sampler(self, part: str) -> SetSampler:
+        return SetSampler(
+            self.store,
+            self._eligible(part),
+            set_size=self.training.cells_per_set,
+            sets_per_batch=self.training.sets_per_batch,
+            seed=self.training.seed,
+            rank=parallel_state.get_data_parallel_rank(),
+            world_size=parallel_state.get_data_parallel_world_size(),
+        )
+
+    def _batches(self, loader: SetLoader) -> TrainingBatches:
+        return TrainingBatches(
+            loader,
+            context_rows=table_rows(self.store.contexts, self.vocabulary.contexts),
+            perturbation_rows=table_rows(self.store.perturbations, self.vocabulary.perturbations),
+            batch_rows=table_rows(self.store.batches, self.vocabulary.batches),
+        )

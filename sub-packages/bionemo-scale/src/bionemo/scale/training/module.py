@@ -1,0 +1,135 @@
+"""The model as NeMo trains it."""
+
+from collections.abc import Iterator
+
+import lightning.pytorch as pl
+import torch
+from megatron.core import parallel_state
+from megatron.core.optimizer import OptimizerConfig
+from nemo import lightning as nl
+from nemo.lightning.megatron_parallel import MegatronLossReduction
+from nemo.lightning.pytorch.optim import CosineAnnealingScheduler
+from nemo.lightning.pytorch.optim.megatron import MegatronOptimizerModule
+
+from bionemo.scale.model.config import ScaleConfig
+from bionemo.scale.model.scale_model import Condition, ScaleModel
+from bionemo.scale.model.vocabulary import Vocabulary
+from bionemo.scale.training.settings import Precision, TrainingConfig
+
+
+class MeanOverRanks(MegatronLossReduction):
+    """Average the loss terms over a step's batches and data-parallel ranks, and remember them for the log."""
+
+    def __init__(self, terms: dict[str, torch.Tensor]):
+        super().__init__()
+        self.terms = terms
+
+    def forward(self, batch, forward_out: dict[str, torch.Tensor]):
+        """Megatron's contract: the loss to differentiate, and what :meth:`reduce` needs of this batch."""
+        return forward_out["loss"], {name: value.detach() for name, value in forward_out.items()}
+
+    def reduce(self, losses_reduced_per_micro_batch) -> torch.Tensor:
+        """Mean loss of the step; no value leaves the device."""
+        names = list(losses_reduced_per_micro_batch[0])
+        means = torch.stack([torch.stack([batch[n] for batch in losses_reduced_per_micro_batch]).mean() for n in names])
+        torch.distributed.all_reduce(means, group=parallel_state.get_data_parallel_group())
+        means /= parallel_state.get_data_parallel_world_size()
+        self.terms.update(zip(names, means, strict=True))
+        return self.terms["loss"]
+
+
+class ScaleModule(pl.LightningModule):
+    """Builds the model when Megatron's groups exist, and hands it batches."""
+
+    def __init__(
+        self, model: ScaleConfig, vocabulary: Vocabulary, gene_mean: torch.Tensor, training: TrainingConfig
+    ):
+        super().__init__()
+        self.scale, self.vocabulary, self.training_config = model, vocabulary, training
+        self.config = model.transformer()
+        self.gene_mean = gene_mean
+        self.module: ScaleModel | None = None
+        self.cells_seen = 0
+        """Distinct perturbed cells this rank has been given."""
+        self.terms: dict[str, torch.Tensor] = {}
+        """Loss terms of the last training step, on the device."""
+        self.validation_terms: dict[str, torch.Tensor] = {}
+        self.optim = optimizer(training)
+        self.optim.connect(self)
+
+    def configure_model(self) -> None:
+        """Build the model; called more than once, builds it once."""
+        if self.module is None:
+            torch.manual_seed(self.training_config.seed)
+            self.module = ScaleModel(self.scale, self.vocabulary)
+            self.module.set_gene_mean(self.gene_mean)
+
+    def data_step(self, batches: Iterator) -> dict[str, torch.Tensor]:
+        """Next batch, on the model's device but for the noise keys."""
+        batch = next(batches)
+        # Lightning's fetcher adds the batch's number and the loader's.
+        batch = batch[0] if isinstance(batch, tuple) else batch
+        if self.training:
+            self.cells_seen += int(batch["mask"].sum())
+        device = next(self.parameters()).device
+        return {name: value if name == "key" else value.to(device) for name, value in batch.items()}
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Loss terms of a batch; see :meth:`ScaleModel.forward`."""
+        assert self.module is not None
+        condition = Condition(batch["perturbation"], batch["context"], batch["batch"])
+        return self.module(batch["control"], batch["perturbed"], batch["mask"], condition, batch["key"])
+
+    def forward_step(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """One batch."""
+        return self(batch)
+
+    def training_step(self, batch, batch_idx: int | None = None):
+        """One batch; NeMo's strategy runs the backward pass and the optimizer."""
+        return self.forward_step(batch)
+
+    def validation_step(self, batch, batch_idx: int | None = None):
+        """One batch."""
+        return self.forward_step(batch)
+
+    @property
+    def training_loss_reduction(self) -> MeanOverRanks:
+        """How training batches add up."""
+        return MeanOverRanks(self.terms)
+
+    @property
+    def validation_loss_reduction(self) -> MeanOverRanks:
+        """How validation batches add up."""
+        return MeanOverRanks(self.validation_terms)
+
+
+def optimizer(training: TrainingConfig) -> MegatronOptimizerModule:
+    """AdamW with warm-up and cosine decay; sharded over data-parallel ranks on GPUs.
+
+    On CPU the optimizer is whole on every rank: without apex or Transformer Engine the distributed one cannot be
+    restored from a checkpoint.
+    """
+    bf16 = training.precision is Precision.BF16
+    return MegatronOptimizerModule(
+        OptimizerConfig(
+            optimizer="adam",
+            lr=training.learning_rate,
+            weight_decay=training.weight_decay,
+            adam_beta2=0.99,
+            clip_grad=training.clip_gradient,
+            use_distributed_optimizer=torch.cuda.is_available(),
+            bf16=bf16,
+            params_dtype=torch.bfloat16 if bf16 else torch.float32,
+        ),
+        lr_scheduler=CosineAnnealingScheduler(
+            max_steps=training.max_steps,
+            warmup_steps=training.warmup_steps,
+            constant_steps=0,
+            min_lr=training.learning_rate / 10,
+        ),
+    )
+
+
+def precision_plugin(training: TrainingConfig) -> nl.MegatronMixedPrecision | None:
+    """NeMo's mixed precision, or None for float32."""
+    return nl.MegatronMixedPrecision(precision="bf16-mixed") if training.precision is Precision.BF16 else None

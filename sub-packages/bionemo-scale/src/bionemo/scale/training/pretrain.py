@@ -1,0 +1,141 @@
+"""Train a model on a store, from its first step or from where a run was interrupted."""
+
+from pathlib import Path
+
+import torch
+from bionemo.cellsets import CellStore, Split
+from lightning.fabric.utilities.rank_zero import _get_rank
+from lightning.pytorch.loggers import TensorBoardLogger
+from megatron.core.distributed import DistributedDataParallelConfig
+from nemo import lightning as nl
+from nemo.lightning.pytorch.callbacks import ModelCheckpoint
+
+from bionemo.scale.errors import InputError
+from bionemo.scale.model.config import ScaleConfig
+from bionemo.scale.training.cpu import redirect_cuda_to_cpu
+from bionemo.scale.training.data import CellSetsDataModule, training_vocabulary
+from bionemo.scale.training.module import ScaleModule, precision_plugin
+from bionemo.scale.training.progress import ProgressBar, Throughput
+from bionemo.scale.training.run_directory import RunDirectory, RunRecord
+from bionemo.scale.training.settings import TrainingConfig
+
+
+def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: TrainingConfig) -> None:
+    """Train, and leave the run in ``out``.
+
+    Called again with the same arguments it goes on from the last whole checkpoint, and sees every set that was left
+    exactly once. With ``training.devices`` above 1 it starts the other processes itself, unless ``torchrun`` or Slurm
+    has started them.
+
+    Parameters
+    ----------
+    store
+        Directory that ``prepare`` wrote.
+    split
+        TOML file of held-out conditions.
+    out
+        Directory of the run: ``run.json``, ``checkpoints/``, ``tensorboard/``.
+    model
+        The model to build.
+    training
+        How to train it.
+
+    Raises
+    ------
+    InputError
+        The arguments do not fit each other, the data, or the run that ``out`` already holds.
+    """
+    if training.world_size % model.tensor_parallel:
+        raise InputError(
+            f"model.tensor_parallel={model.tensor_parallel} does not divide the {training.world_size} processes of "
+            f"training.devices={training.devices} x training.nodes={training.nodes}."
+        )
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu:
+        redirect_cuda_to_cpu()
+    cells = CellStore.open(Path(store))
+    held_out = Split.from_toml(Path(split))
+    vocabulary = training_vocabulary(cells, held_out)
+    data_parallel = training.world_size // model.tensor_parallel
+
+    run = RunDirectory(Path(out))
+    record = RunRecord(
+        model=model.to_dict(),
+        vocabulary=vocabulary.to_dict(),
+        training=training.to_dict(),
+        global_batch=training.sets_per_batch * data_parallel * training.accumulate,
+        store={"path": str(store), "fingerprint": cells.fingerprint, "keys": dict(cells.keys)},
+        split=held_out.to_dict(),
+    )
+    run.start(record, write=not _get_rank())
+
+    data = CellSetsDataModule(cells, held_out, vocabulary, training, data_parallel)
+    module = ScaleModule(model, vocabulary, data.mean_expression(), training)
+    throughput = Throughput(training.log_every)
+    trainer = nl.Trainer(
+        accelerator="gpu" if on_gpu else "cpu",
+        devices=training.devices,
+        num_nodes=training.nodes,
+        max_steps=training.max_steps,
+        strategy=_strategy(model, on_gpu),
+        plugins=precision_plugin(training),
+        callbacks=[throughput, ProgressBar(throughput)],
+        logger=False,
+        enable_checkpointing=False,
+        log_every_n_steps=training.log_every,
+        limit_val_batches=training.validation_batches if data.has_validation else 0,
+        val_check_interval=training.validate_every,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    nl.NeMoLogger(
+        explicit_log_dir=str(run.path / "logs"),
+        tensorboard=TensorBoardLogger(save_dir=str(run.path), name="", version="tensorboard"),
+        update_logger_directory=False,
+    ).setup(trainer)
+    # Not handed to NeMoLogger, which would need nvidia-resiliency-ext to look at it.
+    trainer.callbacks.append(LastCheckpoint(run, training))  # type: ignore[attr-defined]
+    last = run.last_checkpoint()
+    if last is not None:
+        nl.AutoResume(resume_from_path=str(last)).setup(trainer, module)
+    trainer.fit(module, data)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps the newest checkpoint, written every few steps and at the end, named by the steps behind it."""
+
+    def __init__(self, run: RunDirectory, training: TrainingConfig):
+        super().__init__(
+            dirpath=str(run.checkpoints),
+            filename="{step}",
+            monitor=None,
+            save_last=True,
+            save_top_k=0,
+            every_n_train_steps=training.checkpoint_every,
+            # NeMo would pickle the whole trainer beside the weights; run.json says what is needed.
+            always_save_context=False,
+            save_context_on_train_end=False,
+        )
+        self.CHECKPOINT_NAME_LAST = "{step}"
+
+    def setup(self, trainer, *args, **kwargs) -> None:
+        """Remember the trainer: the step among the logged metrics is the one before."""
+        self._trainer = trainer
+        super().setup(trainer, *args, **kwargs)
+
+    def format_checkpoint_name(self, metrics, *args, **kwargs) -> str:
+        """``step=100`` after the hundredth optimizer step."""
+        return super().format_checkpoint_name({**metrics, "step": self._trainer.global_step}, *args, **kwargs)
+
+
+def _strategy(model: ScaleConfig, on_gpu: bool) -> nl.MegatronStrategy:
+    return nl.MegatronStrategy(
+        tensor_model_parallel_size=model.tensor_parallel,
+        ddp=DistributedDataParallelConfig(
+            use_distributed_optimizer=on_gpu, overlap_grad_reduce=on_gpu, overlap_param_gather=on_gpu
+        ),
+        gradient_accumulation_fusion=False,
+        ckpt_async_save=on_gpu,
+        ckpt_optim_fully_reshardable=True,
+    )

@@ -1,0 +1,78 @@
+"""What a person watching a run sees: loss, cells per second, share of time waiting for data, time left."""
+
+import time
+
+import lightning.pytorch as pl
+import torch
+from megatron.core import parallel_state
+from nemo.lightning.pytorch.callbacks import MegatronProgressBar
+
+from bionemo.scale.training.data import CellSetsDataModule
+from bionemo.scale.training.module import ScaleModule
+
+
+class Throughput(pl.Callback):
+    """Logs the loss terms, distinct perturbed cells per second and the data wait of the steps since the last log."""
+
+    def __init__(self, log_every: int):
+        self.log_every = log_every
+        self.latest: dict[str, float] = {}
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: ScaleModule, batch, batch_idx: int) -> None:
+        """Start the first window after the set-up of the first step."""
+        if not self.latest and not hasattr(self, "_since"):
+            self._open_window(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: ScaleModule, outputs, batch, batch_idx: int) -> None:
+        """Close the window on a logging step; only there does a number leave the device."""
+        if trainer.global_step % self.log_every and trainer.global_step != trainer.max_steps:
+            return
+        terms = {name: float(value) for name, value in pl_module.terms.items()}
+        seconds = time.perf_counter() - self._since
+        cells, waited = self._counts(trainer, pl_module)
+        window = torch.tensor([cells - self._cells], dtype=torch.float64)
+        torch.distributed.all_reduce(window, group=parallel_state.get_data_parallel_group(with_context_parallel=False))
+        self.latest = {
+            **{f"train/{name}": value for name, value in terms.items()},
+            "throughput/cells_per_second": window.item() / seconds,
+            "throughput/data_wait": (waited - self._waited) / seconds,
+        }
+        if trainer.logger is not None:
+            trainer.logger.log_metrics(self.latest, step=trainer.global_step)
+        self._open_window(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: ScaleModule) -> None:
+        """Keep validation out of the training window."""
+        if hasattr(self, "_since"):
+            self._open_window(trainer, pl_module)
+
+    def _open_window(self, trainer: pl.Trainer, pl_module: ScaleModule) -> None:
+        self._since = time.perf_counter()
+        self._cells, self._waited = self._counts(trainer, pl_module)
+
+    @staticmethod
+    def _counts(trainer: pl.Trainer, pl_module: ScaleModule) -> tuple[int, float]:
+        data: CellSetsDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        return pl_module.cells_seen, 0.0 if data.loader is None else data.loader.wait_seconds
+
+
+class ProgressBar(MegatronProgressBar):
+    """NeMo's bar of steps and time left, with the numbers of :class:`Throughput`."""
+
+    def __init__(self, throughput: Throughput):
+        super().__init__(refresh_rate=throughput.log_every)
+        self.throughput = throughput
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, int | str | float]:
+        """Numbers at the end of the bar."""
+        latest = self.throughput.latest
+        if not latest:
+            return {}
+        shown: dict[str, int | str | float] = {
+            "loss": f"{latest['train/loss']:.4f}",
+            "cells/s": f"{latest['throughput/cells_per_second']:,.0f}",
+            "data wait": f"{latest['throughput/data_wait']:.1%}",
+        }
+        if "val_loss" in trainer.callback_metrics:
+            shown["val loss"] = f"{float(trainer.callback_metrics['val_loss']):.4f}"
+        return shown

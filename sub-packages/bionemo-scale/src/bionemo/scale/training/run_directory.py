@@ -1,0 +1,117 @@
+"""A training run on disk: what it was started with, and its last whole checkpoint."""
+
+import json
+import os
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from bionemo.scale.errors import InputError
+from bionemo.scale.model.config import ScaleConfig
+from bionemo.scale.model.vocabulary import Vocabulary
+
+FORMAT = 1
+_PACKAGES = ("bionemo-scale", "bionemo-cellsets", "nemo-toolkit", "megatron-core", "torch")
+# What may differ between a run and its continuation.
+_FREE = {("training", name) for name in ("max_steps", "devices", "nodes", "sets_per_batch", "accumulate")} | {
+    ("training", name) for name in ("checkpoint_every", "validate_every", "validation_batches", "log_every")
+}
+_FREE |= {("model", "tensor_parallel"), ("model", "layer_spec")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """Everything a checkpoint's weights mean: kept as ``run.json`` beside them."""
+
+    model: dict
+    vocabulary: dict
+    training: dict
+    global_batch: int
+    """Sets of one optimizer step, over all ranks."""
+    store: dict
+    """Path, fingerprint and obs keys of the training data."""
+    split: dict
+
+    def model_config(self, **changes) -> ScaleConfig:
+        """The model's configuration, with ``changes`` such as another tensor parallel size."""
+        return ScaleConfig(**{**self.model, **changes})
+
+    def model_vocabulary(self) -> Vocabulary:
+        """The model's names."""
+        return Vocabulary.from_dict(self.vocabulary)
+
+
+class RunDirectory:
+    """``run.json``, ``checkpoints/`` and ``tensorboard/`` of one run."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.record_file = self.path / "run.json"
+
+    def read(self) -> RunRecord:
+        """What the run was started with.
+
+        Raises
+        ------
+        InputError
+            The directory is not a run, or of another format.
+        """
+        try:
+            values = json.loads(self.record_file.read_text())
+        except FileNotFoundError:
+            raise InputError(
+                f"{self.path} holds no run.json: give the directory that `pretrain --out` wrote."
+            ) from None
+        except json.JSONDecodeError as error:
+            raise InputError(f"{self.record_file} is damaged ({error}): restore it or train again.") from None
+        if values.pop("format", None) != FORMAT:
+            raise InputError(f"{self.record_file} is not of format {FORMAT}: use the version that wrote it.")
+        values.pop("versions")
+        return RunRecord(**values)
+
+    def start(self, record: RunRecord, *, write: bool) -> None:
+        """Take the directory for ``record``, or make sure that it already belongs to it.
+
+        Raises
+        ------
+        InputError
+            The directory holds a run that was started with something else.
+        """
+        if self.record_file.exists():
+            self._check(self.read(), record)
+        elif write:
+            self.path.mkdir(parents=True, exist_ok=True)
+            values = {"format": FORMAT, "versions": {name: version(name) for name in _PACKAGES}} | vars(record)
+            partial = self.record_file.with_suffix(".partial")
+            partial.write_text(json.dumps(values, indent=1))
+            os.replace(partial, self.record_file)
+
+    def last_checkpoint(self) -> Path | None:
+        """Newest checkpoint that was written to its end; None if there is none."""
+        whole = [
+            path
+            for path in self.checkpoints.glob("step=*")
+            if path.is_dir() and not path.with_name(path.name + "-unfinished").exists()
+        ]
+        return max(whole, key=lambda path: int(path.name.removeprefix("step=").split("-")[0]), default=None)
+
+    def _check(self, old: RunRecord, new: RunRecord) -> None:
+        mend = "give another --out to start afresh, or the same settings to go on"
+        if old.store["fingerprint"] != new.store["fingerprint"]:
+            raise InputError(f"{self.path} was trained on other data than {new.store['path']}: {mend}.")
+        for section in ("split", "vocabulary"):
+            if getattr(old, section) != json.loads(json.dumps(getattr(new, section))):
+                raise InputError(f"{self.path} was started with another {section}: {mend}.")
+        if old.global_batch != new.global_batch:
+            raise InputError(
+                f"{self.path} takes {old.global_batch} sets a step over all ranks, not {new.global_batch}: adjust "
+                f"training.sets_per_batch or training.accumulate to the number of devices, or give another --out."
+            )
+        for section in ("model", "training"):
+            before, now = getattr(old, section), json.loads(json.dumps(getattr(new, section)))
+            for name in now:
+                if (section, name) not in _FREE and before.get(name) != now[name]:
+                    raise InputError(
+                        f"{self.path} was started with {section}.{name}={before.get(name)}, not {now[name]}: {mend}."
+                    )

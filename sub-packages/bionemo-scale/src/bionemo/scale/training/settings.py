@@ -1,0 +1,65 @@
+"""How a model is trained: batches, steps, optimizer, devices."""
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+from bionemo.scale.errors import InputError
+
+
+class Precision(StrEnum):
+    """Arithmetic of the forward and backward pass; parameters and optimizer state are float32 in both."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Settings of one training run."""
+
+    max_steps: int
+    sets_per_batch: int
+    """Sets a data-parallel rank takes at once."""
+    cells_per_set: int
+    accumulate: int = 1
+    """Batches a rank takes before each optimizer step."""
+    learning_rate: float = 1e-3
+    """Peak; reached after ``warmup_steps``, then a cosine down to a tenth."""
+    warmup_steps: int = 20
+    weight_decay: float = 0.01
+    clip_gradient: float = 1.0
+    """Largest norm of the whole gradient."""
+    precision: Precision = Precision.FP32
+    devices: int = 1
+    """Processes on each node: a GPU each, or CPU processes where there is no GPU."""
+    nodes: int = 1
+    seed: int = 0
+    checkpoint_every: int = 100
+    validate_every: int = 100
+    validation_batches: int = 8
+    """Batches of one validation pass; needs conditions marked ``val`` in the split."""
+    log_every: int = 10
+
+    def __post_init__(self):
+        try:
+            object.__setattr__(self, "precision", Precision(self.precision))
+        except ValueError:
+            raise InputError(f"precision={self.precision!r} is not one of {', '.join(Precision)}.") from None
+        for name in ("max_steps", "sets_per_batch", "cells_per_set", "accumulate", "devices", "nodes", "log_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.checkpoint_every < 1:
+            raise InputError(f"checkpoint_every={self.checkpoint_every} must be at least 1.")
+        if self.warmup_steps >= self.max_steps:
+            raise InputError(
+                f"warmup_steps={self.warmup_steps} leaves nothing of max_steps={self.max_steps}: lower it."
+            )
+
+    @property
+    def world_size(self) -> int:
+        """Processes of the whole run."""
+        return self.devices * self.nodes
+
+    def to_dict(self) -> dict:
+        """JSON-ready fields."""
+        return asdict(self)
