@@ -134,3 +134,10 @@ def test_steps_outside_the_epoch_are_refused():
     sampler = SetSampler(run_table([5]), np.array([0]), set_size=4, sets_per_batch=2, seed=0)
     with pytest.raises(IndexError, match="the steps 0 to 0"):
         sampler.step(0, 1)
+
+
+def test_sets_of_all_runs_are_mixed_anew_each_epoch():
+    sampler = SetSampler(run_table([16] * 20), np.arange(20), set_size=8, sets_per_batch=40, seed=0)
+    orders = [sampler.step(epoch, 0)["run"].tolist() for epoch in (0, 1)]
+    assert orders[0] != orders[1]
+    assert all(sorted(order) == np.repeat(np.arange(20), 2).tolist() != order for order in orders)

@@ -190,5 +190,5 @@ def test_an_index_out_of_range_names_its_row(store, tmp_path, name, value):
     array = np.fromfile(path / name, dtype=store.columns.dtype if name == "col_ptr.npy" else np.uint64)
     array[1] = value
     array.tofile(path / name)
-    with pytest.raises(InputError, match="Row 0 of the store .* is damaged"):
+    with pytest.raises(InputError, match=r"Row 0 of the store .* is damaged"):
         CellStore.open(path).read(np.arange(2))

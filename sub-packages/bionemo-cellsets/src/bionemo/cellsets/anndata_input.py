@@ -76,8 +76,8 @@ def read_cells(path: Path, keys: dict[str, str | None], *, layer: str | None, al
         obs, var = _table(file, "obs", path), _table(file, "var", path)
         labels = {kind: _labels(obs, key, path) for kind, key in keys.items() if key is not None}
         genes = var.index.astype(str).to_numpy(dtype=str)
-        duplicated = pd.unique(genes[pd.Index(genes).duplicated()])
-        if len(duplicated):
+        duplicated = sorted({str(gene) for gene in genes[pd.Index(genes).duplicated()]})
+        if duplicated:
             raise InputError(
                 f"{path} names {len(duplicated)} genes more than once ({name_list(duplicated)}): "
                 "make them distinct, for example with AnnData.var_names_make_unique"
@@ -131,10 +131,12 @@ def same_genes(inputs: Sequence[tuple[Path, Cells]]) -> list[Cells]:
 def _table(file: h5py.File, name: str, path: Path) -> pd.DataFrame:
     if name not in file:
         raise InputError(f"{path} has no '{name}' table: name an AnnData file")
+    group: Any = file[name]
     try:
-        return read_elem(file[name])
+        table: Any = read_elem(group)
     except Exception as error:  # whatever the reader stumbles over, the file is the cause
         raise InputError(f"The '{name}' table of {path} cannot be read ({error}): write the file again") from error
+    return table
 
 
 def _labels(obs: pd.DataFrame, key: str, path: Path) -> "NDArray[np.str_]":
@@ -152,14 +154,15 @@ def _labels(obs: pd.DataFrame, key: str, path: Path) -> "NDArray[np.str_]":
 
 
 def _expression(file: h5py.File, layer: str | None, path: Path) -> tuple[Any, str]:
-    layers = list(file["layers"]) if "layers" in file else []
+    contents: Any = file  # h5py's types do not tell a group from a data set
+    layers = list(contents["layers"]) if "layers" in file else []
     if layer is not None and layer not in layers:
         raise InputError(f"{path} has no layer '{layer}': {choices(layer, layers)}")
     if layer is None and "X" not in file:
         raise InputError(f"{path} has no X: choose a layer with --layer ({name_list(layers)})")
     where = "X" if layer is None else f"layer '{layer}'"
     try:
-        return read_elem(file["X"] if layer is None else file["layers"][layer]), where
+        return read_elem(contents["X"] if layer is None else contents["layers"][layer]), where
     except Exception as error:  # whatever the reader stumbles over, the file is the cause
         raise InputError(f"{where} of {path} cannot be read ({error}): write the file again") from error
 
@@ -167,7 +170,7 @@ def _expression(file: h5py.File, layer: str | None, path: Path) -> tuple[Any, st
 def _checked(
     stored: Any, where: str, path: Path, names: np.ndarray, genes: np.ndarray, *, already_log1p: bool
 ) -> sp.csr_matrix:
-    matrix = sp.csr_matrix(stored)
+    matrix: Any = sp.csr_matrix(stored)
     try:
         matrix.check_format(full_check=True)
     except ValueError as error:

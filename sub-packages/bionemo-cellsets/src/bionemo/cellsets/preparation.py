@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -138,7 +139,7 @@ def prepare(
                     "gene_selection": {
                         "of": len(genes),
                         "source": source,
-                        "split_hash": None if held_out is None else held_out.hash,
+                        "split_hash": held_out.hash if held_out and len(selected) < len(genes) else None,
                     },
                     "shuffle_seed": SHUFFLE_SEED,
                 },
@@ -199,13 +200,13 @@ def _sort(labels: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, dict[s
     return order, runs, tables
 
 
-def _join(cells: list[Cells]) -> tuple[sp.csr_matrix, np.ndarray, np.ndarray]:
+def _join(cells: list[Cells]) -> tuple[Any, np.ndarray, np.ndarray]:
     matrix = cells[0].matrix if len(cells) == 1 else sp.vstack([part.matrix for part in cells], format="csr")
     return sp.csr_matrix(matrix), np.concatenate([part.names for part in cells]), cells[0].genes
 
 
 def _select_genes(
-    matrix: sp.csr_matrix,
+    matrix: Any,
     library_size: np.ndarray,
     runs: np.ndarray,
     parts: np.ndarray | None,
@@ -214,9 +215,10 @@ def _select_genes(
     n_genes: int | None,
     target_sum: float,
 ) -> tuple[np.ndarray, str]:
-    """Return the columns to keep, ascending, and a line that says how they were chosen."""
-    if n_genes is None or n_genes >= matrix.shape[1]:
-        return np.arange(matrix.shape[1]), "all genes of the input"
+    """Return the columns of the CSR `matrix` to keep, ascending, and a line that says how they were chosen."""
+    n_input = matrix.shape[1]
+    if n_genes is None or n_genes >= n_input:
+        return np.arange(n_input), "all genes of the input"
     import anndata
     import scanpy
 
@@ -230,9 +232,9 @@ def _select_genes(
         source = f"{n_genes} highly variable genes (scanpy, flavor seurat) on the split's training cells"
     values = training.astype(np.float32)
     if kind == "counts":
-        per_value = np.repeat(np.where(sizes > 0, sizes, 1), np.diff(values.indptr))
+        per_value = np.repeat(np.where(sizes > 0, sizes, 1), np.diff(training.indptr))
         values.data = np.log1p(values.data * (target_sum / per_value)).astype(np.float32)
-    statistics = scanpy.pp.highly_variable_genes(
+    statistics: Any = scanpy.pp.highly_variable_genes(
         anndata.AnnData(values), n_top_genes=n_genes, flavor="seurat", inplace=False
     )
     # scanpy keeps every gene that ties with the last one; exactly n_genes are wanted.

@@ -123,13 +123,15 @@ def _labelled(scores: pd.DataFrame, arm: str, context: str, cells: Cells) -> pd.
     """Return one row per perturbation with arm, context and number of cells in front."""
     frame = scores.reset_index()
     frame = frame.assign(arm=arm, context=context, n_cells=[cell_count(cells[name]) for name in frame["perturbation"]])
-    return frame[["arm", "context", "perturbation", "n_cells", *(metric.name for metric in METRICS)]]
+    columns = ["arm", "context", "perturbation", "n_cells", *(metric.name for metric in METRICS)]
+    return pd.DataFrame(frame[columns])
 
 
 def _mean(repeats: list[pd.DataFrame]) -> pd.DataFrame:
     """Average repeated scores of the same perturbations."""
     labels = ["arm", "context", "perturbation", "n_cells"]
-    return pd.DataFrame(pd.concat(repeats).groupby(labels, sort=False).mean()).reset_index()
+    means = pd.DataFrame(pd.concat(repeats).groupby(labels, sort=False).mean())
+    return pd.DataFrame(means.reset_index())
 
 
 def _bar(progress: bool, total: int) -> AbstractContextManager[Callable[[str], None]]:

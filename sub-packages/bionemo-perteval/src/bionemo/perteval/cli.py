@@ -9,12 +9,7 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False
 )
 
-_EXAMPLE = """
-Example:
-
-    perteval evaluate --predicted predicted.h5ad --observed screen.h5ad --out report \\\\
-        --perturbation-key target --control non-targeting --context-key batch --target-sum 10000
-"""
+_EXAMPLE = "Example: `perteval evaluate --predicted predicted.h5ad --observed screen.h5ad --out report`"
 
 
 @app.callback()
@@ -29,7 +24,7 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for report.html, metrics.json, metrics.csv, per_perturbation.csv.")],
     perturbation_key: Annotated[
         str | None,
-        typer.Option(help="Column of obs with the perturbation. This and the next four: as the prediction says."),
+        typer.Option(help="Column of obs with the perturbation; this and the next four: else the prediction's uns."),
     ] = None,
     control: Annotated[str | None, typer.Option(help="Label of the control cells.")] = None,
     context_key: Annotated[

@@ -113,8 +113,6 @@ class Summaries:
         order = list(zip(mine["context"], mine["perturbation"], strict=True))
         observed = {name: sum(screen.rows[name, label].size for label in screen.scored[name]) for name in screen.scored}
         largest = max(observed, key=lambda name: observed[name])
-            screen.scored, key=lambda name: sum(screen.rows[name, label].size for label in screen.scored[name])
-        )
         strongest = next(condition for condition in order if condition[0] == largest)
         return Profiles(
             genes=self._genes,

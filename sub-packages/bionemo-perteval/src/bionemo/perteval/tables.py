@@ -20,7 +20,7 @@ def number(value: float, metric: Metric) -> str:
     if metric.best is None:
         return f"{value:.1f}"
     if metric.best == "low":
-        return f"{value:.3g}"
+        return f"{value:.3g}" if value >= 1e-6 or value == 0 else "<1e-6"
     return signed(value, 3)
 
 
@@ -34,10 +34,10 @@ def signed(value: float, places: int) -> str:
     return "–" if value != value else f"{value:.{places}f}".replace("-", "−")
 
 
-def de_counts(evaluation: "Evaluation", arm: str) -> str:
+def de_counts(evaluation: "Evaluation", arm: str, *, places: int = 1, separator: str = " / ") -> str:
     """Return the mean numbers of predicted and observed DE genes of an arm, as ``"predicted / observed"``."""
     row = evaluation.table.loc[arm]
-    return f"{row['n_de_predicted']:.1f} / {row['n_de_observed']:.1f}"
+    return f"{row['n_de_predicted']:.{places}f}{separator}{row['n_de_observed']:.{places}f}"
 
 
 def render(evaluation: "Evaluation") -> "RenderableType":
@@ -48,18 +48,21 @@ def render(evaluation: "Evaluation") -> "RenderableType":
     evaluation
         Result of `evaluate`.
     """
+    from rich.box import SIMPLE_HEAD
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     contexts = evaluation.settings["scored"]
     conditions = sum(len(labels) for labels in contexts.values())
-    table = Table(title=counted(conditions, len(contexts)), title_justify="left")
-    table.add_column("", no_wrap=False)
+    # Narrow columns and short numbers, because output that is not a terminal is 80 wide.
+    table = Table(title=counted(conditions, len(contexts)), title_justify="left", box=SIMPLE_HEAD, padding=0)
+    table.show_edge = False
+    table.add_column("", min_width=13, overflow="fold")
     for metric in HEADLINE:
-        table.add_column(f"{metric.name} {ARROWS[metric.best or 'high']}", justify="right", no_wrap=True)
+        table.add_column(f"{metric.name}\n{ARROWS[metric.best or 'high']} ", justify="right", no_wrap=True)
         if metric.name == "DEOver":
-            table.add_column("DE genes\npred / obs", justify="right", no_wrap=True)
+            table.add_column("DE genes\npred/obs", justify="right", no_wrap=True)
     for arm in evaluation.table.index:
         if arm == SPLIT_HALVES:
             table.add_section()
@@ -67,9 +70,14 @@ def render(evaluation: "Evaluation") -> "RenderableType":
         for metric in HEADLINE:
             best = arm in evaluation.best(metric.name)
             text = number(evaluation.table.loc[arm, metric.name], metric)  # type: ignore[arg-type]
-            cells.append(Text(text + ("*" if best else " "), style="bold" if best else ""))
+            cells.append(Text(_short(text) + ("*" if best else " "), style="bold" if best else ""))
             if metric.name == "DEOver":
-                cells.append(Text(de_counts(evaluation, arm)))
+                cells.append(Text(de_counts(evaluation, arm, places=0, separator="/")))
         table.add_row(*cells)
     legend = Text("* best without the ceiling (split halves); means over perturbations, then contexts", style="dim")
     return Group(table, legend)
+
+
+def _short(text: str) -> str:
+    """Return a fraction without its leading zero."""
+    return text.replace("0.", ".", 1) if text.startswith(("0.", "−0.")) else text

@@ -96,7 +96,7 @@ def inspect(
 
     from bionemo.scale.cli.tables import inspection_table, show
 
-    show(inspection_table(describe(CellStore.open(store, verify=verify))))
+    show(inspection_table(describe(CellStore.open(store), verify=verify)))
 
 
 @app.command(

@@ -112,17 +112,19 @@ class ScaleModel(MegatronModule):
         reconstruction = over_cells((self.expression_decoder(z0) - (control - self.gene_mean)).square(), mask)
         reconstruction = reconstruction + over_cells((self.expression_decoder(z1) - (perturbed - self.gene_mean)).square(), mask)
 
-        target = z1.detach()
+        # The transport works on latents that the reconstruction alone shapes. A gradient of the endpoint loss through z0
+        # would pull the control cells together until every latent is the same.
+        start, target = z0.detach(), z1.detach()
         if config.pairing is Pairing.OPTIMAL_TRANSPORT:
-            order = optimal_transport_order(z0, target, mask)
+            order = optimal_transport_order(start, target, mask)
             target = target.gather(1, order[..., None].expand_as(target))
-        z_s = source(z0, noise.gaussian, self.control_share, mask)
+        z_s = source(start, noise.gaussian, self.control_share, mask)
         z_t = interpolate(z_s, target, noise.t)
         encoded_condition, _ = self.condition_encoder(condition.perturbation, condition.context, condition.batch)
-        z1_hat = self.transport(z_t, noise.t, encoded_condition, z0, mask)
+        z1_hat = self.transport(z_t, noise.t, encoded_condition, start, mask)
         endpoint = endpoint_loss(z1_hat, target, mask)
 
-        predicted = self.expression_decoder.predict(z1_hat, z0, control, self.gene_mean)
+        predicted = self.expression_decoder.predict(z1_hat, start, control, self.gene_mean)
         energy = energy_distance(predicted, perturbed, mask)
 
         terms = {

@@ -1,0 +1,115 @@
+"""Baselines follow their formulas and touch nothing that is scored or held out."""
+
+import anndata as ad
+import numpy as np
+import pytest
+from bionemo.perteval import BASELINES, evaluate
+from bionemo.perteval.baselines import perturbation_mean, round_to_counts, split_halves, transferred_delta
+from bionemo.perteval.checks import Keys
+from bionemo.perteval.reading import build
+from bionemo.perteval.screen import generator
+
+KEYS = Keys(perturbation_key="gene", context_key="line", control="ctrl", target_sum=1e4, layer=None)
+
+
+@pytest.fixture(scope="module")
+def screen(noisy, counts):
+    return build(noisy, counts, KEYS, held_out=[("C", "p1")])
+
+
+def _mean(cells, context, gene):
+    rows = ((cells.obs["line"] == context) & (cells.obs["gene"] == gene)).to_numpy()
+    return np.asarray(cells.X[rows].mean(axis=0, dtype=np.float64)).ravel()
+
+
+def test_training_is_what_is_neither_scored_nor_held_out(screen):
+    assert set(screen.training) == {
+        ("A", "p4"), ("A", "p5"), ("B", "p1"), ("B", "p3"), ("B", "p4"), ("C", "p2"), ("C", "p3"), ("C", "p4"),
+    }  # fmt: skip
+    assert any("8 observed conditions" in note and "1 further held-out" in note for note in screen.notes)
+
+
+def test_transferred_delta_by_hand(screen, log1p):
+    def delta(context, gene):
+        return _mean(log1p, context, gene) - _mean(log1p, context, "ctrl")
+
+    np.testing.assert_allclose(transferred_delta(screen, "p1"), delta("B", "p1"), atol=1e-5)
+    both = (delta("B", "p3") + delta("C", "p3")) / 2
+    np.testing.assert_allclose(transferred_delta(screen, "p3"), both, atol=1e-5)
+    np.testing.assert_allclose(perturbation_mean(screen, "p2"), _mean(log1p, "C", "p2"), atol=1e-5)
+
+
+def test_unknown_perturbation_gets_the_mean_delta_and_a_note(noisy, counts, log1p):
+    only = noisy[((noisy.obs["line"] == "A") & (noisy.obs["gene"] == "p1")).to_numpy()].copy()
+    held_out = [("B", "p1"), ("C", "p1")]
+    screen = build(only, counts, KEYS, held_out=held_out)
+    contexts = {"A": ["p2", "p3", "p4", "p5"], "B": ["p2", "p3", "p4"], "C": ["p2", "p3", "p4"]}
+    expected = np.mean(
+        [
+            np.mean([_mean(log1p, context, gene) for gene in genes], axis=0) - _mean(log1p, context, "ctrl")
+            for context, genes in contexts.items()
+        ],
+        axis=0,
+    )
+    np.testing.assert_allclose(transferred_delta(screen, "p1"), expected, atol=1e-5)
+    notes = evaluate(only, counts, held_out=held_out, processes=1, progress=False).notes
+    assert any("No training context has p1" in note for note in notes)
+
+
+def test_shifted_controls_have_the_shifted_mean(screen):
+    arm = BASELINES["control cells + transferred delta"]
+    cells = arm.draw(screen, "A", "p2", generator(0, "x")).toarray()
+    assert cells.shape == (screen.rows["A", "p2"].size, 120)
+    assert cells.min() >= 0
+    free = transferred_delta(screen, "p2") > 0  # not clipped
+    controls = screen.control_cells("A").toarray()[:, free]
+    error = controls.std(axis=0) / np.sqrt(cells.shape[0])
+    shift = cells[:, free].mean(axis=0) - controls.mean(axis=0) - transferred_delta(screen, "p2")[free]
+    assert np.abs(shift / error).max() < 5
+
+
+def test_rounding_keeps_the_mean_and_gives_whole_counts():
+    rng = np.random.default_rng(0)
+    library = rng.integers(500, 2000, 4).astype(float)
+    values = rng.gamma(1.0, 1.0, (4, 30))
+    draws = np.stack([round_to_counts(values, library, 1e4, rng) for _ in range(4000)])
+    counts = np.expm1(draws) * library[:, None] / 1e4
+    np.testing.assert_allclose(counts, np.rint(counts), atol=1e-6)
+    error = np.maximum(draws.std(axis=0), 1e-9) / np.sqrt(4000)
+    assert np.abs((draws.mean(axis=0) - values) / error).max() < 5
+
+
+def test_rounding_leaves_whole_counts_alone():
+    library = np.array([700.0, 1300.0])
+    whole = np.log1p(np.arange(10) * (1e4 / library)[:, None])
+    for seed in range(20):
+        np.testing.assert_allclose(round_to_counts(whole, library, 1e4, np.random.default_rng(seed)), whole, atol=1e-9)
+
+
+def test_split_halves_are_disjoint_and_equal(screen):
+    def cells(seed):
+        return [{row.tobytes() for row in half.toarray()} for half in split_halves(screen, "A", "p1", seed)]
+
+    first, second = cells(0)
+    n = screen.rows["A", "p1"].size
+    assert len(first) == len(second) == n // 2
+    assert not first & second
+    assert first | second <= {row.tobytes() for row in screen.cells("A", "p1").toarray()}
+    assert cells(1)[0] != first
+
+
+def test_without_training_conditions_only_control_cells_remain(noisy, counts):
+    rows = counts.obs["gene"].eq("ctrl").to_numpy()
+    pairs = set(zip(noisy.obs["line"], noisy.obs["gene"], strict=True))
+    rows |= np.array([pair in pairs for pair in zip(counts.obs["line"], counts.obs["gene"], strict=True)])
+    evaluation = evaluate(noisy, counts[rows].copy(), processes=1, progress=False)
+    assert list(evaluation.table.index) == ["prediction", "control cells", "split halves"]
+    assert any("give the whole screen" in note for note in evaluation.notes)
+
+
+def test_library_is_over_all_genes_of_the_file(noisy, counts):
+    panel = noisy[:, :60].copy()
+    screen = build(panel, counts, KEYS)
+    whole = build(noisy, counts, KEYS)
+    assert isinstance(panel, ad.AnnData)
+    np.testing.assert_array_equal(screen.observed.toarray(), whole.observed.toarray()[:, :60])

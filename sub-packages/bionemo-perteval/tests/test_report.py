@@ -1,0 +1,145 @@
+"""The files and the terminal table that come out."""
+
+import json
+import logging
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+from bionemo.perteval import METRICS, InputError, render
+
+
+@pytest.fixture(scope="module")
+def folder(evaluation, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "report"
+    assert evaluation.write(out) == out / "report.html"
+    return out
+
+
+def test_files(folder):
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "metrics.csv", "metrics.json", "per_perturbation.csv", "report.html",
+    ]  # fmt: skip
+
+
+def test_json_is_strict_and_complete(folder, evaluation):
+    def refuse(token):
+        raise AssertionError(token)
+
+    content = json.loads((folder / "metrics.json").read_text(), parse_constant=refuse)
+    assert list(content["arms"]) == list(evaluation.table.index)
+    prediction = content["arms"]["prediction"]
+    assert prediction["metrics"]["PDCorr"] == pytest.approx(evaluation.table.loc["prediction", "PDCorr"])
+    assert set(prediction["per_context"]) == {"A", "B"}
+    assert set(prediction["metrics"]) == {metric.name for metric in METRICS}
+    assert content["versions"]["cell-eval"].startswith("0.6")
+    assert content["settings"]["held_out"] == [["C", "p1"]]
+    assert content["settings"]["prediction"]["input_kind"] == "counts"
+
+
+def test_csv(folder, evaluation):
+    table = pd.read_csv(folder / "metrics.csv", index_col="arm")
+    pd.testing.assert_frame_equal(table, evaluation.table, check_names=False)
+    assert len(pd.read_csv(folder / "per_perturbation.csv")) == len(evaluation.table) * 4
+
+
+def test_missing_values_are_counted_and_not_written_as_numbers(evaluation, tmp_path):
+    from dataclasses import replace
+
+    frame = evaluation.per_perturbation.copy()
+    frame.loc[(frame.arm == "prediction") & (frame.context == "B"), "LFCSpear"] = float("nan")
+    other = replace(evaluation, per_perturbation=frame)
+    assert other.missing.loc["prediction", "LFCSpear"] == 1
+    in_a = frame[(frame.arm == "prediction") & (frame.context == "A")]["LFCSpear"].mean()
+    assert other.table.loc["prediction", "LFCSpear"] == pytest.approx(in_a)
+    other.write(tmp_path)
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert written["arms"]["prediction"]["per_context"]["B"]["LFCSpear"] is None
+    assert written["arms"]["prediction"]["without_value"]["LFCSpear"] == 1
+    assert "no LFCSpear" in (tmp_path / "report.html").read_text()
+
+
+def test_report_is_one_file_that_needs_no_network(folder, evaluation):
+    addresses, cells = [], []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            assert tag not in {"script", "link", "iframe"}
+            addresses.extend(value for name, value in attrs if name in {"src", "href"})
+            if tag == "img":
+                assert dict(attrs)["alt"]
+
+        def handle_data(self, data):
+            cells.append(data.strip())
+
+    text = (folder / "report.html").read_text()
+    Reader().feed(text)
+    assert len(addresses) == 4 + 3
+    assert all(address.startswith("data:image/svg+xml;base64,") for address in addresses)
+    assert "url(" not in text
+    assert f"{evaluation.table.loc['prediction', 'PDCorr']:.3f}" in cells
+    for note in evaluation.notes:
+        assert note.split(":")[0] in text
+
+
+def test_labels_are_escaped(evaluation, tmp_path):
+    from dataclasses import replace
+
+    other = replace(evaluation, settings={**evaluation.settings, "predicted": "<b>x</b>"})
+    other.write(tmp_path)
+    assert "<b>x</b>" not in (tmp_path / "report.html").read_text()
+
+
+def test_writing_again_replaces_and_leaves_other_files(folder, evaluation):
+    (folder / "mine.txt").write_text("kept")
+    evaluation.write(folder)
+    assert (folder / "mine.txt").read_text() == "kept"
+    assert len(list(folder.iterdir())) == 5
+    (folder / "mine.txt").unlink()
+
+
+def test_output_that_is_a_file(evaluation, tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        evaluation.write(tmp_path / "taken")
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_table_fits_the_terminal(evaluation, width):
+    from rich.console import Console
+
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(render(evaluation))
+    text = console.export_text()
+    for word in ("DirAgr", "DEOver", "prediction", "zero-preserving", "4 conditions in 2 contexts"):
+        assert word in text
+    assert "…" not in text
+
+
+def _run(*arguments):
+    command = [sys.executable, "-c", "from bionemo.perteval.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_command(noisy, counts, tmp_path):
+    noisy.write_h5ad(tmp_path / "predicted.h5ad")
+    counts.write_h5ad(tmp_path / "observed.h5ad")
+    (tmp_path / "held.csv").write_text("context,perturbation\nC,p1\n")
+    arguments = ["evaluate", "--predicted", tmp_path / "predicted.h5ad", "--observed", tmp_path / "observed.h5ad"]
+    arguments += ["--out", tmp_path / "report", "--processes", "1", "--held-out", tmp_path / "held.csv"]
+    done = _run(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "split halves" in done.stdout
+    assert (tmp_path / "report" / "report.html").is_file()
+    assert "Warning" not in done.stderr
+    bad = _run(*arguments, "--control", "crtl")
+    assert bad.returncode == 2
+    assert bad.stderr.startswith("perteval: Control label 'crtl'")
+    assert len(bad.stderr.strip().splitlines()) == 1
+
+
+def test_importing_is_quiet_and_scoring_leaves_logging_alone(evaluation):
+    assert evaluation is not None
+    assert not any(type(handler) is logging.StreamHandler for handler in logging.getLogger().handlers)
