@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from megatron.core.distributed import DistributedDataParallelConfig
 from nemo import lightning as nl
 from nemo.lightning.pytorch.callbacks import ModelCheckpoint
+from nemo.utils import logging as nemo_log
 
 from bionemo.scale.errors import InputError
 from bionemo.scale.model.config import ScaleConfig
@@ -69,6 +70,7 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
     )
     run.start(record, write=not _get_rank())
 
+    last = run.last_checkpoint()
     data = CellSetsDataModule(cells, held_out, vocabulary, training, data_parallel)
     module = ScaleModule(model, vocabulary, data.mean_expression(), training)
     throughput = Throughput(training.log_every)
@@ -82,6 +84,7 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
         callbacks=[throughput, ProgressBar(throughput)],
         logger=False,
         enable_checkpointing=False,
+        enable_model_summary=False,
         log_every_n_steps=training.log_every,
         limit_val_batches=training.validation_batches if data.has_validation else 0,
         val_check_interval=training.validate_every,
@@ -94,9 +97,10 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
         tensorboard=TensorBoardLogger(save_dir=str(run.path), name="", version="tensorboard"),
         update_logger_directory=False,
     ).setup(trainer)
+    nemo_log.remove_stream_handlers()
+    _log.info(_summary(record, data, module, last))
     # Not handed to NeMoLogger, which would need nvidia-resiliency-ext to look at it.
     trainer.callbacks.append(LastCheckpoint(run, training))  # type: ignore[attr-defined]
-    last = run.last_checkpoint()
     if last is not None:
         nl.AutoResume(resume_from_path=str(last)).setup(trainer, module)
     trainer.fit(module, data)

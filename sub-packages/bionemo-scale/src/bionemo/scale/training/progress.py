@@ -4,6 +4,7 @@ import time
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from megatron.core import parallel_state
 from nemo.lightning.pytorch.callbacks import MegatronProgressBar
 
@@ -62,6 +63,15 @@ class ProgressBar(MegatronProgressBar):
     def __init__(self, throughput: Throughput):
         super().__init__(refresh_rate=throughput.log_every)
         self.throughput = throughput
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *args) -> None:
+        """Name the bar; the endless loader knows no epochs."""
+        super().on_train_epoch_start(trainer, *args)
+        self.train_progress_bar.set_description("train", refresh=False)
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """No bar for the short validation passes; their loss stands on the training bar."""
+        return Tqdm(disable=True)
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, int | str | float]:
         """Numbers at the end of the bar."""
