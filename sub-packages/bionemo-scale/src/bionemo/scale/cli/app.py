@@ -19,7 +19,7 @@ app = typer.Typer(
 def main() -> None:
     """Run the command; a user's mistake ends it with one sentence and exit code 2."""
     from bionemo.scale.cli.mistakes import user_mistakes
-    from bionemo.scale.cli.quiet import hush
+    from bionemo.scale.quiet import hush
 
     hush()
     try:

@@ -23,7 +23,8 @@ def energy_distance(x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor) -> tor
 
     def mean_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         squared = a.square().sum(-1)[:, :, None] + b.square().sum(-1)[:, None, :] - 2 * a @ b.transpose(1, 2)
-        # The square root has no gradient at 0, where a cell meets itself.
-        return ((squared / a.shape[-1]).clamp(min=1e-6).sqrt() * pairs).sum((1, 2))
+        # The square root has no gradient at 0, where a cell meets itself. Adding to the square, rather than clamping
+        # it, leaves a distance whose energy is never negative.
+        return (((squared / a.shape[-1]).clamp(min=0) + 1e-6).sqrt() * pairs).sum((1, 2))
 
     return mean_distance(x, y) - 0.5 * mean_distance(x, x) - 0.5 * mean_distance(y, y)

@@ -70,6 +70,25 @@ def populations_of(perturbations: Sequence[str], controls: ControlCells, context
     return [Population(str(c), p, None, int(n)) for p in perturbations for c, n in contexts.items()]
 
 
+def select(populations: Sequence[Population], perturbations: Sequence[str], path: Path, part: str) -> list[Population]:
+    """Those under the named perturbations.
+
+    Raises
+    ------
+    InputError
+        A name has no population there.
+    """
+    there = {p.perturbation for p in populations}
+    for name in perturbations:
+        if name not in there:
+            near = get_close_matches(name, sorted(there), 1)
+            raise InputError(
+                f"{path} has no cell of perturbation {name!r} in the split's {part!r} part: "
+                + (f"did you mean {near[0]!r}?" if near else "leave it out of --perturbations, or choose another --part.")
+            )
+    return [p for p in populations if p.perturbation in perturbations]
+
+
 def check_known(populations: Sequence[Population], vocabulary: Vocabulary) -> None:
     """Raise an InputError for a perturbation that the model has never seen."""
     unknown = sorted({p.perturbation for p in populations} - set(vocabulary.perturbations))

@@ -60,6 +60,8 @@ def read_controls(
     cells = cells[chosen]
     if layer is not None and layer not in cells.layers:
         raise InputError(f"{path} has no layer {layer!r}; it has {', '.join(cells.layers) or 'none'}.")
+    if layer is None and cells.X is None:
+        raise InputError(f"{path} has no X; name one of its layers with --layer: {', '.join(cells.layers) or 'none'}.")
     matrix = sparse.csr_matrix(cells.X if layer is None else cells.layers[layer])
     _check_values(matrix, vocabulary, path)
     columns, notices = _gene_columns(cells.var_names, vocabulary, path)

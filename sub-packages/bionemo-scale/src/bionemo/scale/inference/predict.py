@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from bionemo.scale.errors import InputError
 from bionemo.scale.inference.checkpoint import load_model
-from bionemo.scale.inference.conditions import Population, check_known, populations_like, populations_of, sources
+from bionemo.scale.inference.conditions import Population, check_known, populations_like, populations_of, select, sources
 from bionemo.scale.inference.controls import ControlCells, read_controls
 from bionemo.scale.inference.rounding import round_to_counts
 from bionemo.scale.model.scale_model import Condition, ScaleModel
@@ -80,11 +80,12 @@ def predict(
     )
     if like is not None:
         wanted = populations_like(like, keys, vocabulary, Split.from_dict(record.split), part)
-        wanted = [p for p in wanted if not perturbations or p.perturbation in perturbations]
+        if perturbations:
+            wanted = select(wanted, perturbations, like, part)
     else:
         wanted = populations_of(perturbations, cells, keys["context"])
     if not wanted:
-        raise InputError("nothing to predict: give --perturbations, or --like with conditions they select.")
+        raise InputError("nothing to predict: name --perturbations, or give an observed file with --like.")
     check_known(wanted, vocabulary)
     rng = np.random.default_rng(seed)
     rows = [_draw(sources(p, cells.obs, keys, controls), p.cells, rng) for p in wanted]
@@ -124,8 +125,11 @@ def predict(
     }
     partial = out.with_name(out.name + ".partial")
     out.parent.mkdir(parents=True, exist_ok=True)
-    result.write_h5ad(partial)
-    os.replace(partial, out)
+    try:
+        result.write_h5ad(partial)
+        os.replace(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)
     return [*cells.notices, *_token_notices(wanted, vocabulary)]
 
 

@@ -35,29 +35,36 @@ def configured(recipe: str, overrides: Sequence[str]) -> Callable[[], None]:
     if recipe not in RECIPES:
         raise InputError(f"no recipe {recipe!r}{_nearest(recipe, RECIPES)}; there are {', '.join(RECIPES)}.")
     partial = RECIPES[recipe]()
+    # It logs, at length, what it raises.
+    logging.getLogger("nemo_run.cli.cli_parser").setLevel(logging.CRITICAL)
     for override in overrides:
-        key = _checked_key(override, partial)
+        key, kind = _checked_key(override, partial)
         try:
             partial = parse_cli_args(partial, [override])
-        except (CLIException, ValueError, TypeError) as error:
-            raise InputError(f"{override!r} is no value for {key}: {str(error).splitlines()[0]}.") from None
+        except (CLIException, ValueError, TypeError):
+            raise InputError(f"{key} takes {kind}, not {override.partition('=')[2]!r}.") from None
     logging.getLogger("nemo_run").setLevel(logging.WARNING)
-    return fdl.build(partial)
+    try:
+        return fdl.build(partial)
+    except InputError as error:
+        # fiddle adds lines about the call it made.
+        raise InputError(str(error).splitlines()[0]) from None
 
 
-def _checked_key(override: str, partial: fdl.Buildable) -> str:
+def _checked_key(override: str, partial: fdl.Buildable) -> tuple[str, str]:
+    """Key of an override and the name of the type it takes."""
     key, equals, _ = override.partition("=")
     if not equals:
         raise InputError(f"{override!r} is not of the form key=value.")
-    known = {"store", "split", "out"}
+    known = {"store": "str", "split": "str", "out": "str"}
     for section in ("model", "training"):
         fields = dataclasses.fields(fdl.get_callable(getattr(partial, section)))  # type: ignore[arg-type]
-        known |= {f"{section}.{field.name}" for field in fields}
+        known |= {f"{section}.{field.name}": getattr(field.type, "__name__", str(field.type)) for field in fields}
     if key not in known:
         raise InputError(f"no setting {key!r}{_nearest(key, known)}.")
-    return key
+    return key, known[key]
 
 
 def _nearest(name: str, known) -> str:
     near = get_close_matches(name, list(known), 1, cutoff=0.4)
-    return f": did you mean {near[0]!r}" if near else ""
+    return f" (did you mean {near[0]!r}?)" if near else ""

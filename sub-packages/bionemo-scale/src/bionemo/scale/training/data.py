@@ -106,6 +106,14 @@ class CellSetsDataModule(pl.LightningDataModule):
         """Whether the split marks validation conditions."""
         return bool(self._eligible("val").any())
 
+    def summary(self) -> str:
+        """What there is to learn from, in a line."""
+        cells = {part: int(self.store.runs["length"][self._eligible(part)].sum()) for part in ("train", "val")}
+        return (
+            f"{cells['train']:,} cells to train on, {cells['val']:,} to validate, {len(self.vocabulary.genes):,} genes, "
+            f"{len(self.vocabulary.contexts)} contexts, {len(self.vocabulary.perturbations) - 1} perturbations"
+        )
+
     def train_dataloader(self) -> TrainingBatches:
         """Endless batches from the step the trainer stands at, so that a resumed run sees what it would have seen."""
         assert self.trainer is not None

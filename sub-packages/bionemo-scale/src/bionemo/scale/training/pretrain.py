@@ -1,11 +1,12 @@
 """Train a model on a store, from its first step or from where a run was interrupted."""
 
+import logging
 from pathlib import Path
 
 import torch
 from bionemo.cellsets import CellStore, Split
-from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from megatron.core.distributed import DistributedDataParallelConfig
 from nemo import lightning as nl
 from nemo.lightning.pytorch.callbacks import ModelCheckpoint
@@ -13,12 +14,15 @@ from nemo.utils import logging as nemo_log
 
 from bionemo.scale.errors import InputError
 from bionemo.scale.model.config import ScaleConfig
+from bionemo.scale.quiet import hush
 from bionemo.scale.training.cpu import redirect_cuda_to_cpu
 from bionemo.scale.training.data import CellSetsDataModule, training_vocabulary
 from bionemo.scale.training.module import ScaleModule, precision_plugin
 from bionemo.scale.training.progress import ProgressBar, Throughput
 from bionemo.scale.training.run_directory import RunDirectory, RunRecord
 from bionemo.scale.training.settings import TrainingConfig
+
+_log = logging.getLogger("bionemo.scale")
 
 
 def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: TrainingConfig) -> None:
@@ -51,6 +55,8 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
             f"model.tensor_parallel={model.tensor_parallel} does not divide the {training.world_size} processes of "
             f"training.devices={training.devices} x training.nodes={training.nodes}."
         )
+    hush()
+    nemo_log.remove_stream_handlers()
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         redirect_cuda_to_cpu()
@@ -68,7 +74,7 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
         store={"path": str(store), "fingerprint": cells.fingerprint, "keys": dict(cells.keys)},
         split=held_out.to_dict(),
     )
-    run.start(record, write=not _get_rank())
+    run.start(record, write=rank_zero_only.rank == 0)
 
     last = run.last_checkpoint()
     data = CellSetsDataModule(cells, held_out, vocabulary, training, data_parallel)
@@ -97,13 +103,15 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
         tensorboard=TensorBoardLogger(save_dir=str(run.path), name="", version="tensorboard"),
         update_logger_directory=False,
     ).setup(trainer)
-    nemo_log.remove_stream_handlers()
-    _log.info(_summary(record, data, module, last))
+    if rank_zero_only.rank == 0:
+        _log.info("%s, %s", data.summary(), f"going on from {last.name}" if last else f"{training.max_steps} steps")
     # Not handed to NeMoLogger, which would need nvidia-resiliency-ext to look at it.
     trainer.callbacks.append(LastCheckpoint(run, training))  # type: ignore[attr-defined]
     if last is not None:
         nl.AutoResume(resume_from_path=str(last)).setup(trainer, module)
     trainer.fit(module, data)
+    if rank_zero_only.rank == 0:
+        _log.info("trained: %s", run.last_checkpoint())
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -117,6 +125,8 @@ class LastCheckpoint(ModelCheckpoint):
             save_last=True,
             save_top_k=0,
             every_n_train_steps=training.checkpoint_every,
+            # A finished run can be trained further.
+            save_optim_on_train_end=True,
             # NeMo would pickle the whole trainer beside the weights; run.json says what is needed.
             always_save_context=False,
             save_context_on_train_end=False,
@@ -141,5 +151,7 @@ def _strategy(model: ScaleConfig, on_gpu: bool) -> nl.MegatronStrategy:
         ),
         gradient_accumulation_fusion=False,
         ckpt_async_save=on_gpu,
+        # Ranks that read a part each exchange them on the GPU.
+        ckpt_parallel_load=on_gpu,
         ckpt_optim_fully_reshardable=True,
     )

@@ -67,7 +67,12 @@ class ProgressBar(MegatronProgressBar):
     def on_train_epoch_start(self, trainer: pl.Trainer, *args) -> None:
         """Name the bar; the endless loader knows no epochs."""
         super().on_train_epoch_start(trainer, *args)
-        self.train_progress_bar.set_description("train", refresh=False)
+        self.train_progress_bar.set_description_str("train", refresh=False)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args, **kwargs) -> None:
+        """Take the newest numbers before the bar is drawn; NeMo's bar draws first."""
+        self.train_progress_bar.set_postfix(self.get_metrics(trainer, pl_module), refresh=False)
+        super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
 
     def init_validation_tqdm(self) -> Tqdm:
         """No bar for the short validation passes; their loss stands on the training bar."""

@@ -63,12 +63,15 @@ class RunDirectory:
             raise InputError(
                 f"{self.path} holds no run.json: give the directory that `pretrain --out` wrote."
             ) from None
-        except json.JSONDecodeError as error:
+        except (OSError, ValueError) as error:
             raise InputError(f"{self.record_file} is damaged ({error}): restore it or train again.") from None
-        if values.pop("format", None) != FORMAT:
+        if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
             raise InputError(f"{self.record_file} is not of format {FORMAT}: use the version that wrote it.")
-        values.pop("versions")
-        return RunRecord(**values)
+        values.pop("versions", None)
+        try:
+            return RunRecord(**values)
+        except TypeError as error:
+            raise InputError(f"{self.record_file} is damaged ({error}): restore it or train again.") from None
 
     def start(self, record: RunRecord, *, write: bool) -> None:
         """Take the directory for ``record``, or make sure that it already belongs to it.

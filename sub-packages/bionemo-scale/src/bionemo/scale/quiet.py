@@ -1,0 +1,24 @@
+"""Keep the libraries' talk out of the way of our own words."""
+
+import logging
+import warnings
+
+_TALKERS = (
+    *("lightning", "lightning.fabric", "lightning.pytorch", "pytorch_lightning"),
+    *("megatron", "nemo_run", "nv_one_logger", "torch.distributed", "torchao"),
+)
+_WARNERS = r"(megatron|nemo|nemo_run|lightning|pytorch_lightning|torch|torchao|modelopt|anndata|multi_storage_client)\b"
+
+
+def hush() -> None:
+    """Show this package's messages, and only the errors of the training libraries; a run's log files keep the rest.
+
+    Some of the libraries set their level when they are imported: call this again after importing them.
+    """
+    own = logging.getLogger("bionemo")
+    if not own.handlers:
+        own.addHandler(logging.StreamHandler())
+        own.setLevel(logging.INFO)
+    for name in _TALKERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=_WARNERS)

@@ -1,0 +1,97 @@
+"""The whole job from a screen to a report, in commands."""
+
+import json
+
+import anndata as ad
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, pretrain):
+    """A trained model."""
+    out = tmp_path_factory.mktemp("job") / "run"
+    done = pretrain(out, "training.max_steps=20", "training.validate_every=10")
+    assert "cells/s" in done.stderr
+    assert "data wait" in done.stderr
+    assert "val loss" in done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def predicted(run, workshop, command):
+    """Predictions of the held-out conditions."""
+    out = run.with_name("predicted.h5ad")
+    screen = workshop / "screen.h5ad"
+    command("predict", "--checkpoint", run, "--controls", screen, "--like", screen, "--out", out)
+    return out
+
+
+def test_predictions_mirror_the_held_out_conditions(predicted, workshop):
+    made, screen = ad.read_h5ad(predicted), ad.read_h5ad(workshop / "screen.h5ad")
+    by = ["context", "perturbation", "batch"]
+    held_out = screen[screen.obs["context"].eq("context_2") & screen.obs["perturbation"].isin(
+        ["perturbation_2", "perturbation_3"]
+    )]
+    counts = [cells.obs[by].astype(str).value_counts().sort_index() for cells in (made, held_out)]
+    assert counts[0].equals(counts[1])
+    assert list(made.var_names) == list(screen.var_names)
+    assert set(screen.obs.columns) <= set(made.obs.columns)
+    assert made.uns["prediction"]["step"] == 20
+    # On the count grid of the control cells: zeros are as frequent as cells have them, not smeared away.
+    assert 0.4 < np.mean(made.X.toarray() == 0) < 0.9
+
+
+def test_evaluate_puts_the_prediction_among_its_baselines(predicted, workshop, command):
+    report = predicted.with_name("report")
+    done = command(
+        *("evaluate", "--predicted", predicted, "--observed", workshop / "screen.h5ad"),
+        *("--split", workshop / "split.toml", "--out", report),
+    )
+    assert "control cells" in done.stdout
+    metrics = json.loads((report / "metrics.json").read_text())
+    assert {"prediction", "control cells", "control cells + transferred delta"} <= set(metrics["arms"])
+    assert ["context_2", "perturbation_1"] in metrics["settings"]["held_out"]
+    assert (report / "report.html").stat().st_size > 10_000
+    assert (report / "metrics.csv").exists()
+
+
+def test_inspect_shows_the_store(workshop, command):
+    done = command("inspect", workshop / "store")
+    assert "1,600" in done.stdout
+    assert "context_2" in done.stdout
+    assert "verified" in done.stdout
+
+
+def test_a_perturbation_never_seen_is_refused_by_name(run, workshop, command, tmp_path):
+    done = command(
+        *("predict", "--checkpoint", run, "--controls", workshop / "screen.h5ad", "--out", tmp_path / "p.h5ad"),
+        *("--perturbations", "perturbation_1", "perturbation_x"),
+        code=2,
+    )
+    assert "'perturbation_x' was never seen in training" in done.stderr
+    assert not (tmp_path / "p.h5ad").exists()
+
+
+def test_another_seed_for_the_same_run_is_refused(run, pretrain):
+    done = pretrain(run, "training.max_steps=20", "training.seed=1", code=2)
+    assert "training.seed=0, not 1" in done.stderr
+
+
+def test_the_nemo_plug_in_runs_the_same_training(workshop, tmp_path, environment):
+    import subprocess
+
+    done = subprocess.run(
+        [
+            *("nemo", "scale", "pretrain", "--factory", "scale_tiny", f"store={workshop / 'store'}"),
+            *(f"split={workshop / 'split.toml'}", f"out={tmp_path / 'run'}", "training.max_steps=2"),
+            *("training.warmup_steps=1", "training.sets_per_batch=4", "--yes"),
+        ],
+        env={**environment, "NEMORUN_HOME": str(tmp_path / "nemo_run")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert (tmp_path / "run" / "checkpoints" / "step=2").is_dir()
