@@ -32,12 +32,12 @@ def losses(shared, name, pretrain, *overrides):
 
 def test_tensor_parallel_2_has_the_losses_of_one_process(shared, one_process, pretrain):
     found = losses(shared, "tensor", pretrain, "training.devices=2", "model.tensor_parallel=2")
-    assert found == pytest.approx(one_process, abs=1e-5)
+    assert found == pytest.approx(one_process, rel=1e-5)
 
 
 def test_data_parallel_2_has_the_losses_of_one_process(shared, one_process, pretrain):
     found = losses(shared, "data", pretrain, "training.devices=2", "training.sets_per_batch=2")
-    assert found == pytest.approx(one_process, abs=1e-5)
+    assert found == pytest.approx(one_process, rel=1e-5)
 
 
 def test_a_tensor_parallel_size_that_does_not_divide_the_processes_is_refused(tmp_path, pretrain):

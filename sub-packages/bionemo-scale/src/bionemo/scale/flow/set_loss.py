@@ -17,7 +17,9 @@ def energy_distance(x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor) -> tor
     mask
         bool [B, S], for both.
     """
-    x, y = x.float(), y.float()
+    # Distances do not change with the origin, but their rounding errors grow with the distance to it.
+    origin = y.detach().float().mean(1, keepdim=True)
+    x, y = x.float() - origin, y.float() - origin
     pairs = (mask[:, :, None] & mask[:, None, :]).float()
     pairs = pairs / pairs.sum((1, 2), keepdim=True).clamp(min=1)
 
