@@ -22,11 +22,15 @@ def energy_distance(x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor) -> tor
     x, y = x.float() - origin, y.float() - origin
     pairs = (mask[:, :, None] & mask[:, None, :]).float()
     pairs = pairs / pairs.sum((1, 2), keepdim=True).clamp(min=1)
+    itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
 
     def mean_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         squared = a.square().sum(-1)[:, :, None] + b.square().sum(-1)[:, None, :] - 2 * a @ b.transpose(1, 2)
-        # The square root has no gradient at 0, where a cell meets itself. Adding to the square, rather than clamping
-        # it, leaves a distance whose energy is never negative.
+        if a is b:
+            # A cell meets itself at exactly 0, not at what rounding leaves of a difference of squares.
+            squared = squared.masked_fill(itself, 0)
+        # The square root has no gradient at 0. Adding to the square, rather than clamping it, leaves a distance whose
+        # energy is never negative.
         return (((squared / a.shape[-1]).clamp(min=0) + 1e-6).sqrt() * pairs).sum((1, 2))
 
     return mean_distance(x, y) - 0.5 * mean_distance(x, x) - 0.5 * mean_distance(y, y)

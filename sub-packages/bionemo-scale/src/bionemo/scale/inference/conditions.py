@@ -84,7 +84,7 @@ def select(populations: Sequence[Population], perturbations: Sequence[str], path
             near = get_close_matches(name, sorted(there), 1)
             raise InputError(
                 f"{path} has no cell of perturbation {name!r} in the split's {part!r} part: "
-                + (f"did you mean {near[0]!r}?" if near else "leave it out of --perturbations, or choose another --part.")
+                + (f"did you mean {near[0]!r}?" if near else "leave it out, or choose another --part.")
             )
     return [p for p in populations if p.perturbation in perturbations]
 

@@ -15,7 +15,14 @@ from tqdm import tqdm
 
 from bionemo.scale.errors import InputError
 from bionemo.scale.inference.checkpoint import load_model
-from bionemo.scale.inference.conditions import Population, check_known, populations_like, populations_of, select, sources
+from bionemo.scale.inference.conditions import (
+    Population,
+    check_known,
+    populations_like,
+    populations_of,
+    select,
+    sources,
+)
 from bionemo.scale.inference.controls import ControlCells, read_controls
 from bionemo.scale.inference.rounding import round_to_counts
 from bionemo.scale.model.scale_model import Condition, ScaleModel

@@ -1,6 +1,6 @@
 """What defines a SCALE model: its sizes, its transport and its losses."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 
 import torch
@@ -93,9 +93,9 @@ class ScaleConfig:
                 raise InputError(f"{name}={getattr(self, name)} is outside [0, 1].")
         if self.layer_spec not in ("auto", "local", "transformer_engine"):
             raise InputError(f"layer_spec={self.layer_spec!r} is not one of auto, local, transformer_engine.")
-        for name in ("solver_steps", "tensor_parallel", "num_layers", "gene_modules", "condition_seeds"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} must be at least 1.")
+        for field in fields(self):
+            if field.type is int and getattr(self, field.name) < 1:
+                raise InputError(f"{field.name}={getattr(self, field.name)} must be at least 1.")
         if self.num_attention_heads % self.num_query_groups:
             raise InputError(
                 f"num_query_groups={self.num_query_groups} does not divide num_attention_heads={self.num_attention_heads}."

@@ -9,6 +9,7 @@ import torch
 from megatron.core.transformer.enums import ModelType
 from megatron.core.transformer.module import MegatronModule
 
+from bionemo.scale.errors import InputError
 from bionemo.scale.flow.endpoint import endpoint_loss
 from bionemo.scale.flow.noise import set_noise
 from bionemo.scale.flow.pairing import optimal_transport_order
@@ -42,6 +43,11 @@ class ScaleModel(MegatronModule):
     """Set-aware endpoint transport of a control population to a perturbed one, ``p(X1 | X0, C)``."""
 
     def __init__(self, config: ScaleConfig, vocabulary: Vocabulary):
+        if len(vocabulary.genes) % config.tensor_parallel:
+            raise InputError(
+                f"tensor_parallel={config.tensor_parallel} does not divide the {len(vocabulary.genes)} genes of the data: "
+                f"prepare a store with --n-genes that it divides."
+            )
         super().__init__(config=config.transformer())
         self.model_type = ModelType.encoder_or_decoder
         self.scale = config

@@ -1,0 +1,184 @@
+"""One process that Megatron takes for a whole group, tiny models, and a run on disk made without NeMo."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing, parallel_state
+from scipy import sparse
+
+from bionemo.scale.model.config import ScaleConfig
+from bionemo.scale.model.scale_model import Condition, ScaleModel
+from bionemo.scale.model.vocabulary import Vocabulary
+from bionemo.scale.training.run_directory import RunDirectory, RunRecord
+from bionemo.scale.training.settings import TrainingConfig
+
+GENES = tuple(f"gene{i}" for i in range(20))
+# (context, perturbation, plate) -> cells. C is no context of the model; B has no controls on plate2.
+CONDITIONS = {
+    ("A", "ctrl", "plate1"): 12,
+    ("A", "ctrl", "plate2"): 5,
+    ("A", "TP53", "plate1"): 7,
+    ("A", "MYC", "plate2"): 9,
+    ("B", "ctrl", "plate1"): 10,
+    ("B", "TP53", "plate1"): 4,
+    ("B", "MYC", "plate1"): 14,
+    ("B", "MYC", "plate2"): 3,
+    ("C", "ctrl", "plate1"): 6,
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Tensors this small are slower on many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def groups():
+    """Process groups of size one, as prediction makes them."""
+    ours = not dist.is_initialized()
+    if ours:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    if not parallel_state.is_initialized():
+        parallel_state.initialize_model_parallel()
+    yield
+    if ours:
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="session")
+def config() -> ScaleConfig:
+    return ScaleConfig(
+        hidden_size=16,
+        num_layers=2,
+        num_attention_heads=4,
+        num_query_groups=2,
+        ffn_hidden_size=32,
+        gene_modules=4,
+        gene_module_size=8,
+        layer_spec="local",
+    )
+
+
+@pytest.fixture(scope="session")
+def vocabulary() -> Vocabulary:
+    return Vocabulary(
+        genes=GENES,
+        contexts=("A", "B"),
+        perturbations=("ctrl", "MYC", "TP53"),
+        batches=("plate1", "plate2"),
+        control="ctrl",
+        kind="counts",
+        target_sum=100.0,
+    )
+
+
+@pytest.fixture(scope="session")
+def build(groups, config, vocabulary):
+    """Make a model with some settings changed; `awake` gives what starts at zero a value, as training would."""
+
+    def make(*, awake: bool = True, seed: int = 0, **changes) -> ScaleModel:
+        torch.manual_seed(seed)
+        model = ScaleModel(replace(config, **changes), vocabulary)
+        model.set_gene_mean(torch.linspace(0, 1, len(GENES)))
+        if awake:
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    if not parameter.any():
+                        parameter.normal_(std=0.1)
+        return model
+
+    return make
+
+
+@pytest.fixture
+def sets():
+    """Make a batch: arguments of `ScaleModel.forward` for sets of these many cells, padded to the largest."""
+
+    def make(*sizes: int, padded_to: int | None = None) -> dict:
+        rng = torch.Generator().manual_seed(1)
+        shape = (len(sizes), padded_to or max(sizes), len(GENES))
+        mask = torch.arange(shape[1])[None] < torch.tensor(sizes)[:, None]
+        control, perturbed = (torch.randn(shape, generator=rng).relu() * mask[..., None] for _ in range(2))
+        rows = torch.arange(len(sizes))
+        condition = Condition(perturbation=rows % 3, context=rows % 2, batch=rows % 2)
+        return dict(control=control, perturbed=perturbed, mask=mask, condition=condition, key=rows + 11)
+
+    return make
+
+
+@pytest.fixture
+def screen() -> ad.AnnData:
+    """Counts of a small screen, in random row order."""
+    rng = np.random.default_rng(3)
+    labels = [label for label, cells in CONDITIONS.items() for _ in range(cells)]
+    labels = [labels[i] for i in rng.permutation(len(labels))]
+    obs = pd.DataFrame(labels, columns=["line", "target", "plate"], dtype="category")
+    obs["age"] = rng.integers(20, 80, len(obs))
+    obs.index = pd.Index([f"cell{i}" for i in range(len(obs))])
+    counts = rng.negative_binomial(1, 0.3, (len(obs), len(GENES))).astype(np.float32)
+    return ad.AnnData(sparse.csr_matrix(counts), obs=obs, var=pd.DataFrame(index=pd.Index(GENES)))
+
+
+@pytest.fixture
+def written(screen, tmp_path):
+    """Write the screen, or what a change makes of it, and return its path."""
+
+    def write(change=lambda cells: cells, name: str = "screen.h5ad") -> Path:
+        path = tmp_path / name
+        change(screen).write_h5ad(path)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def record(config, vocabulary) -> RunRecord:
+    """What a training run on the screen would leave as run.json."""
+    return RunRecord(
+        model=config.to_dict(),
+        vocabulary=vocabulary.to_dict(),
+        training=TrainingConfig(max_steps=100, sets_per_batch=4, cells_per_set=8).to_dict(),
+        global_batch=4,
+        store={
+            "path": "store",
+            "fingerprint": "f" * 64,
+            "keys": {"perturbation": "target", "context": "line", "batch": "plate"},
+        },
+        split={"zeroshot": {}, "fewshot": {"B": {"val": ["TP53"], "test": ["MYC"]}}},
+    )
+
+
+@pytest.fixture(scope="session")
+def save_weights():
+    """Write a model's weights as NeMo lays them out in a checkpoint."""
+
+    def save(model: ScaleModel, weights: Path) -> None:
+        weights.mkdir(parents=True)
+        with pytest.MonkeyPatch.context() as patch:
+            if not torch.cuda.is_available():
+                # Megatron's writer calls both without asking; training redirects them for its whole process.
+                patch.setattr(torch.cuda, "synchronize", lambda *_: None)
+                patch.setattr(torch.cuda, "current_device", lambda: torch.device("cpu"))
+            dist_checkpointing.save({"state_dict": model.sharded_state_dict(prefix="module.")}, str(weights))
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def run_path(tmp_path_factory, build, record, save_weights) -> Path:
+    """A run directory with one checkpoint; tests do not change it."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    RunDirectory(path).start(record, write=True)
+    save_weights(build(), path / "checkpoints" / "step=1" / "weights")
+    return path

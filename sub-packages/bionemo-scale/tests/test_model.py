@@ -1,0 +1,212 @@
+"""What the model promises whatever its weights are, and that it learns."""
+
+import pytest
+import torch
+
+from bionemo.scale.model.config import Head, Pairing, Source
+from bionemo.scale.model.scale_model import Condition
+
+
+def first(condition: Condition, keep) -> Condition:
+    return Condition(condition.perturbation[keep], condition.context[keep], condition.batch[keep])
+
+
+def predicted(model, batch: dict) -> torch.Tensor:
+    return model.predict(batch["control"], batch["mask"], batch["condition"], batch["key"])
+
+
+def train(model, batch: dict, steps: int, rate: float = 1e-2) -> list[dict]:
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+    history = []
+    for _ in range(steps):
+        terms = model(**batch)
+        optimizer.zero_grad()
+        terms["loss"].backward()
+        optimizer.step()
+        history.append({name: value.item() for name, value in terms.items()})
+    return history
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_permuting_the_cells_of_a_set_permutes_its_predictions(build, sets, steps):
+    model, batch = build(source="control", solver_steps=steps), sets(6, 6, 4)
+    order = torch.tensor([2, 0, 3, 1, 5, 4])
+    shuffled = dict(batch, control=batch["control"][:, order], mask=batch["mask"][:, order])
+    torch.testing.assert_close(predicted(model, shuffled), predicted(model, batch)[:, order], atol=1e-5, rtol=0)
+
+
+def test_transport_is_equivariant_from_any_source(build):
+    model, order = build(), torch.randperm(7)
+    z_t, z0, condition, t = torch.randn(2, 7, 16), torch.randn(2, 7, 16), torch.randn(2, 16), torch.tensor([0.0, 0.4])
+    mask = torch.ones(2, 7, dtype=torch.bool)
+    moved = model.transport(z_t[:, order], t, condition, z0[:, order], mask)
+    torch.testing.assert_close(
+        moved, model.transport(z_t, t, condition, z0, mask)[:, order], atol=1e-5, rtol=0
+    )
+
+
+def test_cells_of_a_set_see_each_other(build, sets):
+    model, batch = build(source="control"), sets(6)
+    other = batch["control"].clone()
+    other[:, 5] += 1
+    change = predicted(model, dict(batch, control=other)) - predicted(model, batch)
+    assert change[:, :5].abs().max() > 1e-4
+
+
+def test_the_summary_of_a_set_has_no_order_and_no_padding(build):
+    across = build().encoder.across_cells
+    h, order = torch.randn(2, 6, 16), torch.randperm(6)
+    mask = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
+    summary = across.summary(h, mask)
+    torch.testing.assert_close(across.summary(h[:, order], mask[:, order]), summary)
+    dirty = torch.where(mask[..., None], h, torch.full_like(h, 9.0))
+    assert torch.equal(across.summary(dirty, mask), summary)
+    assert across.summary(h, torch.zeros_like(mask)).abs().max() == 0
+
+
+@pytest.mark.parametrize("pairing", Pairing)
+def test_padding_changes_neither_predictions_nor_losses(build, sets, pairing):
+    model = build(source="control", pairing=pairing)
+    tight, loose = sets(6, 4), sets(6, 4, padded_to=11)
+    for name in ("control", "perturbed"):
+        loose[name][:, :6] = tight[name]
+        loose[name][~loose["mask"]] = 5.0
+    torch.testing.assert_close(
+        predicted(model, loose)[loose["mask"]], predicted(model, tight)[tight["mask"]], atol=1e-5, rtol=0
+    )
+    for name, value in model(**tight).items():
+        torch.testing.assert_close(model(**loose)[name], value, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("source", Source)
+def test_an_untrained_model_predicts_the_control_cells(build, sets, source):
+    model, batch = build(awake=False, source=source), sets(6, 4)
+    valid = batch["mask"]
+    torch.testing.assert_close(predicted(model, batch)[valid], batch["control"][valid], atol=1e-5, rtol=0)
+
+
+def test_prediction_depends_on_the_noise_key_only_where_the_source_has_noise(build, sets):
+    batch = sets(6, 4)
+    other = dict(batch, key=batch["key"] + 1)
+    for source, same in ((Source.CONTROL, True), (Source.MIXED, False), (Source.GAUSSIAN, False)):
+        model = build(source=source)
+        assert torch.equal(predicted(model, batch), predicted(model, other)) is same
+        assert torch.equal(predicted(model, batch), predicted(model, batch))
+
+
+def test_a_set_is_predicted_alike_alone_and_in_a_batch(build, sets):
+    model, batch = build(), sets(6, 6)
+    alone = {name: batch[name][1:] for name in ("control", "mask", "key")}
+    alone["condition"] = first(batch["condition"], slice(1, None))
+    torch.testing.assert_close(predicted(model, alone), predicted(model, batch)[1:], atol=1e-5, rtol=0)
+
+
+def test_predictions_stay_within_what_counts_can_show(build, sets):
+    model, batch = build(head=Head.REGRESSION), sets(6)
+    with torch.no_grad():
+        model.expression_decoder.to_genes.bias += torch.linspace(-20, 20, 20)
+    answer = predicted(model, batch)
+    assert answer.min() == 0
+    assert answer.max().item() == pytest.approx(4.61512, abs=1e-4)  # log1p(100)
+
+
+@pytest.mark.parametrize("sizes", [(6, 0), (0, 0)], ids=["one empty set", "all empty"])
+@pytest.mark.parametrize("pairing", Pairing)
+def test_empty_sets_leave_losses_and_gradients_finite(build, sets, sizes, pairing):
+    model, batch = build(pairing=pairing), sets(*sizes, padded_to=6)
+    terms = model(**batch)
+    assert all(value.isfinite() for value in terms.values())
+    terms["loss"].backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert all(g.isfinite().all() for g in gradients)
+    if not any(sizes):
+        assert terms["loss"].item() == 0
+        assert all(not g.any() for g in gradients)
+
+
+def test_an_empty_set_adds_nothing_to_the_sum_over_sets(build, sets):
+    model, batch = build(), sets(6, 4, 0)
+    whole = model(**batch)
+    part = {name: batch[name][:2] for name in ("control", "perturbed", "mask", "key")}
+    part["condition"] = first(batch["condition"], slice(2))
+    for name, value in model(**part).items():
+        torch.testing.assert_close(whole[name] * 3, value * 2)
+
+
+def test_cells_without_a_single_count_are_finite(build, sets):
+    model, batch = build(), sets(6, 4)
+    batch["control"].zero_()
+    batch["perturbed"].zero_()
+    terms = model(**batch)
+    terms["loss"].backward()
+    assert all(value.isfinite() for value in terms.values())
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    assert predicted(model, batch).isfinite().all()
+
+
+def test_pooling_weights_sum_to_one_over_the_tokens_that_are_there(build):
+    encoder = build().condition_encoder
+    perturbation, context, batch = torch.tensor([0, 1, 2]), torch.tensor([0, -1, -1]), torch.tensor([1, 1, -1])
+    condition, attention = encoder(perturbation, context, batch)
+    assert attention.shape == (3, 4, 3)
+    torch.testing.assert_close(attention.sum(-1), torch.ones(3, 4))
+    assert (attention > 0)[:, 0].tolist() == [[True, True, True], [True, False, True], [True, False, False]]
+    with torch.no_grad():
+        encoder.context.weight[0] += 3
+        encoder.batch.weight[0] += 3
+    moved, _ = encoder(perturbation, context, batch)
+    assert torch.equal(moved[1:], condition[1:])
+    assert not torch.allclose(moved[0], condition[0])
+
+
+def test_hidden_contexts_do_not_reach_the_losses(build, sets):
+    model, batch = build(context_dropout=1.0), sets(6, 4)
+    told = model(**batch)["endpoint"]
+    absent = torch.full((2,), -1)
+    batch["condition"] = Condition(batch["condition"].perturbation, absent, absent)
+    assert torch.equal(model(**batch)["endpoint"], told)
+
+
+@pytest.fixture(scope="module")
+def trained(build):
+    """A tiny model trained on two perturbations that raise one gene each, and a control set that maps to itself."""
+    rng = torch.Generator().manual_seed(4)
+    # The same control cells everywhere: nothing but the perturbation says which answer is right.
+    control = torch.randn(1, 8, 20, generator=rng).relu().repeat(3, 1, 1)
+    perturbed = control.flip(1).clone()
+    perturbed[1, :, 0] += 2
+    perturbed[2, :, 1] += 2
+    same = torch.zeros(3, dtype=torch.int64)
+    batch = dict(
+        control=control,
+        perturbed=perturbed,
+        mask=torch.ones(3, 8, dtype=torch.bool),
+        condition=Condition(torch.tensor([0, 1, 2]), same, same),
+        key=torch.arange(3),
+    )
+    model = build(awake=False)
+    return model, batch, train(model, batch, 200, rate=5e-3)
+
+
+def test_one_batch_can_be_learnt_by_heart(trained):
+    _, _, history = trained
+    for name in ("loss", "endpoint", "energy", "reconstruction"):
+        assert history[-1][name] < 0.5 * history[0][name], (name, history[0][name], history[-1][name])
+
+
+def test_a_perturbation_learns_its_own_effect(trained):
+    model, batch, _ = trained
+    effect = (predicted(model, batch) - batch["control"]).mean(1)
+    assert effect[1, 0] > effect[[0, 2], 0].max() + 0.5
+    assert effect[2, 1] > effect[:2, 1].max() + 0.5
+
+
+def test_gradients_reach_every_parameter(build, sets):
+    model, batch = build(awake=False, context_dropout=0.0, solver_steps=2), sets(6, 4, 5)
+    batch["condition"] = Condition(torch.tensor([0, 1, 2]), torch.tensor([0, 1, 0]), torch.tensor([0, 1, 1]))
+    # What starts at zero hides what lies behind it for a step, the gates of a block what lies behind them.
+    train(model, batch, 3)
+    model.zero_grad()
+    model(**batch)["loss"].backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []
