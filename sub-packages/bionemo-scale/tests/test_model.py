@@ -184,7 +184,7 @@ def trained(build):
         condition=Condition(torch.tensor([0, 1, 2]), same, same),
         key=torch.arange(3),
     )
-    model = build(awake=False)
+    model = build(awake=False, start_fraction=1.0)
     return model, batch, train(model, batch, 200, rate=5e-3)
 
 
