@@ -30,9 +30,9 @@ def predicted(run, workshop, command):
 def test_predictions_mirror_the_held_out_conditions(predicted, workshop):
     made, screen = ad.read_h5ad(predicted), ad.read_h5ad(workshop / "screen.h5ad")
     by = ["context", "perturbation", "batch"]
-    held_out = screen[screen.obs["context"].eq("context_2") & screen.obs["perturbation"].isin(
-        ["perturbation_2", "perturbation_3"]
-    )]
+    held_out = screen[
+        screen.obs["context"].eq("context_2") & screen.obs["perturbation"].isin(["perturbation_2", "perturbation_3"])
+    ]
     counts = [cells.obs[by].astype(str).value_counts().sort_index() for cells in (made, held_out)]
     assert counts[0].equals(counts[1])
     assert list(made.var_names) == list(screen.var_names)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+
 from bionemo.cellsets import prepare
 
 DATA = Path(__file__).parents[3].parent / "shared" / "data"

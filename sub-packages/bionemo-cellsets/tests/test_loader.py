@@ -6,6 +6,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
+
 from bionemo.cellsets import InputError, SetLoader, SetSampler, loader
 from bionemo.cellsets.controls import ControlPools
 

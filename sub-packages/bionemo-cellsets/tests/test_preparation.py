@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+
 from bionemo.cellsets import CellStore, InputError, prepare, writer
 
 

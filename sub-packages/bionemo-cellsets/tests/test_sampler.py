@@ -2,11 +2,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from bionemo.cellsets import InputError, SetSampler
 from bionemo.cellsets.sampler import set_rows
 from bionemo.cellsets.store import RUN_DTYPE
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def run_table(lengths) -> SimpleNamespace:

@@ -1,6 +1,7 @@
 import anndata as ad
 import numpy as np
 import pytest
+
 from bionemo.cellsets import simulation
 from bionemo.cellsets.errors import InputError
 from bionemo.cellsets.simulation import simulate

@@ -9,9 +9,10 @@ import anndata as ad
 import numpy as np
 import pytest
 import scanpy as sc
-from bionemo.cellsets import CellStore, InputError, describe, prepare
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from bionemo.cellsets import CellStore, InputError, describe, prepare
 
 
 def normalised(data: ad.AnnData, target_sum: float = 10_000.0) -> np.ndarray:

@@ -3,6 +3,7 @@
 import anndata as ad
 import numpy as np
 import pytest
+
 from bionemo.perteval import BASELINES, evaluate
 from bionemo.perteval.baselines import perturbation_mean, round_to_counts, split_halves, transferred_delta
 from bionemo.perteval.checks import Keys

@@ -3,6 +3,7 @@
 import anndata as ad
 import numpy as np
 import pytest
+
 from bionemo.perteval import InputError, evaluate
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 import pytest
+
 from bionemo.perteval import evaluate
 
 DATA = Path(__file__).parents[4] / "shared" / "data"

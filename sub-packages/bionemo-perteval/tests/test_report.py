@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
+
 from bionemo.perteval import METRICS, InputError, render
 
 

@@ -67,6 +67,17 @@ def config() -> ScaleConfig:
         gene_modules=4,
         gene_module_size=8,
         layer_spec="local",
+        # Stated here, so that tuning the defaults moves no test.
+        source="mixed",
+        source_control_share=0.8,
+        pairing="none",
+        start_fraction=0.3,
+        solver_steps=1,
+        context_dropout=0.3,
+        head="residual",
+        endpoint_weight=1.0,
+        reconstruction_weight=1.0,
+        set_weight=1.0,
     )
 
 

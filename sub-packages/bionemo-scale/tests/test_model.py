@@ -40,9 +40,7 @@ def test_transport_is_equivariant_from_any_source(build):
     z_t, z0, condition, t = torch.randn(2, 7, 16), torch.randn(2, 7, 16), torch.randn(2, 16), torch.tensor([0.0, 0.4])
     mask = torch.ones(2, 7, dtype=torch.bool)
     moved = model.transport(z_t[:, order], t, condition, z0[:, order], mask)
-    torch.testing.assert_close(
-        moved, model.transport(z_t, t, condition, z0, mask)[:, order], atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(moved, model.transport(z_t, t, condition, z0, mask)[:, order], atol=1e-5, rtol=0)
 
 
 def test_cells_of_a_set_see_each_other(build, sets):
@@ -199,6 +197,14 @@ def test_a_perturbation_learns_its_own_effect(trained):
     effect = (predicted(model, batch) - batch["control"]).mean(1)
     assert effect[1, 0] > effect[[0, 2], 0].max() + 0.5
     assert effect[2, 1] > effect[:2, 1].max() + 0.5
+
+
+def test_latents_are_shaped_by_reconstruction_alone(build, sets):
+    # Endpoint gradients that reach the encoder pull all latents together.
+    model, batch = build(reconstruction_weight=0.0), sets(6, 4)
+    model(**batch)["loss"].backward()
+    assert all(p.grad is None or not p.grad.any() for p in model.encoder.parameters())
+    assert any(p.grad is not None and p.grad.any() for p in model.transport.parameters())
 
 
 def test_gradients_reach_every_parameter(build, sets):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata.io import read_elem
+
 from bionemo.cellsets.errors import InputError, choices, name_list
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+
 from bionemo.cellsets.sampler import set_rows
 
 if TYPE_CHECKING:

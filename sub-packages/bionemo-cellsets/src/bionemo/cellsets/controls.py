@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from bionemo.cellsets.errors import InputError
 from bionemo.cellsets.sampler import mix
 

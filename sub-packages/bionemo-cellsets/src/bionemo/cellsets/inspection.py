@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+
 from bionemo.cellsets.store import CellStore
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)

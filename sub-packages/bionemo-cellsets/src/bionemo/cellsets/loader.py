@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from bionemo.cellsets.batch import SetBatch, read_batch
 from bionemo.cellsets.controls import ControlPools
 from bionemo.cellsets.errors import InputError

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from tqdm import tqdm
+
 from bionemo.cellsets.anndata_input import Cells, provenance, read_cells, same_genes
 from bionemo.cellsets.errors import InputError, choices, name_list
 from bionemo.cellsets.split import Split
 from bionemo.cellsets.store import RUN_DTYPE, CellStore
 from bionemo.cellsets.writer import StoreContents, check_target, write_store
-from tqdm import tqdm
 
 SHUFFLE_SEED = 0
 """Cells are permuted inside their run by this seed, so equal inputs make equal stores."""

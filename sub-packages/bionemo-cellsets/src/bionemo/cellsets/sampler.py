@@ -9,6 +9,7 @@ permuted; consecutive ones form a global batch, of which every rank takes its co
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from bionemo.cellsets.errors import InputError
 
 if TYPE_CHECKING:

@@ -21,10 +21,11 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from anndata.io import sparse_dataset, write_elem
-from bionemo.cellsets.errors import InputError
 from h5py import File
 from scipy.sparse import csr_matrix
 from tqdm import tqdm
+
+from bionemo.cellsets.errors import InputError
 
 CONTROL = "control"
 CONTROL_SHARE = 3  # cells of the control group for each cell of a perturbation

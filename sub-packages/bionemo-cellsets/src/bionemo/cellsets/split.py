@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from bionemo.cellsets.errors import InputError, choices
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from bionemo.cellsets.densify import kernel
 from bionemo.cellsets.errors import InputError, name_list
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from bionemo.cellsets.errors import InputError
 from bionemo.cellsets.store import (
     COLUMNS,

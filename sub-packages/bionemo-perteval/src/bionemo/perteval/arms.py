@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import pandas as pd
 import scipy.sparse as sp
+
 from bionemo.perteval import scoring
 from bionemo.perteval.baselines import BASELINES, PREDICTION, SPLIT_HALVES, Baseline, split_halves, untrained
 from bionemo.perteval.metrics import METRICS

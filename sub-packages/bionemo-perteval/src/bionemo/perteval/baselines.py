@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
+
 from bionemo.perteval.screen import Screen, generator
 
 Draw = Callable[[Screen, str, str, np.random.Generator], sp.csr_matrix]

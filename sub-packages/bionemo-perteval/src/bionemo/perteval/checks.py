@@ -7,6 +7,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import scipy.sparse as sp
+
 from bionemo.perteval.errors import InputError, nearest
 from bionemo.perteval.screen import Condition
 

@@ -43,9 +43,10 @@ def evaluate(
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Score a prediction and write the report."""
+    from rich.console import Console
+
     from bionemo.perteval import InputError, render
     from bionemo.perteval import evaluate as run
-    from rich.console import Console
 
     try:
         evaluation = run(
@@ -73,6 +74,7 @@ def evaluate(
 def _pairs(path: Path) -> list[tuple[str, str]]:
     """Read (context, perturbation) pairs from a CSV with these two columns."""
     import pandas as pd
+
     from bionemo.perteval import InputError
 
     try:

@@ -13,6 +13,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
+
 from bionemo.perteval import arms, reading, report, scoring
 from bionemo.perteval.baselines import CONTROL_CELLS, SPLIT_HALVES
 from bionemo.perteval.checks import Keys

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from bionemo.perteval.profiles import Clouds, Profiles, Shift
     from matplotlib.axes import Axes
+
+    from bionemo.perteval.profiles import Clouds, Profiles, Shift
 
 _BLACK, _BLUE, _GREY = "#1a1a1a", "#1f5fa8", "#a3a3a3"
 _STYLE: dict[Any, Any] = {

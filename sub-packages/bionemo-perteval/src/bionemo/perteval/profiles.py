@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+
 from bionemo.perteval.baselines import PREDICTION
 from bionemo.perteval.screen import Screen, cell_count
 

@@ -8,6 +8,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import scipy.sparse as sp
+
 from bionemo.perteval import checks
 from bionemo.perteval.checks import Keys
 from bionemo.perteval.errors import InputError, nearest

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import scipy.sparse as sp
+
 from bionemo.perteval.metrics import METRICS
 from bionemo.perteval.screen import cell_count
 

@@ -6,8 +6,9 @@ from bionemo.perteval.baselines import PREDICTION, SPLIT_HALVES
 from bionemo.perteval.metrics import HEADLINE, Metric
 
 if TYPE_CHECKING:
-    from bionemo.perteval.evaluation import Evaluation
     from rich.console import RenderableType
+
+    from bionemo.perteval.evaluation import Evaluation
 
 ARROWS = {"high": "↑", "low": "↓"}
 """Sign for the better direction."""

@@ -4,8 +4,9 @@ import logging
 import warnings
 
 _TALKERS = (
-    *("lightning", "lightning.fabric", "lightning.pytorch", "pytorch_lightning"),
-    *("megatron", "nemo_run", "nv_one_logger", "torch.distributed", "torchao"),
+    *("lightning.fabric", "lightning.pytorch", "lightning.pytorch.utilities.rank_zero"),
+    *("pytorch_lightning", "pytorch_lightning.utilities.rank_zero"),
+    *("NeMo", "megatron", "nemo", "nemo_run", "nv_one_logger", "torch.distributed", "torchao"),
 )
 _WARNERS = r"(megatron|nemo|nemo_run|lightning|pytorch_lightning|torch|torchao|modelopt|anndata|multi_storage_client)\b"
 

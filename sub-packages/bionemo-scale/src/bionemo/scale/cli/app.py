@@ -68,7 +68,6 @@ def prepare(
     """Turn AnnData into a store: memory-mapped, sorted by condition, checksummed."""
     from bionemo.cellsets import describe
     from bionemo.cellsets import prepare as run
-
     from bionemo.scale.cli.tables import inspection_table, show
 
     made = run(
@@ -95,7 +94,6 @@ def inspect(
 ) -> None:
     """Show what a store holds, its checksums verified."""
     from bionemo.cellsets import CellStore, describe
-
     from bionemo.scale.cli.tables import inspection_table, show
 
     show(inspection_table(describe(CellStore.open(store), verify=verify)))

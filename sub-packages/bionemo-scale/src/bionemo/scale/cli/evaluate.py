@@ -4,10 +4,10 @@ from pathlib import Path
 
 import anndata as ad
 import typer
-from bionemo import perteval
-from bionemo.cellsets import Split
 from rich.console import Console
 
+from bionemo import perteval
+from bionemo.cellsets import Split
 from bionemo.scale.inference.controls import require_column
 
 

@@ -1,8 +1,9 @@
 """Tables the commands print."""
 
-from bionemo.cellsets import Inspection
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
+
+from bionemo.cellsets import Inspection
 
 
 def show(table: RenderableType) -> None:

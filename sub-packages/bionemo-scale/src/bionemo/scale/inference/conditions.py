@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from bionemo.cellsets import Split
 
+from bionemo.cellsets import Split
 from bionemo.scale.errors import InputError
 from bionemo.scale.inference.controls import ControlCells, read_h5ad, require_column
 from bionemo.scale.model.vocabulary import Vocabulary
@@ -100,9 +100,7 @@ def check_known(populations: Sequence[Population], vocabulary: Vocabulary) -> No
         )
 
 
-def sources(
-    population: Population, obs: pd.DataFrame, keys: dict[str, str | None], control_file: Path
-) -> np.ndarray:
+def sources(population: Population, obs: pd.DataFrame, keys: dict[str, str | None], control_file: Path) -> np.ndarray:
     """Row numbers of the control cells a population starts from: its batch's, or its context's where it has none.
 
     Raises

@@ -9,10 +9,10 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
-from bionemo.cellsets import Split
 from scipy import sparse
 from tqdm import tqdm
 
+from bionemo.cellsets import Split
 from bionemo.scale.errors import InputError
 from bionemo.scale.inference.checkpoint import load_model
 from bionemo.scale.inference.conditions import (

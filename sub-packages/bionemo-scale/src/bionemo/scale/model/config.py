@@ -65,16 +65,16 @@ class ScaleConfig:
     source_control_share: float = 0.8
     """``a`` of the mixed source ``a * z0 + sqrt(1 - a^2) * noise``, in [0, 1]."""
     pairing: Pairing = Pairing.NONE
-    start_fraction: float = 0.3
+    start_fraction: float = 0.6
     """Share of training sets whose time is 0, the only time a one-step prediction uses."""
     solver_steps: int = 1
     context_dropout: float = 0.3
     """Share of training sets whose context and batch tokens are hidden, so that the model can do without them."""
     head: Head = Head.RESIDUAL
 
-    endpoint_weight: float = 1.0
+    endpoint_weight: float = 0.3
     reconstruction_weight: float = 1.0
-    set_weight: float = 1.0
+    set_weight: float = 30.0
     """Weight of the energy distance between predicted and observed populations."""
 
     tensor_parallel: int = 1

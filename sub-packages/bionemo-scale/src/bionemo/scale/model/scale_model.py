@@ -116,7 +116,9 @@ class ScaleModel(MegatronModule):
 
         z0, z1 = self.encode(control, mask), self.encode(perturbed, mask)
         reconstruction = over_cells((self.expression_decoder(z0) - (control - self.gene_mean)).square(), mask)
-        reconstruction = reconstruction + over_cells((self.expression_decoder(z1) - (perturbed - self.gene_mean)).square(), mask)
+        reconstruction = reconstruction + over_cells(
+            (self.expression_decoder(z1) - (perturbed - self.gene_mean)).square(), mask
+        )
 
         # The transport works on latents that the reconstruction alone shapes. A gradient of the endpoint loss through z0
         # would pull the control cells together until every latent is the same.

@@ -27,7 +27,7 @@ def scale_tiny() -> run.Partial:
             gene_modules=8,
             gene_module_size=32,
         ),
-        training=run.Config(TrainingConfig, max_steps=600, sets_per_batch=16, cells_per_set=32),
+        training=run.Config(TrainingConfig, max_steps=800, sets_per_batch=16, cells_per_set=32, learning_rate=2e-3),
     )
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from bionemo.cellsets import CellStore, SetBatch, SetLoader, SetSampler, Split
 from megatron.core import parallel_state
 from nemo import lightning as nl
 
+from bionemo.cellsets import CellStore, SetBatch, SetLoader, SetSampler, Split
 from bionemo.scale.errors import InputError
 from bionemo.scale.model.vocabulary import Vocabulary
 from bionemo.scale.training.settings import TrainingConfig

@@ -41,9 +41,7 @@ class MeanOverRanks(MegatronLossReduction):
 class ScaleModule(pl.LightningModule):
     """Builds the model when Megatron's groups exist, and hands it batches."""
 
-    def __init__(
-        self, model: ScaleConfig, vocabulary: Vocabulary, gene_mean: torch.Tensor, training: TrainingConfig
-    ):
+    def __init__(self, model: ScaleConfig, vocabulary: Vocabulary, gene_mean: torch.Tensor, training: TrainingConfig):
         super().__init__()
         self.scale, self.vocabulary, self.training_config = model, vocabulary, training
         self.config = model.transformer()

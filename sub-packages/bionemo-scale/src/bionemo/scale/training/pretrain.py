@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 
 import torch
-from bionemo.cellsets import CellStore, Split
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from megatron.core.distributed import DistributedDataParallelConfig
@@ -12,6 +11,7 @@ from nemo import lightning as nl
 from nemo.lightning.pytorch.callbacks import ModelCheckpoint
 from nemo.utils import logging as nemo_log
 
+from bionemo.cellsets import CellStore, Split
 from bionemo.scale.errors import InputError
 from bionemo.scale.model.config import ScaleConfig
 from bionemo.scale.quiet import hush

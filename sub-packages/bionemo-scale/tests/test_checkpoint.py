@@ -1,0 +1,58 @@
+"""A model's weights on disk."""
+
+import pytest
+import torch
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
+
+from bionemo.scale.errors import InputError
+from bionemo.scale.inference.checkpoint import load_model
+from bionemo.scale.training.run_directory import RunDirectory
+
+CPU = torch.device("cpu")
+
+
+def tensors(model) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in model.state_dict().items() if value is not None}
+
+
+def test_the_sharded_state_covers_the_state(build):
+    model = build()
+    # A SwiGLU weight is two tensors in one, each split over ranks: Megatron makes it a factory of both.
+    kinds = (ShardedTensor, ShardedTensorFactory)
+    sharded = {name: part for name, part in model.sharded_state_dict().items() if isinstance(part, kinds)}
+    state = tensors(model)
+    assert set(sharded) == set(state)
+    for name, part in sharded.items():
+        if isinstance(part, ShardedTensor):
+            assert part.global_shape == tuple(state[name].shape), name
+        else:
+            assert part.data.shape == state[name].shape, name
+    # Two parameters under one key would overwrite each other on disk.
+    assert len({part.key for part in sharded.values()}) == len(sharded)
+
+
+def test_weights_survive_the_disk_bit_by_bit(build, save_weights, tmp_path):
+    saved, other = build(), build(seed=1)
+    save_weights(saved, tmp_path / "weights")
+    loaded = dist_checkpointing.load(
+        {"state_dict": other.sharded_state_dict(prefix="module.")}, str(tmp_path / "weights")
+    )
+    other.load_state_dict({name.removeprefix("module."): value for name, value in loaded["state_dict"].items()})
+    for name, value in tensors(saved).items():
+        assert torch.equal(tensors(other)[name], value), name
+
+
+def test_a_run_gives_back_its_model(build, sets, run_path):
+    model, step = load_model(RunDirectory(run_path), CPU)
+    assert step == 1
+    assert not model.training
+    batch = sets(6, 4)
+    arguments = batch["control"], batch["mask"], batch["condition"], batch["key"]
+    assert torch.equal(model.predict(*arguments), build().predict(*arguments))
+
+
+def test_a_run_without_a_checkpoint_is_refused(groups, record, tmp_path):
+    RunDirectory(tmp_path).start(record, write=True)
+    with pytest.raises(InputError, match="has no checkpoint yet"):
+        load_model(RunDirectory(tmp_path), CPU)

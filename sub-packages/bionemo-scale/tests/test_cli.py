@@ -1,0 +1,93 @@
+"""The command line: help that shows how, and mistakes that end in one sentence."""
+
+import logging
+import subprocess
+import sys
+
+import anndata as ad
+import pytest
+from typer.testing import CliRunner
+
+from bionemo.scale.cli.app import app, main
+
+COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
+
+
+@pytest.fixture(autouse=True)
+def same_log_handlers():
+    """`main` gives the package's log a handler on a stream that ends with the test."""
+    own = logging.getLogger("bionemo")
+    before = own.handlers[:], own.level
+    yield
+    own.handlers[:] = before[0]
+    own.setLevel(before[1])
+
+
+def test_the_commands_are_all_there():
+    assert {"simulate", "prepare", "inspect", "pretrain", "predict", "evaluate"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(command):
+    shown = CliRunner().invoke(app, [command, "--help"])
+    assert shown.exit_code == 0
+    assert "Example" in shown.stdout
+    assert f"bionemo-scale {command}" in shown.stdout
+
+
+def test_nothing_heavy_is_imported_before_a_command_runs():
+    heavy = "{'torch', 'nemo', 'nemo_run', 'megatron', 'lightning', 'anndata', 'scanpy', 'pandas', 'numba'}"
+    code = f"import sys, bionemo.scale.cli.app; print(sorted({heavy} & set(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
+
+
+@pytest.fixture
+def failed(monkeypatch, capsys):
+    """Run a command that must fail, and return the sentence it ends with; nothing but a progress bar comes before."""
+
+    def run(*arguments) -> str:
+        monkeypatch.setattr(sys, "argv", ["bionemo-scale", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        *bars, line = capsys.readouterr().err.splitlines()
+        assert all(not bar or "%|" in bar for bar in bars), bars
+        assert line.startswith("error: ")
+        return line
+
+    return run
+
+
+def test_a_mistake_ends_with_one_line_and_exit_code_2(failed, written, run_path, tmp_path):
+    screen, absent, out = written(), tmp_path / "absent", tmp_path / "out"
+    assert str(absent) in failed("inspect", absent)
+    assert str(absent) in failed("predict", "--checkpoint", absent, "--controls", screen, "--out", out)
+    predict = ("predict", "--checkpoint", run_path, "--controls", screen, "--out", out)
+    assert "'TP53'" in failed(*predict, "--perturbations", "TP35")
+    assert "--perturbations" in failed(*predict)
+    prepare = ("prepare", screen, "--store", out, "--control", "ctrl", "--context-key", "line")
+    assert "'target'" in failed(*prepare, "--perturbation-key", "targt")
+    assert "absent" in failed("evaluate", "--predicted", absent, "--observed", screen, "--out", out)
+    assert not out.exists()
+
+
+def test_several_perturbations_follow_one_option(written, run_path, tmp_path):
+    out = tmp_path / "predicted.h5ad"
+    where = ["--checkpoint", str(run_path), "--controls", str(written()), "--out", str(out)]
+    shown = CliRunner().invoke(app, ["predict", *where, "--perturbations", "TP53", "MYC"])
+    assert shown.exit_code == 0, shown.output
+    assert set(ad.read_h5ad(out).obs["target"]) == {"TP53", "MYC"}
+
+
+def test_a_wrong_setting_of_pretrain_is_one_line_in_a_process_of_its_own(tmp_path):
+    where = ["--store", str(tmp_path / "s"), "--split", str(tmp_path / "s.toml"), "--out", str(tmp_path / "run")]
+    ran = subprocess.run(
+        [sys.executable, "-m", "bionemo.scale.cli", "pretrain", *where, "training.max_steps=many"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 2
+    assert ran.stderr.splitlines() == ["error: training.max_steps takes int, not 'many'."]
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,230 @@
+"""Control cells and conditions: what is taken from a file, and what is refused."""
+
+from dataclasses import replace
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+from bionemo.cellsets import Split
+from bionemo.scale.errors import InputError
+from bionemo.scale.inference.conditions import check_known, populations_like, populations_of, select, sources
+from bionemo.scale.inference.controls import read_controls
+
+KEYS = {"perturbation": "target", "context": "line", "batch": "plate"}
+SPLIT = Split.from_dict({"zeroshot": {}, "fewshot": {"B": {"val": ["TP53"], "test": ["MYC"]}}})
+
+
+@pytest.fixture
+def read(vocabulary):
+    def read(path, vocabulary=vocabulary, **changes):
+        return read_controls(path, vocabulary, **{"perturbation_key": "target", "context_key": "line", **changes})
+
+    return read
+
+
+def expected(screen, target_sum=100.0) -> np.ndarray:
+    counts = screen[screen.obs["target"] == "ctrl"].X.toarray()
+    return np.log1p(counts * target_sum / np.maximum(counts.sum(1, keepdims=True), 1))
+
+
+def test_control_cells_are_normalised_and_the_others_left_out(read, written, screen):
+    cells = read(written())
+    np.testing.assert_allclose(cells.expression.toarray(), expected(screen), rtol=1e-5)
+    assert cells.expression.dtype == np.float32
+    assert list(cells.obs["target"].unique()) == ["ctrl"]
+    assert list(cells.obs.columns) == ["line", "target", "plate", "age"]
+    assert cells.notices == ()
+
+
+def test_genes_in_another_order_are_put_in_the_models(read, written, screen):
+    cells = read(written(lambda cells: cells[:, ::-1]))
+    np.testing.assert_allclose(cells.expression.toarray(), expected(screen), rtol=1e-5)
+    assert "put in the model's order" in cells.notices[0]
+
+
+def test_genes_the_model_lacks_are_left_out_but_count_for_the_library(read, written, screen):
+    def with_more(cells):
+        more = ad.AnnData(
+            np.full((cells.n_obs, 3), 2.0, np.float32), obs=cells.obs, var=pd.DataFrame(index=list("xyz"))
+        )
+        return ad.concat([more, cells], axis="var", merge="first")
+
+    cells = read(written(with_more))
+    assert "3 genes" in cells.notices[0]
+    assert cells.expression.shape[1] == 20
+    counts = screen[screen.obs["target"] == "ctrl"].X.toarray()
+    np.testing.assert_allclose(cells.library, counts.sum(1) + 6)
+    np.testing.assert_allclose(
+        np.expm1(cells.expression.toarray()), counts * (100 / (counts.sum(1, keepdims=True) + 6)), rtol=1e-4
+    )
+
+
+def test_counts_are_found_in_a_layer(read, written, screen):
+    def in_layer(cells):
+        cells = cells.copy()
+        cells.layers["counts"] = cells.X
+        cells.X = None
+        return cells
+
+    path = written(in_layer)
+    np.testing.assert_allclose(read(path, layer="counts").expression.toarray(), expected(screen), rtol=1e-5)
+    with pytest.raises(InputError, match="has no layer 'raw'; it has counts"):
+        read(path, layer="raw")
+    with pytest.raises(InputError, match="has no X; name one of its layers with --layer: counts"):
+        read(path)
+
+
+def dirtied(value):
+    def change(cells):
+        cells = cells.copy()
+        cells.X[int((cells.obs["target"] == "ctrl").argmax()), 4] = value
+        return cells
+
+    return change
+
+
+def without_control(cells):
+    return cells[cells.obs["target"] != "ctrl"]
+
+
+def unlabelled(cells):
+    cells = cells.copy()
+    cells.obs.loc[cells.obs_names[:3], "line"] = np.nan
+    return cells
+
+
+def renamed(cells):
+    cells = cells.copy()
+    cells.var_names = [*cells.var_names[:-1], cells.var_names[0]]
+    return cells
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "message"),
+    [
+        (lambda cells: cells[:, 2:], {}, r"lacks 2 of the model's 20 genes \(gene0, gene1\)"),
+        (renamed, {}, "lists gene 'gene0' more than once"),
+        (
+            without_control,
+            {},
+            r"has no control cells: none is labelled 'ctrl' in obs\['target'\], which holds MYC, TP53",
+        ),
+        (None, {"perturbation_key": "targt"}, "has no obs column 'targt'; .* did you mean 'target'"),
+        (None, {"context_key": "tissue"}, "has no obs column 'tissue'; it has line, target, plate, age"),
+        (unlabelled, {}, r"obs\['line'\] of .* has 3 cells without a label"),
+        (dirtied(0.5), {}, "holds 0.5, which is no count"),
+        (dirtied(-3), {}, "holds the negative value -3"),
+        (dirtied(np.nan), {}, "holds NaN or infinite"),
+        (dirtied(np.inf), {}, "holds NaN or infinite"),
+    ],
+    ids=["genes", "twice", "controls", "column", "context", "label", "fraction", "negative", "nan", "infinite"],
+)
+def test_controls_that_cannot_be_used_are_refused_by_name(read, written, change, settings, message):
+    path = written(change) if change else written()
+    with pytest.raises(InputError, match=message) as refused:
+        read(path, **settings)
+    assert str(path) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_counts_are_refused_where_the_model_wants_log1p(read, written, vocabulary):
+    with pytest.raises(InputError, match="looks like raw counts"):
+        read(written(), replace(vocabulary, kind="log1p"))
+
+
+def test_log1p_is_taken_as_it_is(read, written, screen, vocabulary):
+    def logged(cells):
+        cells = cells.copy()
+        cells.X = cells.X.log1p()
+        return cells
+
+    cells = read(written(logged), replace(vocabulary, kind="log1p"))
+    counts = screen[screen.obs["target"] == "ctrl"].X.toarray()
+    np.testing.assert_allclose(cells.expression.toarray(), np.log1p(counts), rtol=1e-5)
+
+
+def test_files_that_are_no_h5ad_are_refused(read, written, tmp_path):
+    path = written()
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(InputError, match="cannot be read as h5ad"):
+        read(path)
+    with pytest.raises(InputError, match="does not exist"):
+        read(tmp_path / "absent.h5ad")
+    text = tmp_path / "text.h5ad"
+    text.write_text("gene,count\n")
+    with pytest.raises(InputError, match="cannot be read as h5ad"):
+        read(text)
+
+
+def counted(populations) -> dict:
+    return {(p.context, p.perturbation, p.batch): p.cells for p in populations}
+
+
+def test_as_many_cells_as_observed_of_each_part(written, vocabulary):
+    path = written()
+    parts = {part: counted(populations_like(path, KEYS, vocabulary, SPLIT, part)) for part in ("test", "val", "train")}
+    assert parts == {
+        "test": {("B", "MYC", "plate1"): 14, ("B", "MYC", "plate2"): 3},
+        "val": {("B", "TP53", "plate1"): 4},
+        "train": {("A", "TP53", "plate1"): 7, ("A", "MYC", "plate2"): 9},
+    }
+    everything = counted(populations_like(path, KEYS, vocabulary, SPLIT, "all"))
+    assert everything == parts["test"] | parts["val"] | parts["train"]
+    without_batch = counted(populations_like(path, {**KEYS, "batch": None}, vocabulary, SPLIT, "test"))
+    assert without_batch == {("B", "MYC", None): 17}
+
+
+def test_a_part_without_conditions_is_refused(written, vocabulary):
+    with pytest.raises(InputError, match="no condition of the split's 'test' part"):
+        populations_like(written(), KEYS, vocabulary, Split.from_dict({}), "test")
+    path = written(lambda cells: ad.AnnData(cells.X, obs=cells.obs.drop(columns="plate"), var=cells.var))
+    with pytest.raises(InputError, match="no obs column 'plate'"):
+        populations_like(path, KEYS, vocabulary, SPLIT, "test")
+
+
+def test_named_perturbations_are_selected_and_a_wrong_name_refused(written, vocabulary):
+    path = written()
+    populations = populations_like(path, KEYS, vocabulary, SPLIT, "train")
+    assert counted(select(populations, ["MYC"], path, "train")) == {("A", "MYC", "plate2"): 9}
+    with pytest.raises(InputError, match=r"no cell of perturbation 'TP35' .* did you mean 'TP53'"):
+        select(populations, ["MYC", "TP35"], path, "train")
+
+
+def test_without_an_observed_file_every_context_gets_as_many_cells_as_it_has_controls(read, written):
+    populations = populations_of(["TP53", "MYC"], read(written()), "line")
+    assert counted(populations) == {
+        (context, perturbation, None): cells
+        for perturbation in ("TP53", "MYC")
+        for context, cells in (("A", 17), ("B", 10), ("C", 6))
+    }
+
+
+def test_a_perturbation_never_seen_is_refused_with_the_nearest(read, written, vocabulary):
+    cells = read(written())
+    check_known(populations_of(["TP53"], cells, "line"), vocabulary)
+    with pytest.raises(InputError, match="perturbation 'TP35' was never seen in training: did you mean 'TP53'"):
+        check_known(populations_of(["TP35"], cells, "line"), vocabulary)
+    with pytest.raises(InputError, match="'aspirin' was never seen in training: the model knows 3 others"):
+        check_known(populations_of(["aspirin"], cells, "line"), vocabulary)
+
+
+def test_a_population_starts_from_its_batch_or_else_its_context(read, written, vocabulary):
+    path = written()
+    obs = read(path).obs
+    of_batch, of_context = (
+        obs.iloc[sources(population, obs, KEYS, path)]
+        for population in populations_like(path, KEYS, vocabulary, SPLIT, "test")
+    )
+    assert set(of_batch["line"]) == set(of_context["line"]) == {"B"}
+    assert set(of_batch["plate"]) == {"plate1"}
+    assert len(of_context) == 10  # B has controls on plate1 alone
+
+    def only_a(cells):
+        return cells[(cells.obs["line"] == "A") | (cells.obs["target"] != "ctrl")]
+
+    controls = written(only_a, "only_a.h5ad")
+    population = populations_like(path, KEYS, vocabulary, SPLIT, "test")[0]
+    with pytest.raises(InputError, match="has no control cell of context 'B'"):
+        sources(population, read(controls).obs, KEYS, controls)

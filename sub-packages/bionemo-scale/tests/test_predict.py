@@ -1,0 +1,119 @@
+"""From a run directory and a file of control cells to a file of predicted cells."""
+
+import anndata as ad
+import numpy as np
+import pytest
+
+from bionemo.scale.errors import InputError
+from bionemo.scale.inference.predict import predict
+
+
+@pytest.fixture
+def predicted(run_path, written, tmp_path):
+    """Predict from the screen and read the answer back."""
+    controls = written()
+
+    def run(name: str = "predicted.h5ad", **settings) -> ad.AnnData:
+        out = tmp_path / "out" / name
+        run.notices = predict(run_path, controls, out, progress=False, **settings)
+        return ad.read_h5ad(out)
+
+    return run
+
+
+def test_the_file_has_what_was_asked_for(predicted, written, vocabulary, screen):
+    cells = predicted(like=written(), part="test")
+    assert list(cells.var_names) == list(vocabulary.genes)
+    assert list(cells.obs.columns) == [*screen.obs.columns, "control_cell"]
+    assert cells.obs_names.is_unique
+    conditions = cells.obs[["line", "target", "plate"]].astype(str).value_counts().to_dict()
+    assert conditions == {("B", "MYC", "plate1"): 14, ("B", "MYC", "plate2"): 3}
+
+
+def test_rows_carry_the_control_cell_they_started_from(predicted, written, screen):
+    obs = predicted(like=written(), part="test").obs
+    origin = screen.obs.loc[obs["control_cell"]]
+    assert (origin["target"] == "ctrl").all()
+    assert (origin["line"].astype(str).to_numpy() == "B").all()
+    assert (origin["age"].to_numpy() == obs["age"].to_numpy()).all()
+    # 14 cells from 10 controls: every control once before any is taken twice.
+    taken = obs.loc[obs["plate"] == "plate1", "control_cell"].value_counts()
+    assert len(taken) == 10
+    assert taken.max() == 2
+
+
+def test_values_are_log1p_of_whole_counts_of_the_cells_library(predicted, written, screen):
+    cells = predicted(like=written(), part="all")
+    library = np.asarray(screen[cells.obs["control_cell"].astype(str)].X.sum(1)).ravel()
+    counts = np.expm1(cells.X.toarray().astype(np.float64)) * library[:, None] / 100
+    np.testing.assert_allclose(counts, np.rint(counts), atol=1e-3)
+    assert cells.X.format == "csr"
+    assert cells.X.dtype == np.float32
+    assert cells.X.min() >= 0
+
+
+def test_the_file_says_what_produced_it(predicted, run_path, written):
+    stated = predicted(like=written(), part="val", seed=3).uns["prediction"]
+    assert stated["checkpoint"] == str(run_path)
+    assert stated["controls"] == str(written())
+    assert {name: stated[name] for name in ("step", "seed", "part", "control", "input_kind", "layer")} == {
+        "step": 1, "seed": 3, "part": "val", "control": "ctrl", "input_kind": "counts", "layer": "",
+    }  # fmt: skip
+    assert (stated["perturbation_key"], stated["context_key"], stated["batch_key"]) == ("target", "line", "plate")
+    assert stated["target_sum"] == 100
+
+
+def test_the_seed_decides(predicted, written):
+    one, again, other = (predicted(like=written(), part="all", seed=seed) for seed in (5, 5, 6))
+    assert (one.X != again.X).nnz == 0
+    assert (one.obs["control_cell"] == again.obs["control_cell"]).all()
+    assert (one.X != other.X).nnz > 0
+
+
+def test_perturbations_without_an_observed_file_go_to_every_context(predicted, screen):
+    cells = predicted(perturbations=["TP53", "MYC"])
+    counts = cells.obs[["line", "target"]].astype(str).value_counts().to_dict()
+    assert counts == {(c, p): n for p in ("TP53", "MYC") for c, n in (("A", 17), ("B", 10), ("C", 6))}
+    origin = screen.obs.loc[cells.obs["control_cell"]]
+    assert (origin["plate"].astype(str).to_numpy() == cells.obs["plate"].astype(str).to_numpy()).all()
+    assert ["no perturbed cell of C" in notice for notice in predicted.notices] == [True]
+
+
+def test_named_perturbations_select_among_the_observed(predicted, written):
+    cells = predicted(like=written(), part="all", perturbations=["TP53"])
+    assert set(cells.obs["target"]) == {"TP53"}
+    assert len(cells) == 11
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "nothing to predict"),
+        ({"perturbations": ["TP35"]}, "'TP35' was never seen in training: did you mean 'TP53'"),
+        ({"perturbations": ["MYC"], "layer": "counts"}, "has no layer 'counts'"),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused(predicted, tmp_path, settings, message):
+    with pytest.raises(InputError, match=message):
+        predicted(**settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_misspelt_selection_is_refused_rather_than_left_out(predicted, written):
+    with pytest.raises(InputError, match=r"'MYCC' .* did you mean 'MYC'"):
+        predicted(like=written(), part="all", perturbations=["TP53", "MYCC"])
+
+
+def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(predicted, tmp_path, monkeypatch):
+    predicted(perturbations=["MYC"])
+    before = (tmp_path / "out" / "predicted.h5ad").read_bytes()
+
+    def write_half(_cells, path):
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(ad.AnnData, "write_h5ad", write_half)
+    with pytest.raises(OSError, match="No space left"):
+        predicted(perturbations=["TP53"])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["predicted.h5ad"]
+    assert (tmp_path / "out" / "predicted.h5ad").read_bytes() == before

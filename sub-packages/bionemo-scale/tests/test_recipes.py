@@ -1,0 +1,68 @@
+"""Overrides on the command line, applied to a recipe without starting it."""
+
+import pytest
+
+from bionemo.scale.errors import InputError
+from bionemo.scale.model.config import Source
+from bionemo.scale.recipes.overrides import configured
+from bionemo.scale.recipes.pretrain import RECIPES
+from bionemo.scale.training.pretrain import pretrain
+from bionemo.scale.training.settings import Precision
+
+WHERE = ["store=some/store", "split=split.toml", "out=runs/a run=1"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_can_be_built(recipe):
+    task = configured(recipe, WHERE)
+    assert task.func is pretrain
+    assert task.keywords["store"] == "some/store"
+    assert task.keywords["out"] == "runs/a run=1"
+
+
+def test_overrides_change_what_they_name_and_nothing_else():
+    plain = configured("scale_tiny", WHERE).keywords
+    changed = configured(
+        "scale_tiny",
+        [
+            *WHERE,
+            *("model.hidden_size=128", "model.source=control", "model.start_fraction=1"),
+            *("training.max_steps=50", "training.learning_rate=3e-4", "training.precision=bf16"),
+        ],
+    ).keywords
+    assert changed["model"].hidden_size == 128
+    assert changed["model"].source is Source.CONTROL
+    assert changed["model"].start_fraction == 1
+    assert changed["training"].max_steps == 50
+    assert changed["training"].learning_rate == 3e-4
+    assert changed["training"].precision is Precision.BF16
+    assert changed["model"].num_layers == plain["model"].num_layers
+    assert changed["training"].sets_per_batch == plain["training"].sets_per_batch
+    assert configured("scale_tiny", WHERE).keywords == plain
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.max_stps=3", "no setting 'training.max_stps' .*did you mean 'training.max_steps'"),
+        ("model.hiden_size=3", "no setting 'model.hiden_size' .*did you mean 'model.hidden_size'"),
+        ("max_steps=3", "no setting 'max_steps' .*did you mean 'training.max_steps'"),
+        ("model=3", "no setting 'model'"),
+        ("training.max_steps", "is not of the form key=value"),
+        ("training.max_steps=many", "training.max_steps takes int, not 'many'"),
+        ("training.max_steps=1.5", "training.max_steps takes int, not '1.5'"),
+        ("training.learning_rate=fast", "training.learning_rate takes float, not 'fast'"),
+        ("model.source=noise", "source='noise' is not one of control, gaussian, mixed"),
+        ("training.precision=fp8", "precision='fp8' is not one of fp32, bf16"),
+        ("model.num_attention_heads=3", "num_query_groups=2 does not divide num_attention_heads=3"),
+    ],
+)
+def test_a_wrong_override_is_one_sentence(override, message):
+    with pytest.raises(InputError, match=message) as refused:
+        configured("scale_tiny", [*WHERE, override])
+    assert "\n" not in str(refused.value)
+
+
+def test_an_unknown_recipe_offers_the_nearest():
+    with pytest.raises(InputError, match=r"no recipe 'scale_tny' .*did you mean 'scale_tiny'"):
+        configured("scale_tny", WHERE)

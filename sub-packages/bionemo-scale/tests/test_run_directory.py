@@ -1,0 +1,104 @@
+"""A run goes on only as what it was started as."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from bionemo.scale.errors import InputError
+from bionemo.scale.training.run_directory import RunDirectory
+
+
+@pytest.fixture
+def run(record, tmp_path) -> RunDirectory:
+    run = RunDirectory(tmp_path / "run")
+    run.start(record, write=True)
+    return run
+
+
+def test_a_record_is_read_as_it_was_written(run, record, config, vocabulary):
+    assert run.read().model_config() == config
+    assert run.read().model_config(tensor_parallel=2).tensor_parallel == 2
+    assert run.read().model_vocabulary() == vocabulary
+    assert run.read().store == record.store
+
+
+def test_the_same_settings_go_on(run, record):
+    before = run.record_file.read_bytes()
+    run.start(record, write=True)
+    assert run.record_file.read_bytes() == before
+
+
+def test_only_the_first_rank_writes(record, tmp_path):
+    RunDirectory(tmp_path / "run").start(record, write=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("section", "changes"),
+    [
+        ("training", {"max_steps": 9999, "devices": 2, "checkpoint_every": 7, "log_every": 1}),
+        ("model", {"tensor_parallel": 2, "layer_spec": "auto"}),
+    ],
+)
+def test_what_does_not_change_the_answer_may_differ(run, record, section, changes):
+    run.start(replace(record, **{section: {**getattr(record, section), **changes}}), write=True)
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        ("training", {"seed": 1}, r"training\.seed=0, not 1"),
+        ("training", {"learning_rate": 1.0}, r"training\.learning_rate=0\.001, not 1\.0"),
+        ("training", {"cells_per_set": 16}, r"training\.cells_per_set=8, not 16"),
+        ("model", {"hidden_size": 32}, r"model\.hidden_size=16, not 32"),
+        ("model", {"source": "gaussian"}, r"model\.source=mixed, not gaussian"),
+        ("split", {"fewshot": {}}, "another split"),
+        ("vocabulary", {"genes": ["gene0"]}, "another vocabulary"),
+        ("store", {"fingerprint": "0" * 64, "path": "elsewhere"}, "other data than elsewhere"),
+    ],
+)
+def test_anything_else_is_refused_by_name(run, record, section, changes, message):
+    other = replace(record, **{section: {**getattr(record, section), **changes}})
+    with pytest.raises(InputError, match=message) as refused:
+        run.start(other, write=True)
+    assert "another --out" in str(refused.value)
+
+
+def test_another_number_of_sets_a_step_is_refused(run, record):
+    with pytest.raises(InputError, match="takes 4 sets a step over all ranks, not 8"):
+        run.start(replace(record, global_batch=8), write=True)
+
+
+def test_the_newest_whole_checkpoint_counts(run):
+    assert run.last_checkpoint() is None
+    for step in (9, 100, 20):
+        (run.checkpoints / f"step={step}").mkdir(parents=True)
+    assert run.last_checkpoint().name == "step=100"
+    (run.checkpoints / "step=100-unfinished").touch()
+    assert run.last_checkpoint().name == "step=20"
+    (run.checkpoints / "step=300").touch()
+    assert run.last_checkpoint().name == "step=20"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text[: len(text) // 2], "is damaged"),
+        (lambda text: "", "is damaged"),
+        (lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "model"}), "is damaged .*model"),
+        (lambda text: text.replace('"format": 1', '"format": 99'), "is not of format 1"),
+        (lambda text: "[]", "is not of format 1"),
+    ],
+    ids=["cut", "empty", "no model", "another format", "a list"],
+)
+def test_a_damaged_record_is_named(run, damage, message):
+    run.record_file.write_text(damage(run.record_file.read_text()))
+    with pytest.raises(InputError, match=message) as refused:
+        run.read()
+    assert "run.json" in str(refused.value)
+
+
+def test_a_directory_that_is_no_run_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"holds no run\.json"):
+        RunDirectory(tmp_path).read()
