@@ -7,7 +7,6 @@ import pytest
 
 from bionemo.scale.errors import InputError
 from bionemo.scale.model.config import ScaleConfig, Source
-from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.scale.model.specs import layer_spec
 from bionemo.scale.model.vocabulary import Vocabulary
 from bionemo.scale.training.settings import Precision, TrainingConfig
@@ -55,12 +54,6 @@ def test_a_model_that_cannot_be_built_is_refused(config, changes, message):
 def test_training_that_cannot_run_is_refused(changes, message):
     with pytest.raises(InputError, match=message):
         TrainingConfig(**{"max_steps": 100, "sets_per_batch": 4, "cells_per_set": 8, **changes})
-
-
-def test_tensor_parallelism_that_does_not_divide_the_genes_is_refused(config, vocabulary):
-    odd = replace(vocabulary, genes=vocabulary.genes[:-1])
-    with pytest.raises(InputError, match="tensor_parallel=2 does not divide the 19 genes"):
-        ScaleModel(replace(config, tensor_parallel=2), odd)
 
 
 def test_names_of_choices_become_choices(config):

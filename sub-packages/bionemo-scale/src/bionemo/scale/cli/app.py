@@ -47,8 +47,8 @@ def simulate(
 
 
 @app.command(
-    epilog="Example: `bionemo-scale prepare screen.h5ad --store store --perturbation-key target --control non-targeting "
-    "--context-key cell_line`"
+    epilog="Example: `bionemo-scale prepare screen.h5ad --store store --perturbation-key target "
+    "--control non-targeting --context-key cell_line`"
 )
 def prepare(
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT.h5ad...", help="Files with the same genes.")],
@@ -144,7 +144,8 @@ def predict(
 
 
 @app.command(
-    epilog="Example: `bionemo-scale evaluate --predicted pred.h5ad --observed screen.h5ad --split split.toml --out report`"
+    epilog="Example: `bionemo-scale evaluate --predicted pred.h5ad --observed screen.h5ad --split split.toml "
+    "--out report`"
 )
 def evaluate(
     predicted: Annotated[Path, typer.Option(help="h5ad file of predicted cells, log1p.")],

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import anndata as ad
+import pandas as pd
 import typer
 from rich.console import Console
 
@@ -37,7 +38,7 @@ def _held_out(split: Split, predicted: Path, observed: Path, settings: dict) -> 
     keys = [settings[name] or stated.get(name) for name in ("context_key", "perturbation_key")]
     if None in keys:
         return []  # perteval says which is missing
-    obs = ad.read_h5ad(observed, backed="r").obs
+    obs = pd.DataFrame(ad.read_h5ad(observed, backed="r").obs)
     for key in keys:
         require_column(obs, key, observed)
     conditions = obs[keys].astype(str).drop_duplicates().itertuples(index=False, name=None)

@@ -1,5 +1,7 @@
 """A trained model from its run directory, in this process alone."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
@@ -32,9 +34,8 @@ def load_model(run: RunDirectory, device: torch.device) -> tuple[ScaleModel, int
     record = run.read()
     model = ScaleModel(record.model_config(tensor_parallel=1), record.model_vocabulary()).to(device)
     # NeMo's training wraps the model once and keeps weights and optimizer state in one place.
-    loaded = dist_checkpointing.load(
-        {"state_dict": model.sharded_state_dict(prefix="module.")}, str(checkpoint / "weights")
-    )
+    wanted = {"state_dict": model.sharded_state_dict(prefix="module.")}
+    loaded: dict[str, Any] = dist_checkpointing.load(wanted, str(checkpoint / "weights"))  # type: ignore[assignment]
     weights = {name.removeprefix("module."): value for name, value in loaded["state_dict"].items()}
     model.load_state_dict(weights)
     return model.eval(), int(checkpoint.name.removeprefix("step=").split("-")[0])

@@ -47,7 +47,7 @@ def populations_like(
     InputError
         A column is missing, or the file has no condition of that part.
     """
-    obs = read_h5ad(path).obs
+    obs = pd.DataFrame(read_h5ad(path).obs)
     by = [keys["context"], keys["perturbation"], *([keys["batch"]] if keys["batch"] else [])]
     for key in by:
         require_column(obs, str(key), path)

@@ -48,9 +48,10 @@ def read_controls(
         A column, the control label or a gene is missing, or the values are not on the model's scale.
     """
     cells = read_h5ad(path)
+    obs = pd.DataFrame(cells.obs)
     for key in (perturbation_key, context_key):
-        require_column(cells.obs, key, path)
-    labels = cells.obs[perturbation_key].astype(str)
+        require_column(obs, key, path)
+    labels = obs[perturbation_key].astype(str)
     chosen = (labels == vocabulary.control).to_numpy()
     if not chosen.any():
         raise InputError(
@@ -62,18 +63,19 @@ def read_controls(
         raise InputError(f"{path} has no layer {layer!r}; it has {', '.join(cells.layers) or 'none'}.")
     if layer is None and cells.X is None:
         raise InputError(f"{path} has no X; name one of its layers with --layer: {', '.join(cells.layers) or 'none'}.")
-    matrix = sparse.csr_matrix(cells.X if layer is None else cells.layers[layer])
+    matrix = sparse.csr_matrix(cells.X if layer is None else cells.layers[layer])  # type: ignore[arg-type]
     _check_values(matrix, vocabulary, path)
     columns, notices = _gene_columns(cells.var_names, vocabulary, path)
 
     if vocabulary.kind == "counts":
         library = np.asarray(matrix.sum(1), dtype=np.float64).ravel()
         scale = vocabulary.target_sum / np.maximum(library, 1)
-        expression = sparse.csr_matrix(sparse.diags(scale) @ matrix[:, columns]).log1p()
+        expression = sparse.csr_matrix(sparse.diags(scale) @ matrix[:, columns])
+        expression.data = np.log1p(expression.data)
     else:
-        library = np.ones(matrix.shape[0])
+        library = np.ones(int(chosen.sum()))
         expression = sparse.csr_matrix(matrix[:, columns])
-    return ControlCells(expression.astype(np.float32), library, cells.obs.copy(), notices)
+    return ControlCells(sparse.csr_matrix(expression, dtype=np.float32), library, obs.loc[chosen], notices)
 
 
 def read_h5ad(path: Path) -> ad.AnnData:
@@ -94,7 +96,7 @@ def require_column(obs: pd.DataFrame, key: str, path: Path) -> None:
             f"{path} has no obs column {key!r}; it has {', '.join(map(str, obs.columns))}"
             + (f": did you mean {near[0]!r}?" if near else ".")
         )
-    if obs[key].isna().any():
+    if bool(obs[key].isna().any()):
         raise InputError(f"obs[{key!r}] of {path} has {int(obs[key].isna().sum())} cells without a label: name them.")
 
 

@@ -47,6 +47,7 @@ class LlamaBlock(MegatronModule):
 
     def __init__(self, config: TransformerConfig, spec: LayerSpec, layer_number: int, *, conditioned: bool):
         super().__init__(config=config)
+        assert config.ffn_hidden_size is not None
         norm = dict(config=config, hidden_size=config.hidden_size, eps=config.layernorm_epsilon)
         self.modulation = Modulation(config, parts=6) if conditioned else None
         self.attention_norm = spec.norm(**norm)

@@ -3,6 +3,8 @@
 Shapes: B sets, S cells, G genes, M gene modules of width d, D latent.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
@@ -21,7 +23,7 @@ class GeneModuleEncoder(MegatronModule):
         super().__init__(config=modules)
         self.shape = (config.gene_modules, config.gene_module_size)
         joined = config.gene_modules * config.gene_module_size
-        linear = dict(config=modules, init_method=modules.init_method, bias=False)
+        linear: dict[str, Any] = dict(config=modules, init_method=modules.init_method, bias=False)
         self.project = ColumnParallelLinear(n_genes, joined, gather_output=True, **linear)
         self.module_embedding = torch.nn.Parameter(torch.empty(self.shape).normal_(std=0.02))
         self.blocks = LlamaStack(modules, spec, conditioned=False)
@@ -48,13 +50,10 @@ class DeepSets(MegatronModule):
         transformer = config.transformer()
         super().__init__(config=transformer)
         width = config.hidden_size
-        linear = dict(config=transformer, bias=False)
-        self.phi = ColumnParallelLinear(
-            width, width, gather_output=False, init_method=transformer.init_method, **linear
-        )
-        self.rho = RowParallelLinear(
-            width, width, input_is_parallel=True, skip_bias_add=False, init_method=torch.nn.init.zeros_, **linear
-        )
+        phi: dict[str, Any] = dict(config=transformer, bias=False, init_method=transformer.init_method)
+        rho: dict[str, Any] = phi | {"init_method": torch.nn.init.zeros_, "input_is_parallel": True}
+        self.phi = ColumnParallelLinear(width, width, gather_output=False, **phi)
+        self.rho = RowParallelLinear(width, width, skip_bias_add=False, **rho)
 
     def summary(self, h_BSD: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
         """Mean of ``phi`` over the valid cells, [B, 1, D / tensor parallel size]; 0 for an empty set."""

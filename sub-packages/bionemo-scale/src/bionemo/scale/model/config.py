@@ -98,7 +98,8 @@ class ScaleConfig:
                 raise InputError(f"{field.name}={getattr(self, field.name)} must be at least 1.")
         if self.num_attention_heads % self.num_query_groups:
             raise InputError(
-                f"num_query_groups={self.num_query_groups} does not divide num_attention_heads={self.num_attention_heads}."
+                f"num_query_groups={self.num_query_groups} does not divide "
+                f"num_attention_heads={self.num_attention_heads}."
             )
         for name in ("hidden_size", "gene_module_size"):
             if getattr(self, name) % self.num_attention_heads:

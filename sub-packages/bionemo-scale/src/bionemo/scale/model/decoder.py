@@ -4,6 +4,7 @@ Shapes: B sets, S cells, G genes, D latent.
 """
 
 import math
+from typing import Any
 
 import torch
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear
@@ -14,6 +15,10 @@ from bionemo.scale.model.config import Head, ScaleConfig
 from bionemo.scale.model.specs import LayerSpec
 from bionemo.scale.model.vocabulary import Vocabulary
 
+GENE_MULTIPLE = 64
+"""Columns of the last projection are a multiple of this, so that any tensor parallel size divides them and a checkpoint
+has the same shapes for all; the columns beyond G are dropped."""
+
 
 class Decoder(MegatronModule):
     """A SwiGLU layer and a projection to genes, ``h(z)``, each cell on its own."""
@@ -21,25 +26,20 @@ class Decoder(MegatronModule):
     def __init__(self, config: ScaleConfig, spec: LayerSpec, vocabulary: Vocabulary):
         transformer = config.transformer()
         super().__init__(config=transformer)
-        self.head = config.head
+        self.head, self.n_genes = config.head, len(vocabulary.genes)
         # log1p(target_sum) is what a cell would show that spent all its counts on one gene.
         self.ceiling = math.log1p(vocabulary.target_sum) if vocabulary.kind == "counts" else math.inf
         self.norm = spec.norm(config=transformer, hidden_size=config.hidden_size, eps=transformer.layernorm_epsilon)
         self.mlp = MLP(transformer, spec.mlp, ffn_hidden_size=config.ffn_hidden_size)
-        self.to_genes = ColumnParallelLinear(
-            config.hidden_size,
-            len(vocabulary.genes),
-            config=transformer,
-            init_method=transformer.init_method,
-            bias=True,
-            gather_output=True,
-        )
+        to_genes: dict[str, Any] = dict(config=transformer, init_method=transformer.init_method)
+        columns = math.ceil(self.n_genes / GENE_MULTIPLE) * GENE_MULTIPLE
+        self.to_genes = ColumnParallelLinear(config.hidden_size, columns, bias=True, gather_output=True, **to_genes)
 
     def forward(self, z_BSD: torch.Tensor) -> torch.Tensor:
         """Decode [B, S, D] to log1p expression less the mean of each gene, [B, S, G]."""
         change, _ = self.mlp(self.norm(z_BSD))
         x_BSG, _ = self.to_genes(z_BSD + change)
-        return x_BSG
+        return x_BSG[..., : self.n_genes]
 
     def predict(
         self, z1_BSD: torch.Tensor, z0_BSD: torch.Tensor, x0_BSG: torch.Tensor, gene_mean_G: torch.Tensor

@@ -9,7 +9,6 @@ import torch
 from megatron.core.transformer.enums import ModelType
 from megatron.core.transformer.module import MegatronModule
 
-from bionemo.scale.errors import InputError
 from bionemo.scale.flow.endpoint import endpoint_loss
 from bionemo.scale.flow.noise import set_noise
 from bionemo.scale.flow.pairing import optimal_transport_order
@@ -42,12 +41,9 @@ class Condition:
 class ScaleModel(MegatronModule):
     """Set-aware endpoint transport of a control population to a perturbed one, ``p(X1 | X0, C)``."""
 
+    gene_mean: torch.Tensor
+
     def __init__(self, config: ScaleConfig, vocabulary: Vocabulary):
-        if len(vocabulary.genes) % config.tensor_parallel:
-            raise InputError(
-                f"tensor_parallel={config.tensor_parallel} does not divide the {len(vocabulary.genes)} genes of the data: "
-                f"prepare a store with --n-genes that it divides."
-            )
         super().__init__(config=config.transformer())
         self.model_type = ModelType.encoder_or_decoder
         self.scale = config
@@ -120,8 +116,8 @@ class ScaleModel(MegatronModule):
             (self.expression_decoder(z1) - (perturbed - self.gene_mean)).square(), mask
         )
 
-        # The transport works on latents that the reconstruction alone shapes. A gradient of the endpoint loss through z0
-        # would pull the control cells together until every latent is the same.
+        # The transport works on latents that the reconstruction alone shapes. A gradient of the endpoint loss through
+        # z0 would pull the control cells together until every latent is the same.
         start, target = z0.detach(), z1.detach()
         if config.pairing is Pairing.OPTIMAL_TRANSPORT:
             order = optimal_transport_order(start, target, mask)

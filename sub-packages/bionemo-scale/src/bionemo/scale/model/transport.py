@@ -4,6 +4,7 @@ Shapes: B sets, S cells, D latent.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,14 +22,14 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.half = width // 2
-        self.inner = nn.Linear(2 * self.half, width)
+        self.frequencies: int = width // 2
+        self.inner = nn.Linear(2 * self.frequencies, width)
         self.outer = nn.Linear(width, width)
 
     def forward(self, t_B: torch.Tensor) -> torch.Tensor:
         """Embed times."""
-        steps = torch.arange(self.half, device=t_B.device, dtype=torch.float32)
-        angles = 1000.0 * t_B.float()[:, None] * torch.exp(-math.log(10_000.0) * steps / self.half)
+        steps = torch.arange(self.frequencies, device=t_B.device, dtype=torch.float32)
+        angles = 1000.0 * t_B.float()[:, None] * torch.exp(-math.log(10_000.0) * steps / self.frequencies)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.inner.weight.dtype)
         return self.outer(F.silu(self.inner(waves)))
 
@@ -43,9 +44,10 @@ class EndpointTransport(MegatronModule):
         transformer = config.transformer()
         super().__init__(config=transformer)
         width = config.hidden_size
-        linear = dict(config=transformer, bias=False, gather_output=True)
+        linear: dict[str, Any] = dict(config=transformer, bias=False, gather_output=True)
         self.time = TimeEmbedding(width)
-        self.enter = ColumnParallelLinear(2 * width, width, init_method=transformer.init_method, **linear)
+        enter: dict[str, Any] = linear | {"init_method": transformer.init_method}
+        self.enter = ColumnParallelLinear(2 * width, width, **enter)
         self.blocks = LlamaStack(transformer, spec, conditioned=True)
         self.modulation = Modulation(transformer, parts=2)
         self.leave = ColumnParallelLinear(width, width, init_method=nn.init.zeros_, **linear)

@@ -1,6 +1,7 @@
 """The names a model was built for: genes, contexts, perturbations, batches, and the scale of its expression."""
 
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,5 +29,8 @@ class Vocabulary:
     @classmethod
     def from_dict(cls, values: dict) -> "Vocabulary":
         """Build from :meth:`to_dict`."""
-        known = {field.name: values[field.name] for field in fields(cls)}
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in known.items()})
+        known: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in ((field.name, values[field.name]) for field in fields(cls))
+        }
+        return cls(**known)

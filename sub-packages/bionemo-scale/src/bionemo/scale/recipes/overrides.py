@@ -40,7 +40,7 @@ def configured(recipe: str, overrides: Sequence[str]) -> Callable[[], None]:
     for override in overrides:
         key, kind = _checked_key(override, partial)
         try:
-            partial = parse_cli_args(partial, [override])
+            partial = parse_cli_args(partial, [override])  # type: ignore[arg-type]
         except (CLIException, ValueError, TypeError):
             raise InputError(f"{key} takes {kind}, not {override.partition('=')[2]!r}.") from None
     logging.getLogger("nemo_run").setLevel(logging.WARNING)

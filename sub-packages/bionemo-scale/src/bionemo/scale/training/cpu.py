@@ -81,7 +81,7 @@ def redirect_cuda_to_cpu() -> None:
     def to(self, *args, **kwargs):
         if args and _names_cuda(args[0]):
             args = (_CPU, *args[1:])
-        return move(self, *args, **kwargs)
+        return move(self, *args, **kwargs)  # type: ignore[call-overload,arg-type]
 
     torch.Tensor.to = to  # type: ignore[method-assign]
     # megatron.core.optimizer.clip_grads: asserts that a gradient's type is "torch.cuda.FloatTensor".

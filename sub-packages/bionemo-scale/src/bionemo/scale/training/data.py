@@ -110,7 +110,7 @@ class CellSetsDataModule(pl.LightningDataModule):
         """What there is to learn from, in a line."""
         cells = {part: int(self.store.runs["length"][self._eligible(part)].sum()) for part in ("train", "val")}
         return (
-            f"{cells['train']:,} cells to train on, {cells['val']:,} to validate, {len(self.vocabulary.genes):,} genes, "
+            f"{cells['train']:,} cells to train on, {cells['val']:,} to validate, {self.store.n_genes:,} genes, "
             f"{len(self.vocabulary.contexts)} contexts, {len(self.vocabulary.perturbations) - 1} perturbations"
         )
 
