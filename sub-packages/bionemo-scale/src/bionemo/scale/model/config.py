@@ -9,6 +9,10 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from bionemo.scale.errors import InputError
 
+GENE_MULTIPLE = 64
+"""The projection to genes has a multiple of this many columns: a tensor parallel size then divides it whatever the
+number of genes, and a checkpoint has the same shapes for all."""
+
 
 class Source(StrEnum):
     """Where the transport starts: the control latents, noise, or a variance-preserving mix of both."""
@@ -106,11 +110,18 @@ class ScaleConfig:
                 raise InputError(
                     f"num_attention_heads={self.num_attention_heads} does not divide {name}={getattr(self, name)}."
                 )
-        for name in ("num_attention_heads", "num_query_groups", "ffn_hidden_size", "hidden_size"):
-            if getattr(self, name) % self.tensor_parallel:
+        split_over_ranks = {
+            "num_attention_heads": self.num_attention_heads,
+            "num_query_groups": self.num_query_groups,
+            "hidden_size": self.hidden_size,
+            "ffn_hidden_size": self.ffn_hidden_size,
+            "ffn_hidden_size * gene_module_size / hidden_size": self._feed_forward(self.gene_module_size),
+            "the projection to genes, a multiple of": GENE_MULTIPLE,
+        }
+        for name, size in split_over_ranks.items():
+            if size % self.tensor_parallel:
                 raise InputError(
-                    f"tensor_parallel={self.tensor_parallel} does not divide {name}={getattr(self, name)}: "
-                    f"choose a tensor parallel size or a {name} that divides."
+                    f"tensor_parallel={self.tensor_parallel} does not divide {name}={size}: choose sizes that divide."
                 )
 
     def transformer(self, width: int | None = None, layers: int | None = None) -> TransformerConfig:
@@ -128,7 +139,7 @@ class ScaleConfig:
         return TransformerConfig(
             num_layers=layers or self.num_layers,
             hidden_size=width,
-            ffn_hidden_size=self.ffn_hidden_size * width // self.hidden_size,
+            ffn_hidden_size=self._feed_forward(width),
             num_attention_heads=self.num_attention_heads,
             num_query_groups=self.num_query_groups,
             normalization="RMSNorm",
@@ -145,6 +156,10 @@ class ScaleConfig:
             apply_rope_fusion=False,
             gradient_accumulation_fusion=False,
         )
+
+    def _feed_forward(self, width: int) -> int:
+        """Feed-forward width of blocks of that width: the same ratio for all."""
+        return max(1, self.ffn_hidden_size * width // self.hidden_size)
 
     def to_dict(self) -> dict:
         """JSON-ready fields."""

@@ -11,13 +11,9 @@ from megatron.core.tensor_parallel.layers import ColumnParallelLinear
 from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.module import MegatronModule
 
-from bionemo.scale.model.config import Head, ScaleConfig
+from bionemo.scale.model.config import GENE_MULTIPLE, Head, ScaleConfig
 from bionemo.scale.model.specs import LayerSpec
 from bionemo.scale.model.vocabulary import Vocabulary
-
-GENE_MULTIPLE = 64
-"""Columns of the last projection are a multiple of this, so that any tensor parallel size divides them and a checkpoint
-has the same shapes for all; the columns beyond G are dropped."""
 
 
 class Decoder(MegatronModule):
@@ -32,6 +28,7 @@ class Decoder(MegatronModule):
         self.norm = spec.norm(config=transformer, hidden_size=config.hidden_size, eps=transformer.layernorm_epsilon)
         self.mlp = MLP(transformer, spec.mlp, ffn_hidden_size=config.ffn_hidden_size)
         to_genes: dict[str, Any] = dict(config=transformer, init_method=transformer.init_method)
+        # The columns beyond G are dropped.
         columns = math.ceil(self.n_genes / GENE_MULTIPLE) * GENE_MULTIPLE
         self.to_genes = ColumnParallelLinear(config.hidden_size, columns, bias=True, gather_output=True, **to_genes)
 

@@ -1,6 +1,6 @@
 """How a model is trained: batches, steps, optimizer, devices."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 
 from bionemo.scale.errors import InputError
@@ -45,11 +45,13 @@ class TrainingConfig:
             object.__setattr__(self, "precision", Precision(self.precision))
         except ValueError:
             raise InputError(f"precision={self.precision!r} is not one of {', '.join(Precision)}.") from None
-        for name in ("max_steps", "sets_per_batch", "cells_per_set", "accumulate", "devices", "nodes", "log_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} must be at least 1.")
-        if self.checkpoint_every < 1:
-            raise InputError(f"checkpoint_every={self.checkpoint_every} must be at least 1.")
+        for field in fields(self):
+            least = 0 if field.name in ("warmup_steps", "seed") else 1
+            if field.type is int and getattr(self, field.name) < least:
+                raise InputError(f"{field.name}={getattr(self, field.name)} must be at least {least}.")
+        for name in ("learning_rate", "clip_gradient"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name}={getattr(self, name)} must be above 0.")
         if self.warmup_steps >= self.max_steps:
             raise InputError(
                 f"warmup_steps={self.warmup_steps} leaves nothing of max_steps={self.max_steps}: lower it."
