@@ -68,7 +68,8 @@ class ScaleConfig:
     source: Source = Source.MIXED
     source_control_share: float = 0.8
     """``a`` of the mixed source ``a * z0 + sqrt(1 - a^2) * noise``, in [0, 1]."""
-    pairing: Pairing = Pairing.NONE
+    pairing: Pairing = Pairing.OPTIMAL_TRANSPORT
+    """``optimal_transport`` is solved on the CPU in every step, which large sets (hundreds of cells) feel."""
     start_fraction: float = 0.6
     """Share of training sets whose time is 0, the only time a one-step prediction uses."""
     solver_steps: int = 1
@@ -76,7 +77,7 @@ class ScaleConfig:
     """Share of training sets whose context and batch tokens are hidden, so that the model can do without them."""
     head: Head = Head.RESIDUAL
 
-    endpoint_weight: float = 0.3
+    endpoint_weight: float = 1.0
     reconstruction_weight: float = 1.0
     set_weight: float = 30.0
     """Weight of the energy distance between predicted and observed populations."""
