@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from bionemo.cellsets.loader import SetLoader
     from bionemo.cellsets.preparation import prepare
     from bionemo.cellsets.simulation import simulate
+    from bionemo.cellsets.staging import CsrBatch
 
 __all__ = [
     "CellStore",
     "ContextSummary",
+    "CsrBatch",
     "InputError",
     "Inspection",
     "SetBatch",
@@ -32,7 +34,13 @@ __all__ = [
     "simulate",
 ]
 
-_LAZY = {"SetBatch": "batch", "SetLoader": "loader", "prepare": "preparation", "simulate": "simulation"}
+_LAZY = {
+    "CsrBatch": "staging",
+    "SetBatch": "batch",
+    "SetLoader": "loader",
+    "prepare": "preparation",
+    "simulate": "simulation",
+}
 
 
 def __getattr__(name: str) -> Any:
