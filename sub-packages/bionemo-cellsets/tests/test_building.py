@@ -77,14 +77,14 @@ def test_places_fill_every_run_whatever_the_blocks():
 
 
 def test_memory_does_not_grow_with_the_cells(tmp_path, monkeypatch):
-    monkeypatch.setattr(cell_input, "BLOCK_VALUES", 20_000)
+    monkeypatch.setattr(cell_input, "BLOCK_VALUES", 10_000)
     monkeypatch.setattr(cell_input, "BLOCK_ROWS", 1_000)
     monkeypatch.setattr(cell_input, "HASHED_AT_ONCE", 2_000)
-    monkeypatch.setattr(sorting, "BUCKET_VALUES", 60_000)
-    monkeypatch.setattr(sorting, "PENDING_BYTES", 200_000)
+    monkeypatch.setattr(sorting, "BUCKET_VALUES", 30_000)
+    monkeypatch.setattr(sorting, "PENDING_BYTES", 100_000)
     rng = np.random.default_rng(0)
     peaks = {}
-    for cells in (500, 10_000, 40_000):  # the first one loads what is loaded once
+    for cells in (500, 5_000, 20_000):  # the first one loads what is loaded once
         matrix = sp.random(cells, 300, density=0.1, format="csr", random_state=1, dtype=np.float32)
         matrix.data = np.ceil(matrix.data * 9)
         labels = {"gene": np.array(["ctrl", "a", "b"]), "line": np.array(["x", "y"])}
@@ -99,9 +99,9 @@ def test_memory_does_not_grow_with_the_cells(tmp_path, monkeypatch):
         peaks[cells] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert made.n_cells == cells
-    whole = 40_000 * 30 * 8
-    assert peaks[40_000] < 1.3 * peaks[10_000]
-    assert peaks[40_000] < whole
+    whole = 20_000 * 30 * 8
+    assert peaks[20_000] < 1.3 * peaks[5_000]
+    assert peaks[20_000] < whole
 
 
 @pytest.mark.parametrize("where", ["_append", "spill"])

@@ -92,7 +92,7 @@ class AnnDataInput(CellInput):
         try:
             if self._table is not None:
                 series = self._table.index if key is None else self._table[key]
-                values = _text(np.asarray(series.astype(object)))
+                values = text_of(np.asarray(series.astype(object)))
                 return lambda start, stop: values[start:stop]
             node = self._obs[self._obs.attrs["_index"] if key is None else key]
             read = _column_reader(self._obs, node)
@@ -158,7 +158,7 @@ class AnnDataInput(CellInput):
             raise InputError(f"{self.path} has {shape[0]} cells and {shape[1]} genes: name a file that holds cells")
 
     def _stored_blocks(self) -> Iterator[tuple[int, sp.csr_matrix]]:
-        read = {None: _dense_blocks, "csr": _csr_blocks, "csc": _csc_blocks}[_sparse_format(self._matrix)]
+        read = {None: _dense_blocks, "csr": csr_blocks, "csc": _csc_blocks}[_sparse_format(self._matrix)]
         blocks = read(self._matrix, self.n_cells, len(self.genes))
         while True:
             try:
@@ -202,22 +202,22 @@ def _column_reader(obs: Node, node: Node) -> Callable[[int, int], np.ndarray]:
         return _categorical_reader(node["codes"], read_elem(node["categories"]))
     if _is_group(node) and "values" in node and "mask" in node:
         values, mask = node["values"], node["mask"]
-        return lambda start, stop: np.where(mask[start:stop], "", _text(values[start:stop]))
+        return lambda start, stop: np.where(mask[start:stop], "", text_of(values[start:stop]))
     if _is_group(node):
         raise TypeError(f"encoding {node.attrs.get('encoding-type')} is not known")
     if "categories" in node.attrs:  # as AnnData wrote categoricals before 0.8
         categories = obs["__categories"][Path(node.name).name]
         return _categorical_reader(node, categories[:])
-    return lambda start, stop: _text(node[start:stop])
+    return lambda start, stop: text_of(node[start:stop])
 
 
 def _categorical_reader(codes: Node, categories: Any) -> Callable[[int, int], np.ndarray]:
     # The code of a missing value is -1, which takes the last entry.
-    names = np.append(_text(np.asarray(categories, dtype=object)), "").astype(object)
+    names = np.append(text_of(np.asarray(categories, dtype=object)), "").astype(object)
     return lambda start, stop: names[codes[start:stop]]
 
 
-def _text(values: np.ndarray) -> np.ndarray:
+def text_of(values: np.ndarray) -> np.ndarray:
     """Return values as str, an object array; empty where one is missing."""
     values = np.asarray(values)
     missing = pd.isna(values)
@@ -255,7 +255,8 @@ def _pointers(node: Node, start: int, stop: int) -> np.ndarray:
     return pointers
 
 
-def _csr_blocks(node: Node, n_rows: int, n_columns: int) -> Iterator[tuple[int, sp.csr_matrix]]:
+def csr_blocks(node: Node, n_rows: int, n_columns: int) -> Iterator[tuple[int, sp.csr_matrix]]:
+    """Yield (first row, rows) of the sliceable arrays ``data``, ``indices``, ``indptr`` of a CSR matrix, checked."""
     start = 0
     while start < n_rows:
         pointers = _pointers(node, start, min(start + cell_input.BLOCK_ROWS, n_rows))
