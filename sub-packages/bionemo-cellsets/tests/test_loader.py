@@ -1,4 +1,5 @@
 import gc
+import shutil
 import threading
 import warnings
 from dataclasses import fields
@@ -7,22 +8,28 @@ import numpy as np
 import pytest
 import torch
 
-from bionemo.cellsets import InputError, SetLoader, SetSampler, loader
+from bionemo.cellsets import CellStore, InputError, SetLoader, SetSampler, densify, loader, prepare
 from bionemo.cellsets.controls import ControlPools
+from bionemo.cellsets.staging import stage_rows
 
 SETTINGS = {"set_size": 16, "sets_per_batch": 3, "seed": 11}
 
 
-def make(store, epochs=1, eligible=None, **changes) -> SetLoader:
+def make(store, epochs=1, eligible=None, reading=None, **changes) -> SetLoader:
     sampler = SetSampler(store, ~store.is_control if eligible is None else eligible, **SETTINGS | changes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return SetLoader(store, sampler, epochs=epochs)
+        return SetLoader(store, sampler, epochs=epochs, **reading or {})
 
 
 def assert_equal(one, other):
     for item in fields(one):
         assert torch.equal(getattr(one, item.name), getattr(other, item.name)), item.name
+
+
+def keys_of(*loaders) -> list[int]:
+    """Return the sets that are not padding, over all ranks."""
+    return [key for one in loaders for batch in one for key in batch.key[batch.mask.any(1)].tolist()]
 
 
 def readers() -> int:
@@ -99,7 +106,7 @@ def test_resuming_is_bit_equal(store):
         states = [first.state_dict()]
         states += [first.state_dict() for _ in first]
         state = states[taken]
-        assert state == {"epoch": taken // (len(whole) // 2), "step": taken % (len(whole) // 2), "seed": 11}
+        assert state == {"epoch": taken // (len(whole) // 2), "sets": taken % (len(whole) // 2) * 3, "seed": 11}
         second = make(store, epochs=2)
         second.load_state_dict(state)
         rest = list(second)
@@ -121,8 +128,111 @@ def test_state_counts_what_was_handed_out_not_what_was_read_ahead(store):
     iterator = iter(one)
     next(iterator)
     next(iterator)
-    assert one.state_dict() == {"epoch": 0, "step": 2, "seed": 11}
+    assert one.state_dict() == {"epoch": 0, "sets": 6, "seed": 11}
     iterator.close()
+
+
+@pytest.mark.parametrize(("before", "after"), [((2, 3), (1, 2)), ((1, 1), (3, 2)), ((3, 1), (2, 4))])
+@pytest.mark.parametrize("weighting", ["cells", "sqrt"])
+def test_resuming_with_other_ranks_and_batches_repeats_and_skips_no_set(store, before, after, weighting):
+    def ranks(world_size, sets_per_batch):
+        return [
+            make(store, sets_per_batch=sets_per_batch, rank=rank, world_size=world_size, weighting=weighting)
+            for rank in range(world_size)
+        ]
+
+    whole = sorted(keys_of(make(store, weighting=weighting)))
+    for taken in (0, 1, 2):
+        first = ranks(*before)
+        seen = []
+        for one in first:
+            batches = iter(one)
+            seen += keys_of([next(batches) for _ in range(taken)])
+            batches.close()
+        states = [one.state_dict() for one in first]
+        assert all(state == states[0] for state in states)
+        assert all(isinstance(value, int) for value in states[0].values())
+        second = ranks(*after)
+        for one in second:
+            one.load_state_dict(states[0])
+        assert sorted(seen + keys_of(*second)) == whole
+
+
+def test_an_epoch_after_a_resumed_one_is_whole(store):
+    one = make(store, epochs=2)
+    one.load_state_dict({"epoch": 0, "sets": 13, "seed": 11})
+    second = make(store, epochs=2)
+    second.load_state_dict({"epoch": 1, "sets": 0, "seed": 11})
+    assert keys_of(one)[2:] == keys_of(second)
+    assert one.state_dict() == {"epoch": 2, "sets": 0, "seed": 11}
+
+
+def test_a_step_may_stand_for_sets(store):
+    one = make(store)
+    one.load_state_dict({"epoch": 0, "step": 2, "seed": 11})
+    assert one.state_dict() == {"epoch": 0, "sets": 6, "seed": 11}
+
+
+def test_threads_do_not_change_a_bit(store, monkeypatch):
+    monkeypatch.setattr(densify, "PIECE_ROWS", 5)
+    for staged in (False, True):
+        alone = list(make(store, reading={"staged": staged}))
+        for batch, wanted in zip(make(store, reading={"threads": 3, "staged": staged}), alone, strict=True):
+            assert_equal(batch.densify() if staged else batch, wanted.densify() if staged else wanted)
+
+
+@pytest.mark.parametrize("staged", [False, True])
+@pytest.mark.parametrize("hold", [1, 3])
+def test_memory_is_used_again_but_not_while_it_is_held(store, staged, hold):
+    fresh = [batch.densify() if staged else batch for batch in make(store, epochs=4, reading={"staged": staged})]
+    held, places = [], set()
+    one = make(store, epochs=4, reading={"staged": staged, "hold": hold})
+    for number, batch in enumerate(one):
+        held = [*held, (number, batch)][-hold:]
+        places.add((batch.control.values if staged else batch.control).data_ptr())
+        for earlier, kept in held:
+            assert_equal(kept.densify() if staged else kept, fresh[earlier])
+    if not staged:  # buffers of staged rows move when they grow
+        assert len(places) == hold + 2 + 1 < len(fresh)
+
+
+def test_a_staged_batch_is_the_dense_one(store):
+    for batch, wanted in zip(make(store, reading={"staged": True}), make(store), strict=True):
+        assert batch.perturbed.values.dtype == torch.uint32
+        assert batch.perturbed.columns.dtype == torch.uint16
+        dense = batch.densify()
+        for item in fields(wanted):
+            torch.testing.assert_close(getattr(dense, item.name), getattr(wanted, item.name), rtol=1e-6, atol=0)
+        moved = batch.to("meta")
+        assert moved.perturbed.values.device.type == moved.mask.device.type == "meta"
+
+
+def test_staged_log1p_values_are_read_unchanged(altered, tmp_path, keys):
+    path = altered(lambda data: setattr(data, "X", data.X.log1p()))
+    made = prepare([path], tmp_path / "s", already_log1p=True, progress=False, **keys)
+    rows = np.array([[3, -1], [300, 3]])
+    out = torch.full((2, 2, 30), 9.0)
+    assert stage_rows(made, rows).densify(out) is out
+    assert torch.equal(out, torch.from_numpy(made.read(rows)))
+
+
+@pytest.mark.parametrize("name", ["col_ptr.npy", "row_ptr.npy"])
+def test_staging_refuses_damaged_rows(store, tmp_path, name):
+    path = shutil.copytree(store.path, tmp_path / "copy")
+    array = np.fromfile(path / name, dtype=np.uint16 if name == "col_ptr.npy" else np.uint64)
+    array[1] = 60_000
+    array.tofile(path / name)
+    with pytest.raises(InputError, match=r"Row 0 of the store .* is damaged"):
+        stage_rows(CellStore.open(path), np.arange(2))
+
+
+@pytest.mark.gpu
+def test_a_staged_batch_is_the_same_on_a_gpu(store):
+    for batch, wanted in zip(make(store, reading={"staged": True, "hold": 1}), make(store), strict=True):
+        assert batch.perturbed.values.is_pinned()
+        dense = batch.to("cuda", non_blocking=True).densify().to("cpu")
+        for item in fields(wanted):
+            torch.testing.assert_close(getattr(dense, item.name), getattr(wanted, item.name), rtol=2e-6, atol=0)
 
 
 def test_endless_goes_on_and_finite_starts_over(store):
@@ -175,7 +285,7 @@ def test_an_error_while_reading_reaches_the_consumer(store, monkeypatch):
     with pytest.raises(OSError, match="Input/output error"):
         got.extend(one)
     assert fail_third.left == 0
-    assert one.state_dict()["step"] == 2
+    assert one.state_dict()["sets"] == 6
 
 
 def test_waiting_is_counted(store, monkeypatch):
@@ -196,10 +306,11 @@ def test_states_that_do_not_fit_are_refused(store):
     one = make(store)
     with pytest.raises(InputError, match="has seed 3, not 11"):
         one.load_state_dict({"epoch": 0, "step": 0, "seed": 3})
-    with pytest.raises(InputError, match="step 99, where an epoch has"):
+    with pytest.raises(InputError, match="set 297, where an epoch has 15 sets"):
         one.load_state_dict({"epoch": 0, "step": 99, "seed": 11})
-    with pytest.raises(InputError, match="prefetch is 0"):
-        SetLoader(store, one.sampler, prefetch=0)
+    for name in ("epochs", "prefetch", "threads", "hold"):
+        with pytest.raises(InputError, match=f"{name} is 0: it must be at least 1"):
+            SetLoader(store, one.sampler, **{name: 0})
 
 
 def test_batches_move_as_one(store):

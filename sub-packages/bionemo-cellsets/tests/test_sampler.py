@@ -82,6 +82,45 @@ def test_ranks_share_what_one_process_sees(case, per_rank):
         np.testing.assert_array_equal(whole, np.concatenate([steps[step] for steps in ranks]))
 
 
+@settings(max_examples=100, deadline=None)
+@given(cases, st.sampled_from(["conditions", "sqrt"]))
+def test_weighted_sets_share_the_epoch_and_go_round_their_runs(case, weighting):
+    store, power = run_table(case["lengths"]), {"conditions": 0.0, "sqrt": 0.5}[weighting]
+    arguments = {"eligible_runs": np.arange(len(case["lengths"])), "weighting": weighting}
+    arguments |= {name: case[name] for name in ("set_size", "sets_per_batch", "seed")}
+    sampler = SetSampler(store, **arguments)
+    sets = np.concatenate(batches(store, case["epoch"], **arguments))
+    sets = sets[sets["length"] > 0]
+    assert len(sets) == sampler.n_sets == SetSampler(store, **arguments | {"weighting": "cells"}).n_sets
+    weights = np.array(case["lengths"]) ** power
+    share = sampler.n_sets * weights / weights.sum()
+    rows = set_rows(store.runs, sets, case["set_size"])
+    for run, length in enumerate(case["lengths"]):
+        own, size = sets["run"] == run, min(case["set_size"], length)
+        assert np.floor(share[run] - 1e-9) <= own.sum() <= np.ceil(share[run] + 1e-9)
+        assert (sets["length"][own] == size).all()
+        members = rows[own]
+        seen = np.bincount(members[members >= 0] - store.runs["start"][run], minlength=length)
+        assert seen.min() >= own.sum() * size // length
+        assert seen.max() <= -(-own.sum() * size // length)
+        assert all(len(np.unique(one[one >= 0])) == size for one in members)
+
+
+def test_weighted_shares_hold_on_average_over_epochs():
+    store = run_table([400, 9, 1, 100])
+    for weighting, power in {"conditions": 0.0, "sqrt": 0.5}.items():
+        sampler = SetSampler(
+            store, np.arange(4), set_size=8, sets_per_batch=16, seed=0, weighting=weighting
+        )  # fmt: skip
+        count = np.zeros(4)
+        for epoch in range(300):
+            for step in range(sampler.steps_per_epoch):
+                runs = sampler.step(epoch, step)["run"]
+                count += np.bincount(runs[runs >= 0], minlength=4)
+        weights = np.array([400, 9, 1, 100]) ** power
+        np.testing.assert_allclose(count / count.sum(), weights / weights.sum(), rtol=0.02)
+
+
 def test_a_step_depends_on_nothing_that_was_asked_before():
     store = run_table([50, 20, 3])
     arguments = {"eligible_runs": np.arange(3), "set_size": 8, "sets_per_batch": 2, "seed": 5}
@@ -122,6 +161,7 @@ def test_masks_and_indices_mean_the_same():
         ({"set_size": 0}, "set_size is 0"),
         ({"sets_per_batch": 0}, "sets_per_batch is 0"),
         ({"seed": -1}, "seed is -1"),
+        ({"weighting": "size"}, "weighting is 'size': choose one of cells, sqrt, conditions"),
         ({"rank": 2, "world_size": 2}, "rank is 2: it must be less than the world size, 2"),
     ],
 )

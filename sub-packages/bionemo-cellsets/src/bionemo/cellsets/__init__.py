@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from bionemo.cellsets.batch import SetBatch
     from bionemo.cellsets.loader import SetLoader
     from bionemo.cellsets.preparation import prepare
+    from bionemo.cellsets.scdl_input import from_scdl
     from bionemo.cellsets.simulation import simulate
+    from bionemo.cellsets.staging import CsrBatch
 
 __all__ = [
     "CellStore",
     "ContextSummary",
+    "CsrBatch",
     "InputError",
     "Inspection",
     "SetBatch",
@@ -28,11 +31,19 @@ __all__ = [
     "SetSampler",
     "Split",
     "describe",
+    "from_scdl",
     "prepare",
     "simulate",
 ]
 
-_LAZY = {"SetBatch": "batch", "SetLoader": "loader", "prepare": "preparation", "simulate": "simulation"}
+_LAZY = {
+    "CsrBatch": "staging",
+    "SetBatch": "batch",
+    "SetLoader": "loader",
+    "prepare": "preparation",
+    "from_scdl": "scdl_input",
+    "simulate": "simulation",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,6 @@
 """A batch of paired sets, as tensors."""
 
+from concurrent.futures import Executor
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,14 @@ class SetBatch:
         return SetBatch(**moved)
 
 
-def read_batch(store: "CellStore", pools: "ControlPools", sets: np.ndarray, set_size: int) -> SetBatch:
+def read_batch(
+    store: "CellStore",
+    pools: "ControlPools",
+    sets: np.ndarray,
+    set_size: int,
+    buffers: tuple[torch.Tensor, torch.Tensor] | None = None,
+    pool: Executor | None = None,
+) -> SetBatch:
     """Read the cells of sets and of their controls.
 
     Parameters
@@ -63,22 +71,35 @@ def read_batch(store: "CellStore", pools: "ControlPools", sets: np.ndarray, set_
         From `SetSampler.step`.
     set_size : int
         S.
+    buffers : two float32 tensors [B, S, G], optional
+        Filled with the perturbed and the control cells; the batch is valid until they are used again. Without them
+        fresh memory is taken.
+    pool : Executor, optional
+        Threads that share the rows.
 
     Returns
     -------
     SetBatch
-        In fresh memory.
+        On the CPU.
     """
-    rows = set_rows(store.runs, sets, set_size)
-    control_rows = pools.rows(sets, set_size)
+    described = describe_sets(store, pools, sets, set_size)
+    perturbed, control = buffers or (torch.empty((*described["rows"].shape, store.n_genes)) for _ in range(2))
+    store.read(described["rows"].numpy(), perturbed.numpy(), pool=pool)
+    store.read(described["control_rows"].numpy(), control.numpy(), pool=pool)
+    return SetBatch(perturbed=perturbed, control=control, **described)
+
+
+def describe_sets(
+    store: "CellStore", pools: "ControlPools", sets: np.ndarray, set_size: int
+) -> dict[str, torch.Tensor]:
+    """Return what a batch says of its sets beside their cells: the attributes of `SetBatch` from `mask` on."""
+    rows, control_rows = set_rows(store.runs, sets, set_size), pools.rows(sets, set_size)
     runs = store.runs[np.maximum(sets["run"], 0)]
     condition = {name: torch.from_numpy(runs[name].astype(np.int64)) for name in ("context", "perturbation", "batch")}
-    return SetBatch(
-        perturbed=torch.from_numpy(store.read(rows)),
-        control=torch.from_numpy(store.read(control_rows)),
-        mask=torch.from_numpy(rows >= 0),
-        rows=torch.from_numpy(rows),
-        control_rows=torch.from_numpy(control_rows),
-        key=torch.from_numpy(sets["key"].copy()),
+    return {
+        "mask": torch.from_numpy(rows >= 0),
+        "rows": torch.from_numpy(rows),
+        "control_rows": torch.from_numpy(control_rows),
+        "key": torch.from_numpy(sets["key"].copy()),
         **condition,
-    )
+    }

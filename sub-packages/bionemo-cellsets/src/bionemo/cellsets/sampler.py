@@ -1,9 +1,20 @@
-"""Which cells form which set: a pure function of (seed, epoch, step, rank, world size).
+"""Which cells form which set: a pure function of (seed, epoch, position among the epoch's sets).
 
-In an epoch every eligible run is cut into sets of `set_size` cells, beginning at a random cell and wrapping at the
-run's end, so each of its cells lies in exactly one set and only one set of a run may be short. The sets of all runs are
-permuted; consecutive ones form a global batch, of which every rank takes its contiguous share. One process with batch
-2b therefore sees what two processes with batch b see. The plan of an epoch costs memory per set, nothing per cell.
+An epoch is a list of `n_sets` sets, permuted; consecutive ones form a global batch, of which every rank takes its
+contiguous share. One process with batch 2b therefore sees what two processes with batch b see, and an epoch broken off
+after any number of sets goes on, with any number of ranks, without a set repeated or left out. The plan of an epoch
+costs memory per set, nothing per cell.
+
+What an epoch covers, by `weighting`:
+
+``"cells"``
+    Every eligible run is cut into sets of S cells, beginning at a random cell and wrapping at the run's end. Each of
+    its cells lies in exactly one set, and only one set of a run may be short.
+``"conditions"``, ``"sqrt"``
+    As many sets, but shared among the eligible runs alike, or as the square roots of their lengths: a run whose share
+    of the sets is q has floor(q) or ceil(q) of them, and q on average over epochs. A set has m = min(S, L) cells of its
+    run of L cells; the k sets that the run has in an epoch lie end to end from a random cell, wrapping, so each of its
+    cells is seen floor(k m / L) or ceil(k m / L) times, and never twice in one set.
 """
 
 from typing import TYPE_CHECKING
@@ -15,11 +26,13 @@ from bionemo.cellsets.errors import InputError
 if TYPE_CHECKING:
     from bionemo.cellsets.store import CellStore
 
+WEIGHTINGS = {"cells": 1.0, "sqrt": 0.5, "conditions": 0.0}
+"""Power of a run's length that its share of the sets is proportional to."""
 SET_DTYPE = np.dtype([("run", "<i8"), ("start", "<i8"), ("length", "<i8"), ("key", "<i8")])
 
 
 class SetSampler:
-    """Disjoint sets that cover every eligible cell once an epoch.
+    """Sets of an epoch, and which rank has which; by default disjoint sets that cover every eligible cell once.
 
     Parameters
     ----------
@@ -35,11 +48,15 @@ class SetSampler:
         Non-negative.
     rank, world_size : int
         This process among those that share the epoch.
+    weighting : {"cells", "conditions", "sqrt"}
+        How the sets of an epoch are shared among runs; see the module.
 
     Attributes
     ----------
     n_sets, n_cells : int
-        Sets and target cells of an epoch, over all ranks.
+        Sets of an epoch, and eligible cells, over all ranks.
+    global_batch : int
+        Sets of one batch of all ranks.
     steps_per_epoch : int
         Batches of an epoch, equal on every rank.
 
@@ -59,6 +76,7 @@ class SetSampler:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        weighting: str = "cells",
     ):
         for name, value, least in (
             ("set_size", set_size, 1),
@@ -71,16 +89,19 @@ class SetSampler:
                 raise InputError(f"{name} is {value}: it must be at least {least}")
         if rank >= world_size:
             raise InputError(f"rank is {rank}: it must be less than the world size, {world_size}")
+        if weighting not in WEIGHTINGS:
+            raise InputError(f"weighting is '{weighting}': choose one of {', '.join(WEIGHTINGS)}")
+        self.weighting = weighting
         self.set_size, self.sets_per_batch, self.seed = int(set_size), int(sets_per_batch), int(seed)
         self.rank, self.world_size = int(rank), int(world_size)
         self.eligible_runs = _run_indices(eligible_runs, len(store.runs))
         self._lengths = store.runs["length"][self.eligible_runs].astype(np.int64)
-        sets_per_run = -(-self._lengths // self.set_size)
-        self._first_set = np.cumsum(sets_per_run) - sets_per_run
-        self.n_sets = int(sets_per_run.sum())
+        self._sets_per_run = -(-self._lengths // self.set_size)
+        self.n_sets = int(self._sets_per_run.sum())
         self.n_cells = int(self._lengths.sum())
-        self.steps_per_epoch = -(-self.n_sets // (self.sets_per_batch * self.world_size))
-        self._plan: tuple[int, np.ndarray, np.ndarray] | None = None
+        self.global_batch = self.sets_per_batch * self.world_size
+        self.steps_per_epoch = -(-self.n_sets // self.global_batch)
+        self._plan: tuple[int, np.ndarray, np.ndarray, np.ndarray] | None = None
 
     def step(self, epoch: int, step: int) -> np.ndarray:
         """Return the sets of one batch of this rank.
@@ -95,34 +116,68 @@ class SetSampler:
         Returns
         -------
         structured array [B]
+            As `batch_at`, at position ``step * global_batch``.
+        """
+        if not 0 <= step < self.steps_per_epoch:
+            raise IndexError(f"epoch {epoch}, step {step}: an epoch has the steps 0 to {self.steps_per_epoch - 1}")
+        return self.batch_at(epoch, step * self.global_batch)
+
+    def batch_at(self, epoch: int, position: int) -> np.ndarray:
+        """Return this rank's sets of the global batch that begins at a position among the epoch's sets.
+
+        Parameters
+        ----------
+        epoch : int
+            Non-negative.
+        position : int
+            In [0, n_sets).
+
+        Returns
+        -------
+        structured array [B]
             `run` (row of the run table), `start` (offset of the first cell in the run; the set wraps at the run's end),
             `length` (cells, at most S), `key` (non-negative; a function of seed, epoch and the set's place among all
             sets of the epoch). A set that pads the last batch has length 0 and run -1.
         """
-        if epoch < 0 or not 0 <= step < self.steps_per_epoch:
-            raise IndexError(f"epoch {epoch}, step {step}: an epoch has the steps 0 to {self.steps_per_epoch - 1}")
-        order, phases = self._epoch_plan(epoch)
-        first = (step * self.world_size + self.rank) * self.sets_per_batch
+        if epoch < 0 or not 0 <= position < self.n_sets:
+            raise IndexError(f"epoch {epoch}, position {position}: an epoch has the sets 0 to {self.n_sets - 1}")
+        order, phases, first_set = self._epoch_plan(epoch)
+        first = position + self.rank * self.sets_per_batch
         positions = np.arange(first, first + self.sets_per_batch)
         sets = np.zeros(self.sets_per_batch, dtype=SET_DTYPE)
         sets["run"] = -1
         sets["key"] = _keys(self.seed, epoch, positions)
         filled = positions < self.n_sets
         ordinal = order[positions[filled]]
-        run = np.searchsorted(self._first_set, ordinal, side="right") - 1
-        offset = (ordinal - self._first_set[run]) * self.set_size
+        run = np.searchsorted(first_set, ordinal, side="right") - 1
+        lengths, number = self._lengths[run], ordinal - first_set[run]
+        full = np.minimum(self.set_size, lengths)
+        offset = number * full
         sets["run"][filled] = self.eligible_runs[run]
-        sets["start"][filled] = (phases[run] + offset) % self._lengths[run]
-        sets["length"][filled] = np.minimum(self.set_size, self._lengths[run] - offset)
+        sets["start"][filled] = (phases[run] + offset) % lengths
+        sets["length"][filled] = np.minimum(full, lengths - offset) if self.weighting == "cells" else full
         return sets
 
-    def _epoch_plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def _epoch_plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the order of the sets, the first cell of each run, and the number of each run's first set."""
         plan = self._plan
         if plan is None or plan[0] != epoch:
             generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, epoch))))
             phases = generator.integers(0, self._lengths)
-            plan = self._plan = (epoch, generator.permutation(self.n_sets), phases)
-        return plan[1], plan[2]
+            order = generator.permutation(self.n_sets)
+            per_run = self._sets_per_run if self.weighting == "cells" else self._shared_out(generator.random())
+            # searchsorted takes the last of several runs that begin at one number: those before it have no set.
+            plan = self._plan = (epoch, order, phases, np.cumsum(per_run) - per_run)
+        return plan[1], plan[2], plan[3]
+
+    def _shared_out(self, offset: float) -> np.ndarray:
+        """Return the sets of each run by systematic sampling, from an offset in [0, 1)."""
+        weights = self._lengths ** WEIGHTINGS[self.weighting]
+        shares = np.cumsum(weights) * (self.n_sets / weights.sum())
+        shares[-1] = self.n_sets
+        # Rounding may put a share a hair above the last.
+        ends = np.minimum(np.floor(shares + offset), self.n_sets).astype(np.int64)
+        return np.diff(ends, prepend=0)
 
 
 def set_rows(runs: np.ndarray, sets: np.ndarray, set_size: int) -> np.ndarray:

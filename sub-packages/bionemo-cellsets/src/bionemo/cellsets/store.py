@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bionemo.cellsets.densify import kernel
+from bionemo.cellsets.densify import densify_rows
 from bionemo.cellsets.errors import InputError, name_list
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     import pandas as pd
     import scipy.sparse as sp
 
@@ -155,7 +157,7 @@ class CellStore:
         """Which runs hold control cells, bool [n_runs]."""
         return self.runs["perturbation"] == self.control_index
 
-    def read(self, rows: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None, *, pool: "Executor | None" = None) -> np.ndarray:
         """Read cells as dense log1p expression.
 
         Parameters
@@ -164,6 +166,8 @@ class CellStore:
             Store rows; -1 reads as a row of zeros. Consecutive rows lie next to each other on disk.
         out : float32 array [*rows.shape, G], optional
             C-contiguous buffer to fill; without it a new one is made.
+        pool : concurrent.futures.Executor, optional
+            Threads that share the rows; the numbers are the same with and without them.
 
         Returns
         -------
@@ -185,10 +189,15 @@ class CellStore:
             out = np.empty(shape, dtype=np.float32)
         elif out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
             raise ValueError(f"out must be C-contiguous float32 of shape {shape}, not {out.dtype} {out.shape}")
-        damaged = kernel()(
-            rows.reshape(-1), np.asarray(self.data), np.asarray(self.columns), np.asarray(self.row_pointers),
-            np.asarray(self.library_size), self.target_sum, self.kind == "counts", out.reshape(-1, self.n_genes),
-        )  # fmt: skip
+        arrays = (np.asarray(stored) for stored in (self.data, self.columns, self.row_pointers, self.library_size))
+        damaged = densify_rows(
+            rows.reshape(-1),
+            out.reshape(-1, self.n_genes),
+            *arrays,
+            self.target_sum,
+            self.kind == "counts",
+            pool=pool,
+        )
         if damaged >= 0:
             raise InputError(f"Row {damaged} of the store {self.path} is damaged: copy or prepare the store again")
         return out

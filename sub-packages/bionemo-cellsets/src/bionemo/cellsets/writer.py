@@ -1,6 +1,6 @@
 """Writes a store: all of it under its name, or nothing.
 
-The arrays are written to a hidden sibling directory, flushed to disk, and renamed.
+The arrays are appended, rows in store order, in a hidden sibling directory, flushed to disk, and renamed.
 """
 
 import contextlib
@@ -10,14 +10,14 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from bionemo.cellsets.errors import InputError
+from bionemo.cellsets.sorting import StoredRows
 from bionemo.cellsets.store import (
     COLUMNS,
     DATA,
@@ -32,41 +32,145 @@ from bionemo.cellsets.store import (
     fingerprint_of,
 )
 
-PACKAGES = ("bionemo-cellsets", "bionemo-scdl", "anndata", "numpy", "scanpy", "scipy")
+PACKAGES = ("bionemo-cellsets", "bionemo-scdl", "anndata", "numpy", "scipy")
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoreContents:
-    """What goes into a store; rows in store order.
+@contextlib.contextmanager
+def new_store(store: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Make a store: yield a hidden directory to write in, and give it the store's name when that is done.
 
-    Attributes
+    Parameters
     ----------
-    data : uint8, uint16, uint32 or float32 array [n_values]
-        Counts or log1p values.
-    columns : uint16 or uint32 array [n_values]
-        Gene of each value.
-    row_pointers : uint64 array [n_cells + 1]
-        Where each row begins in `data`.
+    store : Path
+        Where; parents are made.
+    overwrite : bool
+        Replace a store that is there, after the new one is complete.
+
+    Yields
+    ------
+    Path
+        The empty directory.
+
+    Raises
+    ------
+    InputError
+        If `store` is in the way, or cannot be written; nothing of the new store remains then.
+    """
+    check_target(store, overwrite=overwrite)
+    partial = None
+    try:
+        store.absolute().parent.mkdir(parents=True, exist_ok=True)
+        partial = _sibling(store, "partial")
+        partial.mkdir()
+        yield partial
+        _put_in_place(partial, store)
+    except OSError as error:
+        raise InputError(
+            f"The store {store} cannot be written ({error.strerror or error}): "
+            "free space there or choose another directory"
+        ) from error
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+class StoreWriter:
+    """Appends rows to a new store, then finishes it.
+
+    Parameters
+    ----------
+    folder : Path
+        An empty directory.
     runs : structured array
         The run table.
-    library_size : float32 array [n_cells]
-        Total count over all genes.
     tables : mapping
         The lists ``genes``, ``contexts``, ``perturbations``, ``batches``.
-    obs : mapping
-        Columns of the cells' names and labels, ``cell`` first.
-    manifest : mapping
-        The rest: kind, control, keys, target_sum, provenance.
+    value_type : numpy dtype
+        uint8, uint16, uint32 or float32.
     """
 
-    data: np.ndarray
-    columns: np.ndarray
-    row_pointers: np.ndarray
-    runs: np.ndarray
-    library_size: np.ndarray
-    tables: Mapping[str, list[str]]
-    obs: Mapping[str, np.ndarray]
-    manifest: Mapping[str, Any]
+    def __init__(self, folder: Path, runs: np.ndarray, tables: Mapping[str, list[str]], value_type: np.dtype):
+        import pyarrow as pa
+
+        self._folder, self._runs, self._tables = folder, runs, tables
+        self._types = {
+            DATA: np.dtype(value_type),
+            COLUMNS: column_type(len(tables["genes"])),
+            ROW_POINTERS: np.dtype(np.uint64),
+        }
+        self._n_cells, self._n_values = int(runs["length"].sum()), 0
+        self._written = 0
+        self._kinds = ("perturbation", "context", *(["batch"] if tables["batches"] else []))
+        self._schema = pa.schema([(name, pa.string()) for name in ("cell", *self._kinds)])
+        (folder / "cellsets").mkdir()
+        (folder / "obs_features").mkdir()
+
+    def write(self, blocks: Iterator[StoredRows]) -> None:
+        """Write all rows of the store, in order."""
+        import pyarrow.parquet as pq
+
+        with contextlib.ExitStack() as stack:
+            files = {
+                name: stack.enter_context((self._folder / name).open("wb")) for name in (*self._types, LIBRARY_SIZE)
+            }
+            obs = stack.enter_context(pq.ParquetWriter(self._folder / "obs_features/dataframe_0.parquet", self._schema))
+            _append(files[ROW_POINTERS], np.zeros(1, dtype="<u8"))
+            np.lib.format.write_array_header_1_0(
+                files[LIBRARY_SIZE], {"descr": "<f4", "fortran_order": False, "shape": (self._n_cells,)}
+            )
+            for rows in blocks:
+                pointers = self._n_values + np.cumsum(rows.lengths)
+                parts = {DATA: rows.values, COLUMNS: rows.columns, ROW_POINTERS: pointers}
+                for name, array in parts.items():
+                    _append(files[name], array.astype(self._types[name].newbyteorder("<"), copy=False))
+                _append(files[LIBRARY_SIZE], rows.library_size.astype("<f4", copy=False))
+                obs.write_table(self._obs(rows.names))
+                self._n_values += len(rows.values)
+                self._written += len(rows.lengths)
+        assert self._written == self._n_cells, "as many rows as the run table says"
+
+    def finish(self, manifest: Mapping[str, Any]) -> None:
+        """Write what describes the arrays, `manifest` among it, and flush everything to disk."""
+        folder = self._folder
+        np.save(folder / RUNS, self._runs)
+        (folder / TABLES).write_text(json.dumps(self._tables, ensure_ascii=False), encoding="utf-8")
+        lengths = {DATA: self._n_values, COLUMNS: self._n_values, ROW_POINTERS: self._n_cells + 1}
+        _write_scdl(folder, self._tables["genes"], self._n_cells, lengths, self._types)
+        files: dict[str, dict[str, Any]] = {}
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            name = path.relative_to(folder).as_posix()
+            files[name] = {"bytes": path.stat().st_size, "sha256": file_checksum(path)}
+            if name in self._types:
+                files[name]["dtype"] = self._types[name].name
+        complete = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            **manifest,
+            "n_cells": self._n_cells,
+            "n_genes": len(self._tables["genes"]),
+            "n_values": self._n_values,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+            "files": files,
+        }
+        complete["fingerprint"] = fingerprint_of(complete)
+        (folder / MANIFEST).write_text(json.dumps(complete, indent=1, ensure_ascii=False), encoding="utf-8")
+        for path in [*folder.rglob("*"), folder]:
+            _flush(path)
+
+    def _obs(self, names: np.ndarray) -> Any:
+        import pyarrow as pa
+
+        rows = np.arange(self._written, self._written + len(names))
+        runs = self._runs[np.searchsorted(self._runs["start"], rows, side="right") - 1]
+        labels = {"perturbation": "perturbations", "context": "contexts", "batch": "batches"}
+        columns = [np.array(self._tables[labels[kind]], dtype=object)[runs[kind]] for kind in self._kinds]
+        return pa.table([names, *columns], schema=self._schema)
+
+
+def column_type(n_genes: int) -> np.dtype:
+    """Return the type of the column indices of a store with so many genes."""
+    return np.dtype(np.uint16 if n_genes <= 2**16 else np.uint32)
 
 
 def check_target(store: Path, *, overwrite: bool) -> None:
@@ -85,101 +189,41 @@ def check_target(store: Path, *, overwrite: bool) -> None:
         raise InputError(f"{store} is not a cell store, so it is not overwritten: choose another directory")
 
 
-def write_store(contents: StoreContents, store: Path, *, overwrite: bool = False) -> None:
-    """Write a store.
-
-    Parameters
-    ----------
-    contents : StoreContents
-        What to write.
-    store : Path
-        Where; parents are made.
-    overwrite : bool
-        Replace a store that is there, after the new one is complete.
-
-    Raises
-    ------
-    InputError
-        If `store` is in the way, or cannot be written; nothing of the new store remains then.
-    """
-    check_target(store, overwrite=overwrite)
-    partial = None
-    try:
-        store.absolute().parent.mkdir(parents=True, exist_ok=True)
-        partial = _sibling(store, "partial")
-        partial.mkdir()
-        _write_files(contents, partial)
-        _put_in_place(partial, store)
-    except OSError as error:
-        raise InputError(
-            f"The store {store} cannot be written ({error.strerror or error}): "
-            "free space there or choose another directory"
-        ) from error
-    finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
-
-
 def _sibling(store: Path, purpose: str) -> Path:
     # In the same directory, so that renaming it is atomic; hidden, so that nobody takes it for a store.
     return store.absolute().with_name(f".{store.name}.{secrets.token_hex(4)}.{purpose}")
 
 
-def _write_files(contents: StoreContents, folder: Path) -> None:
-    raw = {DATA: contents.data, COLUMNS: contents.columns, ROW_POINTERS: contents.row_pointers}
-    for name, array in raw.items():
-        array.astype(array.dtype.newbyteorder("<"), copy=False).tofile(folder / name)
-    (folder / "cellsets").mkdir()
-    np.save(folder / RUNS, contents.runs)
-    np.save(folder / LIBRARY_SIZE, contents.library_size)
-    (folder / TABLES).write_text(json.dumps(contents.tables, ensure_ascii=False), encoding="utf-8")
-    _write_scdl(contents, raw, folder)
-    files: dict[str, dict[str, Any]] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        name = path.relative_to(folder).as_posix()
-        files[name] = {"bytes": path.stat().st_size, "sha256": file_checksum(path)}
-        if name in raw:
-            files[name]["dtype"] = raw[name].dtype.name
-    manifest = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        **contents.manifest,
-        "n_cells": len(contents.row_pointers) - 1,
-        "n_genes": len(contents.tables["genes"]),
-        "n_values": len(contents.data),
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "files": files,
-    }
-    manifest["fingerprint"] = fingerprint_of(manifest)
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
-    for path in [*folder.rglob("*"), folder]:
-        _flush(path)
+def _append(file: BinaryIO, array: np.ndarray) -> None:
+    file.write(np.ascontiguousarray(array).data)
 
 
-def _write_scdl(contents: StoreContents, raw: Mapping[str, np.ndarray], folder: Path) -> None:
+def _write_scdl(
+    folder: Path, genes: list[str], n_cells: int, lengths: Mapping[str, int], types: Mapping[str, np.dtype]
+) -> None:
     # The header, metadata and feature indexes as SingleCellMemMapDataset.save writes them; its own writer insists on
-    # arrays in memory maps of its making.
-    from bionemo.scdl.index.row_feature_index import ObservedFeatureIndex, VariableFeatureIndex
+    # arrays in memory maps of its making, and its index of the cells on all their names in memory.
+    from bionemo.scdl.index.row_feature_index import VariableFeatureIndex
     from bionemo.scdl.schema.header import ArrayInfo, FeatureIndexInfo, SCDLHeader
     from bionemo.scdl.util.scdl_constants import ArrayDType, FileNames
 
-    n_cells = len(contents.row_pointers) - 1
-    variables, observations = VariableFeatureIndex(), ObservedFeatureIndex()
-    variables.append_features(n_cells, {"feature_id": np.array(contents.tables["genes"], dtype=object)}, "genes")
-    observations.append_features({name: np.asarray(column) for name, column in contents.obs.items()}, "cells")
-    indexes = {FileNames.VAR_FEATURES.value: variables, FileNames.OBS_FEATURES.value: observations}
+    version = importlib.metadata.version("bionemo-scdl")
+    variables = VariableFeatureIndex()
+    variables.append_features(n_cells, {"feature_id": np.array(genes, dtype=object)}, "genes")
+    variables.save(str(folder / FileNames.VAR_FEATURES.value))
+    observations = folder / FileNames.OBS_FEATURES.value
+    np.save(observations / "cumulative_sum_index.npy", np.array([-1, n_cells]))
+    np.save(observations / "labels.npy", ["cells"])
+    np.save(observations / "version.npy", np.array(version))
     header = SCDLHeader()
     for file in (FileNames.DATA, FileNames.ROWPTR, FileNames.COLPTR):
-        array = raw[file.value]
-        header.add_array(ArrayInfo(file.name, len(array), ArrayDType.from_numpy_dtype(array.dtype)))
-    for name, index in indexes.items():
-        index.save(str(folder / name))
+        header.add_array(ArrayInfo(file.name, lengths[file.value], ArrayDType.from_numpy_dtype(types[file.value])))
+    for name in (FileNames.VAR_FEATURES.value, FileNames.OBS_FEATURES.value):
         index_files = sorted(path.relative_to(folder).as_posix() for path in (folder / name).iterdir())
         header.add_feature_index(FeatureIndexInfo(name, n_cells, ArrayDType.STRING_ARRAY, index_files))
     header.save(str(folder / FileNames.HEADER.value))
     (folder / FileNames.METADATA.value).write_text(json.dumps({"num_rows": n_cells}))
-    (folder / FileNames.VERSION.value).write_text(json.dumps(importlib.metadata.version("bionemo-scdl")))
+    (folder / FileNames.VERSION.value).write_text(json.dumps(version))
 
 
 def _flush(path: Path) -> None:

@@ -51,16 +51,26 @@ def simulate(
     "--control non-targeting --context-key cell_line`"
 )
 def prepare(
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT.h5ad...", help="Files with the same genes.")],
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help=".h5ad files or .zarr directories.")],
     store: Annotated[Path, typer.Option(help="Directory to write.")],
-    perturbation_key: Annotated[str, typer.Option(help="obs column of the perturbation.")],
-    control: Annotated[str, typer.Option(help="Label of control cells in that column.")],
-    context_key: Annotated[str, typer.Option(help="obs column of the context: cell line, donor, cell type.")],
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="Columns and control label of tahoe100m, parse10m-pbmc or replogle-nadig; options go first."),
+    ] = None,
+    perturbation_key: Annotated[str | None, typer.Option(help="obs column of the perturbation.")] = None,
+    control: Annotated[str | None, typer.Option(help="Label of control cells in that column.")] = None,
+    context_key: Annotated[
+        str | None, typer.Option(help="obs column of the context: cell line, donor, cell type; A+B combines two.")
+    ] = None,
     batch_key: Annotated[str | None, typer.Option(help="obs column of the batch.")] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer that holds the counts; X if not given.")] = None,
+    layer: Annotated[str | None, typer.Option(help="A layer, raw/X or obsm/NAME to read instead of X.")] = None,
+    genes: Annotated[
+        str, typer.Option(help="Where the inputs' genes differ: same (refuse), intersection or union.")
+    ] = "same",
     n_genes: Annotated[int, typer.Option(help="Highly variable genes to keep; all where the file has fewer.")] = 2_000,
     all_genes: Annotated[bool, typer.Option("--all-genes", help="Keep every gene.")] = False,
     split: Annotated[Path | None, typer.Option(help="Choose genes on the training cells of this split only.")] = None,
+    hvg_from: Annotated[str, typer.Option(help="Choose them on train (the split's training cells) or all.")] = "train",
     target_sum: Annotated[float, typer.Option(help="Counts a cell is normalised to before log1p.")] = 10_000,
     log1p: Annotated[bool, typer.Option("--log1p", help="The data are normalised and log1p already.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store if it exists.")] = False,
@@ -73,12 +83,15 @@ def prepare(
     made = run(
         inputs,
         store,
+        protocol=protocol,
         perturbation_key=perturbation_key,
         control=control,
         context_key=context_key,
         batch_key=batch_key,
         layer=layer,
+        genes=genes,
         n_genes=None if all_genes else n_genes,
+        hvg_from=hvg_from,
         target_sum=target_sum,
         split=split,
         already_log1p=log1p,

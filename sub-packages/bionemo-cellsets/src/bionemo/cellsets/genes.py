@@ -1,0 +1,152 @@
+"""The genes of a store: those all inputs share, and among them the highly variable ones, chosen on running sums."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from bionemo.cellsets.cell_input import CellInput
+from bionemo.cellsets.errors import InputError
+
+GENE_POLICIES = ("same", "intersection", "union")
+N_BINS = 20
+
+
+def join_genes(inputs: Sequence[CellInput], policy: str) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Put the genes of all inputs on one axis.
+
+    Parameters
+    ----------
+    inputs : sequence of CellInput
+        At least one.
+    policy : {"same", "intersection", "union"}
+        What to do where inputs have different genes: refuse, keep the shared ones, or keep all; with "union" the genes
+        that an input lacks are zero in its cells.
+
+    Returns
+    -------
+    array of str [G]
+        In the order of the first input that has them.
+    list of int64 array
+        For each input, the position of its genes on that axis; -1 for a gene that is left out.
+
+    Raises
+    ------
+    InputError
+        If genes differ under "same", counting them, or "intersection" leaves none.
+    """
+    if policy not in GENE_POLICIES:
+        raise InputError(f"genes is '{policy}': choose one of {', '.join(GENE_POLICIES)}")
+    joined = pd.Index(inputs[0].genes.astype(object))
+    for cells in inputs[1:]:
+        own = pd.Index(cells.genes.astype(object))
+        missing, extra = joined.difference(own, sort=False), own.difference(joined, sort=False)
+        if policy == "same" and (len(missing) or len(extra)):
+            raise InputError(
+                f"{cells.path} lacks {len(missing)} genes of {inputs[0].path} and has {len(extra)} that are not in it: "
+                "give every input the same genes, or say --genes intersection or union"
+            )
+        joined = joined.append(extra) if policy == "union" else joined[joined.isin(own)]
+    if len(joined) == 0:
+        raise InputError(f"No gene is in all of the {len(inputs)} inputs: name genes alike in all of them")
+    positions = [joined.get_indexer(pd.Index(cells.genes.astype(object))).astype(np.int64) for cells in inputs]
+    return np.array(joined.tolist(), dtype=str), positions
+
+
+def take_columns(matrix: Any, position: np.ndarray, n_columns: int) -> sp.csr_matrix:
+    """Move columns.
+
+    Parameters
+    ----------
+    matrix : CSR [n, G]
+        Sorted indices.
+    position : int64 array [G]
+        Where each column goes, -1 to drop it.
+    n_columns : int
+        Columns of the result.
+
+    Returns
+    -------
+    CSR [n, n_columns]
+        Sorted indices.
+    """
+    moved = position[matrix.indices]
+    kept = moved >= 0
+    before = np.concatenate([[0], np.cumsum(kept)])
+    result = sp.csr_matrix(
+        (matrix.data[kept], moved[kept], before[matrix.indptr]), shape=(matrix.shape[0], n_columns), copy=False
+    )
+    result.has_sorted_indices = bool(np.all(np.diff(position[position >= 0]) > 0))
+    result.sort_indices()
+    return result
+
+
+class GeneStatistics:
+    """Sums over cells that tell how variable a gene is; blocks are added one by one.
+
+    Parameters
+    ----------
+    n_genes : int
+        G.
+
+    Attributes
+    ----------
+    values : int64 array [G]
+        Stored non-zeros of each gene, over all cells.
+    largest : float64 array [G]
+        Largest stored value of each gene, over all cells.
+    n_chosen : int
+        Cells that the choice of genes is made on.
+    """
+
+    def __init__(self, n_genes: int):
+        self.values = np.zeros(n_genes, dtype=np.int64)
+        self.largest = np.zeros(n_genes, dtype=np.float64)
+        self.n_chosen = 0
+        self._sum = np.zeros(n_genes)
+        self._sum_of_squares = np.zeros(n_genes)
+
+    def add(self, matrix: Any, scale: np.ndarray | None, chosen: np.ndarray) -> None:
+        """Add cells.
+
+        Parameters
+        ----------
+        matrix : CSR [n, G]
+            Counts, or log1p values.
+        scale : float64 array [n], optional
+            What each cell's counts are multiplied by to normalise them; None for log1p values.
+        chosen : bool array [n]
+            Cells that the choice of genes is made on.
+        """
+        n_genes = len(self.values)
+        self.values += np.bincount(matrix.indices, minlength=n_genes)
+        np.maximum.at(self.largest, matrix.indices, matrix.data)
+        per_cell = np.diff(matrix.indptr)
+        values = np.expm1(matrix.data, dtype=np.float64) if scale is None else matrix.data * np.repeat(scale, per_cell)
+        values *= np.repeat(chosen, per_cell)
+        self.n_chosen += int(chosen.sum())
+        self._sum += np.bincount(matrix.indices, weights=values, minlength=n_genes)
+        self._sum_of_squares += np.bincount(matrix.indices, weights=values * values, minlength=n_genes)
+
+    def most_variable(self, n_genes: int) -> np.ndarray:
+        """Return the columns of the `n_genes` genes of largest normalised dispersion, ascending.
+
+        The dispersion of Seurat's mean.var.plot (Satija et al. 2015) as scanpy's ``flavor="seurat"`` computes it: the
+        log of variance over mean of normalised counts, standardised within 20 bins of the log1p mean.
+        """
+        count = max(self.n_chosen, 2)
+        mean = self._sum / count
+        variance = np.maximum(self._sum_of_squares - count * mean**2, 0) / (count - 1)
+        dispersion = variance / np.where(mean == 0, 1e-12, mean)
+        with np.errstate(divide="ignore"):
+            dispersion = np.where(dispersion == 0, np.nan, np.log(dispersion))
+        frame = pd.DataFrame({"dispersion": dispersion, "bin": pd.cut(np.log1p(mean), bins=N_BINS)})
+        by_bin = frame.groupby("bin", observed=True)["dispersion"]
+        centre, spread = by_bin.transform("mean").to_numpy(), by_bin.transform("std").to_numpy()
+        # A gene alone in its bin has no spread; it gets the value 1.
+        alone = np.isnan(spread)
+        normalised = (dispersion - np.where(alone, 0, centre)) / np.where(alone, centre, spread)
+        normalised = np.nan_to_num(normalised, nan=-np.inf)
+        return np.sort(np.argsort(-normalised, kind="stable")[:n_genes])

@@ -1,0 +1,147 @@
+"""Choosing genes on running sums, sorting on disk, and what it costs in memory and on a full disk."""
+
+import os
+import tracemalloc
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bionemo.cellsets import InputError, cell_input, prepare, sorting, writer
+from bionemo.cellsets.sorting import permuted
+from bionemo.cellsets.store import RUN_DTYPE
+
+
+@pytest.mark.parametrize("already_log1p", [False, True])
+def test_genes_are_those_scanpy_chooses(screen, tmp_path, keys, already_log1p):
+    rng = np.random.default_rng(3)
+    counts = rng.negative_binomial(rng.uniform(0.2, 3, 400), 0.2, size=(315, 400)) * rng.binomial(1, 0.7, 400)
+    counts[:, 7] = 0
+    data = ad.AnnData(sp.csr_matrix(counts.astype(np.float32)), obs=screen.obs)
+    normalised = data.copy()
+    sc.pp.normalize_total(normalised, target_sum=10_000)
+    sc.pp.log1p(normalised)
+    (normalised if already_log1p else data).write_h5ad(tmp_path / "s.h5ad")
+    sc.pp.highly_variable_genes(normalised, n_top_genes=60, flavor="seurat")
+    made = prepare(
+        [tmp_path / "s.h5ad"], tmp_path / "s", n_genes=60, already_log1p=already_log1p, progress=False, **keys
+    )
+    assert made.genes.tolist() == normalised.var_names[normalised.var["highly_variable"]].tolist()
+
+
+def test_genes_may_be_chosen_on_all_cells_for_parity(screen_path, tmp_path, keys):
+    split = tmp_path / "split.toml"
+    split.write_text('[zeroshot]\n"B" = "test"\n')
+    arguments = {"n_genes": 12, "progress": False, **keys}
+    without = prepare([screen_path], tmp_path / "without", **arguments)
+    for_parity = prepare([screen_path], tmp_path / "all", split=split, hvg_from="all", **arguments)
+    assert for_parity.fingerprint == without.fingerprint
+    assert for_parity.manifest["gene_selection"]["split_hash"] is None
+    assert "on all cells" in for_parity.manifest["gene_selection"]["source"]
+    with pytest.raises(InputError, match="hvg_from is 'test': choose one of train, all"):
+        prepare([screen_path], tmp_path / "x", split=split, hvg_from="test", **arguments)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 3000), st.integers(0, 2**63))
+def test_permutations_are_permutations(length, key):
+    numbers = np.arange(length)
+    images = permuted(numbers, np.full(length, length), np.full(length, key, dtype=np.uint64))
+    np.testing.assert_array_equal(np.sort(images), numbers)
+
+
+def test_permutations_leave_no_trace_of_the_order():
+    n = 20_000
+    images = permuted(np.arange(n), np.full(n, n), np.full(n, 5, dtype=np.uint64))
+    other = permuted(np.arange(n), np.full(n, n), np.full(n, 6, dtype=np.uint64))
+    for one, two in ((np.arange(n), images), (images[:-1], images[1:]), (images, other)):
+        assert abs(np.corrcoef(one, two)[0, 1]) < 4 / np.sqrt(n)
+    first_half = images[: n // 2]
+    assert abs((first_half < n // 2).mean() - 0.5) < 0.02
+
+
+def test_places_fill_every_run_whatever_the_blocks():
+    runs = np.zeros(3, dtype=RUN_DTYPE)
+    runs["length"] = [5, 1, 14]
+    runs["start"] = [0, 5, 6]
+    run = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [5, 1, 14]))
+    whole = sorting.PlaceInRun(runs, seed=0).rows(run)
+    np.testing.assert_array_equal(np.sort(whole), np.arange(20))
+    np.testing.assert_array_equal(np.searchsorted(runs["start"], whole, side="right") - 1, run)
+    place = sorting.PlaceInRun(runs, seed=0)
+    np.testing.assert_array_equal(np.concatenate([place.rows(part) for part in np.split(run, [3, 4, 11])]), whole)
+
+
+def test_memory_does_not_grow_with_the_cells(tmp_path, monkeypatch):
+    monkeypatch.setattr(cell_input, "BLOCK_VALUES", 10_000)
+    monkeypatch.setattr(cell_input, "BLOCK_ROWS", 1_000)
+    monkeypatch.setattr(cell_input, "HASHED_AT_ONCE", 2_000)
+    monkeypatch.setattr(sorting, "BUCKET_VALUES", 30_000)
+    monkeypatch.setattr(sorting, "PENDING_BYTES", 100_000)
+    rng = np.random.default_rng(0)
+    peaks = {}
+    for cells in (500, 5_000, 20_000):  # the first one loads what is loaded once
+        matrix = sp.random(cells, 300, density=0.1, format="csr", random_state=1, dtype=np.float32)
+        matrix.data = np.ceil(matrix.data * 9)
+        labels = {"gene": np.array(["ctrl", "a", "b"]), "line": np.array(["x", "y"])}
+        obs = pd.DataFrame({key: pd.Categorical(rng.choice(names, cells)) for key, names in labels.items()})
+        obs.index = [f"cell{i}" for i in range(cells)]
+        path = tmp_path / f"{cells}.h5ad"
+        ad.AnnData(matrix, obs=obs).write_h5ad(path)
+        del matrix, obs
+        arguments = {"perturbation_key": "gene", "control": "ctrl", "context_key": "line", "progress": False}
+        tracemalloc.start()
+        made = prepare([path], tmp_path / f"store{cells}", n_genes=100, **arguments)
+        peaks[cells] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert made.n_cells == cells
+    whole = 20_000 * 30 * 8
+    assert peaks[20_000] < 1.3 * peaks[5_000]
+    assert peaks[20_000] < whole
+
+
+@pytest.mark.parametrize("where", ["_append", "spill"])
+def test_a_full_disk_ends_in_one_sentence_and_leaves_nothing(screen_path, tmp_path, keys, monkeypatch, where):
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    if where == "spill":
+        monkeypatch.setattr(sorting.np.lib.format, "write_array", fail)
+    else:
+        monkeypatch.setattr(writer, where, fail)
+    with pytest.raises(InputError, match=r"The store .*s cannot be written \(No space left on device\): free space"):
+        prepare([screen_path], tmp_path / "s", progress=False, **keys)
+    assert os.listdir(tmp_path) == []
+
+
+def test_protocols_know_their_columns(screen, tmp_path, altered):
+    def tahoe(data):
+        data.obs = pd.DataFrame(
+            {
+                "drugname_drugconc": data.obs["gene"].astype(object).replace({"ctrl": "[('DMSO_TF', 0.0, 'uM')]"}),
+                "cell_line": data.obs["line"],
+                "plate": data.obs["plate"],
+            }
+        )
+
+    path = altered(tahoe)
+    made = prepare([path], tmp_path / "s", protocol="tahoe100m", progress=False)
+    assert made.control == "[('DMSO_TF', 0.0, 'uM')]"
+    assert made.keys == {"perturbation": "drugname_drugconc", "context": "cell_line", "batch": "plate"}
+    assert made.manifest["protocol"] == "tahoe100m"
+    other = prepare([path], tmp_path / "t", protocol="tahoe100m", context_key="plate", control="TP53", progress=False)
+    assert (other.keys["context"], other.control) == ("plate", "TP53")
+
+
+def test_protocols_are_named_and_what_is_missing_too(screen_path, tmp_path):
+    with pytest.raises(InputError, match=r"There is no protocol 'tahoe': did you mean 'tahoe100m' .*replogle-nadig"):
+        prepare([screen_path], tmp_path / "s", protocol="tahoe")
+    with pytest.raises(InputError, match="Nothing says what the context key and the control label is"):
+        prepare([screen_path], tmp_path / "s", perturbation_key="gene")
+    with pytest.raises(InputError, match="no obs column 'donor'"):
+        prepare([screen_path], tmp_path / "s", protocol="parse10m-pbmc", progress=False)

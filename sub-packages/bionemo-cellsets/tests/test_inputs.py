@@ -1,0 +1,177 @@
+"""Every layout that expression and labels come in makes the same store, in one block or in many."""
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+import zarr
+
+from bionemo.cellsets import InputError, cell_input, prepare, sorting
+
+ALL = {"n_genes": None, "progress": False}
+
+
+@pytest.fixture
+def in_small_pieces(monkeypatch):
+    """Make every limit so small that the screen is read, spilled and sorted in many pieces."""
+    monkeypatch.setattr(cell_input, "BLOCK_VALUES", 200)
+    monkeypatch.setattr(cell_input, "BLOCK_ROWS", 23)
+    monkeypatch.setattr(cell_input, "HASHED_AT_ONCE", 50)
+    monkeypatch.setattr(sorting, "BUCKET_VALUES", 900)
+    monkeypatch.setattr(sorting, "PENDING_BYTES", 5_000)
+
+
+@pytest.mark.parametrize("convert", [sp.csr_matrix, sp.csc_matrix, lambda x: x.toarray()])
+@pytest.mark.parametrize("zarr_format", [None, 2, 3])
+def test_many_blocks_and_files_make_the_same_store(
+    store, screen, tmp_path, keys, in_small_pieces, convert, zarr_format
+):
+    paths = [tmp_path / f"{i}.{'zarr' if zarr_format else 'h5ad'}" for i in range(2)]
+    for path, part in zip(paths, (screen[:100], screen[100:]), strict=True):
+        part = part.copy()
+        part.X = convert(part.X)
+        with ad.settings.override(zarr_write_format=zarr_format or 2):
+            (part.write_zarr if zarr_format else part.write_h5ad)(path)
+    made = prepare(paths, tmp_path / "s", **ALL, **keys)
+    assert made.fingerprint == store.fingerprint
+    pd.testing.assert_frame_equal(made.obs(), store.obs())
+    assert sorted(entry.name for entry in made.path.iterdir()) == sorted(entry.name for entry in store.path.iterdir())
+
+
+def test_raw_and_obsm_matrices_are_read_with_their_genes(store, altered, screen, tmp_path, keys):
+    def rearrange(data):
+        data.raw = data
+        data.var["highly_variable"] = np.arange(30) % 3 == 0
+        data.obsm["X_hvg"] = np.log1p(data.X.toarray()[:, ::3])
+        data.obsm["X_pca"] = np.zeros((len(data), 4))
+        data.X = sp.csr_matrix(data.shape)
+
+    path = altered(rearrange)
+    assert prepare([path], tmp_path / "raw", layer="raw/X", **ALL, **keys).fingerprint == store.fingerprint
+    made = prepare([path], tmp_path / "hvg", layer="obsm/X_hvg", already_log1p=True, **ALL, **keys)
+    assert made.genes.tolist() == screen.var_names[::3].tolist()
+    np.testing.assert_allclose(
+        made.read(pd.Index(made.obs().index).get_indexer(screen.obs_names)), np.log1p(screen.X.toarray()[:, ::3])
+    )
+    with pytest.raises(InputError, match=r"obsm/X_pca of .* has shape \(315, 4\), not 315 cells x 30 genes"):
+        prepare([path], tmp_path / "pca", layer="obsm/X_pca", **ALL, **keys)
+    with pytest.raises(InputError, match="no layer 'obsm/X_hgv': did you mean 'obsm/X_hvg'"):
+        prepare([path], tmp_path / "none", layer="obsm/X_hgv", **ALL, **keys)
+
+
+def test_labels_come_in_every_encoding(store, altered, tmp_path, keys):
+    def encode(data):
+        data.obs["line"] = data.obs["line"].astype("string")
+        data.obs["gene"] = data.obs["gene"].astype(object)
+        data.obs["number"] = np.where(data.obs["plate"] == "p1", 1, 2)
+        data.obs["flag"] = pd.array(data.obs["plate"] == "p1", dtype="boolean")
+        data.obs["share"] = np.where(data.obs["plate"] == "p1", 0.5, 1.0)
+        data.strings_to_categoricals = lambda *args, **kwargs: None
+
+    with ad.settings.override(allow_write_nullable_strings=True):
+        path = altered(encode)
+    with h5py.File(path) as file:
+        assert "codes" not in file["obs/line"]
+    assert prepare([path], tmp_path / "s", **ALL, **keys).fingerprint == store.fingerprint
+    for key, labels in {"number": ["1", "2"], "flag": ["False", "True"], "share": ["0.5", "1.0"]}.items():
+        made = prepare([path], tmp_path / key, **ALL, **keys | {"batch_key": key})
+        assert made.batches.tolist() == labels
+
+
+def test_categoricals_of_old_files_are_read(store, screen_path, tmp_path, keys):
+    old = tmp_path / "old.h5ad"
+    old.write_bytes(screen_path.read_bytes())
+    with h5py.File(old, "r+") as file:
+        obs = file["obs"]
+        obs.create_group("__categories")
+        for name in ("line", "gene", "plate"):
+            codes, categories = obs[name]["codes"][:], obs[name]["categories"][:]
+            del obs[name]
+            obs["__categories"][name] = categories
+            obs[name] = codes
+            obs[name].attrs["categories"] = obs["__categories"][name].ref
+    assert prepare([old], tmp_path / "s", **ALL, **keys).fingerprint == store.fingerprint
+
+
+def test_several_columns_make_one_context(screen_path, tmp_path, keys, altered):
+    arguments = keys | {"context_key": "line+plate", "batch_key": None}
+    with pytest.raises(InputError, match=r"contexts in obs column 'line\+plate' have no 'ctrl' cells \('B\+p2'\)"):
+        prepare([screen_path], tmp_path / "s", **ALL, **arguments)
+    path = altered(lambda data: data._inplace_subset_obs(~((data.obs.line == "B") & (data.obs.plate == "p2"))))
+    made = prepare([path], tmp_path / "s", **ALL, **arguments)
+    assert made.contexts.tolist() == ["A+p1", "A+p2", "B+p1", "C.2+p1"]
+    assert made.keys["context"] == "line+plate"
+
+
+def test_differing_genes_are_joined_on_request_only(screen, tmp_path, keys):
+    first, second = tmp_path / "1.h5ad", tmp_path / "2.h5ad"
+    screen[:, :25].write_h5ad(first)
+    other = screen[:, 29:9:-1].copy()
+    other.obs_names = [f"again{name}" for name in other.obs_names]
+    other.write_h5ad(second)
+    for genes in ("intersection", "union"):
+        made = prepare([first, second], tmp_path / genes, genes=genes, target_sum=1e6, **ALL, **keys)
+        wanted = screen.var_names[10:25] if genes == "intersection" else [*screen.var_names[:25], *other.var_names[:5]]
+        assert made.genes.tolist() == list(wanted)
+        counts = pd.DataFrame(made.counts(0, made.n_cells).toarray(), index=made.obs().index, columns=made.genes)
+        whole = pd.concat([part.to_df() for part in (screen[:, :25], other)]).fillna(0)
+        np.testing.assert_array_equal(counts, whole.loc[counts.index, made.genes])
+        # A cell's library is all that its file counted, whichever genes are kept.
+        np.testing.assert_array_equal(made.library_size, whole.loc[counts.index].sum(axis=1))
+    with pytest.raises(InputError, match=r"lacks 10 genes of .* and has 5 that are not in it: .* --genes intersection"):
+        prepare([first, second], tmp_path / "same", **ALL, **keys)
+    with pytest.raises(InputError, match="genes is 'both': choose one of same, intersection, union"):
+        prepare([first, second], tmp_path / "both", genes="both", **ALL, **keys)
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_cells_named_twice_in_a_file_are_refused(altered, screen, tmp_path, keys, request, small):
+    if small:
+        request.getfixturevalue("in_small_pieces")
+
+    def rename(data):
+        data.obs_names = ["cell1" if name == "cell300" else name for name in data.obs_names]
+
+    path = altered(rename)
+    with pytest.raises(InputError, match=r"names cells more than once \('cell1' among them\): drop the copies"):
+        prepare([path], tmp_path / "s", **ALL, **keys)
+    # Plates are often numbered alike: two files may share names.
+    screen.write_h5ad(tmp_path / "1.h5ad")
+    screen.write_h5ad(tmp_path / "2.h5ad")
+    assert prepare([tmp_path / "1.h5ad", tmp_path / "2.h5ad"], tmp_path / "s", **ALL, **keys).n_cells == 630
+
+
+def test_labels_that_look_alike_are_pointed_out(altered, screen_path, tmp_path, keys):
+    def rename(data):
+        data.obs_names = [f"again{name}" for name in data.obs_names]
+        data.obs["gene"] = data.obs["gene"].astype(object).replace({"TP53": "tp53 "})
+
+    path = altered(rename)
+    with pytest.warns(UserWarning, match="'TP53', 'tp53 ' in obs column 'gene' differ only by case or blanks") as seen:
+        made = prepare([screen_path, path], tmp_path / "s", **ALL, **keys)
+    assert len(seen) == 1
+    assert made.perturbations.tolist() == ["MYC", "TP53", "ctrl", "rare", "tp53 "]
+
+
+@pytest.mark.parametrize("layout", ["csr", "csc"])
+@pytest.mark.parametrize(
+    ("array", "value", "message"),
+    [("indices", 10_000, "an index is outside"), ("indptr", 10**9, "pointers"), ("indptr", -1, "pointers")],
+)
+def test_a_damaged_matrix_is_refused(altered, tmp_path, keys, layout, array, value, message):
+    path = altered(lambda data: setattr(data, "X", data.X.asformat(layout)))
+    with h5py.File(path, "r+") as file:
+        file[f"X/{array}"][3] = value
+    with pytest.raises(InputError, match=f"X of .* is a damaged matrix .*{message}.*: write the file again"):
+        prepare([path], tmp_path / "s", **ALL, **keys)
+
+
+def test_a_directory_that_is_no_anndata_is_refused(tmp_path, keys):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty cannot be read as zarr"):
+        prepare([tmp_path / "empty"], tmp_path / "s", **ALL, **keys)
+    zarr.open_group(str(tmp_path / "group.zarr"), mode="w")
+    with pytest.raises(InputError, match=r"group\.zarr has no 'obs' table"):
+        prepare([tmp_path / "group.zarr"], tmp_path / "s", **ALL, **keys)

@@ -1,0 +1,57 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from bionemo.cellsets import InputError, from_scdl
+from bionemo.scdl.io.single_cell_memmap_dataset import SingleCellMemMapDataset
+
+
+@pytest.fixture(scope="module")
+def archive(screen, tmp_path_factory):
+    """The screen as bionemo-scdl writes it: float values, no index of obs or var."""
+    path = tmp_path_factory.mktemp("scdl")
+    data = screen.copy()
+    data.var["symbol"] = data.var_names
+    data.var["number"] = np.arange(30)
+    data.write_h5ad(path / "screen.h5ad")
+    SingleCellMemMapDataset(str(path / "archive"), h5ad_path=str(path / "screen.h5ad"), use_X_not_raw=True).save()
+    return path / "archive"
+
+
+@pytest.mark.parametrize("form", ["frame", "csv", "parquet"])
+def test_an_archive_and_a_table_make_the_same_store(store, archive, screen, tmp_path, keys, form):
+    obs = {"frame": screen.obs, "csv": tmp_path / "obs.csv", "parquet": tmp_path / "obs.parquet"}[form]
+    if form != "frame":
+        getattr(screen.obs, f"to_{form}")(obs)
+    made = from_scdl(archive, tmp_path / "s", obs=obs, gene_column="symbol", n_genes=None, progress=False, **keys)
+    assert made.fingerprint == store.fingerprint
+    pd.testing.assert_frame_equal(made.obs(), store.obs())
+
+
+def test_the_archives_own_features_serve_as_a_table(store, archive, screen, tmp_path, keys):
+    made = from_scdl(archive, tmp_path / "s", gene_column="symbol", n_genes=None, progress=False, **keys)
+    assert made.fingerprint == store.fingerprint
+    assert screen.obs_names[made.obs().index.astype(int)].tolist() == store.obs().index.tolist()
+
+
+def test_a_store_is_an_archive_too(store, tmp_path, keys):
+    again = {"perturbation_key": "perturbation", "context_key": "context", "batch_key": "batch"}
+    made = from_scdl(store.path, tmp_path / "s", n_genes=None, progress=False, **keys | again)
+    assert made.runs.tolist() == store.runs.tolist()
+    assert made.counts(0, 315).sum() == store.counts(0, 315).sum()
+
+
+def test_what_an_archive_lacks_is_named(archive, screen, tmp_path, keys):
+    arguments = {"obs": screen.obs, "gene_column": "symbol", "progress": False, **keys}
+    for changes, message in (
+        ({"gene_column": None}, r"have several features \('symbol', 'number'\): name one"),
+        ({"gene_column": "symbols"}, "have no feature 'symbols': did you mean 'symbol'"),
+        ({"obs": screen.obs[:300]}, "has 300 lines where the archive has 315 rows"),
+        ({"obs": tmp_path / "none.csv"}, r"none\.csv cannot be read"),
+        ({"batch_key": "plates"}, "has no column 'plates': did you mean 'plate'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            from_scdl(archive, tmp_path / "s", **arguments | changes)
+    with pytest.raises(InputError, match="cannot be read as a bionemo-scdl archive"):
+        from_scdl(tmp_path, tmp_path / "s", **arguments)
+    assert list(tmp_path.iterdir()) == []
