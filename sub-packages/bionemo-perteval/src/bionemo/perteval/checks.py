@@ -71,21 +71,26 @@ class Keys:
 
 
 def labels(cells: ad.AnnData, keys: Keys, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return contexts [N] and perturbations [N] as strings."""
-    columns = []
-    for column, flag in ((keys.context_key, "--context-key"), (keys.perturbation_key, "--perturbation-key")):
-        if column not in cells.obs:
-            raise InputError(
-                f"{name} has no column {column!r} in obs{nearest(column, cells.obs.columns)}; give {flag}."
-            )
-        values = cells.obs[column]
-        empty = int(values.isna().sum())
-        if empty:
-            raise InputError(
-                f"Column {column!r} of {name} has {int(values.isna().sum())} empty values; fill or drop those cells."
-            )
-        columns.append(values.astype(str).to_numpy())
-    return columns[0], columns[1]
+    """Return contexts [N] and perturbations [N] as strings; a key ``A+B`` that is no column joins two that are."""
+    found = []
+    for key, flag in ((keys.context_key, "--context-key"), (keys.perturbation_key, "--perturbation-key")):
+        columns = [key] if key in cells.obs or "+" not in key else key.split("+")
+        joined: list[str] = [""] * cells.n_obs
+        for i, column in enumerate(columns):
+            values = _column(cells, column, flag, name)
+            joined = [f"{left}+{right}" for left, right in zip(joined, values, strict=True)] if i else values
+        found.append(np.array(joined, dtype=str))
+    return found[0], found[1]
+
+
+def _column(cells: ad.AnnData, column: str, flag: str, name: str) -> list[str]:
+    if column not in cells.obs:
+        raise InputError(f"{name} has no column {column!r} in obs{nearest(column, cells.obs.columns)}; give {flag}.")
+    values = cells.obs[column]
+    empty = int(values.isna().sum())
+    if empty:
+        raise InputError(f"Column {column!r} of {name} has {empty} empty values; fill or drop those cells.")
+    return values.astype(str).tolist()
 
 
 def group(labels: tuple[np.ndarray, np.ndarray]) -> dict[Condition, np.ndarray]:

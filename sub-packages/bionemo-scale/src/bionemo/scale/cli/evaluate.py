@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-import anndata as ad
-import pandas as pd
 import typer
 from rich.console import Console
 
 from bionemo import perteval
 from bionemo.cellsets import Split
-from bionemo.scale.inference.controls import require_column
+from bionemo.scale.inference.annotations import labelled, read_h5ad
 
 
 def evaluate(predicted: Path, observed: Path, out: Path, *, split: Path | None, **settings) -> None:
@@ -34,13 +32,11 @@ def evaluate(predicted: Path, observed: Path, out: Path, *, split: Path | None, 
 
 def _held_out(split: Split, predicted: Path, observed: Path, settings: dict) -> list[tuple[str, str]]:
     """Every (context, perturbation) of the observed file that the split holds out."""
-    stated = ad.read_h5ad(predicted, backed="r").uns.get("prediction", {})
+    stated = read_h5ad(predicted, labels_only=True).uns.get("prediction", {})
     keys = [settings[name] or stated.get(name) for name in ("context_key", "perturbation_key")]
     if None in keys:
         return []  # perteval says which is missing
-    obs = pd.DataFrame(ad.read_h5ad(observed, backed="r").obs)
-    for key in keys:
-        require_column(obs, key, observed)
+    obs = labelled(read_h5ad(observed, labels_only=True), keys, observed)
     conditions = obs[keys].astype(str).drop_duplicates().itertuples(index=False, name=None)
     control = settings["control"] or stated.get("control")
     return [(c, p) for c, p in conditions if p != control and split.condition_part(c, p) != "train"]

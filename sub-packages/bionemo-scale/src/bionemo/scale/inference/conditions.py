@@ -10,7 +10,8 @@ import pandas as pd
 
 from bionemo.cellsets import Split
 from bionemo.scale.errors import InputError
-from bionemo.scale.inference.controls import ControlCells, read_h5ad, require_column
+from bionemo.scale.inference.annotations import labelled, read_h5ad
+from bionemo.scale.inference.controls import ControlCells
 from bionemo.scale.model.vocabulary import Vocabulary
 
 
@@ -47,10 +48,8 @@ def populations_like(
     InputError
         A column is missing, or the file has no condition of that part.
     """
-    obs = pd.DataFrame(read_h5ad(path).obs)
-    by = [keys["context"], keys["perturbation"], *([keys["batch"]] if keys["batch"] else [])]
-    for key in by:
-        require_column(obs, str(key), path)
+    by = [key for key in (keys["context"], keys["perturbation"], keys["batch"]) if key]
+    obs = labelled(read_h5ad(path, labels_only=True), by, path)
     counted = obs[by].astype(str).value_counts(sort=False).sort_index()
     wanted = []
     for names, cells in counted.items():

@@ -1,15 +1,14 @@
 """Control cells from a file, on the genes and the scale of a model."""
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
 from bionemo.scale.errors import InputError
+from bionemo.scale.inference.annotations import labelled, read_h5ad
 from bionemo.scale.model.vocabulary import Vocabulary
 
 
@@ -48,9 +47,7 @@ def read_controls(
         A column, the control label or a gene is missing, or the values are not on the model's scale.
     """
     cells = read_h5ad(path)
-    obs = pd.DataFrame(cells.obs)
-    for key in (perturbation_key, context_key):
-        require_column(obs, key, path)
+    obs = labelled(cells, (perturbation_key, context_key), path)
     labels = obs[perturbation_key].astype(str)
     chosen = (labels == vocabulary.control).to_numpy()
     if not chosen.any():
@@ -76,28 +73,6 @@ def read_controls(
         library = np.ones(int(chosen.sum()))
         expression = sparse.csr_matrix(matrix[:, columns])
     return ControlCells(sparse.csr_matrix(expression, dtype=np.float32), library, obs.loc[chosen], notices)
-
-
-def read_h5ad(path: Path) -> ad.AnnData:
-    """Open a file, with one clear error where it is absent or no h5ad."""
-    try:
-        return ad.read_h5ad(path)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist.") from None
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} cannot be read as h5ad ({error}): it may be truncated; copy it again.") from None
-
-
-def require_column(obs: pd.DataFrame, key: str, path: Path) -> None:
-    """Raise an InputError unless ``obs`` has the column and every cell a label in it."""
-    if key not in obs:
-        near = get_close_matches(key, list(map(str, obs.columns)), 1)
-        raise InputError(
-            f"{path} has no obs column {key!r}; it has {', '.join(map(str, obs.columns))}"
-            + (f": did you mean {near[0]!r}?" if near else ".")
-        )
-    if bool(obs[key].isna().any()):
-        raise InputError(f"obs[{key!r}] of {path} has {int(obs[key].isna().sum())} cells without a label: name them.")
 
 
 def _gene_columns(names: pd.Index, vocabulary: Vocabulary, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
