@@ -118,3 +118,11 @@ def test_inputs_are_left_as_they_were(perfect, counts):
 def test_numbers_out_of_range(perfect, counts, name, value):
     with pytest.raises(InputError, match=name):
         evaluate(perfect, counts, progress=False, **{name: value})
+
+
+def test_a_key_may_join_two_columns(perfect, counts):
+    for cells in (perfect, counts):
+        cells.obs["half"] = "x"
+    found = evaluate(perfect, counts, context_key="line+half", processes=1, progress=False)
+    assert all(context.endswith("+x") for context in found.settings["scored"])
+    _refused("no column 'halff'", perfect, counts, context_key="line+halff")

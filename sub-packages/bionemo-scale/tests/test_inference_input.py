@@ -228,3 +228,11 @@ def test_a_population_starts_from_its_batch_or_else_its_context(read, written, v
     population = populations_like(path, KEYS, vocabulary, SPLIT, "test")[0]
     with pytest.raises(InputError, match="has no control cell of context 'B'"):
         sources(population, read(controls).obs, KEYS, controls)
+
+
+def test_a_key_may_join_two_columns(read, written, vocabulary):
+    controls = read(written(), context_key="line+plate")
+    assert {"A+plate1", "A+plate2", "B+plate1", "C+plate1"} == set(controls.obs["line+plate"])
+    keys = {"perturbation": "target", "context": "line+plate", "batch": None}
+    found = populations_like(written(), keys, vocabulary, SPLIT, "all")
+    assert ("B+plate2", "MYC", 3) in {(p.context, p.perturbation, p.cells) for p in found}

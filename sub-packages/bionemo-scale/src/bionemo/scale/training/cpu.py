@@ -1,17 +1,15 @@
 """Where Megatron and NeMo assume CUDA, and what stands in for it on a machine without a GPU.
 
 :func:`redirect_cuda_to_cpu` is called by the training entry point, and only where CUDA is absent. Each redirection
-names the line that needs it (nemo-toolkit 2.7.3, megatron-core 0.15.3, lightning 2.4); the first thing to try after an
-upgrade is to take one out.
+names the line that fails first without it (nemo-toolkit 2.7.3, megatron-core 0.15.3); none can be left out. After an
+upgrade, try each.
 """
 
-import contextlib
 import functools
 
 import torch
 
 _CPU = torch.device("cpu")
-_FACTORIES = ("tensor", "zeros", "ones", "empty", "full")
 
 
 class _NoStream:
@@ -61,20 +59,17 @@ def redirect_cuda_to_cpu() -> None:
         return _CPU
 
     current_device.redirected = True  # type: ignore[attr-defined]
-    # megatron.core.tensor_parallel.layers: default device of every parallel layer's weight.
+    # megatron/core/distributed/param_and_grad_buffer.py:725, the device of the gradient buffer.
     torch.cuda.current_device = current_device  # type: ignore[assignment]
-    # megatron.core.pipeline_parallel.schedules and nemo.lightning's checkpoint connector synchronise around a step.
+    # megatron/core/dist_checkpointing/strategies/filesystem_async.py:230, before tensors are written.
     torch.cuda.synchronize = lambda *_args, **_kwargs: None
-    # nemo.lightning.megatron_parallel: DDP is set up inside `torch.cuda.stream(torch.cuda.Stream())`.
+    # nemo/lightning/megatron_parallel.py:617, DDP is set up inside `torch.cuda.stream(torch.cuda.Stream())`.
     torch.cuda.Stream = _NoStream  # type: ignore[assignment,misc]
-    torch.cuda.stream = lambda *_args, **_kwargs: contextlib.nullcontext()  # type: ignore[assignment]
-    torch.cuda.current_stream = lambda *_args, **_kwargs: _NoStream()  # type: ignore[assignment,return-value]
-    # megatron.core.optimizer.clip_grads and distributed.finalize_model_grads collect scalars with `.cuda()`.
-    torch.Tensor.cuda = lambda self, *_args, **_kwargs: self  # type: ignore[assignment,method-assign]
-    # nemo.lightning megatron_strategy: `torch.tensor(step, pin_memory=True).to("cuda")` before each logged number;
-    # megatron.core.optimizer: `torch.tensor(..., device="cuda")`.
-    for name in _FACTORIES:
-        setattr(torch, name, _on_cpu(getattr(torch, name)))
+    # megatron/core/optimizer/optimizer.py:903, the loss scale.
+    torch.tensor = _on_cpu(torch.tensor)
+    # megatron/core/pipeline_parallel/schedules.py:573, the token count.
+    torch.zeros = _on_cpu(torch.zeros)
+
     move = torch.Tensor.to
 
     @functools.wraps(move)
@@ -83,8 +78,9 @@ def redirect_cuda_to_cpu() -> None:
             args = (_CPU, *args[1:])
         return move(self, *args, **kwargs)  # type: ignore[call-overload,arg-type]
 
+    # nemo/lightning/pytorch/strategies/megatron_strategy.py:801, each number that is logged.
     torch.Tensor.to = to  # type: ignore[method-assign]
-    # megatron.core.optimizer.clip_grads: asserts that a gradient's type is "torch.cuda.FloatTensor".
+
     name_type = torch.Tensor.type
 
     @functools.wraps(name_type)
@@ -92,8 +88,10 @@ def redirect_cuda_to_cpu() -> None:
         answer = name_type(self, *args, **kwargs)
         return answer.replace("torch.", "torch.cuda.", 1) if isinstance(answer, str) else answer
 
+    # megatron/core/optimizer/clip_grads.py:167, asserts that a gradient's type is "torch.cuda.FloatTensor".
     torch.Tensor.type = type_  # type: ignore[method-assign]
-    # nemo.lightning.io.pl: loading a checkpoint asserts that CUDA is initialised before it moves tensors.
+
     import nemo.lightning.io.pl as nemo_checkpoint
 
+    # nemo/lightning/io/pl.py, loading a checkpoint asserts that CUDA is initialised before it moves tensors.
     nemo_checkpoint._fix_tensors_device = lambda checkpoint: checkpoint
