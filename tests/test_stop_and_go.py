@@ -34,14 +34,17 @@ def test_kill_9_changes_nothing(tmp_path, workshop, pretrain, environment):
     assert any(len(values) > 1 for values in found.values()), "no step was repeated: the kill came too late"
 
 
-def test_a_half_written_checkpoint_is_passed_over(tmp_path, pretrain):
+def test_a_finished_run_is_trained_further_and_a_half_written_checkpoint_passed_over(tmp_path, pretrain):
     run = tmp_path / "run"
     pretrain(run, "training.max_steps=4", "training.checkpoint_every=2")
     shutil.copytree(run / "checkpoints" / "step=4", run / "checkpoints" / "step=5")
     (run / "checkpoints" / "step=5-unfinished").touch()
     (run / "checkpoints" / "step=5" / "weights" / "metadata.json").unlink()
-    done = pretrain(run, "training.max_steps=6", "training.checkpoint_every=2")
+    done = pretrain(run, "training.max_steps=12", "training.checkpoint_every=2")
     assert "going on from step=4" in done.stderr
+    rates = {step: values[-1] for step, values in logged(run, "train/learning_rate").items()}
+    assert max(rates[step] for step in range(5, 13)) > 2 * rates[4], "trained further at the rate it had come down to"
+    assert "is done" in pretrain(run, "training.max_steps=12").stderr
 
 
 def wait_for(condition, seconds: float = 120) -> None:

@@ -1,5 +1,6 @@
 """A small screen with every shape a real one has, and the real data where they are at hand."""
 
+import os
 from pathlib import Path
 
 import anndata as ad
@@ -10,7 +11,7 @@ import scipy.sparse as sp
 
 from bionemo.cellsets import prepare
 
-DATA = Path(__file__).parents[3].parent / "shared" / "data"
+SCREENS = Path(os.environ.get("SCALE_SCREENS") or Path(__file__).parents[4] / "shared" / "data")
 KEYS = {"perturbation_key": "gene", "control": "ctrl", "context_key": "line", "batch_key": "plate"}
 # (context, perturbation, batch) -> cells. Batch p2 of B has no controls; 'rare' is shorter than any set.
 CONDITIONS = {
@@ -65,9 +66,9 @@ def real_data():
     """Return the path of a real data file, or skip."""
 
     def path(name: str) -> Path:
-        if not (DATA / name).is_file():
-            pytest.skip(f"{name} is not in {DATA}")
-        return DATA / name
+        if not (SCREENS / name).is_file():
+            pytest.skip(f"{name} is not in {SCREENS}: set SCALE_SCREENS to the directory of the real screens")
+        return SCREENS / name
 
     return path
 

@@ -1,5 +1,6 @@
 """Baselines on real screens stand near their published neighbours."""
 
+import os
 from pathlib import Path
 
 import anndata as ad
@@ -8,15 +9,14 @@ import pytest
 
 from bionemo.perteval import evaluate
 
-DATA = Path(__file__).parents[4] / "shared" / "data"
+SCREENS = Path(os.environ.get("SCALE_SCREENS") or Path(__file__).parents[4] / "shared" / "data")
 TARGETS = ["IFNGR1", "JAK2", "STAT1", "IRF1", "CUL3", "BRD4", "SMAD4", "STAT2", "CD86", "ETV7", "UBE2L6", "MARCH8"]
 
 
 def _screen(name):
-    path = DATA / name
-    if not path.is_file():
-        pytest.skip(f"{path.name} is not in {DATA}")
-    return ad.read_h5ad(path)
+    if not (SCREENS / name).is_file():
+        pytest.skip(f"{name} is not in {SCREENS}: set SCALE_SCREENS to the directory of the real screens")
+    return ad.read_h5ad(SCREENS / name)
 
 
 def _controls_as_prediction(cells, rows, control_rows):

@@ -16,6 +16,12 @@ def run(record, tmp_path) -> RunDirectory:
     return run
 
 
+@pytest.fixture
+def begun(run) -> RunDirectory:
+    (run.checkpoints / "step=10").mkdir(parents=True)
+    return run
+
+
 def test_a_record_is_read_as_it_was_written(run, record, config, vocabulary):
     assert run.read().model_config() == config
     assert run.read().model_config(tensor_parallel=2).tensor_parallel == 2
@@ -23,10 +29,10 @@ def test_a_record_is_read_as_it_was_written(run, record, config, vocabulary):
     assert run.read().store == record.store
 
 
-def test_the_same_settings_go_on(run, record):
-    before = run.record_file.read_bytes()
-    run.start(record, write=True)
-    assert run.record_file.read_bytes() == before
+def test_the_same_settings_go_on(begun, record):
+    before = begun.record_file.read_bytes()
+    begun.start(record, write=True)
+    assert begun.record_file.read_bytes() == before
 
 
 def test_only_the_first_rank_writes(record, tmp_path):
@@ -41,8 +47,8 @@ def test_only_the_first_rank_writes(record, tmp_path):
         ("model", {"tensor_parallel": 2, "layer_spec": "auto"}),
     ],
 )
-def test_what_does_not_change_the_answer_may_differ(run, record, section, changes):
-    run.start(replace(record, **{section: {**getattr(record, section), **changes}}), write=True)
+def test_what_does_not_change_the_answer_may_differ(begun, record, section, changes):
+    begun.start(replace(record, **{section: {**getattr(record, section), **changes}}), write=True)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +57,7 @@ def test_what_does_not_change_the_answer_may_differ(run, record, section, change
         ("training", {"seed": 1}, r"training\.seed=0, not 1"),
         ("training", {"learning_rate": 1.0}, r"training\.learning_rate=0\.001, not 1\.0"),
         ("training", {"cells_per_set": 16}, r"training\.cells_per_set=8, not 16"),
+        ("training", {"accumulate": 2}, r"training\.accumulate=1, not 2"),
         ("model", {"hidden_size": 32}, r"model\.hidden_size=16, not 32"),
         ("model", {"source": "gaussian"}, r"model\.source=mixed, not gaussian"),
         ("split", {"fewshot": {}}, "another split"),
@@ -58,16 +65,37 @@ def test_what_does_not_change_the_answer_may_differ(run, record, section, change
         ("store", {"fingerprint": "0" * 64, "path": "elsewhere"}, "other data than elsewhere"),
     ],
 )
-def test_anything_else_is_refused_by_name(run, record, section, changes, message):
+def test_anything_else_is_refused_by_name(begun, record, section, changes, message):
     other = replace(record, **{section: {**getattr(record, section), **changes}})
     with pytest.raises(InputError, match=message) as refused:
-        run.start(other, write=True)
+        begun.start(other, write=True)
     assert "another --out" in str(refused.value)
 
 
-def test_another_number_of_sets_a_step_is_refused(run, record):
+def test_settings_that_never_reached_a_checkpoint_are_replaced(run, record):
+    other = replace(record, training={**record.training, "learning_rate": 0.5})
+    run.start(other, write=True)
+    assert run.read().training["learning_rate"] == 0.5
+
+
+def test_a_directory_that_cannot_be_written_is_refused(record, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        RunDirectory(tmp_path / "file" / "run").start(record, write=True)
+
+
+@pytest.mark.parametrize("damage", [("vocabulary", "genes"), ("store", "keys"), ("training", "cells_per_set")])
+def test_a_record_without_a_part_is_damaged(run, damage):
+    values = json.loads(run.record_file.read_text())
+    del values[damage[0]][damage[1]]
+    run.record_file.write_text(json.dumps(values))
+    with pytest.raises(InputError, match="damaged"):
+        run.read()
+
+
+def test_another_number_of_sets_a_step_is_refused(begun, record):
     with pytest.raises(InputError, match="takes 4 sets a step over all ranks, not 8"):
-        run.start(replace(record, global_batch=8), write=True)
+        begun.start(replace(record, global_batch=8), write=True)
 
 
 def test_the_newest_whole_checkpoint_counts(run):
@@ -78,6 +106,7 @@ def test_the_newest_whole_checkpoint_counts(run):
     (run.checkpoints / "step=100-unfinished").touch()
     assert run.last_checkpoint().name == "step=20"
     (run.checkpoints / "step=300").touch()
+    (run.checkpoints / "step=foo").mkdir()
     assert run.last_checkpoint().name == "step=20"
 
 

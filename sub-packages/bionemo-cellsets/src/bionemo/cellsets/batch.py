@@ -23,7 +23,9 @@ class SetBatch:
     perturbed : float32 [B, S, G], log1p
         The perturbed cells; zeros where masked.
     control : float32 [B, S, G], log1p
-        As many control cells of the same (context, batch), in no relation to the perturbed ones; zeros where masked.
+        As many control cells of the same (context, batch), drawn apart from the perturbed ones; zeros where masked.
+        A set of a control run has other cells here than its own where the run has twice as many, else it may share
+        some.
     mask : bool [B, S]
         True for cells, False for padding; all False for a set that pads the last batch of an epoch.
     context, perturbation, batch : int64 [B]

@@ -1,4 +1,7 @@
-"""Which control cells stand beside a set: those of its (context, batch), else those of its context."""
+"""Which control cells stand beside a set: those of its (context, batch), else those of its context.
+
+A set may be one of control cells itself. Its pool is then the run that its own cells come from.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -37,6 +40,7 @@ class ControlPools:
 
     def __init__(self, store: "CellStore"):
         runs, controls = store.runs, np.flatnonzero(store.is_control)
+        self._is_control = store.is_control
         self.start = np.zeros(len(runs), dtype=np.int64)
         self.length = np.zeros(len(runs), dtype=np.int64)
         self.fallback = np.ones(len(runs), dtype=bool)
@@ -71,10 +75,16 @@ class ControlPools:
         -------
         int64 array [B, S]
             Store rows: consecutive from a random cell of the pool, wrapping at its end, so cells repeat only where the
-            pool is smaller than the set; -1 beyond the set's length.
+            pool is smaller than the set; -1 beyond the set's length. A set of control cells shares none with its own
+            where its run has at least twice as many cells as the set.
         """
         start, length = self.start[sets["run"]], self.length[sets["run"]]
-        first = (mix(sets["key"]) % length.astype(np.uint64)).astype(np.int64)
+        # A set of control cells lies in its own pool: the room is what both windows together leave of it.
+        room = length - 2 * sets["length"]
+        apart = self._is_control[sets["run"]] & (room >= 0)
+        choice = np.where(apart, room + 1, length).astype(np.uint64)
+        first = (mix(sets["key"]) % choice).astype(np.int64)
+        first += np.where(apart, sets["start"] + sets["length"], 0)
         place = np.arange(set_size)
         rows = start[:, None] + (first[:, None] + place) % length[:, None]
         return np.where(place < sets["length"][:, None], rows, -1)

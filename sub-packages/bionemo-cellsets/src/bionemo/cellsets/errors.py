@@ -35,4 +35,4 @@ def choices(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=0.5)
     if near:
         return f"did you mean '{folded[near[0]]}' (at hand: {name_list(known)})"
-    return f"use one of {name_list(known)}"
+    return f"use one of {name_list(known)}" if known else "there are none to choose from"

@@ -15,7 +15,9 @@ perturbation in two contexts have the correlation `shared` on average.
 import contextlib
 import os
 from dataclasses import asdict, dataclass
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -149,7 +151,7 @@ def simulate(
         responders=responders,
     )
     out = Path(out)
-    if out.suffix != ".h5ad" or out.is_dir():
+    if out.suffix != ".h5ad" or os.path.isdir(out):
         raise InputError(f"{out} cannot be the simulated file: give the path of a file that ends in .h5ad")
     truth = _draw_truth(size, np.random.default_rng([seed, 0]))
     plan = _draw_plan(size, truth, np.random.default_rng([seed, 1]))
@@ -158,8 +160,12 @@ def simulate(
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        annotations.write_h5ad(partial)
-        with File(partial, "r+") as file, tqdm(total=cells, unit="cell", disable=not progress) as bar:
+        with (
+            _ForgivingFile(partial, "w+") as disk,
+            File(disk, "w") as file,
+            tqdm(total=cells, unit="cell", disable=not progress) as bar,
+        ):
+            write_elem(file, "/", annotations)
             step = max(1, _BLOCK_VALUES // genes)
             for number, start in enumerate(range(0, cells, step)):
                 block = plan[start : start + step]
@@ -173,6 +179,8 @@ def simulate(
                 else:
                     sparse_dataset(file["X"]).append(counts)  # pyright: ignore
                 bar.update(len(block))
+                disk.check()
+        disk.check()
         os.replace(partial, out)
     except OSError as error:
         raise InputError(
@@ -182,6 +190,37 @@ def simulate(
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
     return out
+
+
+class _ForgivingFile(FileIO):
+    """A file that keeps its first error for `check` and lets HDF5 go on.
+
+    HDF5 cannot close a file whose writes fail: it complains of every object left open, and the process crashes at exit.
+    """
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:  # noqa: D102
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while rest and self.failure is None:
+                rest = rest[super().write(rest) :]  # a write may be cut short, which HDF5 does not look at
+        except OSError as error:
+            self.failure = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:  # noqa: D102
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.failure = self.failure or error
+            return size or 0
+
+    def check(self) -> None:
+        """Raise the error of the first write that failed, if one did."""
+        if self.failure is not None:
+            raise self.failure
 
 
 def _draw_truth(size: _Size, rng: np.random.Generator) -> _Truth:

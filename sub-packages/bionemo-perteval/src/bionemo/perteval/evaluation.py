@@ -1,10 +1,11 @@
 """Score a prediction between its baselines and its ceiling: `evaluate`, and the `Evaluation` that it returns."""
 
+import contextlib
 import json
 import math
 import os
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -151,21 +152,25 @@ class Evaluation:
         -------
         Path
             The report.
+
+        Raises
+        ------
+        InputError
+            Where the folder cannot be made or written into.
         """
         out = Path(out)
-        if out.exists() and not out.is_dir():
-            raise InputError(
-                f"The output {out} is a file, but the report is a folder of files; name another with --out."
-            )
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as scratch:
-            folder = Path(scratch)
-            (folder / "metrics.json").write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", "utf-8")
-            self.table.to_csv(folder / "metrics.csv")
-            self.per_perturbation.to_csv(folder / "per_perturbation.csv", index=False)
-            (folder / "report.html").write_text(report.html(self), "utf-8")
-            for path in sorted(folder.iterdir()):
-                os.replace(path, out / path.name)
+        content = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+        page = report.html(self)
+        with _writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as scratch:
+                folder = Path(scratch)
+                (folder / "metrics.json").write_text(content, "utf-8")
+                self.table.to_csv(folder / "metrics.csv")
+                self.per_perturbation.to_csv(folder / "per_perturbation.csv", index=False)
+                (folder / "report.html").write_text(page, "utf-8")
+                for path in sorted(folder.iterdir()):
+                    os.replace(path, out / path.name)
         return out / "report.html"
 
 
@@ -198,7 +203,7 @@ def evaluate(
         h5ad file or AnnData of observed cells, best the whole screen: what is neither scored nor held out is what the
         baselines are made from. Counts (normalised here by their sum over all genes of the file) or log1p.
     out
-        Folder for `Evaluation.write`; None writes nothing.
+        Folder for `Evaluation.write`; None writes nothing. That it can be written is checked before anything is scored.
     perturbation_key, context_key
         Columns of `obs` in both files. Where None, ``predicted.uns["prediction"]`` says it; so for the next three.
     control
@@ -224,8 +229,10 @@ def evaluate(
     Raises
     ------
     InputError
-        Where the input cannot be evaluated; the message names what and the mend.
+        Where the input cannot be evaluated or `out` cannot be written; the message names what and the mend.
     """
+    if out is not None:
+        _check_writable(Path(out))
     predicted_cells, predicted_name = reading.read(predicted, "predicted")
     observed_cells, observed_name = reading.read(observed, "observed")
     stated = reading.stated(predicted_cells)
@@ -281,6 +288,30 @@ def evaluate(
     if out is not None:
         evaluation.write(Path(out))
     return evaluation
+
+
+@contextlib.contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Turn what the file system refuses into one sentence about the output folder."""
+    if os.path.exists(out) and not os.path.isdir(out):
+        raise InputError(f"The output {out} is a file, but the report is a folder of files; name another with --out.")
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(
+            f"The output {out} cannot be written ({reason}); free space there or name another with --out."
+        ) from error
+
+
+def _check_writable(out: Path) -> None:
+    """Raise InputError where the folder could not be made and written into; nothing of the check stays."""
+    with _writing(out):
+        folder = out.absolute()
+        while not os.path.lexists(folder):
+            folder = folder.parent
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-"):
+            pass
 
 
 def _plain(value: Any) -> Any:

@@ -1,10 +1,13 @@
 """The command line: one function a command, nothing heavy imported before a command runs."""
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from bionemo.scale.errors import InputError
 
 app = typer.Typer(
     name="bionemo-scale",
@@ -14,6 +17,15 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+
+
+class Part(StrEnum):
+    """Conditions of an observed file, by the training run's split."""
+
+    TEST = "test"
+    VAL = "val"
+    TRAIN = "train"
+    ALL = "all"
 
 
 def main() -> None:
@@ -67,7 +79,10 @@ def prepare(
     genes: Annotated[
         str, typer.Option(help="Where the inputs' genes differ: same (refuse), intersection or union.")
     ] = "same",
-    n_genes: Annotated[int, typer.Option(help="Highly variable genes to keep; all where the file has fewer.")] = 2_000,
+    n_genes: Annotated[
+        int | None,
+        typer.Option(help="Highly variable genes to keep; all where the file has fewer.", show_default="2000"),
+    ] = None,
     all_genes: Annotated[bool, typer.Option("--all-genes", help="Keep every gene.")] = False,
     split: Annotated[Path | None, typer.Option(help="Choose genes on the training cells of this split only.")] = None,
     hvg_from: Annotated[str, typer.Option(help="Choose them on train (the split's training cells) or all.")] = "train",
@@ -80,6 +95,8 @@ def prepare(
     from bionemo.cellsets import prepare as run
     from bionemo.scale.cli.tables import inspection_table, show
 
+    if all_genes and n_genes is not None:
+        raise InputError(f"--n-genes {n_genes} and --all-genes contradict each other: give one of them.")
     made = run(
         inputs,
         store,
@@ -90,7 +107,7 @@ def prepare(
         batch_key=batch_key,
         layer=layer,
         genes=genes,
-        n_genes=None if all_genes else n_genes,
+        n_genes=None if all_genes else 2_000 if n_genes is None else n_genes,
         hvg_from=hvg_from,
         target_sum=target_sum,
         split=split,
@@ -128,6 +145,10 @@ def pretrain(
     """Train a model, or go on with a run that was interrupted."""
     from bionemo.scale.recipes.overrides import configured
 
+    for override in overrides or []:
+        key = override.partition("=")[0]
+        if key in ("store", "split", "out"):
+            raise InputError(f"{override!r} is among the settings, and --{key} says it already: leave one out.")
     configured(recipe, [f"store={store}", f"split={split}", f"out={out}", *(overrides or [])])()
 
 
@@ -143,7 +164,7 @@ def predict(
     ] = None,
     more_perturbations: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
     like: Annotated[Path | None, typer.Option(help="Predict as many cells of each condition as this file has.")] = None,
-    part: Annotated[str, typer.Option(help="Conditions of --like: test, val, train or all.")] = "test",
+    part: Annotated[Part | None, typer.Option(help="Conditions of --like, by the split.", show_default="test")] = None,
     layer: Annotated[str | None, typer.Option(help="Layer of the controls; X if not given.")] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same cells.")] = 0,
 ) -> None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import typer
 from rich.console import Console
 
@@ -31,12 +33,16 @@ def evaluate(predicted: Path, observed: Path, out: Path, *, split: Path | None, 
 
 
 def _held_out(split: Split, predicted: Path, observed: Path, settings: dict) -> list[tuple[str, str]]:
-    """Every (context, perturbation) of the observed file that the split holds out."""
+    """Every (context, perturbation) of the observed file that the split holds out; its names must be there."""
     stated = read_h5ad(predicted, labels_only=True).uns.get("prediction", {})
-    keys = [settings[name] or stated.get(name) for name in ("context_key", "perturbation_key")]
-    if None in keys:
+    context, perturbation, control = (
+        settings[name] or stated.get(name) for name in ("context_key", "perturbation_key", "control")
+    )
+    if None in (context, perturbation, control):
         return []  # perteval says which is missing
-    obs = labelled(read_h5ad(observed, labels_only=True), keys, observed)
-    conditions = obs[keys].astype(str).drop_duplicates().itertuples(index=False, name=None)
-    control = settings["control"] or stated.get("control")
-    return [(c, p) for c, p in conditions if p != control and split.condition_part(c, p) != "train"]
+    obs = labelled(read_h5ad(observed, labels_only=True), (context, perturbation), observed)
+    conditions = obs[[context, perturbation]].astype(str).drop_duplicates()
+    codes, names = zip(*(pd.factorize(conditions[key]) for key in (context, perturbation)), strict=True)
+    runs = np.rec.fromarrays(codes, names="context,perturbation")
+    parts = split.assign_runs(runs, *names, control)
+    return list(conditions[parts != "train"].itertuples(index=False, name=None))

@@ -21,7 +21,7 @@ def read_h5ad(path: Path, *, labels_only: bool = False) -> ad.AnnData:
     try:
         return ad.read_h5ad(path, backed="r" if labels_only else None)
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist.") from None
+        raise InputError(f"{path} does not exist: check the path.") from None
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path} cannot be read as h5ad ({error}): it may be truncated; copy it again.") from None
 
@@ -38,12 +38,21 @@ def labelled(cells: ad.AnnData, keys: Iterable[str], path: Path) -> pd.DataFrame
     """
     obs = pd.DataFrame(cells.obs)
     for key in keys:
-        columns = [key] if key in obs or "+" not in key else key.split("+")
+        columns = _columns(obs, key)
         for column in columns:
             _require(obs, column, path)
         if len(columns) > 1:
             obs = obs.assign(**{key: obs[columns].astype(str).agg("+".join, axis=1)})
     return obs
+
+
+def missing_columns(cells: ad.AnnData, key: str) -> list[str]:
+    """Columns of ``obs`` that ``key`` needs and the file has not."""
+    return [column for column in _columns(cells.obs, key) if column not in cells.obs]
+
+
+def _columns(obs: pd.DataFrame, key: str) -> list[str]:
+    return [key] if key in obs or "+" not in key else key.split("+")
 
 
 def _require(obs: pd.DataFrame, key: str, path: Path) -> None:

@@ -63,10 +63,20 @@ def populations_like(
     return wanted
 
 
-def populations_of(perturbations: Sequence[str], controls: ControlCells, context_key: str) -> list[Population]:
-    """Every context of the control cells under each perturbation, one cell for each control cell."""
-    contexts = controls.obs[context_key].astype(str).value_counts().sort_index()
-    return [Population(str(c), p, None, int(n)) for p in perturbations for c, n in contexts.items()]
+def populations_of(
+    perturbations: Sequence[str], controls: ControlCells, keys: dict[str, str | None]
+) -> list[Population]:
+    """Every (context, batch) of the control cells under each perturbation, one cell for each control cell.
+
+    Batches stay together, without a name, where the run has no batch key or the control cells have no such column.
+    """
+    by = [key for key in (keys["context"], keys["batch"]) if key and key in controls.obs]
+    counted = controls.obs[by].astype(str).value_counts(sort=False).sort_index()
+    return [
+        Population(context, perturbation, batch[0] if batch else None, int(cells))
+        for perturbation in perturbations
+        for (context, *batch), cells in counted.items()  # type: ignore[misc]
+    ]
 
 
 def select(populations: Sequence[Population], perturbations: Sequence[str], path: Path, part: str) -> list[Population]:
@@ -92,10 +102,17 @@ def check_known(populations: Sequence[Population], vocabulary: Vocabulary) -> No
     """Raise an InputError for a perturbation that the model has never seen."""
     unknown = sorted({p.perturbation for p in populations} - set(vocabulary.perturbations))
     if unknown:
-        near = get_close_matches(unknown[0], vocabulary.perturbations, 1)
+        known = [name for name in vocabulary.perturbations if name != vocabulary.control]
+        near = get_close_matches(unknown[0], known, 1)
+        shown = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
         raise InputError(
-            f"perturbation {', '.join(map(repr, unknown[:5]))} was never seen in training"
-            + (f": did you mean {near[0]!r}?" if near else f": the model knows {len(vocabulary.perturbations)} others.")
+            (f"perturbation {shown} was" if len(unknown) == 1 else f"perturbations {shown} were")
+            + " never seen in training: "
+            + (
+                f"did you mean {near[0]!r}?"
+                if near
+                else f"give ones of its {len(known)} training perturbations, such as {', '.join(known[:3])}."
+            )
         )
 
 
@@ -118,3 +135,20 @@ def sources(population: Population, obs: pd.DataFrame, keys: dict[str, str | Non
         if of_batch.any():
             return of_batch.nonzero()[0]
     return of_context.nonzero()[0]
+
+
+def batch_notices(
+    populations: Sequence[Population], obs: pd.DataFrame, keys: dict[str, str | None], control_file: Path
+) -> list[str]:
+    """Say which batches have no control cells of their own, so that :func:`sources` takes those of the context."""
+    if keys["batch"] not in obs:
+        return []  # said once, by read_controls
+    there = set(obs[[keys["context"], keys["batch"]]].astype(str).itertuples(index=False, name=None))
+    asked = {(p.context, p.batch) for p in populations if p.batch is not None}
+    without = [f"{batch!r} of {context!r}" for context, batch in sorted(asked - there)]
+    if not without:
+        return []
+    return [
+        f"{control_file} has no control cell of batch {', '.join(without[:5])}{', ...' if len(without) > 5 else ''}: "
+        f"those populations start from the context's other batches."
+    ]

@@ -8,7 +8,7 @@ import pandas as pd
 from scipy import sparse
 
 from bionemo.scale.errors import InputError
-from bionemo.scale.inference.annotations import labelled, read_h5ad
+from bionemo.scale.inference.annotations import labelled, missing_columns, read_h5ad
 from bionemo.scale.model.vocabulary import Vocabulary
 
 
@@ -21,12 +21,18 @@ class ControlCells:
     library: np.ndarray
     """float64 [cells], counts of each cell over all genes of the file; ones where the data came as log1p."""
     obs: pd.DataFrame
-    """The file's own columns, one row a cell."""
+    """The file's own columns, and one for a key that joins several; one row a cell."""
     notices: tuple[str, ...]
 
 
 def read_controls(
-    path: Path, vocabulary: Vocabulary, *, perturbation_key: str, context_key: str, layer: str | None = None
+    path: Path,
+    vocabulary: Vocabulary,
+    *,
+    perturbation_key: str,
+    context_key: str,
+    batch_key: str | None = None,
+    layer: str | None = None,
 ) -> ControlCells:
     """Read the cells labelled as control.
 
@@ -38,6 +44,8 @@ def read_controls(
         The model's genes, control label and scale.
     perturbation_key, context_key
         Columns of ``obs``.
+    batch_key
+        Column of the batch, if the model was trained with one; the file may lack it.
     layer
         Where the expression is; ``X`` if not given.
 
@@ -47,7 +55,17 @@ def read_controls(
         A column, the control label or a gene is missing, or the values are not on the model's scale.
     """
     cells = read_h5ad(path)
-    obs = labelled(cells, (perturbation_key, context_key), path)
+    keys, notices = [perturbation_key, context_key], []
+    if batch_key is not None:
+        absent = missing_columns(cells, batch_key)
+        if absent:
+            notices.append(
+                f"{path} has no obs column {absent[0]!r}: populations start from their context's control cells of any "
+                f"batch."
+            )
+        else:
+            keys.append(batch_key)
+    obs = labelled(cells, keys, path)
     labels = obs[perturbation_key].astype(str)
     chosen = (labels == vocabulary.control).to_numpy()
     if not chosen.any():
@@ -62,7 +80,7 @@ def read_controls(
         raise InputError(f"{path} has no X; name one of its layers with --layer: {', '.join(cells.layers) or 'none'}.")
     matrix = sparse.csr_matrix(cells.X if layer is None else cells.layers[layer])  # type: ignore[arg-type]
     _check_values(matrix, vocabulary, path)
-    columns, notices = _gene_columns(cells.var_names, vocabulary, path)
+    columns, about_genes = _gene_columns(cells.var_names, vocabulary, path)
 
     if vocabulary.kind == "counts":
         library = np.asarray(matrix.sum(1), dtype=np.float64).ravel()
@@ -72,7 +90,8 @@ def read_controls(
     else:
         library = np.ones(int(chosen.sum()))
         expression = sparse.csr_matrix(matrix[:, columns])
-    return ControlCells(sparse.csr_matrix(expression, dtype=np.float32), library, obs.loc[chosen], notices)
+    expression = sparse.csr_matrix(expression, dtype=np.float32)
+    return ControlCells(expression, library, obs.loc[chosen], (*notices, *about_genes))
 
 
 def _gene_columns(names: pd.Index, vocabulary: Vocabulary, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -1,6 +1,5 @@
 """Predict populations and write them as AnnData."""
 
-import os
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +16,7 @@ from bionemo.scale.errors import InputError
 from bionemo.scale.inference.checkpoint import load_model
 from bionemo.scale.inference.conditions import (
     Population,
+    batch_notices,
     check_known,
     populations_like,
     populations_of,
@@ -25,11 +25,13 @@ from bionemo.scale.inference.conditions import (
 )
 from bionemo.scale.inference.controls import ControlCells, read_controls
 from bionemo.scale.inference.rounding import round_to_counts
+from bionemo.scale.inference.target import check_target, write_whole
 from bionemo.scale.model.scale_model import Condition, ScaleModel
 from bionemo.scale.model.vocabulary import Vocabulary
 from bionemo.scale.training.run_directory import RunDirectory
 
 SETS_AT_ONCE = 16
+ORIGIN = "control_cell"
 
 
 def predict(
@@ -39,7 +41,7 @@ def predict(
     *,
     perturbations: Sequence[str] = (),
     like: Path | None = None,
-    part: str = "test",
+    part: str | None = None,
     layer: str | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -57,15 +59,17 @@ def predict(
         row that of the control cell it started from under its predicted perturbation; ``uns["prediction"]`` says what
         produced it.
     perturbations
-        What to apply. Without ``like``, to every context of the control cells; with it, a selection of its conditions.
+        What to apply. Without ``like``, to every (context, batch) of the control cells; with it, a selection of its
+        conditions.
     like
         h5ad file of observed cells, to predict as many of each (context, perturbation, batch).
     part
-        Which conditions of ``like``: ``test``, ``val``, ``train`` (as the training run's split had them) or ``all``.
+        Which conditions of ``like``: ``test``, ``val``, ``train`` (as the training run's split had them) or ``all``;
+        ``test`` if not given.
     layer
         Layer of ``controls`` to read; ``X`` if not given.
     seed
-        Of the choice of control cells, the model's noise and the rounding.
+        Of the choice of control cells, the model's noise and the rounding; not negative.
     progress
         Whether to show a bar.
 
@@ -77,20 +81,36 @@ def predict(
     Raises
     ------
     InputError
-        See :func:`read_controls` and :mod:`bionemo.scale.inference.conditions`.
+        The arguments do not fit each other, ``out`` cannot be written, or what :func:`read_controls`,
+        :func:`load_model` and :mod:`bionemo.scale.inference.conditions` refuse.
     """
+    check_target(out, {"--controls": controls, "--like": like})
+    if seed < 0:
+        raise InputError(f"--seed {seed} is negative: give 0 or more.")
+    if like is None and part is not None:
+        raise InputError(f"--part {part} chooses among the conditions of --like, which was not given: give both.")
+    part = part or "test"
     run = RunDirectory(checkpoint)
     record = run.read()
     vocabulary, keys = record.model_vocabulary(), record.store["keys"]
     cells = read_controls(
-        controls, vocabulary, perturbation_key=keys["perturbation"], context_key=keys["context"], layer=layer
+        controls,
+        vocabulary,
+        perturbation_key=keys["perturbation"],
+        context_key=keys["context"],
+        batch_key=keys["batch"],
+        layer=layer,
     )
+    if ORIGIN in cells.obs:
+        raise InputError(
+            f"{controls} has an obs column {ORIGIN!r}, where predictions name the cell each started from: rename it."
+        )
     if like is not None:
         wanted = populations_like(like, keys, vocabulary, Split.from_dict(record.split), part)
         if perturbations:
             wanted = select(wanted, perturbations, like, part)
     else:
-        wanted = populations_of(perturbations, cells, keys["context"])
+        wanted = populations_of(perturbations, cells, keys)
     if not wanted:
         raise InputError("nothing to predict: name --perturbations, or give an observed file with --like.")
     check_known(wanted, vocabulary)
@@ -110,7 +130,7 @@ def predict(
     obs[keys["perturbation"]] = pd.Categorical(np.repeat([p.perturbation for p in wanted], counts))
     if keys["batch"] and like is not None:
         obs[keys["batch"]] = pd.Categorical(np.repeat([str(p.batch) for p in wanted], counts))
-    obs["control_cell"] = obs.index.to_numpy()
+    obs[ORIGIN] = obs.index.to_numpy()
     obs.index = pd.Index([f"predicted_{i}" for i in range(len(obs))])
     result = ad.AnnData(
         sparse.csr_matrix(sparse.vstack(predicted)), obs=obs, var=pd.DataFrame(index=pd.Index(vocabulary.genes))
@@ -130,14 +150,8 @@ def predict(
         "part": part if like is not None else "",
         "seed": seed,
     }
-    partial = out.with_name(out.name + ".partial")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        result.write_h5ad(partial)
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
-    return [*cells.notices, *_token_notices(wanted, vocabulary)]
+    write_whole(result, out)
+    return [*cells.notices, *batch_notices(wanted, cells.obs, keys, controls), *_token_notices(wanted, vocabulary)]
 
 
 def _draw(pool: np.ndarray, cells: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What defines a SCALE model: its sizes, its transport and its losses."""
 
+import math
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 
@@ -99,6 +100,8 @@ class ScaleConfig:
         if self.layer_spec not in ("auto", "local", "transformer_engine"):
             raise InputError(f"layer_spec={self.layer_spec!r} is not one of auto, local, transformer_engine.")
         for field in fields(self):
+            if field.type is float and not 0 <= getattr(self, field.name) < math.inf:
+                raise InputError(f"{field.name}={getattr(self, field.name)} must be a number of 0 or more.")
             if field.type is int and getattr(self, field.name) < 1:
                 raise InputError(f"{field.name}={getattr(self, field.name)} must be at least 1.")
         if self.num_attention_heads % self.num_query_groups:
@@ -117,7 +120,7 @@ class ScaleConfig:
             "hidden_size": self.hidden_size,
             "ffn_hidden_size": self.ffn_hidden_size,
             "ffn_hidden_size * gene_module_size / hidden_size": self._feed_forward(self.gene_module_size),
-            "the projection to genes, a multiple of": GENE_MULTIPLE,
+            "GENE_MULTIPLE": GENE_MULTIPLE,
         }
         for name, size in split_over_ranks.items():
             if size % self.tensor_parallel:

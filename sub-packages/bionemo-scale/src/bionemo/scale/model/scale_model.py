@@ -93,7 +93,8 @@ class ScaleModel(MegatronModule):
         Returns
         -------
         dict
-            ``loss``, and the terms it is the weighted sum of: ``endpoint``, ``reconstruction``, ``energy``. Scalars.
+            Scalars: ``loss``, the terms it is the weighted sum of (``endpoint``, ``reconstruction``, ``energy``), and
+            ``filled``, the share of sets that are not empty. A term divided by it is a mean over sets with cells.
         """
         config = self.scale
         noise = set_noise(
@@ -141,7 +142,7 @@ class ScaleModel(MegatronModule):
             + config.reconstruction_weight * terms["reconstruction"]
             + config.set_weight * terms["energy"]
         )
-        return {"loss": loss, **terms}
+        return {"loss": loss, **terms, "filled": mask.any(1).float().mean()}
 
     def encode(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Latents [B, S, D] of log1p expression [B, S, G]."""

@@ -61,7 +61,8 @@ def _checked_key(override: str, partial: fdl.Buildable) -> tuple[str, str]:
         fields = dataclasses.fields(fdl.get_callable(getattr(partial, section)))  # type: ignore[arg-type]
         known |= {f"{section}.{field.name}": getattr(field.type, "__name__", str(field.type)) for field in fields}
     if key not in known:
-        raise InputError(f"no setting {key!r}{_nearest(key, known)}.")
+        near = _nearest(key, known) or ": see the fields of ScaleConfig and TrainingConfig"
+        raise InputError(f"no setting {key!r}{near}.")
     return key, known[key]
 
 

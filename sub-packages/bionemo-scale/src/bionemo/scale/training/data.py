@@ -54,6 +54,8 @@ class TrainingBatches:
     context_rows: torch.Tensor
     perturbation_rows: torch.Tensor
     batch_rows: torch.Tensor
+    control: int
+    """The store's index of the control label."""
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -63,7 +65,10 @@ class TrainingBatches:
             yield self.translate(batch)
 
     def translate(self, batch: SetBatch) -> dict[str, torch.Tensor]:
-        """Arguments of :meth:`ScaleModel.forward`, with the condition still in its three parts."""
+        """Arguments of :meth:`ScaleModel.forward`, the condition still in its three parts, and a count of cells.
+
+        ``perturbed_cells`` leaves out the control sets, which are trained on too and count into no throughput.
+        """
         return {
             "control": batch.control,
             "perturbed": batch.perturbed,
@@ -73,6 +78,7 @@ class TrainingBatches:
             "context": self.context_rows[batch.context],
             "batch": self.batch_rows[batch.batch],
             "key": batch.key,
+            "perturbed_cells": batch.mask[batch.perturbation != self.control].sum(),
         }
 
 
@@ -108,9 +114,11 @@ class CellSetsDataModule(pl.LightningDataModule):
 
     def summary(self) -> str:
         """What there is to learn from, in a line."""
-        cells = {part: int(self.store.runs["length"][self._eligible(part)].sum()) for part in ("train", "val")}
+        lengths = self.store.runs["length"]
+        train, val = (lengths[self._eligible(part)].sum() for part in ("train", "val"))
+        controls = lengths[self._eligible("train") & self.store.is_control].sum()
         return (
-            f"{cells['train']:,} cells to train on, {cells['val']:,} to validate, {self.store.n_genes:,} genes, "
+            f"{train:,} cells to train on ({controls:,} controls), {val:,} to validate, {self.store.n_genes:,} genes, "
             f"{len(self.vocabulary.contexts)} contexts, {len(self.vocabulary.perturbations) - 1} perturbations"
         )
 
@@ -145,9 +153,8 @@ class CellSetsDataModule(pl.LightningDataModule):
         eligible = self.parts == part
         if part == "val":
             # A control set maps to itself: it says nothing of how well a held-out condition is predicted.
-            control = np.asarray(self.store.perturbations)[self.store.runs["perturbation"]] == self.store.control
             known = table_rows(self.store.perturbations, self.vocabulary.perturbations).numpy()
-            eligible &= ~control & (known[self.store.runs["perturbation"]] >= 0)
+            eligible &= ~self.store.is_control & (known[self.store.runs["perturbation"]] >= 0)
         return eligible
 
     def _sampler(self, part: str) -> SetSampler:
@@ -167,4 +174,5 @@ class CellSetsDataModule(pl.LightningDataModule):
             context_rows=table_rows(self.store.contexts, self.vocabulary.contexts),
             perturbation_rows=table_rows(self.store.perturbations, self.vocabulary.perturbations),
             batch_rows=table_rows(self.store.batches, self.vocabulary.batches),
+            control=self.store.control_index,
         )

@@ -1,6 +1,7 @@
 """The model as NeMo trains it."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -29,12 +30,13 @@ class MeanOverRanks(MegatronLossReduction):
         return forward_out["loss"], {name: value.detach() for name, value in forward_out.items()}
 
     def reduce(self, losses_reduced_per_micro_batch) -> torch.Tensor:
-        """Mean loss of the step; no value leaves the device."""
+        """Mean over the step's sets that have cells; no value leaves the device."""
         names = list(losses_reduced_per_micro_batch[0])
         means = torch.stack([torch.stack([batch[n] for batch in losses_reduced_per_micro_batch]).mean() for n in names])
         torch.distributed.all_reduce(means, group=parallel_state.get_data_parallel_group())
         means /= parallel_state.get_data_parallel_world_size()
-        self.terms.update(zip(names, means, strict=True))
+        filled = means[names.index("filled")].clamp(min=1e-9)
+        self.terms.update((name, mean / filled) for name, mean in zip(names, means, strict=True) if name != "filled")
         return self.terms["loss"]
 
 
@@ -62,13 +64,22 @@ class ScaleModule(pl.LightningModule):
             self.module = ScaleModel(self.scale, self.vocabulary)
             self.module.set_gene_mean(self.gene_mean)
 
+    def on_train_start(self) -> None:
+        """Let a run that is trained further follow the schedule of its new length; NeMo restores the old one."""
+        training = self.training_config
+        for config in self.trainer.lr_scheduler_configs:
+            scheduler: Any = config.scheduler
+            scheduler.max_steps = training.max_steps
+            scheduler.decay_steps = training.max_steps - training.warmup_steps
+
     def data_step(self, batches: Iterator) -> dict[str, torch.Tensor]:
         """Next batch, on the model's device but for the noise keys."""
         batch = next(batches)
         # Lightning's fetcher adds the batch's number and the loader's.
         batch = batch[0] if isinstance(batch, tuple) else batch
+        perturbed_cells = int(batch.pop("perturbed_cells"))
         if self.training:
-            self.cells_seen += int(batch["mask"].sum())
+            self.cells_seen += perturbed_cells
         device = next(self.parameters()).device
         return {name: value if name == "key" else value.to(device) for name, value in batch.items()}
 

@@ -19,7 +19,7 @@ from bionemo.scale.training.cpu import redirect_cuda_to_cpu
 from bionemo.scale.training.data import CellSetsDataModule, training_vocabulary
 from bionemo.scale.training.module import ScaleModule, precision_plugin
 from bionemo.scale.training.progress import ProgressBar, Throughput
-from bionemo.scale.training.run_directory import RunDirectory, RunRecord
+from bionemo.scale.training.run_directory import RunDirectory, RunRecord, checkpoint_step
 from bionemo.scale.training.settings import TrainingConfig
 
 _log = logging.getLogger("bionemo.scale")
@@ -77,6 +77,9 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
     run.start(record, write=rank_zero_only.rank == 0)
 
     last = run.last_checkpoint()
+    if last is not None and checkpoint_step(last) >= training.max_steps:
+        _log.info("%s is done: raise training.max_steps above %d to train further", last, training.max_steps)
+        return
     data = CellSetsDataModule(cells, held_out, vocabulary, training, data_parallel)
     module = ScaleModule(model, vocabulary, data.mean_expression(), training)
     throughput = Throughput(training.log_every)
@@ -144,7 +147,7 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 def _strategy(model: ScaleConfig, on_gpu: bool) -> nl.MegatronStrategy:
-    return nl.MegatronStrategy(
+    strategy = nl.MegatronStrategy(
         tensor_model_parallel_size=model.tensor_parallel,
         ddp=DistributedDataParallelConfig(
             use_distributed_optimizer=on_gpu, overlap_grad_reduce=on_gpu, overlap_param_gather=on_gpu
@@ -155,3 +158,6 @@ def _strategy(model: ScaleConfig, on_gpu: bool) -> nl.MegatronStrategy:
         ckpt_parallel_load=on_gpu,
         ckpt_optim_fully_reshardable=True,
     )
+    # The loss is logged with its terms, by Throughput.
+    strategy.log_train_loss = False
+    return strategy

@@ -18,10 +18,11 @@ class Throughput(pl.Callback):
     def __init__(self, log_every: int):
         self.log_every = log_every
         self.latest: dict[str, float] = {}
+        self._since: float | None = None
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: ScaleModule, batch, batch_idx: int) -> None:
         """Start the first window after the set-up of the first step."""
-        if not self.latest and not hasattr(self, "_since"):
+        if self._since is None:
             self._open_window(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: ScaleModule, outputs, batch, batch_idx: int) -> None:
@@ -29,12 +30,14 @@ class Throughput(pl.Callback):
         if trainer.global_step % self.log_every and trainer.global_step != trainer.max_steps:
             return
         terms = {name: float(value) for name, value in pl_module.terms.items()}
+        assert self._since is not None
         seconds = time.perf_counter() - self._since
         cells, waited = self._counts(trainer, pl_module)
-        window = torch.tensor([cells - self._cells], dtype=torch.float64)
+        window = torch.tensor([cells - self._cells], dtype=torch.float64, device=pl_module.terms["loss"].device)
         torch.distributed.all_reduce(window, group=parallel_state.get_data_parallel_group(with_context_parallel=False))
         self.latest = {
             **{f"train/{name}": value for name, value in terms.items()},
+            "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
             "throughput/cells_per_second": window.item() / seconds,
             "throughput/data_wait": (waited - self._waited) / seconds,
         }
@@ -44,7 +47,7 @@ class Throughput(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: ScaleModule) -> None:
         """Keep validation out of the training window."""
-        if hasattr(self, "_since"):
+        if self._since is not None:
             self._open_window(trainer, pl_module)
 
     def _open_window(self, trainer: pl.Trainer, pl_module: ScaleModule) -> None:

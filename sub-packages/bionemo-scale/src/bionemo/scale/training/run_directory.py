@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,11 +13,15 @@ from bionemo.scale.model.vocabulary import Vocabulary
 
 FORMAT = 1
 _PACKAGES = ("bionemo-scale", "bionemo-cellsets", "nemo-toolkit", "megatron-core", "torch")
-# What may differ between a run and its continuation.
-_FREE = {("training", name) for name in ("max_steps", "devices", "nodes", "sets_per_batch", "accumulate")} | {
-    ("training", name) for name in ("checkpoint_every", "validate_every", "validation_batches", "log_every")
+# What may differ between a run and its continuation. With `accumulate` kept, the sets of a step stay the same cells.
+_FREE = {
+    "model": {"tensor_parallel", "layer_spec"},
+    "training": {
+        *("max_steps", "devices", "nodes", "sets_per_batch"),
+        *("checkpoint_every", "validate_every", "validation_batches", "log_every"),
+    },
 }
-_FREE |= {("model", "tensor_parallel"), ("model", "layer_spec")}
+_CHECKPOINT = re.compile(r"step=(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,35 +74,52 @@ class RunDirectory:
             raise InputError(f"{self.record_file} is not of format {FORMAT}: use the version that wrote it.")
         values.pop("versions", None)
         try:
-            return RunRecord(**values)
-        except TypeError as error:
+            record = RunRecord(**values)
+            # Whatever will be looked up later must be there.
+            _ = record.model_config(), record.model_vocabulary(), record.training["cells_per_set"]
+            _ = record.store["fingerprint"], record.store["keys"]["context"], record.store["keys"]["perturbation"]
+        except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{self.record_file} is damaged ({error}): restore it or train again.") from None
+        return record
 
     def start(self, record: RunRecord, *, write: bool) -> None:
-        """Take the directory for ``record``, or make sure that it already belongs to it.
+        """Take the directory for ``record``, or make sure that the run it holds can go on with it.
+
+        Parameters
+        ----------
+        record
+            What the run is started with now.
+        write
+            Whether this process writes the record; one of all processes does.
 
         Raises
         ------
         InputError
-            The directory holds a run that was started with something else.
+            The directory holds a checkpoint of a run that was started with something else, or cannot be written.
         """
-        if self.record_file.exists():
+        if self.last_checkpoint() is not None:
             self._check(self.read(), record)
-        elif write:
+        if not write:
+            return
+        values = {"format": FORMAT, "versions": {name: version(name) for name in _PACKAGES}} | vars(record)
+        partial = self.record_file.with_suffix(".partial")
+        try:
             self.path.mkdir(parents=True, exist_ok=True)
-            values = {"format": FORMAT, "versions": {name: version(name) for name in _PACKAGES}} | vars(record)
-            partial = self.record_file.with_suffix(".partial")
             partial.write_text(json.dumps(values, indent=1))
             os.replace(partial, self.record_file)
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be written ({error.strerror}): give another --out.") from None
 
     def last_checkpoint(self) -> Path | None:
         """Newest checkpoint that was written to its end; None if there is none."""
-        whole = [
-            path
+        whole = {
+            checkpoint_step(path): path
             for path in self.checkpoints.glob("step=*")
-            if path.is_dir() and not path.with_name(path.name + "-unfinished").exists()
-        ]
-        return max(whole, key=lambda path: int(path.name.removeprefix("step=").split("-")[0]), default=None)
+            if _CHECKPOINT.fullmatch(path.name)
+            and path.is_dir()
+            and not path.with_name(path.name + "-unfinished").exists()
+        }
+        return whole[max(whole)] if whole else None
 
     def _check(self, old: RunRecord, new: RunRecord) -> None:
         mend = "give another --out to start afresh, or the same settings to go on"
@@ -109,12 +131,19 @@ class RunDirectory:
         if old.global_batch != new.global_batch:
             raise InputError(
                 f"{self.path} takes {old.global_batch} sets a step over all ranks, not {new.global_batch}: adjust "
-                f"training.sets_per_batch or training.accumulate to the number of devices, or give another --out."
+                f"training.sets_per_batch to the number of devices, or give another --out."
             )
         for section in ("model", "training"):
             before, now = getattr(old, section), json.loads(json.dumps(getattr(new, section)))
             for name in now:
-                if (section, name) not in _FREE and before.get(name) != now[name]:
+                if name not in _FREE[section] and before.get(name) != now[name]:
                     raise InputError(
                         f"{self.path} was started with {section}.{name}={before.get(name)}, not {now[name]}: {mend}."
                     )
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    """Optimizer steps behind a checkpoint of :meth:`RunDirectory.last_checkpoint`."""
+    match = _CHECKPOINT.fullmatch(checkpoint.name)
+    assert match is not None
+    return int(match[1])

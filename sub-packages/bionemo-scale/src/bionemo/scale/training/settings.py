@@ -1,5 +1,6 @@
 """How a model is trained: batches, steps, optimizer, devices."""
 
+import math
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 
@@ -49,9 +50,9 @@ class TrainingConfig:
             least = 0 if field.name in ("warmup_steps", "seed") else 1
             if field.type is int and getattr(self, field.name) < least:
                 raise InputError(f"{field.name}={getattr(self, field.name)} must be at least {least}.")
-        for name in ("learning_rate", "clip_gradient"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name}={getattr(self, name)} must be above 0.")
+        for field in fields(self):
+            if field.type is float and not 0 <= getattr(self, field.name) < math.inf:
+                raise InputError(f"{field.name}={getattr(self, field.name)} must be a number of 0 or more.")
         if self.warmup_steps >= self.max_steps:
             raise InputError(
                 f"warmup_steps={self.warmup_steps} leaves nothing of max_steps={self.max_steps}: lower it."
