@@ -175,3 +175,8 @@ def test_a_directory_that_is_no_anndata_is_refused(tmp_path, keys):
     zarr.open_group(str(tmp_path / "group.zarr"), mode="w")
     with pytest.raises(InputError, match=r"group\.zarr has no 'obs' table"):
         prepare([tmp_path / "group.zarr"], tmp_path / "s", **ALL, **keys)
+
+
+def test_an_unknown_layer_of_a_file_without_any_is_said_so(screen_path, tmp_path, keys):
+    with pytest.raises(InputError, match=r"no layer 'counts': there are none to choose from$"):
+        prepare([screen_path], tmp_path / "store", layer="counts", progress=False, **keys)

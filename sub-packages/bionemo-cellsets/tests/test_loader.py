@@ -99,6 +99,27 @@ def test_control_runs_may_be_targets(store):
     assert sum(int(batch.mask.sum()) for batch in batches) == store.runs["length"][store.is_control].sum()
 
 
+def test_a_set_of_control_cells_shares_none_with_its_controls_where_the_run_has_twice_as_many(store):
+    lengths, apart = {}, {}
+    for batch in make(store, eligible=store.is_control, epochs=20):
+        for inside, rows, controls in zip(batch.mask, batch.rows, batch.control_rows, strict=True):
+            target, control = set(rows[inside].tolist()), set(controls[inside].tolist())
+            assert len(target) == len(control)
+            if not target:
+                continue
+            run = int(np.searchsorted(store.runs["start"], min(target), side="right") - 1)
+            start, length = (int(store.runs[name][run]) for name in ("start", "length"))
+            assert control <= set(range(start, start + length))
+            lengths.setdefault(length >= 2 * len(target), set()).add(length)
+            if length >= 2 * len(target):
+                assert not target & control
+                apart.setdefault(run, set()).add(int(controls[0] - rows[0]) % length)
+    assert {40, 60} <= lengths[True]
+    assert 11 in lengths[False]
+    # Where the controls begin is drawn, not always right behind the set.
+    assert all(len(places) > 3 for places in apart.values())
+
+
 def test_resuming_is_bit_equal(store):
     whole = list(make(store, epochs=2))
     for taken in (0, 1, 4, len(whole) - 1, len(whole)):

@@ -1,4 +1,8 @@
+import subprocess
+import sys
+
 import anndata as ad
+import h5py
 import numpy as np
 import pytest
 
@@ -185,6 +189,26 @@ def test_a_path_that_cannot_be_written_is_refused(tmp_path):
         simulate(tmp_path / "file" / "screen.h5ad", **SIZE, progress=False)
 
 
+@pytest.mark.parametrize("limit", [0, 30_000, 150_000, 2_000_000])
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, limit):
+    program = f"""
+import resource, sys
+from pathlib import Path
+from bionemo.cellsets import InputError, simulate, simulation
+simulation._BLOCK_VALUES = 200_000
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+try:
+    simulate(Path(sys.argv[1]), cells=6000, genes=200, contexts=2, perturbations=4, progress=False)
+except InputError as error:
+    print(error)
+"""
+    out = tmp_path / "screen.h5ad"
+    done = subprocess.run([sys.executable, "-c", program, out], capture_output=True, text=True, check=False)
+    message = f"{out} cannot be written (File too large): free space there or choose another path\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, message, "")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_smallest_screen_is_written(tmp_path):
     path = simulate(
         tmp_path / "new" / "screen.h5ad",
@@ -197,3 +221,5 @@ def test_the_smallest_screen_is_written(tmp_path):
         progress=False,
     )
     assert ad.read_h5ad(path).obs.perturbation.value_counts().to_dict() == {"control": 3, "perturbation_1": 1}
+    with h5py.File(path) as file:
+        assert "raw" not in file

@@ -1,7 +1,9 @@
 """The files and the terminal table that come out."""
 
+import errno
 import json
 import logging
+import os
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -9,7 +11,7 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
-from bionemo.perteval import METRICS, InputError, render
+from bionemo.perteval import METRICS, InputError, evaluate, render
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +107,40 @@ def test_output_that_is_a_file(evaluation, tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(InputError, match="is a file"):
         evaluation.write(tmp_path / "taken")
+
+
+@pytest.mark.parametrize(
+    ("out", "reason"),
+    [
+        ("taken", "is a file"),
+        ("taken/report", r"cannot be written \(Not a directory\)"),
+        ("gone/report", r"cannot be written \(No such file or directory\)"),
+        ("/proc/report", "cannot be written"),
+    ],
+)
+def test_output_that_cannot_be_written_is_refused_before_scoring(noisy, counts, tmp_path, monkeypatch, out, reason):
+    (tmp_path / "taken").write_text("")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    monkeypatch.setattr("bionemo.perteval.reading.read", lambda *_: pytest.fail("something was read"))
+    with pytest.raises(InputError, match=reason):
+        evaluate(noisy, counts, out=tmp_path / out, progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gone", "taken"]
+
+
+def test_failed_evaluation_makes_no_folder(noisy, counts, tmp_path):
+    with pytest.raises(InputError, match="seed is -1"):
+        evaluate(noisy, counts, out=tmp_path / "new" / "report", seed=-1, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_full_disk_is_one_sentence_and_leaves_no_half_file(evaluation, tmp_path, monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", refuse)
+    with pytest.raises(InputError, match=r"cannot be written \(No space left on device\); free space there"):
+        evaluation.write(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("width", [80, 200])

@@ -1,6 +1,7 @@
 """The command line: help that shows how, and mistakes that end in one sentence."""
 
 import logging
+import re
 import subprocess
 import sys
 
@@ -68,8 +69,35 @@ def test_a_mistake_ends_with_one_line_and_exit_code_2(failed, written, run_path,
     assert "--perturbations" in failed(*predict)
     prepare = ("prepare", screen, "--store", out, "--control", "ctrl", "--context-key", "line")
     assert "'target'" in failed(*prepare, "--perturbation-key", "targt")
+    assert "contradict" in failed(*prepare, "--perturbation-key", "target", "--n-genes", 5, "--all-genes")
     assert "absent" in failed("evaluate", "--predicted", absent, "--observed", screen, "--out", out)
     assert not out.exists()
+
+
+def test_a_place_given_twice_to_pretrain_is_refused(failed, tmp_path):
+    where = ("--store", tmp_path / "s", "--split", tmp_path / "s.toml", "--out", tmp_path / "run")
+    assert "'out=other'" in failed("pretrain", *where, "out=other")
+
+
+def test_an_unknown_part_is_refused_by_the_command_line(tmp_path):
+    where = ["--checkpoint", "run", "--controls", "c.h5ad", "--like", "o.h5ad", "--out", "p.h5ad"]
+    shown = CliRunner().invoke(app, ["predict", *where, "--part", "tset"])
+    assert shown.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "perturbation", "message"),
+    [("A", "TP35", "'TP35'.*'TP53'"), ("AA", "TP53", "'AA'"), ("A", "ctrl", "control label 'ctrl'")],
+)
+def test_a_split_that_names_what_was_not_observed_is_refused(
+    failed, written, run_path, tmp_path, line, perturbation, message
+):
+    made, split = tmp_path / "predicted.h5ad", tmp_path / "split.toml"
+    predict = ["predict", "--checkpoint", run_path, "--controls", written(), "--out", made, "--perturbations", "TP53"]
+    assert CliRunner().invoke(app, list(map(str, predict))).exit_code == 0
+    split.write_text(f'[fewshot."{line}"]\ntest = ["{perturbation}"]\n')
+    where = ("--predicted", made, "--observed", written(), "--split", split, "--out", tmp_path / "report")
+    assert re.search(message, failed("evaluate", *where))
 
 
 def test_several_perturbations_follow_one_option(written, run_path, tmp_path):

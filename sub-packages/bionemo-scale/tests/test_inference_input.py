@@ -9,7 +9,14 @@ import pytest
 
 from bionemo.cellsets import Split
 from bionemo.scale.errors import InputError
-from bionemo.scale.inference.conditions import check_known, populations_like, populations_of, select, sources
+from bionemo.scale.inference.conditions import (
+    batch_notices,
+    check_known,
+    populations_like,
+    populations_of,
+    select,
+    sources,
+)
 from bionemo.scale.inference.controls import read_controls
 
 KEYS = {"perturbation": "target", "context": "line", "batch": "plate"}
@@ -150,7 +157,7 @@ def test_files_that_are_no_h5ad_are_refused(read, written, tmp_path):
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(InputError, match="cannot be read as h5ad"):
         read(path)
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match="does not exist: check the path"):
         read(tmp_path / "absent.h5ad")
     text = tmp_path / "text.h5ad"
     text.write_text("gene,count\n")
@@ -192,22 +199,49 @@ def test_named_perturbations_are_selected_and_a_wrong_name_refused(written, voca
         select(populations, ["MYC", "TP35"], path, "train")
 
 
-def test_without_an_observed_file_every_context_gets_as_many_cells_as_it_has_controls(read, written):
-    populations = populations_of(["TP53", "MYC"], read(written()), "line")
+def test_without_an_observed_file_every_batch_of_a_context_gets_as_many_cells_as_it_has_controls(read, written):
+    populations = populations_of(["TP53", "MYC"], read(written(), batch_key="plate"), KEYS)
+    controls = {("A", "plate1"): 12, ("A", "plate2"): 5, ("B", "plate1"): 10, ("C", "plate1"): 6}
     assert counted(populations) == {
-        (context, perturbation, None): cells
+        (context, perturbation, batch): cells
         for perturbation in ("TP53", "MYC")
-        for context, cells in (("A", 17), ("B", 10), ("C", 6))
+        for (context, batch), cells in controls.items()
     }
+    together = populations_of(["MYC"], read(written()), {**KEYS, "batch": None})
+    assert counted(together) == {("A", "MYC", None): 17, ("B", "MYC", None): 10, ("C", "MYC", None): 6}
+
+
+def test_controls_may_lack_the_batch_column_and_it_is_said(read, written, vocabulary):
+    path = written(lambda cells: ad.AnnData(cells.X, obs=cells.obs.drop(columns="plate"), var=cells.var))
+    cells = read(path, batch_key="plate")
+    assert ["has no obs column 'plate'" in notice for notice in cells.notices] == [True]
+    populations = populations_of(["MYC"], cells, KEYS)
+    assert {population.batch for population in populations} == {None}
+    assert batch_notices(populations, cells.obs, KEYS, path) == []
+    assert "'line'" not in read(path, batch_key="line+plate").notices[0]
+
+
+def test_a_joined_batch_key_is_found_and_a_batch_without_controls_is_said(read, written, vocabulary):
+    path = written()
+    keys = {**KEYS, "batch": "line+plate"}
+    cells = read(path, batch_key="line+plate")
+    populations = populations_like(path, keys, vocabulary, SPLIT, "test")
+    of_batch = sources(populations[0], cells.obs, keys, path)
+    assert set(cells.obs.iloc[of_batch]["line+plate"]) == {"B+plate1"}
+    (notice,) = batch_notices(populations, cells.obs, keys, path)
+    assert "no control cell of batch 'B+plate2' of 'B':" in notice
+    assert batch_notices(populations[:1], cells.obs, keys, path) == []
 
 
 def test_a_perturbation_never_seen_is_refused_with_the_nearest(read, written, vocabulary):
     cells = read(written())
-    check_known(populations_of(["TP53"], cells, "line"), vocabulary)
+    check_known(populations_of(["TP53"], cells, KEYS), vocabulary)
     with pytest.raises(InputError, match="perturbation 'TP35' was never seen in training: did you mean 'TP53'"):
-        check_known(populations_of(["TP35"], cells, "line"), vocabulary)
-    with pytest.raises(InputError, match="'aspirin' was never seen in training: the model knows 3 others"):
-        check_known(populations_of(["aspirin"], cells, "line"), vocabulary)
+        check_known(populations_of(["TP35"], cells, KEYS), vocabulary)
+    with pytest.raises(InputError, match="perturbations 'TP35', 'aspirin' were never seen"):
+        check_known(populations_of(["TP35", "aspirin"], cells, KEYS), vocabulary)
+    with pytest.raises(InputError, match="give ones of its 2 training perturbations, such as MYC, TP53"):
+        check_known(populations_of(["aspirin"], cells, KEYS), vocabulary)
 
 
 def test_a_population_starts_from_its_batch_or_else_its_context(read, written, vocabulary):

@@ -1,9 +1,12 @@
 """From a run directory and a file of control cells to a file of predicted cells."""
 
+import shutil
+
 import anndata as ad
 import numpy as np
 import pytest
 
+import bionemo.scale.inference.predict as predict_module
 from bionemo.scale.errors import InputError
 from bionemo.scale.inference.predict import predict
 
@@ -91,6 +94,8 @@ def test_named_perturbations_select_among_the_observed(predicted, written):
         ({}, "nothing to predict"),
         ({"perturbations": ["TP35"]}, "'TP35' was never seen in training: did you mean 'TP53'"),
         ({"perturbations": ["MYC"], "layer": "counts"}, "has no layer 'counts'"),
+        ({"perturbations": ["MYC"], "seed": -1}, "--seed -1 is negative"),
+        ({"perturbations": ["MYC"], "part": "val"}, "--part val .* --like, which was not given"),
     ],
 )
 def test_what_cannot_be_predicted_is_refused(predicted, tmp_path, settings, message):
@@ -104,6 +109,82 @@ def test_a_misspelt_selection_is_refused_rather_than_left_out(predicted, written
         predicted(like=written(), part="all", perturbations=["TP53", "MYCC"])
 
 
+def test_sets_without_an_observed_file_keep_batches_apart_and_carry_their_token(predicted, vocabulary, monkeypatch):
+    seen = []
+
+    def spy(_model, _vocabulary, cells, batch, *_):
+        seen.extend((piece.context, piece.batch, set(cells.obs["plate"].iloc[rows])) for piece, rows, _ in batch)
+        return original(_model, _vocabulary, cells, batch, *_)
+
+    original = predict_module._predict_batch
+    monkeypatch.setattr(predict_module, "_predict_batch", spy)
+    predicted(perturbations=["MYC"])
+    assert {(context, batch) for context, batch, _ in seen} == {
+        ("A", "plate1"), ("A", "plate2"), ("B", "plate1"), ("C", "plate1"),
+    }  # fmt: skip
+    assert all(plates == {batch} for _, batch, plates in seen)
+
+
+def test_a_batch_without_control_cells_is_said(predicted, written):
+    predicted(like=written(), part="test")
+    assert ["batch 'plate2' of 'B'" in notice for notice in predicted.notices] == [True]
+
+
+def test_an_input_is_never_written_over(run_path, written, screen, tmp_path):
+    controls, observed = written(), written(name="observed.h5ad")
+    (tmp_path / "link.h5ad").symlink_to(controls)
+    before = controls.read_bytes(), observed.read_bytes()
+    for out in (controls, observed, tmp_path / "link.h5ad", tmp_path / "x" / ".." / controls.name):
+        with pytest.raises(InputError, match="which it would replace"):
+            predict(run_path, controls, out, like=observed, progress=False)
+    assert (controls.read_bytes(), observed.read_bytes()) == before
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_read(tmp_path):
+    (tmp_path / "file").touch()
+    absent = tmp_path / "absent"
+    for out, message in ((tmp_path, "is a directory: name a file in it"), (tmp_path / "file" / "p", "is a file")):
+        with pytest.raises(InputError, match=message):
+            predict(absent, absent, out, perturbations=["MYC"])
+
+
+def test_controls_with_a_column_that_predictions_write_are_refused(run_path, written, tmp_path):
+    def with_origin(cells):
+        return ad.AnnData(cells.X, obs=cells.obs.assign(control_cell="x"), var=cells.var)
+
+    with pytest.raises(InputError, match=r"obs column 'control_cell'.* rename it"):
+        predict(run_path, written(with_origin), tmp_path / "out", perturbations=["MYC"])
+
+
+def without_a_shard(weights):
+    next(weights.glob("*.distcp")).unlink()
+
+
+def cut(weights):
+    for shard in weights.glob("*.distcp"):
+        shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+
+
+def without_metadata(weights):
+    (weights / ".metadata").unlink()
+
+
+def of_another_model(weights):
+    record = weights.parents[2] / "run.json"
+    record.write_text(record.read_text().replace('"gene_module_size": 8', '"gene_module_size": 16'))
+
+
+@pytest.mark.parametrize("damage", [without_a_shard, cut, without_metadata, of_another_model, shutil.rmtree])
+def test_a_damaged_checkpoint_is_refused_by_name(run_path, written, tmp_path, damage):
+    run = tmp_path / "run"
+    shutil.copytree(run_path, run)
+    damage(run / "checkpoints" / "step=1" / "weights")
+    with pytest.raises(InputError, match=r"checkpoint .*step=1 is damaged, incomplete or of another model") as refused:
+        predict(run, written(), tmp_path / "out.h5ad", perturbations=["MYC"], progress=False)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "out.h5ad").exists()
+
+
 def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(predicted, tmp_path, monkeypatch):
     predicted(perturbations=["MYC"])
     before = (tmp_path / "out" / "predicted.h5ad").read_bytes()
@@ -113,7 +194,7 @@ def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(predicted,
         raise OSError("No space left on device")
 
     monkeypatch.setattr(ad.AnnData, "write_h5ad", write_half)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match=r"could not be written \(No space left on device\)"):
         predicted(perturbations=["TP53"])
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["predicted.h5ad"]
     assert (tmp_path / "out" / "predicted.h5ad").read_bytes() == before

@@ -129,7 +129,8 @@ class AnnDataInput(CellInput):
         file = self._file
         at_hand = [
             *(file["layers"].keys() if "layers" in file else []),
-            *(["raw/X"] if "raw" in file and "X" in file["raw"] else []),
+            # AnnData may write an absent raw as an empty array.
+            *(["raw/X"] if "raw" in file and hasattr(file["raw"], "keys") and "X" in file["raw"] else []),
             *(f"obsm/{name}" for name in (file["obsm"].keys() if "obsm" in file else [])),
         ]
         if layer is not None and layer not in at_hand:

@@ -15,9 +15,7 @@ perturbation in two contexts have the correlation `shared` on average.
 import contextlib
 import os
 from dataclasses import asdict, dataclass
-from io import FileIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +26,7 @@ from scipy.sparse import csr_matrix
 from tqdm import tqdm
 
 from bionemo.cellsets.errors import InputError
+from bionemo.cellsets.forgiving_file import ForgivingFile
 
 CONTROL = "control"
 CONTROL_SHARE = 3  # cells of the control group for each cell of a perturbation
@@ -161,11 +160,12 @@ def simulate(
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with (
-            _ForgivingFile(partial, "w+") as disk,
+            ForgivingFile(partial, "w+") as disk,
             File(disk, "w") as file,
             tqdm(total=cells, unit="cell", disable=not progress) as bar,
         ):
             write_elem(file, "/", annotations)
+            file.pop("raw", None)  # an absent raw is written as a null, which earlier versions of AnnData cannot read
             step = max(1, _BLOCK_VALUES // genes)
             for number, start in enumerate(range(0, cells, step)):
                 block = plan[start : start + step]
@@ -190,37 +190,6 @@ def simulate(
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
     return out
-
-
-class _ForgivingFile(FileIO):
-    """A file that keeps its first error for `check` and lets HDF5 go on.
-
-    HDF5 cannot close a file whose writes fail: it complains of every object left open, and the process crashes at exit.
-    """
-
-    failure: OSError | None = None
-
-    def write(self, data: Any) -> int:  # noqa: D102
-        rest = memoryview(data).cast("B")
-        size = len(rest)
-        try:
-            while rest and self.failure is None:
-                rest = rest[super().write(rest) :]  # a write may be cut short, which HDF5 does not look at
-        except OSError as error:
-            self.failure = error
-        return size
-
-    def truncate(self, size: int | None = None) -> int:  # noqa: D102
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            self.failure = self.failure or error
-            return size or 0
-
-    def check(self) -> None:
-        """Raise the error of the first write that failed, if one did."""
-        if self.failure is not None:
-            raise self.failure
 
 
 def _draw_truth(size: _Size, rng: np.random.Generator) -> _Truth:

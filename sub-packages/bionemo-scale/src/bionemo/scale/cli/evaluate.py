@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import typer
 from rich.console import Console
 
@@ -42,7 +41,11 @@ def _held_out(split: Split, predicted: Path, observed: Path, settings: dict) -> 
         return []  # perteval says which is missing
     obs = labelled(read_h5ad(observed, labels_only=True), (context, perturbation), observed)
     conditions = obs[[context, perturbation]].astype(str).drop_duplicates()
-    codes, names = zip(*(pd.factorize(conditions[key]) for key in (context, perturbation)), strict=True)
-    runs = np.rec.fromarrays(codes, names="context,perturbation")
-    parts = split.assign_runs(runs, *names, control)
-    return list(conditions[parts != "train"].itertuples(index=False, name=None))
+    runs = np.zeros(len(conditions), dtype=[("context", int), ("perturbation", int)])
+    contexts, runs["context"] = np.unique(np.asarray(conditions[context], dtype=str), return_inverse=True)
+    perturbations, runs["perturbation"] = np.unique(
+        np.asarray(conditions[perturbation], dtype=str), return_inverse=True
+    )
+    parts = split.assign_runs(runs, contexts, perturbations, control)
+    held_out = (parts != "train") & (np.asarray(conditions[perturbation]) != control)
+    return list(conditions.loc[held_out].itertuples(index=False, name=None))

@@ -48,7 +48,7 @@ def labelled(cells: ad.AnnData, keys: Iterable[str], path: Path) -> pd.DataFrame
 
 def missing_columns(cells: ad.AnnData, key: str) -> list[str]:
     """Columns of ``obs`` that ``key`` needs and the file has not."""
-    return [column for column in _columns(cells.obs, key) if column not in cells.obs]
+    return [column for column in _columns(pd.DataFrame(cells.obs), key) if column not in cells.obs]
 
 
 def _columns(obs: pd.DataFrame, key: str) -> list[str]:

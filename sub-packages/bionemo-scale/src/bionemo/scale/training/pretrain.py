@@ -60,6 +60,7 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         redirect_cuda_to_cpu()
+        torch.set_num_threads(training.threads)
     cells = CellStore.open(Path(store))
     held_out = Split.from_toml(Path(split))
     vocabulary = training_vocabulary(cells, held_out)

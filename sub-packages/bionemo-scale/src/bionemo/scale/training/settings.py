@@ -34,6 +34,8 @@ class TrainingConfig:
     devices: int = 1
     """Processes on each node: a GPU each, or CPU processes where there is no GPU."""
     nodes: int = 1
+    threads: int = 1
+    """CPU threads of a process, where there is no GPU. Small models gain nothing from a second one."""
     seed: int = 0
     checkpoint_every: int = 100
     validate_every: int = 100
