@@ -143,12 +143,12 @@ def pretrain(
     ] = None,
 ) -> None:
     """Train a model, or go on with a run that was interrupted."""
-    from bionemo.scale.recipes.overrides import configured
-
     for override in overrides or []:
         key = override.partition("=")[0]
         if key in ("store", "split", "out"):
             raise InputError(f"{override!r} is among the settings, and --{key} says it already: leave one out.")
+    from bionemo.scale.recipes.overrides import configured
+
     configured(recipe, [f"store={store}", f"split={split}", f"out={out}", *(overrides or [])])()
 
 
