@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 BIN := $(VENV)/bin
 DEMO ?= demo
+# Test files are shared among processes; more of them would only repeat the fixtures.
+PYTEST_JOBS ?= -n logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all lint docs clean
@@ -25,10 +27,10 @@ demo: setup  ## simulate a screen, train on it, predict the held-out conditions,
 	PATH="$(abspath $(BIN)):$$PATH" recipes/demo/run.sh $(DEMO)
 
 test: setup  ## run the tests that take seconds each
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST_JOBS)
 
 test-all: setup  ## run the slow tests as well
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest $(PYTEST_JOBS) -m "not gpu"
 
 lint: setup  ## check style and types
 	$(BIN)/ruff check .
