@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from bionemo.cellsets import CellStore, InputError, SetLoader, SetSampler, densify, loader, prepare
+from bionemo.cellsets import CellStore, DeviceBatches, InputError, SetLoader, SetSampler, densify, loader, prepare
 from bionemo.cellsets.controls import ControlPools
+from bionemo.cellsets.scaling import measure_rank_scaling
 from bionemo.cellsets.staging import stage_rows
 
 SETTINGS = {"set_size": 16, "sets_per_batch": 3, "seed": 11}
@@ -383,3 +384,74 @@ def test_batches_move_as_one(store):
     batch = next(iter(make(store)))
     moved = batch.to("meta")
     assert all(getattr(moved, item.name).device.type == "meta" for item in fields(moved))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_uploaded_batches_are_those_of_the_loader(store, dtype):
+    uploaded = DeviceBatches(make(store, epochs=2, reading={"staged": True}), "cpu", dtype)
+    wanted = list(make(store, epochs=2, reading={"dtype": dtype}))
+    assert len(uploaded) == len(wanted)
+    for batch, one in zip(uploaded, wanted, strict=True):
+        assert_equal(batch, one)
+
+
+def test_the_state_of_uploaded_batches_counts_those_handed_out(store):
+    wanted = [batch.key.tolist() for batch in make(store, epochs=4)]
+    uploaded, seen = DeviceBatches(make(store, epochs=None, reading={"staged": True}), "cpu"), []
+    for taken in (1, 3, 2):  # each time broken off, with a batch uploaded ahead
+        for number, batch in enumerate(uploaded, 1):
+            seen.append(batch.key.tolist())
+            if number == taken:
+                break
+        sets = len(seen) * 3
+        assert uploaded.state_dict() == {"epoch": sets // 15, "sets": sets % 15, "seed": 11}
+    assert seen == wanted[:6]
+    resumed = DeviceBatches(make(store, epochs=None, reading={"staged": True}), "cpu")
+    resumed.load_state_dict(uploaded.state_dict())
+    batches = iter(resumed)
+    assert [next(batches).key.tolist() for _ in range(3)] == wanted[6:9]
+    batches.close()
+
+
+def test_only_staged_loaders_are_uploaded(store):
+    with pytest.raises(InputError, match="staged=True"):
+        DeviceBatches(make(store), "cpu")
+
+
+@pytest.mark.gpu
+def test_uploads_are_equal_and_run_beside_the_computation(store):
+    uploaded = DeviceBatches(make(store, epochs=3, reading={"staged": True}), "cuda")
+    busy, begun = torch.randn(4096, 4096, device="cuda"), []
+    for batch, wanted in zip(uploaded, make(store, epochs=3), strict=True):
+        copies = [cells.clone() for cells in (batch.perturbed, batch.control)]
+        begun.append(torch.cuda.Event())
+        for _ in range(20):
+            busy = torch.nn.functional.normalize(busy @ busy)
+        begun[-1].record()
+        # The host came here without waiting: the device still multiplies.
+        assert not begun[-1].query()
+        for cells, reference in zip(copies, (wanted.perturbed, wanted.control), strict=True):
+            torch.testing.assert_close(cells.cpu(), reference, rtol=2e-7, atol=0)
+
+
+@pytest.mark.slow  # processes that import torch
+def test_ranks_are_measured_side_by_side(store):
+    scaling = measure_rank_scaling(store.path, seconds=0.2, set_size=16, sets_per_batch=3, controls=False)
+    assert scaling.ranks == 2
+    assert scaling.speedup > 0
+    assert str(scaling).startswith("2 ranks on ")
+    assert 0.2 < scaling.memset_speedup < 4
+
+
+def test_a_dataloader_passes_batches_and_state_through(store):
+    one = make(store, epochs=2)
+    passed = torch.utils.data.DataLoader(one, batch_size=None)
+    states = []
+    for batch, wanted in zip(passed, make(store, epochs=2), strict=True):
+        assert_equal(batch, wanted)
+        states.append(one.state_dict())
+    assert states[3] == {"epoch": 0, "sets": 12, "seed": 11}
+    again = make(store, epochs=2)
+    again.load_state_dict(states[3])
+    rest = [batch.key.tolist() for batch in torch.utils.data.DataLoader(again, batch_size=None)]
+    assert rest == [batch.key.tolist() for batch in make(store, epochs=2)][4:]

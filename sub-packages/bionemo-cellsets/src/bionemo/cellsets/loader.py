@@ -6,7 +6,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +111,7 @@ class SetLoader(IterableDataset):
             raise TypeError("an endless loader has no length; sampler.steps_per_epoch is that of an epoch")
         return self.epochs * self.sampler.steps_per_epoch
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Generator[Any, None, None]:
         self.close()
         if not self._goes_on:
             self._epoch = self._sets = 0

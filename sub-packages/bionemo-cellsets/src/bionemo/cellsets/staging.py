@@ -149,7 +149,9 @@ def stage_rows(
     sizes = (store.n_values, store.n_genes)
     refuse_damaged(store, int(kernels.lay_out(wanted, pointers.numpy(), scale.numpy(), *stored, *sizes)))
     first = pointers.numpy()
-    values, columns = (memory.take((int(first[-1]),), _torch_type(stored.dtype)) for stored in (store.data, store.columns))
+    values, columns = (
+        memory.take((int(first[-1]),), _torch_type(stored.dtype)) for stored in (store.data, store.columns)
+    )
     gather_rows(store, wanted, first[:-1], values.numpy(), columns.numpy(), pool)
     return CsrRows(
         values=values,

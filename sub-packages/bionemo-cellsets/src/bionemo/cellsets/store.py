@@ -188,7 +188,9 @@ class CellStore:
         if out is None:
             out = np.empty(shape, dtype=np.float32)
         elif out.shape != shape or out.dtype not in (np.float32, np.uint16) or not out.flags.c_contiguous:
-            raise ValueError(f"out must be C-contiguous float32 or uint16 of shape {shape}, not {out.dtype} {out.shape}")
+            raise ValueError(
+                f"out must be C-contiguous float32 or uint16 of shape {shape}, not {out.dtype} {out.shape}"
+            )
         densify_rows(self, rows.reshape(-1), out.reshape(-1, self.n_genes), pool)
         return out
 
