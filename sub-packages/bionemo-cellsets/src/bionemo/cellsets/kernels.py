@@ -70,8 +70,9 @@ def _put(line, at, value):
 @_compiled
 def _largest(values):
     largest = values[0]
-    for value in values:
-        largest = max(largest, value)
+    for j in range(len(values)):
+        if values[j] > largest:  # max() would widen the values, and take fewer at once
+            largest = values[j]
     return np.int64(largest)
 
 
@@ -156,6 +157,12 @@ def lay_out(rows, pointers, scale, row_pointers, library_size, target_sum, n_val
 
 
 @_compiled
+def _copy(values, out):
+    for j in range(len(values)):  # assigning a slice takes three times as long: it minds overlaps and strides
+        out[j] = values[j]
+
+
+@_compiled
 def _largest_of_row(columns, row_pointers, row):
     begin, end = np.int64(row_pointers[row]), np.int64(row_pointers[row + 1])
     return _largest(columns[begin:end]) if begin < end else np.int64(-1)
@@ -178,7 +185,7 @@ def gather(rows, first, out_data, out_columns, data, columns, row_pointers, n_ge
                     while _largest_of_row(columns, row_pointers, row) < n_genes:
                         row += 1
                     return row
-                out_data[at : at + n] = data[begin:end]
-                out_columns[at : at + n] = columns[begin:end]
+                _copy(data[begin:end], out_data[at : at + n])
+                _copy(columns[begin:end], out_columns[at : at + n])
         i = stop
     return np.int64(-1)
