@@ -3,6 +3,7 @@ import shutil
 import threading
 import warnings
 from dataclasses import fields
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -455,3 +456,21 @@ def test_a_dataloader_passes_batches_and_state_through(store):
     again.load_state_dict(states[3])
     rest = [batch.key.tolist() for batch in torch.utils.data.DataLoader(again, batch_size=None)]
     assert rest == [batch.key.tolist() for batch in make(store, epochs=2)][4:]
+
+
+def test_dense_cells_are_numpys_float64_logarithms_rounded_once():
+    rng = np.random.default_rng(0)
+    counts = (rng.pareto(0.6, (400, 500)) * 2 + 1).clip(max=2**32 - 1).astype(np.uint32)
+    library_size = rng.uniform(1, 1e6, 400).astype(np.float32)
+    cells = SimpleNamespace(
+        data=counts.reshape(-1),
+        columns=np.tile(np.arange(500, dtype=np.uint16), 400),
+        row_pointers=np.arange(401, dtype=np.uint64) * 500,
+        library_size=library_size,
+        target_sum=1e4,
+        kind="counts",
+    )
+    out = np.empty((400, 500), dtype=np.float32)
+    densify.densify_rows(cells, np.arange(400), out)
+    assert counts.max() > 1e6
+    np.testing.assert_array_equal(out, np.log1p(counts * (1e4 / library_size[:, None].astype(np.float64))).astype("f4"))
