@@ -32,6 +32,7 @@ cases = st.fixed_dictionaries(
         "world_size": st.integers(1, 4),
         "seed": st.integers(0, 2**40),
         "epoch": st.integers(0, 3),
+        "blocks": st.integers(1, 8),
     }
 )
 
@@ -43,6 +44,7 @@ def test_every_eligible_cell_exactly_once_an_epoch_over_all_ranks(case):
     eligible = np.array(case["eligible"][: len(case["lengths"])])
     eligible[0] = True
     arguments = {name: case[name] for name in ("set_size", "sets_per_batch", "seed", "world_size")}
+    arguments["blocks"] = min(case["blocks"], case["set_size"])
     ranks = [
         batches(store, case["epoch"], eligible_runs=eligible, rank=rank, **arguments)
         for rank in range(case["world_size"])
@@ -71,7 +73,8 @@ def test_every_eligible_cell_exactly_once_an_epoch_over_all_ranks(case):
 def test_ranks_share_what_one_process_sees(case, per_rank):
     store, world = run_table(case["lengths"]), case["world_size"]
     arguments = {
-        "eligible_runs": np.arange(len(case["lengths"])), "set_size": case["set_size"], "seed": case["seed"]
+        "eligible_runs": np.arange(len(case["lengths"])), "set_size": case["set_size"], "seed": case["seed"],
+        "blocks": min(case["blocks"], case["set_size"]),
     }  # fmt: skip
     alone = batches(store, case["epoch"], sets_per_batch=per_rank * world, **arguments)
     ranks = [
@@ -88,6 +91,7 @@ def test_weighted_sets_share_the_epoch_and_go_round_their_runs(case, weighting):
     store, power = run_table(case["lengths"]), {"conditions": 0.0, "sqrt": 0.5}[weighting]
     arguments = {"eligible_runs": np.arange(len(case["lengths"])), "weighting": weighting}
     arguments |= {name: case[name] for name in ("set_size", "sets_per_batch", "seed")}
+    arguments["blocks"] = min(case["blocks"], case["set_size"])
     sampler = SetSampler(store, **arguments)
     sets = np.concatenate(batches(store, case["epoch"], **arguments))
     sets = sets[sets["length"] > 0]
@@ -130,16 +134,55 @@ def test_a_step_depends_on_nothing_that_was_asked_before():
     np.testing.assert_array_equal(used.step(2, 1), fresh.step(2, 1))
 
 
+@settings(max_examples=60, deadline=None)
+@given(cases, st.sampled_from(["cells", "conditions", "sqrt"]), st.integers(1, 20), st.data())
+def test_batches_at_once_are_those_one_at_a_time(case, weighting, count, data):
+    arguments = {name: case[name] for name in ("set_size", "sets_per_batch", "seed", "world_size")}
+    sampler = SetSampler(
+        run_table(case["lengths"]),
+        np.arange(len(case["lengths"])),
+        rank=case["world_size"] - 1,
+        weighting=weighting,
+        blocks=min(case["blocks"], case["set_size"]),
+        **arguments,
+    )
+    position = data.draw(st.integers(0, sampler.n_sets - 1))
+    together = sampler.batches_at(case["epoch"], position, count)
+    assert 1 <= len(together) <= count
+    assert len(together) == count or position + len(together) * sampler.global_batch >= sampler.n_sets
+    for number, batch in enumerate(together):
+        np.testing.assert_array_equal(batch, sampler.batch_at(case["epoch"], position + number * sampler.global_batch))
+
+
+def test_blocks_part_neighbours_anew_each_epoch():
+    store, place = run_table([4096]), np.arange(64)
+    arguments = {"eligible_runs": np.arange(1), "set_size": 64, "sets_per_batch": 1, "seed": 3}
+    met: dict[int, list[int]] = {1: [], 4: []}
+    for blocks, partners in met.items():
+        for epoch in range(8):
+            for one in batches(store, epoch, blocks=blocks, **arguments):
+                rows = set_rows(store.runs, one, 64)[0]
+                if 1000 in rows:
+                    partners += rows[np.abs(rows - 1000) > 64].tolist()
+                    slice_starts = np.sort(one["starts"][0])
+                    assert len(slice_starts) == blocks
+                    assert (np.diff(slice_starts) >= 16).all()
+                    if blocks == 1:
+                        np.testing.assert_array_equal(rows, (one["starts"][0, 0] + place) % 4096)
+    assert met[1] == []
+    assert len(set(met[4])) > 200
+
+
 def test_epochs_and_seeds_differ_in_order_boundaries_and_keys():
     store = run_table([100])
     arguments = {"eligible_runs": np.array([True]), "set_size": 8, "sets_per_batch": 13}
     (first,), (second,) = (batches(store, epoch, seed=1, **arguments) for epoch in (0, 1))
     (other,) = batches(store, 0, seed=2, **arguments)
     for sets in (second, other):
-        assert set(sets["start"] % 8) != set(first["start"] % 8)
+        assert set(sets["starts"][:, 0] % 8) != set(first["starts"][:, 0] % 8)
         assert set(sets["key"]).isdisjoint(first["key"])
     assert len(set(first["key"])) == 13
-    assert first["start"].tolist() != sorted(first["start"])
+    assert first["starts"].tolist() != sorted(first["starts"].tolist())
 
 
 def test_masks_and_indices_mean_the_same():
@@ -161,6 +204,8 @@ def test_masks_and_indices_mean_the_same():
         ({"set_size": 0}, "set_size is 0"),
         ({"sets_per_batch": 0}, "sets_per_batch is 0"),
         ({"seed": -1}, "seed is -1"),
+        ({"blocks": 0}, "blocks is 0"),
+        ({"blocks": 5}, "blocks is 5: it must be at most 8 and at most the set size"),
         ({"weighting": "size"}, "weighting is 'size': choose one of cells, sqrt, conditions"),
         ({"rank": 2, "world_size": 2}, "rank is 2: it must be less than the world size, 2"),
     ],

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from bionemo.cellsets.scdl_input import from_scdl
     from bionemo.cellsets.simulation import simulate
     from bionemo.cellsets.staging import CsrBatch
+    from bionemo.cellsets.upload import DeviceBatches
 
 __all__ = [
     "CellStore",
     "ContextSummary",
     "CsrBatch",
+    "DeviceBatches",
     "InputError",
     "Inspection",
     "SetBatch",
@@ -38,6 +40,7 @@ __all__ = [
 
 _LAZY = {
     "CsrBatch": "staging",
+    "DeviceBatches": "upload",
     "SetBatch": "batch",
     "SetLoader": "loader",
     "prepare": "preparation",

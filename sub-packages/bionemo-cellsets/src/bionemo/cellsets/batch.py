@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from bionemo.cellsets.memory import Memory
 from bionemo.cellsets.sampler import set_rows
 
 if TYPE_CHECKING:
@@ -20,19 +21,19 @@ class SetBatch:
 
     Attributes
     ----------
-    perturbed : float32 [B, S, G], log1p
+    perturbed : float32 or bfloat16 [B, S, G], log1p
         The perturbed cells; zeros where masked.
-    control : float32 [B, S, G], log1p
+    control : float32 or bfloat16 [B, S, G], log1p
         As many control cells of the same (context, batch), drawn apart from the perturbed ones; zeros where masked.
         A set of a control run has other cells here than its own where the run has twice as many, else it may share
-        some.
+        some. [B, 0, G] where the loader leaves controls out.
     mask : bool [B, S]
         True for cells, False for padding; all False for a set that pads the last batch of an epoch.
     context, perturbation, batch : int64 [B]
         Indices of the store's category tables; batch is -1 where the store has no batch key. A padding set carries the
         condition of the store's first run, so that every index can be looked up.
     rows, control_rows : int64 [B, S]
-        Store rows of the cells, -1 where masked.
+        Store rows of the cells, -1 where masked; `control_rows` is [B, 0] where there are no controls.
     key : int64 [B]
         Non-negative number of the set, for random numbers that do not depend on how sets are spread over ranks.
     """
@@ -53,13 +54,17 @@ class SetBatch:
         return SetBatch(**moved)
 
 
+Described = dict[str, torch.Tensor]
+"""What a batch says of its sets beside their cells: the attributes of `SetBatch` from `mask` on."""
+
+
 def read_batch(
     store: "CellStore",
-    pools: "ControlPools",
-    sets: np.ndarray,
-    set_size: int,
-    buffers: tuple[torch.Tensor, torch.Tensor] | None = None,
+    described: Described,
+    *,
+    memory: Memory | None = None,
     pool: Executor | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> SetBatch:
     """Read the cells of sets and of their controls.
 
@@ -67,41 +72,51 @@ def read_batch(
     ----------
     store : CellStore
         Where the cells are.
-    pools : ControlPools
-        Of that store.
-    sets : structured array [B]
-        From `SetSampler.step`.
-    set_size : int
-        S.
-    buffers : two float32 tensors [B, S, G], optional
-        Filled with the perturbed and the control cells; the batch is valid until they are used again. Without them
-        fresh memory is taken.
+    described : dict
+        The sets, from `describe_sets`.
+    memory : Memory, optional
+        What the cells are written to; without it fresh memory.
     pool : Executor, optional
         Threads that share the rows.
+    dtype : {torch.float32, torch.bfloat16}
+        Of the cells.
 
     Returns
     -------
     SetBatch
         On the CPU.
     """
-    described = describe_sets(store, pools, sets, set_size)
-    perturbed, control = buffers or (torch.empty((*described["rows"].shape, store.n_genes)) for _ in range(2))
-    store.read(described["rows"].numpy(), perturbed.numpy(), pool=pool)
-    store.read(described["control_rows"].numpy(), control.numpy(), pool=pool)
-    return SetBatch(perturbed=perturbed, control=control, **described)
+    memory = memory or Memory()
+    cells = {}
+    for name, rows in (("perturbed", described["rows"]), ("control", described["control_rows"])):
+        cells[name] = memory.take((*rows.shape, store.n_genes), dtype)
+        out = cells[name] if dtype == torch.float32 else cells[name].view(torch.uint16)
+        store.read(rows.numpy(), out.numpy(), pool=pool)
+    return SetBatch(**cells, **described)
 
 
-def describe_sets(
-    store: "CellStore", pools: "ControlPools", sets: np.ndarray, set_size: int
-) -> dict[str, torch.Tensor]:
-    """Return what a batch says of its sets beside their cells: the attributes of `SetBatch` from `mask` on."""
-    rows, control_rows = set_rows(store.runs, sets, set_size), pools.rows(sets, set_size)
-    runs = store.runs[np.maximum(sets["run"], 0)]
-    condition = {name: torch.from_numpy(runs[name].astype(np.int64)) for name in ("context", "perturbation", "batch")}
-    return {
-        "mask": torch.from_numpy(rows >= 0),
-        "rows": torch.from_numpy(rows),
-        "control_rows": torch.from_numpy(control_rows),
-        "key": torch.from_numpy(sets["key"].copy()),
-        **condition,
-    }
+def describe_sets(store: "CellStore", pools: "ControlPools | None", sets: np.ndarray, set_size: int) -> Described:
+    """Say which cells are in sets.
+
+    Parameters
+    ----------
+    store : CellStore
+        Where the cells are.
+    pools : ControlPools, optional
+        Of that store; None leaves controls out.
+    sets : structured array [..., B]
+        From `SetSampler`.
+    set_size : int
+        S.
+
+    Returns
+    -------
+    dict
+        With the leading axes of `sets`.
+    """
+    rows = set_rows(store.runs, sets, set_size)
+    control_rows = np.empty((*sets.shape, 0), dtype=np.int64) if pools is None else pools.rows(sets, set_size)
+    runs = np.maximum(sets["run"], 0)
+    conditions = {name: store.runs[name][runs].astype(np.int64) for name in ("context", "perturbation", "batch")}
+    numbers = conditions | {"rows": rows, "control_rows": control_rows, "key": sets["key"].copy(), "mask": rows >= 0}
+    return {name: torch.from_numpy(array) for name, array in numbers.items()}

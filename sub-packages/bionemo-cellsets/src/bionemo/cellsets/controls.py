@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bionemo.cellsets.errors import InputError
-from bionemo.cellsets.sampler import mix
+from bionemo.cellsets.sampler import mix, slices, spread
 
 if TYPE_CHECKING:
     from bionemo.cellsets.store import CellStore
@@ -41,50 +41,69 @@ class ControlPools:
     def __init__(self, store: "CellStore"):
         runs, controls = store.runs, np.flatnonzero(store.is_control)
         self._is_control = store.is_control
-        self.start = np.zeros(len(runs), dtype=np.int64)
-        self.length = np.zeros(len(runs), dtype=np.int64)
-        self.fallback = np.ones(len(runs), dtype=bool)
-        by_batch = {(int(runs["context"][i]), int(runs["batch"][i])): i for i in controls}
-        for context in np.unique(runs["context"]):
-            members = np.flatnonzero(runs["context"] == context)
-            pools = controls[runs["context"][controls] == context]
-            if len(pools) == 0:
-                raise InputError(
-                    f"The context '{store.contexts[context]}' of {store.path} has no control cells "
-                    f"('{store.control}'): prepare the store with them"
-                )
-            self.start[members] = runs["start"][pools[0]]
-            self.length[members] = runs["length"][pools].sum()
-            for member in members:
-                own = by_batch.get((int(context), int(runs["batch"][member])))
-                if own is not None:
-                    self.start[member], self.length[member] = runs["start"][own], runs["length"][own]
-                    self.fallback[member] = False
+        contexts, first = np.unique(runs["context"][controls], return_index=True)
+        without = np.setdiff1d(runs["context"], contexts)
+        if len(without):
+            raise InputError(
+                f"The context '{store.contexts[without[0]]}' of {store.path} has no control cells "
+                f"('{store.control}'): prepare the store with them"
+            )
+        own, of = np.unique(runs[["context", "batch"]], return_inverse=True)
+        control_run = np.full(len(own), -1)
+        control_run[of.reshape(-1)[controls]] = controls
+        control_run = control_run[of.reshape(-1)]
+        context = np.searchsorted(contexts, runs["context"])
+        self.fallback = control_run < 0
+        cells = np.add.reduceat(runs["length"][controls], first)
+        self.start = np.where(self.fallback, runs["start"][controls[first]][context], runs["start"][control_run])
+        self.length = np.where(self.fallback, cells[context], runs["length"][control_run])
 
     def rows(self, sets: np.ndarray, set_size: int) -> np.ndarray:
         """Draw as many control cells for each set as the set has cells.
 
         Parameters
         ----------
-        sets : structured array [B]
-            From `SetSampler.step`; `key` decides the draw.
+        sets : structured array [..., B]
+            From `SetSampler`; `key` decides the draw.
         set_size : int
             S.
 
         Returns
         -------
-        int64 array [B, S]
-            Store rows: consecutive from a random cell of the pool, wrapping at its end, so cells repeat only where the
-            pool is smaller than the set; -1 beyond the set's length. A set of control cells shares none with its own
-            where its run has at least twice as many cells as the set.
+        int64 array [..., B, S]
+            Store rows: as many slices as the set has, in the pool from a random cell on, wrapping at its end, with
+            random gaps between them, so cells repeat only where the pool is smaller than the set; -1 beyond the set's
+            length. A set of control cells shares none with its own where its run has at least twice as many cells as
+            the set.
         """
-        start, length = self.start[sets["run"]], self.length[sets["run"]]
-        # A set of control cells lies in its own pool: the room is what both windows together leave of it.
-        room = length - 2 * sets["length"]
-        apart = self._is_control[sets["run"]] & (room >= 0)
-        choice = np.where(apart, room + 1, length).astype(np.uint64)
-        first = (mix(sets["key"]) % choice).astype(np.int64)
-        first += np.where(apart, sets["start"] + sets["length"], 0)
-        place = np.arange(set_size)
-        rows = start[:, None] + (first[:, None] + place) % length[:, None]
-        return np.where(place < sets["length"][:, None], rows, -1)
+        run, length, starts = sets["run"], self.length[sets["run"]], sets["starts"]
+        # A set of control cells lies in its own pool: what it leaves of it is a pool too.
+        apart = self._is_control[run] & (length >= 2 * sets["length"])
+        left = np.where(apart, length - sets["length"], length)
+        first = (mix(sets["key"]) % left.astype(np.uint64)).astype(np.int64)
+        offset, _ = slices(set_size, starts.shape[-1])
+        rows = first[..., None] + offset + self._gaps(sets["key"], left - sets["length"], starts.shape[-1])
+        rows = spread(rows, set_size) % left[..., None]
+        if apart.any():
+            rows[apart] = _beside(rows[apart], starts[apart], sets["length"][apart], set_size, length[apart])
+        rows += self.start[run][..., None]
+        return np.where(np.arange(set_size) < sets["length"][..., None], rows, -1)
+
+    @staticmethod
+    def _gaps(key: np.ndarray, room: np.ndarray, blocks: int) -> np.ndarray:
+        """Return how far the slices of a set are moved on, [..., K]: ascending from 0, at most `room`."""
+        room, number = np.maximum(room, 0)[..., None], np.arange(blocks)
+        draw = mix(key[..., None] ^ (number << 32)) % (room + 1).astype(np.uint64)
+        return np.where(number == 0, 0, (room * number + draw.astype(np.int64)) // blocks)
+
+
+def _beside(place: np.ndarray, starts: np.ndarray, cells: np.ndarray, set_size: int, length: np.ndarray) -> np.ndarray:
+    """Return the places in a run of places, [n, S], among those of its cells that a set leaves out.
+
+    Seen from the set's first slice on, its slices follow each other without wrapping.
+    """
+    offset, full = slices(set_size, starts.shape[1])
+    before = (starts - starts[:, :1]) % length[:, None] - np.minimum(cells[:, None], offset)
+    taken = np.clip(cells[:, None] - offset, 0, full)
+    moved = sum((place >= before[:, k, None]) * taken[:, k, None] for k in range(starts.shape[1]))
+    return (starts[:, :1] + place + moved) % length[:, None]

@@ -1,33 +1,39 @@
 """Batches of sets, read ahead by a thread that may have others help it."""
 
+import contextlib
 import queue
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Generator, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
+from torch.utils.data import IterableDataset
 
-from bionemo.cellsets.batch import SetBatch, read_batch
+from bionemo.cellsets.batch import Described, SetBatch, describe_sets, read_batch
 from bionemo.cellsets.controls import ControlPools
 from bionemo.cellsets.errors import InputError
-from bionemo.cellsets.staging import CsrBatch, CsrBuffers, stage_batch
+from bionemo.cellsets.memory import Memory
+from bionemo.cellsets.staging import CsrBatch, stage_batch
 
 if TYPE_CHECKING:
     from bionemo.cellsets.sampler import SetSampler
     from bionemo.cellsets.store import CellStore
 
 Batch = SetBatch | CsrBatch
+PLANNED = 16
+"""Batches whose rows are worked out at once."""
 
 
-class SetLoader:
-    """Iterable over the batches of a sampler.
+class SetLoader(IterableDataset):
+    """Iterable over the batches of a sampler; as a dataset it may stand behind a (Stateful)DataLoader without workers.
 
     An endless loader goes on where it stands each time it is iterated. A loader with a number of epochs starts over
-    each time, as a list does, unless `load_state_dict` was called since.
+    each time, as a list does, unless `load_state_dict` was called since. A batch stays as it is for as long as it, or
+    a tensor of it, is referred to; its memory is then used again.
 
     Parameters
     ----------
@@ -41,11 +47,12 @@ class SetLoader:
         Batches read ahead, at least 1.
     threads : int
         Threads that fill a batch, at least 1; the numbers do not depend on it.
-    hold : int, optional
-        Batches that the consumer keeps at a time. The memory of older ones is used again, so what is still needed of
-        them must have been copied; it is page-locked where CUDA is there. None takes fresh memory for every batch.
     staged : bool
         Hand out `CsrBatch` instead of `SetBatch`.
+    controls : bool
+        Read control sets beside the perturbed ones; without them `control` is [B, 0, G].
+    dtype : {torch.float32, torch.bfloat16}
+        Of the cells of a `SetBatch`; a `CsrBatch` is told when it is made dense.
 
     Attributes
     ----------
@@ -71,20 +78,26 @@ class SetLoader:
         epochs: int | None = None,
         prefetch: int = 2,
         threads: int = 1,
-        hold: int | None = None,
         staged: bool = False,
+        controls: bool = True,
+        dtype: torch.dtype = torch.float32,
     ):
-        for name, value in (("epochs", epochs), ("prefetch", prefetch), ("threads", threads), ("hold", hold)):
+        for name, value in (("epochs", epochs), ("prefetch", prefetch), ("threads", threads)):
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}: it must be at least 1")
+        if dtype not in (torch.float32, torch.bfloat16):
+            raise InputError(f"dtype is {dtype}: choose torch.float32 or torch.bfloat16")
+        if staged and dtype != torch.float32:
+            raise InputError("Staged batches hold stored values: give their dtype to densify, or leave staged out")
         self.store, self.sampler, self.epochs, self.prefetch = store, sampler, epochs, prefetch
-        self.threads, self.hold, self.staged = threads, hold, staged
+        self.threads, self.staged, self.dtype = threads, staged, dtype
         self.wait_seconds = 0.0
-        self._pools = ControlPools(store)
+        self._pools = ControlPools(store) if controls else None
+        self._memory = Memory()
         self._epoch = self._sets = 0
         self._goes_on = True
         self._reader: _ReadAhead | None = None
-        without = int(self._pools.fallback[sampler.eligible_runs].sum())
+        without = 0 if self._pools is None else int(self._pools.fallback[sampler.eligible_runs].sum())
         if without:
             warnings.warn(
                 f"{without} of {len(sampler.eligible_runs)} runs of {store.path} have no control cells of their batch: "
@@ -98,13 +111,13 @@ class SetLoader:
             raise TypeError("an endless loader has no length; sampler.steps_per_epoch is that of an epoch")
         return self.epochs * self.sampler.steps_per_epoch
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Generator[Any, None, None]:
         self.close()
         if not self._goes_on:
             self._epoch = self._sets = 0
         self._goes_on = self.epochs is None
         pool = ThreadPoolExecutor(self.threads, "cellsets-kernel") if self.threads > 1 else None
-        reader = self._reader = _ReadAhead(self._reading(pool), self.prefetch)
+        reader = self._reader = _ReadAhead(self._batches(pool), self.prefetch)
         try:
             while True:
                 before = time.perf_counter()
@@ -124,38 +137,13 @@ class SetLoader:
         sets += self.sampler.global_batch
         return (epoch, sets) if sets < self.sampler.n_sets else (epoch + 1, 0)
 
-    def _reading(self, pool: Executor | None) -> Callable[[int], Batch | None]:
-        # Holds no reference to the loader: the thread that calls it must not keep an abandoned loader alive.
-        store, sampler, pools, epochs, staged = self.store, self.sampler, self._pools, self.epochs, self.staged
-        buffers = self._buffers()
-        first_epoch, first_sets = self._epoch, self._sets
-        # Batches left of an epoch that was entered in the middle, perhaps off the grid of this batch size.
-        left = -(-(sampler.n_sets - first_sets) // sampler.global_batch)
-
-        def read(ahead: int) -> Batch | None:
-            epoch, position = first_epoch, first_sets + ahead * sampler.global_batch
-            if ahead >= left:
-                epochs_on, step = divmod(ahead - left, sampler.steps_per_epoch)
-                epoch, position = first_epoch + 1 + epochs_on, step * sampler.global_batch
-            if epochs is not None and epoch >= epochs:
-                return None
-            sets, buffer = sampler.batch_at(epoch, position), buffers[ahead % len(buffers)]
-            if staged:
-                return stage_batch(store, pools, sets, sampler.set_size, buffer, pool)
-            return read_batch(store, pools, sets, sampler.set_size, buffer, pool)
-
-        return read
-
-    def _buffers(self) -> list[Any]:
-        """Return what the batches are written into in turn: those held, those read ahead, and the one in the making."""
-        if self.hold is None:
-            return [None]
-        count = self.hold + self.prefetch + 1
+    def _batches(self, pool: Executor | None) -> Iterator[Batch]:
+        # Holds no reference to the loader: the thread that draws from it must not keep an abandoned loader alive.
+        store, memory, dtype = self.store, self._memory, self.dtype
+        described = _described(store, self.sampler, self._pools, self._epoch, self._sets, self.epochs)
         if self.staged:
-            return [(CsrBuffers(), CsrBuffers()) for _ in range(count)]
-        shape = (self.sampler.sets_per_batch, self.sampler.set_size, self.store.n_genes)
-        pin = torch.cuda.is_available()
-        return [tuple(torch.empty(shape, pin_memory=pin) for _ in range(2)) for _ in range(count)]
+            return (stage_batch(store, one, memory=memory, pool=pool) for one in described)
+        return (read_batch(store, one, memory=memory, pool=pool, dtype=dtype) for one in described)
 
     def close(self) -> None:
         """End the reading thread, if one runs; iterators handed out before end too."""
@@ -198,20 +186,41 @@ class SetLoader:
         self._epoch, self._sets, self._goes_on = epoch, sets, True
 
 
-class _ReadAhead:
-    """A thread that calls `read(0)`, `read(1)`, ... and keeps at most `depth` results until one is None."""
+def _described(
+    store: "CellStore",
+    sampler: "SetSampler",
+    pools: ControlPools | None,
+    epoch: int,
+    position: int,
+    epochs: int | None,
+) -> Iterator[Described]:
+    """Describe the batches from a place on, which may lie off the grid of this batch size."""
+    while epochs is None or epoch < epochs:
+        sets = sampler.batches_at(epoch, position, PLANNED)
+        described = describe_sets(store, pools, sets, sampler.set_size)
+        for number in range(len(sets)):
+            yield {name: tensor[number] for name, tensor in described.items()}
+        position += len(sets) * sampler.global_batch
+        if position >= sampler.n_sets:
+            epoch, position = epoch + 1, 0
 
-    def __init__(self, read: Callable[[int], Batch | None], depth: int):
+
+class _ReadAhead:
+    """A thread that draws batches and keeps at most `depth` of them."""
+
+    def __init__(self, batches: Iterator[Batch], depth: int):
         self._queue: queue.Queue = queue.Queue(maxsize=depth)
         self._stop = threading.Event()
         # The thread must not hold this object, or an abandoned iterator would never be collected.
         self._thread = threading.Thread(
-            target=_read_ahead, args=(read, self._queue, self._stop), name="cellsets-reader", daemon=True
+            target=_read_ahead, args=(batches, self._queue, self._stop), name="cellsets-reader", daemon=True
         )
         self._thread.start()
+        # Also where the iterator is still there when the interpreter ends, and nothing else of it can be relied on.
+        self._end = weakref.finalize(self, _end, self._stop, self._queue, self._thread)
 
     def next(self) -> Batch | None:
-        """Return the next result, or None at the end or after `close`; raise what `read` raised."""
+        """Return the next batch, or None at the end or after `close`; raise what reading raised."""
         while not self._stop.is_set():
             try:
                 result = self._queue.get(timeout=0.2)
@@ -225,22 +234,22 @@ class _ReadAhead:
 
     def close(self) -> None:
         """Stop the thread and wait for it."""
-        self._stop.set()
-        while True:  # a thread that waits for room in the queue must find it
-            try:
-                self._queue.get_nowait()
-            except queue.Empty:
-                break
-        self._thread.join()
+        self._end()
 
 
-def _read_ahead(read: Callable[[int], Batch | None], results: queue.Queue, stop: threading.Event) -> None:
-    result: Batch | BaseException | None
-    for ahead in range(np.iinfo(np.int64).max):
-        if stop.is_set():
-            return
+def _end(stop: threading.Event, results: queue.Queue, thread: threading.Thread) -> None:
+    stop.set()
+    with contextlib.suppress(queue.Empty):  # a thread that waits for room in the queue must find it
+        while True:
+            results.get_nowait()
+    thread.join()
+
+
+def _read_ahead(batches: Iterator[Batch], results: queue.Queue, stop: threading.Event) -> None:
+    result: Batch | BaseException | None = None
+    while not stop.is_set():
         try:
-            result = read(ahead)
+            result = next(batches, None)
         except BaseException as error:
             result = error
         while not stop.is_set():
@@ -251,3 +260,4 @@ def _read_ahead(read: Callable[[int], Batch | None], results: queue.Queue, stop:
                 continue
         if result is None or isinstance(result, BaseException):
             return
+        result = None  # its memory is to be used again, so nothing but the queue may refer to it

@@ -15,8 +15,14 @@ What an epoch covers, by `weighting`:
     of the sets is q has floor(q) or ceil(q) of them, and q on average over epochs. A set has m = min(S, L) cells of its
     run of L cells; the k sets that the run has in an epoch lie end to end from a random cell, wrapping, so each of its
     cells is seen floor(k m / L) or ceil(k m / L) times, and never twice in one set.
+
+With `blocks` K above 1 a set is K slices of its run instead of one: the cells that the sets of a run would take end to
+end are cut into K stretches, set number j takes the slice j of the first stretch, j + r_2 of the second, and so on, and
+the shifts r are drawn anew each epoch. Cells that lie side by side in the store then meet others every epoch. The
+promises above hold as they stand.
 """
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +34,13 @@ if TYPE_CHECKING:
 
 WEIGHTINGS = {"cells": 1.0, "sqrt": 0.5, "conditions": 0.0}
 """Power of a run's length that its share of the sets is proportional to."""
-SET_DTYPE = np.dtype([("run", "<i8"), ("start", "<i8"), ("length", "<i8"), ("key", "<i8")])
+MAXIMAL_BLOCKS = 8
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def set_dtype(blocks: int) -> np.dtype:
+    """Return the type of a set; see `SetSampler.batch_at`."""
+    return np.dtype([("run", "<i8"), ("length", "<i8"), ("key", "<i8"), ("starts", "<i8", (blocks,))])
 
 
 class SetSampler:
@@ -50,6 +62,8 @@ class SetSampler:
         This process among those that share the epoch.
     weighting : {"cells", "conditions", "sqrt"}
         How the sets of an epoch are shared among runs; see the module.
+    blocks : int
+        Slices of its run that a set is drawn from, 1 to 8 and at most S.
 
     Attributes
     ----------
@@ -77,6 +91,7 @@ class SetSampler:
         rank: int = 0,
         world_size: int = 1,
         weighting: str = "cells",
+        blocks: int = 1,
     ):
         for name, value, least in (
             ("set_size", set_size, 1),
@@ -84,14 +99,17 @@ class SetSampler:
             ("seed", seed, 0),
             ("world_size", world_size, 1),
             ("rank", rank, 0),
+            ("blocks", blocks, 1),
         ):
             if value < least:
                 raise InputError(f"{name} is {value}: it must be at least {least}")
+        if blocks > min(MAXIMAL_BLOCKS, set_size):
+            raise InputError(f"blocks is {blocks}: it must be at most {MAXIMAL_BLOCKS} and at most the set size")
         if rank >= world_size:
             raise InputError(f"rank is {rank}: it must be less than the world size, {world_size}")
         if weighting not in WEIGHTINGS:
             raise InputError(f"weighting is '{weighting}': choose one of {', '.join(WEIGHTINGS)}")
-        self.weighting = weighting
+        self.weighting, self.blocks = weighting, int(blocks)
         self.set_size, self.sets_per_batch, self.seed = int(set_size), int(sets_per_batch), int(seed)
         self.rank, self.world_size = int(rank), int(world_size)
         self.eligible_runs = _run_indices(eligible_runs, len(store.runs))
@@ -101,7 +119,7 @@ class SetSampler:
         self.n_cells = int(self._lengths.sum())
         self.global_batch = self.sets_per_batch * self.world_size
         self.steps_per_epoch = -(-self.n_sets // self.global_batch)
-        self._plan: tuple[int, np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._plan: _EpochPlan | None = None
 
     def step(self, epoch: int, step: int) -> np.ndarray:
         """Return the sets of one batch of this rank.
@@ -135,40 +153,92 @@ class SetSampler:
         Returns
         -------
         structured array [B]
-            `run` (row of the run table), `start` (offset of the first cell in the run; the set wraps at the run's end),
-            `length` (cells, at most S), `key` (non-negative; a function of seed, epoch and the set's place among all
-            sets of the epoch). A set that pads the last batch has length 0 and run -1.
+            `run` (row of the run table), `length` (cells, at most S), `starts` [B, K] (offset in the run of the first
+            cell of each slice, see `slices`; a slice wraps at the run's end), `key` (non-negative; a function of seed,
+            epoch and the set's place among all sets of the epoch). A set that pads the last batch has length 0 and
+            run -1.
+        """
+        return self.batches_at(epoch, position, 1)[0]
+
+    def batches_at(self, epoch: int, position: int, count: int) -> np.ndarray:
+        """Return what `batch_at` does for up to `count` global batches in a row, as far as the epoch goes.
+
+        Parameters
+        ----------
+        epoch, position
+            As for `batch_at`.
+        count : int
+            At least 1.
+
+        Returns
+        -------
+        structured array [at most count, B]
+            Cheaper by the batch than one batch at a time.
         """
         if epoch < 0 or not 0 <= position < self.n_sets:
             raise IndexError(f"epoch {epoch}, position {position}: an epoch has the sets 0 to {self.n_sets - 1}")
-        order, phases, first_set = self._epoch_plan(epoch)
-        first = position + self.rank * self.sets_per_batch
-        positions = np.arange(first, first + self.sets_per_batch)
-        sets = np.zeros(self.sets_per_batch, dtype=SET_DTYPE)
+        count = min(count, -(-(self.n_sets - position) // self.global_batch))
+        plan = self._epoch_plan(epoch)
+        batches = position + self.rank * self.sets_per_batch + self.global_batch * np.arange(count)
+        positions = batches[:, None] + np.arange(self.sets_per_batch)
+        sets = np.zeros(positions.shape, dtype=set_dtype(self.blocks))
         sets["run"] = -1
-        sets["key"] = _keys(self.seed, epoch, positions)
+        sets["key"] = (_hashed(plan.key, positions) >> np.uint64(1)).astype(np.int64)
         filled = positions < self.n_sets
-        ordinal = order[positions[filled]]
-        run = np.searchsorted(first_set, ordinal, side="right") - 1
-        lengths, number = self._lengths[run], ordinal - first_set[run]
-        full = np.minimum(self.set_size, lengths)
-        offset = number * full
+        ordinal = plan.order[positions[filled]]
+        run = np.searchsorted(plan.first_set, ordinal, side="right") - 1
         sets["run"][filled] = self.eligible_runs[run]
-        sets["start"][filled] = (phases[run] + offset) % lengths
-        sets["length"][filled] = np.minimum(full, lengths - offset) if self.weighting == "cells" else full
+        sets["length"][filled], sets["starts"][filled] = self._slices(plan, run, ordinal - plan.first_set[run])
         return sets
 
-    def _epoch_plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the order of the sets, the first cell of each run, and the number of each run's first set."""
-        plan = self._plan
-        if plan is None or plan[0] != epoch:
+    def _slices(self, plan: "_EpochPlan", run: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the cells of sets, [n], and where in its run each of their slices begins, [n, K].
+
+        The sets of a run are dealt with in rounds, in which they take no cell twice: for the weighting "cells" there is
+        one, with the last set maybe short, else each has as many sets as the run's cells suffice for.
+        """
+        lengths, per_run = self._lengths[run], plan.sets_per_run[run]
+        if self.weighting == "cells":
+            full, per_round, base = np.full(len(run), self.set_size), per_run, 0
+            last = lengths - (per_run - 1) * full
+            in_round = per_run
+        else:
+            full = last = np.minimum(self.set_size, lengths)
+            per_round = lengths // full
+            before = number // per_round * per_round
+            in_round, base, number = np.minimum(per_round, per_run - before), before * full, number - before
+        size = np.where(number == in_round - 1, last, full)
+        # Stretch k holds slice k of every set of the round; the short set's slices are at the ends of the stretches.
+        offset, length = slices(self.set_size, self.blocks)
+        stretch = (in_round - 1)[:, None] * np.minimum(full[:, None], offset) + np.minimum(last[:, None], offset)
+        place = number[:, None]
+        if self.blocks > 1:
+            turning = np.maximum(in_round - (last < full), 1)[:, None]
+            turn = _hashed(plan.turn, run[:, None] * self.blocks + np.arange(self.blocks))
+            turn = np.where(np.arange(self.blocks) == 0, 0, (turn % turning.astype(np.uint64)).astype(np.int64))
+            place = np.where(place < turning, (place + turn) % turning, place)
+        slice_length = np.clip(full[:, None] - offset, 0, length)
+        first = plan.phases[run] + base
+        return size, (first[:, None] + stretch + place * slice_length) % lengths[:, None]
+
+    def _epoch_plan(self, epoch: int) -> "_EpochPlan":
+        if self._plan is None or self._plan.epoch != epoch:
             generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, epoch))))
             phases = generator.integers(0, self._lengths)
             order = generator.permutation(self.n_sets)
             per_run = self._sets_per_run if self.weighting == "cells" else self._shared_out(generator.random())
-            # searchsorted takes the last of several runs that begin at one number: those before it have no set.
-            plan = self._plan = (epoch, order, phases, np.cumsum(per_run) - per_run)
-        return plan[1], plan[2], plan[3]
+            key, turn = np.random.SeedSequence((self.seed, epoch, 1)).generate_state(2, np.uint64)
+            self._plan = _EpochPlan(
+                epoch=epoch,
+                order=order,
+                phases=phases,
+                sets_per_run=per_run,
+                # searchsorted takes the last of several runs that begin at one number: those before it have no set.
+                first_set=np.cumsum(per_run) - per_run,
+                key=key,
+                turn=turn,
+            )
+        return self._plan
 
     def _shared_out(self, offset: float) -> np.ndarray:
         """Return the sets of each run by systematic sampling, from an offset in [0, 1)."""
@@ -180,6 +250,33 @@ class SetSampler:
         return np.diff(ends, prepend=0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _EpochPlan:
+    epoch: int
+    order: np.ndarray  # of the sets, [n_sets]
+    phases: np.ndarray  # first cell of each eligible run
+    sets_per_run: np.ndarray
+    first_set: np.ndarray  # number of each eligible run's first set
+    key: np.uint64  # what the sets' keys are hashed from
+    turn: np.uint64  # and the shifts of the stretches against each other
+
+
+def slices(set_size: int, blocks: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return where in a set its slices begin, and how long they are in a full one, int64 [K] each.
+
+    A set of fewer cells is cut at the same places, so its last slices are shorter or empty.
+    """
+    ends = set_size * np.arange(blocks + 1) // blocks
+    return ends[:-1], np.diff(ends)
+
+
+def spread(starts: np.ndarray, set_size: int) -> np.ndarray:
+    """Return the place of each cell from those of the slices: [..., K] to [..., S]."""
+    blocks = starts.shape[-1]
+    offset, length = slices(set_size, blocks)
+    return np.repeat(starts - offset, length, axis=-1) + np.arange(set_size)
+
+
 def set_rows(runs: np.ndarray, sets: np.ndarray, set_size: int) -> np.ndarray:
     """Return the store rows of sets.
 
@@ -187,20 +284,20 @@ def set_rows(runs: np.ndarray, sets: np.ndarray, set_size: int) -> np.ndarray:
     ----------
     runs : structured array
         The store's run table.
-    sets : structured array [B]
-        From `SetSampler.step`.
+    sets : structured array [..., B]
+        From `SetSampler`.
     set_size : int
         S.
 
     Returns
     -------
-    int64 array [B, S]
+    int64 array [..., B, S]
         -1 beyond a set's length.
     """
-    run = runs[sets["run"]]  # run -1 of a padding set picks any run: its length masks it
-    place = np.arange(set_size)
-    rows = run["start"][:, None] + (sets["start"][:, None] + place) % run["length"][:, None]
-    return np.where(place < sets["length"][:, None], rows, -1)
+    start, length = (runs[name][sets["run"]][..., None] for name in ("start", "length"))
+    # Run -1 of a padding set picks any run: its length masks it.
+    rows = start + spread(sets["starts"], set_size) % length
+    return np.where(np.arange(set_size) < sets["length"][..., None], rows, -1)
 
 
 def mix(values: np.ndarray) -> np.ndarray:
@@ -211,10 +308,8 @@ def mix(values: np.ndarray) -> np.ndarray:
     return values ^ (values >> np.uint64(31))
 
 
-def _keys(seed: int, epoch: int, positions: np.ndarray) -> np.ndarray:
-    base = np.random.SeedSequence((seed, epoch, 1)).generate_state(1, np.uint64)
-    state = base + (positions.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    return (mix(state) >> np.uint64(1)).astype(np.int64)
+def _hashed(base: np.uint64, numbers: np.ndarray) -> np.ndarray:
+    return mix(base + (numbers.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
 
 
 def _run_indices(eligible_runs: np.ndarray, n_runs: int) -> np.ndarray:

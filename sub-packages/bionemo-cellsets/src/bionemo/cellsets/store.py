@@ -164,8 +164,8 @@ class CellStore:
         ----------
         rows : integer array, any shape
             Store rows; -1 reads as a row of zeros. Consecutive rows lie next to each other on disk.
-        out : float32 array [*rows.shape, G], optional
-            C-contiguous buffer to fill; without it a new one is made.
+        out : float32 or uint16 array [*rows.shape, G], optional
+            C-contiguous buffer to fill, uint16 with the bits of bfloat16; without it a new float32 one is made.
         pool : concurrent.futures.Executor, optional
             Threads that share the rows; the numbers are the same with and without them.
 
@@ -187,19 +187,11 @@ class CellStore:
         shape = (*rows.shape, self.n_genes)
         if out is None:
             out = np.empty(shape, dtype=np.float32)
-        elif out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
-            raise ValueError(f"out must be C-contiguous float32 of shape {shape}, not {out.dtype} {out.shape}")
-        arrays = (np.asarray(stored) for stored in (self.data, self.columns, self.row_pointers, self.library_size))
-        damaged = densify_rows(
-            rows.reshape(-1),
-            out.reshape(-1, self.n_genes),
-            *arrays,
-            self.target_sum,
-            self.kind == "counts",
-            pool=pool,
-        )
-        if damaged >= 0:
-            raise InputError(f"Row {damaged} of the store {self.path} is damaged: copy or prepare the store again")
+        elif out.shape != shape or out.dtype not in (np.float32, np.uint16) or not out.flags.c_contiguous:
+            raise ValueError(
+                f"out must be C-contiguous float32 or uint16 of shape {shape}, not {out.dtype} {out.shape}"
+            )
+        densify_rows(self, rows.reshape(-1), out.reshape(-1, self.n_genes), pool)
         return out
 
     def counts(self, start: int, length: int) -> "sp.csr_matrix":

@@ -9,7 +9,7 @@ import torch
 from megatron.core import parallel_state
 from nemo import lightning as nl
 
-from bionemo.cellsets import CellStore, SetBatch, SetLoader, SetSampler, Split
+from bionemo.cellsets import CellStore, DeviceBatches, SetBatch, SetLoader, SetSampler, Split
 from bionemo.scale.errors import InputError
 from bionemo.scale.model.vocabulary import Vocabulary
 from bionemo.scale.training.settings import TrainingConfig
@@ -61,7 +61,9 @@ class TrainingBatches:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        for batch in self.loader:
+        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else "cpu"
+        batches = DeviceBatches(self.loader, device) if self.loader.staged else self.loader
+        for batch in batches:
             yield self.translate(batch)
 
     def translate(self, batch: SetBatch) -> dict[str, torch.Tensor]:
@@ -128,7 +130,7 @@ class CellSetsDataModule(pl.LightningDataModule):
         sampler = self._sampler("train")
         consumed = self.trainer.global_step * self.training.accumulate
         epoch, step = divmod(consumed, sampler.steps_per_epoch)
-        self.loader = SetLoader(self.store, sampler)
+        self.loader = SetLoader(self.store, sampler, staged=self.training.upload_counts)
         self.loader.load_state_dict({"epoch": epoch, "step": step, "seed": self.training.seed})
         return self._batches(self.loader)
 

@@ -17,7 +17,7 @@ _PACKAGES = ("bionemo-scale", "bionemo-cellsets", "nemo-toolkit", "megatron-core
 _FREE = {
     "model": {"tensor_parallel", "layer_spec"},
     "training": {
-        *("max_steps", "devices", "nodes", "threads", "sets_per_batch"),
+        *("max_steps", "devices", "nodes", "threads", "upload_counts", "sets_per_batch"),
         *("checkpoint_every", "validate_every", "validation_batches", "log_every"),
     },
 }

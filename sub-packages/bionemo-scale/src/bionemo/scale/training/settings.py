@@ -36,6 +36,8 @@ class TrainingConfig:
     nodes: int = 1
     threads: int = 1
     """CPU threads of a process, where there is no GPU. Small models gain nothing from a second one."""
+    upload_counts: bool = False
+    """Upload cells as the store keeps them and make them dense on the GPU, beside the computation. Same numbers."""
     seed: int = 0
     checkpoint_every: int = 100
     validate_every: int = 100
