@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bionemo.cellsets import InputError, cell_input, prepare, sorting, writer
+from bionemo.cellsets import InputError, cell_input, prepare, reading, sorting, survey, writer
 from bionemo.cellsets.sorting import permuted
 from bionemo.cellsets.store import RUN_DTYPE
 
@@ -80,9 +80,9 @@ def test_places_fill_every_run_whatever_the_blocks():
 def test_memory_does_not_grow_with_the_cells(tmp_path, monkeypatch):
     monkeypatch.setattr(cell_input, "BLOCK_VALUES", 10_000)
     monkeypatch.setattr(cell_input, "BLOCK_ROWS", 1_000)
-    monkeypatch.setattr(cell_input, "HASHED_AT_ONCE", 2_000)
-    monkeypatch.setattr(sorting, "BUCKET_VALUES", 30_000)
-    monkeypatch.setattr(sorting, "PENDING_BYTES", 100_000)
+    monkeypatch.setattr(reading, "PIECE_VALUES", 20_000)
+    monkeypatch.setattr(survey, "HASHED_AT_ONCE", 2_000)
+    monkeypatch.setattr(sorting, "BUCKET_BYTES", 100_000)
     rng = np.random.default_rng(0)
     peaks = {}
     for cells in (500, 5_000, 20_000):  # the first one loads what is loaded once
@@ -103,20 +103,6 @@ def test_memory_does_not_grow_with_the_cells(tmp_path, monkeypatch):
     whole = 20_000 * 30 * 8
     assert peaks[20_000] < 1.3 * peaks[5_000]
     assert peaks[20_000] < whole
-
-
-@pytest.mark.parametrize("where", ["_append", "spill"])
-def test_a_full_disk_ends_in_one_sentence_and_leaves_nothing(screen_path, tmp_path, keys, monkeypatch, where):
-    def fail(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    if where == "spill":
-        monkeypatch.setattr(sorting.np.lib.format, "write_array", fail)
-    else:
-        monkeypatch.setattr(writer, where, fail)
-    with pytest.raises(InputError, match=r"The store .*s cannot be written \(No space left on device\): free space"):
-        prepare([screen_path], tmp_path / "s", progress=False, **keys)
-    assert os.listdir(tmp_path) == []
 
 
 def test_protocols_know_their_columns(screen, tmp_path, altered):

@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse as sp
 import zarr
 
-from bionemo.cellsets import InputError, cell_input, prepare, sorting
+from bionemo.cellsets import InputError, cell_input, prepare, reading, sorting, survey
 
 ALL = {"n_genes": None, "progress": False}
 
@@ -18,9 +18,9 @@ def in_small_pieces(monkeypatch):
     """Make every limit so small that the screen is read, spilled and sorted in many pieces."""
     monkeypatch.setattr(cell_input, "BLOCK_VALUES", 200)
     monkeypatch.setattr(cell_input, "BLOCK_ROWS", 23)
-    monkeypatch.setattr(cell_input, "HASHED_AT_ONCE", 50)
-    monkeypatch.setattr(sorting, "BUCKET_VALUES", 900)
-    monkeypatch.setattr(sorting, "PENDING_BYTES", 5_000)
+    monkeypatch.setattr(reading, "PIECE_VALUES", 500)
+    monkeypatch.setattr(survey, "HASHED_AT_ONCE", 50)
+    monkeypatch.setattr(sorting, "BUCKET_BYTES", 5_000)
 
 
 @pytest.mark.parametrize("convert", [sp.csr_matrix, sp.csc_matrix, lambda x: x.toarray()])

@@ -1,13 +1,12 @@
 """The genes of a store: those all inputs share, and among them the highly variable ones, chosen on running sums."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
-from bionemo.cellsets.cell_input import CellInput
+from bionemo.cellsets import csr_kernels
+from bionemo.cellsets.cell_input import CellInput, Rows
 from bionemo.cellsets.errors import InputError
 
 GENE_POLICIES = ("same", "intersection", "union")
@@ -55,34 +54,6 @@ def join_genes(inputs: Sequence[CellInput], policy: str) -> tuple[np.ndarray, li
     return np.array(joined.tolist(), dtype=str), positions
 
 
-def take_columns(matrix: Any, position: np.ndarray, n_columns: int) -> sp.csr_matrix:
-    """Move columns.
-
-    Parameters
-    ----------
-    matrix : CSR [n, G]
-        Sorted indices.
-    position : int64 array [G]
-        Where each column goes, -1 to drop it.
-    n_columns : int
-        Columns of the result.
-
-    Returns
-    -------
-    CSR [n, n_columns]
-        Sorted indices.
-    """
-    moved = position[matrix.indices]
-    kept = moved >= 0
-    before = np.concatenate([[0], np.cumsum(kept)])
-    result = sp.csr_matrix(
-        (matrix.data[kept], moved[kept], before[matrix.indptr]), shape=(matrix.shape[0], n_columns), copy=False
-    )
-    result.has_sorted_indices = bool(np.all(np.diff(position[position >= 0]) > 0))
-    result.sort_indices()
-    return result
-
-
 class GeneStatistics:
     """Sums over cells that tell how variable a gene is; blocks are added one by one.
 
@@ -108,27 +79,46 @@ class GeneStatistics:
         self._sum = np.zeros(n_genes)
         self._sum_of_squares = np.zeros(n_genes)
 
-    def add(self, matrix: Any, scale: np.ndarray | None, chosen: np.ndarray) -> None:
+    def add(self, rows: Rows, position: np.ndarray, chosen: np.ndarray, target_sum: float | None) -> np.ndarray:
         """Add cells.
 
         Parameters
         ----------
-        matrix : CSR [n, G]
+        rows : Rows
             Counts, or log1p values.
-        scale : float64 array [n], optional
-            What each cell's counts are multiplied by to normalise them; None for log1p values.
+        position : int64 array
+            For each column of the rows its gene here, -1 to leave it out.
         chosen : bool array [n]
             Cells that the choice of genes is made on.
+        target_sum : float, optional
+            What a cell's counts, over all columns, are scaled to; None for log1p values.
+
+        Returns
+        -------
+        int64 array [n]
+            Non-zeros of each cell.
         """
-        n_genes = len(self.values)
-        self.values += np.bincount(matrix.indices, minlength=n_genes)
-        np.maximum.at(self.largest, matrix.indices, matrix.data)
-        per_cell = np.diff(matrix.indptr)
-        values = np.expm1(matrix.data, dtype=np.float64) if scale is None else matrix.data * np.repeat(scale, per_cell)
-        values *= np.repeat(chosen, per_cell)
         self.n_chosen += int(chosen.sum())
-        self._sum += np.bincount(matrix.indices, weights=values, minlength=n_genes)
-        self._sum_of_squares += np.bincount(matrix.indices, weights=values * values, minlength=n_genes)
+        sums = (self.values, self.largest, self._sum, self._sum_of_squares)
+        return csr_kernels.survey(rows[1:], position, chosen, target_sum or 0.0, sums)
+
+    def merge(self, other: "GeneStatistics") -> None:
+        """Add the cells of another one."""
+        self.values += other.values
+        np.maximum(self.largest, other.largest, out=self.largest)
+        self.n_chosen += other.n_chosen
+        self._sum += other._sum
+        self._sum_of_squares += other._sum_of_squares
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return the sums, to `restore` them from."""
+        return {name: np.asarray(value) for name, value in vars(self).items()}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from the sums of `state`."""
+        for name in vars(self):
+            setattr(self, name, state[name])
+        self.n_chosen = int(self.n_chosen)
 
     def most_variable(self, n_genes: int) -> np.ndarray:
         """Return the columns of the `n_genes` genes of largest normalised dispersion, ascending.
