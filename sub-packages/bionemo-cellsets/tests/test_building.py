@@ -1,6 +1,5 @@
 """Choosing genes on running sums, sorting on disk, and what it costs in memory and on a full disk."""
 
-import os
 import tracemalloc
 
 import anndata as ad
@@ -12,7 +11,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bionemo.cellsets import InputError, cell_input, prepare, reading, sorting, survey, writer
+from bionemo.cellsets import InputError, cell_input, prepare, reading, sorting, survey
 from bionemo.cellsets.sorting import permuted
 from bionemo.cellsets.store import RUN_DTYPE
 

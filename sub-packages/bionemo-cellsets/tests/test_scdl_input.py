@@ -54,7 +54,7 @@ def test_what_an_archive_lacks_is_named(archive, screen, tmp_path, keys):
     ):
         with pytest.raises(InputError, match=message):
             prepare([archive], tmp_path / "s", **arguments | changes)
-    with pytest.raises(InputError, match="is no bionemo-scdl archive, and an obs table"):
+    with pytest.raises(InputError, match="is no bionemo-scdl archive, and obs tables"):
         prepare([tmp_path], tmp_path / "s", **arguments)
     with pytest.raises(InputError, match="2 obs tables are given for 1 inputs"):
         prepare([archive], tmp_path / "s", **arguments | {"obs": [screen.obs, screen.obs]})

@@ -1,65 +1,59 @@
 """A store is made whole or not at all: by one process at a time, over kills, interruptions and full disks."""
 
+import itertools
+import multiprocessing
 import os
+import pkgutil
 import resource
 import signal
-import subprocess
-import sys
 
 import pytest
 
-from bionemo.cellsets import CellStore, InputError, prepare, workplace
+from bionemo.cellsets import CellStore, InputError, cell_input, prepare, reading, sorting, survey, workplace
 
 ALL = {"n_genes": None, "progress": False}
-# Runs `prepare` in many small pieces, and kills itself when a function is called for the n-th time.
-KILLED = """
-import os, signal, sys
-from bionemo.cellsets import prepare, cell_input, reading, sorting, survey, writer, workplace
-cell_input.BLOCK_ROWS, reading.PIECE_VALUES, sorting.BUCKET_BYTES, survey.SAVE_EVERY = 23, 500, 5_000, 0.0
-owner, name, calls = eval(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-function = getattr(owner, name)
-def counted(*arguments, **named):
-    global calls
-    calls -= 1
-    if calls == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return function(*arguments, **named)
-setattr(owner, name, staticmethod(counted) if name == "write" else counted)
-prepare([sys.argv[4]], sys.argv[5], perturbation_key="gene", control="ctrl", context_key="line", batch_key="plate",
-        n_genes=None, progress=False, threads=2, overwrite="overwrite" in sys.argv)
-"""
-
-
-def prepare_killed(owner, name, calls, *arguments, code=-signal.SIGKILL) -> str:
-    command = [sys.executable, "-c", KILLED, owner, name, str(calls), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == code, done.stderr[-2000:]
-    return done.stderr
 
 
 @pytest.fixture
-def in_pieces(monkeypatch):
-    """The sizes that `KILLED` works with."""
-    from bionemo.cellsets import cell_input, reading, sorting
-
+def killed(screen_path, keys, monkeypatch):
+    """Run `prepare` in small pieces in a process that kills itself at the n-th call of a function."""
     monkeypatch.setattr(cell_input, "BLOCK_ROWS", 23)
     monkeypatch.setattr(reading, "PIECE_VALUES", 500)
     monkeypatch.setattr(sorting, "BUCKET_BYTES", 5_000)
+    monkeypatch.setattr(survey, "SAVE_EVERY", 0.0)
+
+    def run(target: str, call: int, store, **arguments) -> None:
+        owner, name = pkgutil.resolve_name(f"bionemo.cellsets.{target.rpartition('.')[0]}"), target.rpartition(".")[2]
+        function, calls = getattr(owner, name), itertools.count(1)
+
+        def counted(*args, **named):
+            if next(calls) == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **named)
+
+        def work():
+            setattr(owner, name, staticmethod(counted) if name == "write" else counted)
+            prepare([screen_path], store, threads=2, **ALL, **keys, **arguments)
+
+        process = multiprocessing.get_context("fork").Process(target=work)
+        process.start()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+
+    return run
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "calls", "done"),
+    ("target", "call", "done"),
     [
-        ("survey.Survey", "_save", 4, {"survey.npz"}),
-        ("sorting.SortedPiece", "write", 5, {"survey.npz", "rows-0"}),
-        ("writer.StoreWriter", "_obs", 3, {"survey.npz", "rows-0", "rows-13"}),
-        ("workplace", "_put_in_place", 1, None),
+        ("survey.Survey._save", 4, {"survey.npz"}),
+        ("sorting.SortedPiece.write", 5, {"survey.npz", "rows-0"}),
+        ("writer.StoreWriter._obs", 3, {"survey.npz", "rows-0", "rows-13"}),
+        ("workplace._put_in_place", 1, None),
     ],
 )
-def test_a_killed_prepare_goes_on(
-    store, screen_path, tmp_path, keys, in_pieces, caplog, monkeypatch, owner, name, calls, done
-):
-    prepare_killed(owner, name, calls, screen_path, tmp_path / "s")
+def test_a_killed_prepare_goes_on(store, screen_path, tmp_path, keys, killed, caplog, monkeypatch, target, call, done):
+    killed(target, call, tmp_path / "s")
     assert os.listdir(tmp_path) == [".s.partial"]
     scratch = tmp_path / ".s.partial" / "scratch"
     assert done is None or done <= set(os.listdir(scratch))
@@ -82,15 +76,15 @@ def test_a_killed_prepare_goes_on(
     assert os.listdir(tmp_path) == ["s"]
 
 
-def test_what_other_arguments_left_is_removed(store, screen_path, tmp_path, keys, caplog):
-    prepare_killed("sorting.SortedPiece", "write", 5, screen_path, tmp_path / "s")
+def test_what_other_arguments_left_is_removed(store, screen_path, tmp_path, keys, killed, caplog):
+    killed("sorting.SortedPiece.write", 5, tmp_path / "s")
     with caplog.at_level("INFO"):
         made = prepare([screen_path], tmp_path / "s", target_sum=1e6, **ALL, **keys)
     assert "its inputs or arguments differ" in caplog.text
     assert made.target_sum == 1e6
     assert os.listdir(tmp_path) == ["s"]
     # A changed input as well.
-    prepare_killed("sorting.SortedPiece", "write", 5, screen_path, tmp_path / "t")
+    killed("sorting.SortedPiece.write", 5, tmp_path / "t")
     os.utime(screen_path, ns=(0, screen_path.stat().st_mtime_ns + 1))
     caplog.clear()
     with caplog.at_level("INFO"):
@@ -98,9 +92,9 @@ def test_what_other_arguments_left_is_removed(store, screen_path, tmp_path, keys
     assert "its inputs or arguments differ" in caplog.text
 
 
-def test_a_kill_between_the_renames_is_mended(store, screen_path, tmp_path, keys, in_pieces):
+def test_a_kill_between_the_renames_is_mended(store, screen_path, tmp_path, keys, killed):
     prepare([screen_path], tmp_path / "s", n_genes=5, progress=False, **keys)
-    prepare_killed("workplace", "_put_in_place", 1, screen_path, tmp_path / "s", "overwrite")
+    killed("workplace._put_in_place", 1, tmp_path / "s", overwrite=True)
     assert CellStore.open(tmp_path / "s").n_genes == 5
     (tmp_path / "s").rename(tmp_path / ".s.partial" / "replaced")  # the first of the two
     assert prepare([screen_path], tmp_path / "s", **ALL, **keys).fingerprint == store.fingerprint
@@ -110,7 +104,7 @@ def test_a_kill_between_the_renames_is_mended(store, screen_path, tmp_path, keys
 def test_two_processes_do_not_make_one_store(screen_path, tmp_path, keys):
     with (
         workplace.workplace(tmp_path / "s", {}, overwrite=False),
-        pytest.raises(InputError, match="Another process is writing the store .*s: wait until it is done"),
+        pytest.raises(InputError, match=r"Another process is writing the store .*s: wait until it is done"),
     ):
         prepare([screen_path], tmp_path / "s", **ALL, **keys)
     assert prepare([screen_path], tmp_path / "t", **ALL, **keys).n_cells == 315
@@ -130,7 +124,9 @@ def test_a_failure_while_writing_leaves_what_was_there(
 
     monkeypatch.setattr(f"bionemo.cellsets.{where}", fail)
     interrupted = isinstance(failure, KeyboardInterrupt)
-    with pytest.raises(KeyboardInterrupt if interrupted else InputError, match=None if interrupted else "No space left"):
+    with pytest.raises(
+        KeyboardInterrupt if interrupted else InputError, match=None if interrupted else "No space left"
+    ):
         prepare([screen_path], tmp_path / "s", n_genes=5, overwrite=overwrite, progress=False, **keys)
     left = {"s"} if overwrite else set()
     assert set(os.listdir(tmp_path)) == left | ({".s.partial"} if interrupted else set())

@@ -312,8 +312,6 @@ class _ColumnRows:
         yield Rows(start, pointers.astype(np.int64), columns[order], values[order])
 
     def _chunks(self) -> Iterator[tuple[int, int, np.ndarray]]:
-        pointers = checked_pointers(
-            self._indptr[0 : self._n_columns + 1], self._n_columns, self._data, self._indices
-        )
+        pointers = checked_pointers(self._indptr[0 : self._n_columns + 1], self._n_columns, self._data, self._indices)
         for begin in range(0, max(int(pointers[-1]), 1), cell_input.BLOCK_VALUES):
             yield begin, min(begin + cell_input.BLOCK_VALUES, int(pointers[-1])), pointers

@@ -1,5 +1,6 @@
 """What `prepare` reads: cells in blocks of rows, checked; every way an input can be wrong ends here in one sentence."""
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,7 +93,7 @@ class CellInput(ABC):
         except Exception as error:  # a damaged file, a lost mount
             raise self.damaged(error) from error
         pieces = []
-        for start, stop in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True):
+        for start, stop in itertools.pairwise(cuts.tolist()):
             pieces += [(first, min(first + BLOCK_ROWS, stop)) for first in range(start, stop, BLOCK_ROWS)]
         return pieces
 
@@ -220,7 +221,7 @@ class CsrArrays:
         """As `CellInput._stored`."""
         pointers = self._pointers(start, stop)
         cuts = cut(pointers, BLOCK_VALUES)
-        for first, end in zip(cuts[:-1], cuts[1:], strict=True):
+        for first, end in itertools.pairwise(cuts):
             inside = pointers[first : end + 1]
             values, columns = (np.asarray(stored[inside[0] : inside[-1]]) for stored in (self._data, self._indices))
             yield Rows(start + int(first), inside - inside[0], columns, values)

@@ -1,6 +1,7 @@
 """The genes of a store: those all inputs share, and among them the highly variable ones, chosen on running sums."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -64,20 +65,23 @@ class GeneStatistics:
 
     Attributes
     ----------
-    values : int64 array [G]
-        Stored non-zeros of each gene, over all cells.
-    largest : float64 array [G]
-        Largest stored value of each gene, over all cells.
     n_chosen : int
         Cells that the choice of genes is made on.
     """
 
     def __init__(self, n_genes: int):
-        self.values = np.zeros(n_genes, dtype=np.int64)
-        self.largest = np.zeros(n_genes, dtype=np.float64)
         self.n_chosen = 0
-        self._sum = np.zeros(n_genes)
-        self._sum_of_squares = np.zeros(n_genes)
+        self._sums = np.zeros((n_genes, 4))
+
+    @property
+    def values(self) -> np.ndarray:
+        """Stored non-zeros of each gene, over all cells, float64 [G]."""
+        return self._sums[:, 0]
+
+    @property
+    def largest(self) -> np.ndarray:
+        """Largest stored value of each gene, over all cells, float64 [G]."""
+        return self._sums[:, 1]
 
     def add(self, rows: Rows, position: np.ndarray, chosen: np.ndarray, target_sum: float | None) -> np.ndarray:
         """Add cells.
@@ -99,26 +103,22 @@ class GeneStatistics:
             Non-zeros of each cell.
         """
         self.n_chosen += int(chosen.sum())
-        sums = (self.values, self.largest, self._sum, self._sum_of_squares)
-        return csr_kernels.survey(rows[1:], position, chosen, target_sum or 0.0, sums)
+        return csr_kernels.survey(rows[1:], position, chosen, target_sum or 0.0, self._sums)
 
     def merge(self, other: "GeneStatistics") -> None:
         """Add the cells of another one."""
-        self.values += other.values
-        np.maximum(self.largest, other.largest, out=self.largest)
+        largest = np.maximum(self.largest, other.largest)
+        self._sums += other._sums
+        self._sums[:, 1] = largest
         self.n_chosen += other.n_chosen
-        self._sum += other._sum
-        self._sum_of_squares += other._sum_of_squares
 
-    def state(self) -> dict[str, np.ndarray]:
+    def state(self) -> dict[str, Any]:
         """Return the sums, to `restore` them from."""
-        return {name: np.asarray(value) for name, value in vars(self).items()}
+        return {"n_chosen": self.n_chosen, "sums": self._sums}
 
-    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from the sums of `state`."""
-        for name in vars(self):
-            setattr(self, name, state[name])
-        self.n_chosen = int(self.n_chosen)
+        self.n_chosen, self._sums = int(state["n_chosen"]), state["sums"]
 
     def most_variable(self, n_genes: int) -> np.ndarray:
         """Return the columns of the `n_genes` genes of largest normalised dispersion, ascending.
@@ -127,8 +127,8 @@ class GeneStatistics:
         log of variance over mean of normalised counts, standardised within 20 bins of the log1p mean.
         """
         count = max(self.n_chosen, 2)
-        mean = self._sum / count
-        variance = np.maximum(self._sum_of_squares - count * mean**2, 0) / (count - 1)
+        mean = self._sums[:, 2] / count
+        variance = np.maximum(self._sums[:, 3] - count * mean**2, 0) / (count - 1)
         dispersion = variance / np.where(mean == 0, 1e-12, mean)
         with np.errstate(divide="ignore"):
             dispersion = np.where(dispersion == 0, np.nan, np.log(dispersion))

@@ -151,7 +151,7 @@ def _open_inputs(
     if (tables is not None or gene_column is not None) and len(archives) < len(paths):
         other = next(path for path in paths if path not in archives)
         raise InputError(
-            f"{other} is no bionemo-scdl archive, and an obs table and a gene column are for archives only: leave them out"
+            f"{other} is no bionemo-scdl archive, and obs tables and a gene column are for those only: leave them out"
         )
     if layer is not None and archives:
         raise InputError(f"{archives[0]} is a bionemo-scdl archive, which has no layer '{layer}': leave out --layer")

@@ -75,7 +75,7 @@ class Workers:
         self.threads = threads or min(len(os.sched_getaffinity(0)), MAX_DEFAULT_THREADS)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
-        """Yield (item, result) in order; of several errors, the one of the first item is raised, and nothing goes on."""
+        """Yield (item, result) in order; an error ends it, of several that of the first item."""
         waiting: deque[tuple[Item, Future[Any]]] = deque()
         with ThreadPoolExecutor(self.threads) as pool, contextlib.ExitStack() as at_end:
             at_end.callback(pool.shutdown, cancel_futures=True)

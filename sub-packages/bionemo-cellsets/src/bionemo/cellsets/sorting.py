@@ -5,6 +5,7 @@ Each piece of the input goes to a file of its own, sorted by place and cut by th
 is then gathered from all of these files and put in order.
 """
 
+import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,7 +187,7 @@ class SortedPiece:
         with unfinished.open("wb", buffering=2**20) as file:
             np.lib.format.write_array(file, np.stack([rows_before, values_before[rows_before]]))
             np.lib.format.write_array(file, entries[:0])
-            for begin, end in zip(rows_before[:-1], rows_before[1:], strict=True):
+            for begin, end in itertools.pairwise(rows_before):
                 inside = slice(values_before[begin], values_before[end])
                 for part in (entries[begin:end], *(array[inside] for array in moved)):
                     file.write(part.data)
@@ -218,7 +219,8 @@ def gathered(pieces: list[SortedPiece], bucket: int, first: int, end: int) -> St
     for entries, _, _ in read:
         at = entries["place"] - first
         lengths[at], library_size[at], names[at] = entries["length"], entries["library_size"], entries["name"]
-    assert sum(len(entries) for entries, _, _ in read) == len(lengths) and (lengths >= 0).all(), "each place once"
+    assert sum(len(entries) for entries, _, _ in read) == len(lengths), "as many rows as places"
+    assert (lengths >= 0).all(), "every place is taken"
     begin = np.cumsum(lengths) - lengths
     _, values, columns = read[0]
     out = tuple(np.empty(int(lengths.sum()), dtype=array.dtype) for array in (values, columns))

@@ -1,4 +1,4 @@
-"""The first reading: every value is checked, what the choice of genes needs is summed up, cells of one name are found."""
+"""The first reading: values are checked, what the choice of genes needs is summed up, cells of one name are found."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""The hidden directory in which a store is made: one process at a time, gone on with after a kill, whole or not at all."""
+"""The hidden directory a store is made in: by one process at a time, going on after a kill, whole or not at all."""
 
 import contextlib
 import errno

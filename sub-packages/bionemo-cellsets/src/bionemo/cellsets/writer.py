@@ -68,7 +68,9 @@ class StoreWriter:
         import pyarrow.parquet as pq
 
         with contextlib.ExitStack() as stack:
-            files = {name: stack.enter_context(_HashedFile(self._folder / name)) for name in (*self._types, LIBRARY_SIZE)}
+            files = {
+                name: stack.enter_context(_HashedFile(self._folder / name)) for name in (*self._types, LIBRARY_SIZE)
+            }
             obs = stack.enter_context(pq.ParquetWriter(self._folder / "obs_features/dataframe_0.parquet", self._schema))
             files[ROW_POINTERS].write(np.zeros(1, dtype="<u8"))
             files[LIBRARY_SIZE].write(_npy_header(self._n_cells))
