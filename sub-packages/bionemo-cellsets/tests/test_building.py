@@ -1,8 +1,12 @@
 """Choosing genes on running sums, sorting on disk, and what it costs in memory and on a full disk."""
 
+import shutil
+import subprocess
+import sys
 import tracemalloc
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -102,6 +106,63 @@ def test_memory_does_not_grow_with_the_cells(tmp_path, monkeypatch):
     whole = 20_000 * 30 * 8
     assert peaks[20_000] < 1.3 * peaks[5_000]
     assert peaks[20_000] < whole
+
+
+def write_large(path, cells: int, per_cell: int = 100, genes: int = 2000) -> None:
+    """A screen of many cells, its matrix written piece by piece."""
+    rng = np.random.default_rng(0)
+    labels = {"gene": np.array(["ctrl", "a", "b", "c"]), "line": np.array(["x", "y"])}
+    obs = pd.DataFrame({key: pd.Categorical(rng.choice(names, cells)) for key, names in labels.items()})
+    obs.index = np.char.add("cell-", np.arange(cells).astype(str))
+    ad.AnnData(sp.csr_matrix((cells, genes), dtype=np.float32), obs=obs).write_h5ad(path)
+    columns = np.tile(np.arange(per_cell, dtype=np.int32) * (genes // per_cell), 10_000)
+    with h5py.File(path, "r+") as file:
+        for name in ("data", "indices", "indptr"):
+            del file["X"][name]
+        file["X/indptr"] = np.arange(cells + 1) * per_cell
+        for name, dtype in (("data", "f4"), ("indices", "i4")):
+            file["X"].create_dataset(name, (cells * per_cell,), dtype)
+        for start in range(0, cells * per_cell, len(columns)):
+            file["X/data"][start : start + len(columns)] = rng.integers(1, 200, len(columns))
+            file["X/indices"][start : start + len(columns)] = columns
+
+
+@pytest.mark.slow
+def test_the_process_stays_within_its_memory_however_many_cells(tmp_path):
+    code = """
+import resource, sys
+from bionemo.cellsets import prepare
+prepare([sys.argv[1]], sys.argv[2], perturbation_key="gene", control="ctrl", context_key="line", n_genes=None,
+        progress=False, threads=8)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+    peaks = []
+    for cells in (500_000, 2_000_000):
+        write_large(tmp_path / "s.h5ad", cells)
+        done = subprocess.run(
+            [sys.executable, "-c", code, tmp_path / "s.h5ad", tmp_path / str(cells)], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        peaks.append(int(done.stdout))
+        shutil.rmtree(tmp_path / str(cells))
+    print("peak RSS", peaks)  # noqa: T201
+    assert max(peaks) < 2e9
+    assert peaks[1] < 1.25 * peaks[0]
+
+
+def test_the_store_does_not_depend_on_the_number_of_threads(store, screen_path, tmp_path, keys, monkeypatch):
+    monkeypatch.setattr(cell_input, "BLOCK_ROWS", 40)
+    monkeypatch.setattr(sorting, "BUCKET_BYTES", 5_000)
+    for threads in (1, 5):
+        made = prepare([screen_path], tmp_path / str(threads), n_genes=None, threads=threads, progress=False, **keys)
+        assert made.fingerprint == store.fingerprint
+    with pytest.raises(InputError, match="threads is 0: it must be at least 1"):
+        prepare([screen_path], tmp_path / "none", threads=0, progress=False, **keys)
+    chosen = [
+        prepare([screen_path], tmp_path / f"g{threads}", n_genes=7, threads=threads, progress=False, **keys).fingerprint
+        for threads in (1, 5)
+    ]
+    assert chosen[0] == chosen[1]
 
 
 def test_protocols_know_their_columns(screen, tmp_path, altered):

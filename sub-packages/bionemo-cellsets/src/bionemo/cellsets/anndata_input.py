@@ -12,7 +12,7 @@ from anndata.io import read_elem
 
 from bionemo.cellsets import cell_input
 from bionemo.cellsets.cell_input import CellInput, CsrArrays, Rows, checked_pointers
-from bionemo.cellsets.errors import InputError, choices, name_list
+from bionemo.cellsets.errors import InputError, brief, choices, name_list
 from bionemo.cellsets.file_arrays import FileArray, unlocked
 
 _COLUMN_GROUP_ROWS = 256
@@ -134,7 +134,7 @@ class AnnDataInput(CellInput):
         return table
 
     def _unreadable(self, what: str, error: Exception) -> InputError:
-        return InputError(f"{what} of {self.path} cannot be read ({error}): write the file again")
+        return InputError(f"{what} of {self.path} cannot be read ({brief(error)}): write the file again")
 
     def _expression(self, layer: str | None) -> tuple[Node, str, np.ndarray]:
         file = self._file
@@ -184,13 +184,15 @@ def _open(path: Path) -> Node:
         try:
             return zarr.open_group(str(path), mode="r")
         except Exception as error:  # zarr's errors have no common class
-            raise InputError(f"{path} cannot be read as zarr ({error}): name an AnnData file or directory") from error
+            raise InputError(
+                f"{path} cannot be read as zarr ({brief(error)}): name an AnnData file or directory"
+            ) from error
     if not path.is_file():
         raise InputError(f"There is no file {path}: name an existing .h5ad file or .zarr directory")
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        raise InputError(f"{path} cannot be read as .h5ad ({error}): name an AnnData file") from error
+        raise InputError(f"{path} cannot be read as .h5ad ({brief(error)}): name an AnnData file") from error
 
 
 def _is_group(node: Node) -> bool:

@@ -11,7 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from bionemo.cellsets import csr_kernels
-from bionemo.cellsets.errors import InputError, name_list
+from bionemo.cellsets.errors import InputError, brief, name_list
 
 BLOCK_VALUES = 2**21
 """Values read at once by a thread; what a block takes in memory is some 20 bytes a value."""
@@ -91,7 +91,7 @@ class CellInput(ABC):
         except InputError:
             raise
         except Exception as error:  # a damaged file, a lost mount
-            raise self.damaged(error) from error
+            raise self.damaged(brief(error)) from error
         pieces = []
         for start, stop in itertools.pairwise(cuts.tolist()):
             pieces += [(first, min(first + BLOCK_ROWS, stop)) for first in range(start, stop, BLOCK_ROWS)]
@@ -127,7 +127,7 @@ class CellInput(ABC):
             except InputError:
                 raise
             except Exception as error:  # a damaged file, a lost mount
-                raise self.damaged(error) from error
+                raise self.damaged(brief(error)) from error
             limit = LARGEST_LOG1P if already_log1p else LARGEST_COUNT
             if not csr_kernels.all_valid(block.values, largest=limit, whole=not already_log1p):
                 self._refuse(block, already_log1p=already_log1p)

@@ -15,10 +15,11 @@ from bionemo.cellsets.anndata_input import AnnDataInput
 from bionemo.cellsets.building import BuildConfig, build_store
 from bionemo.cellsets.cell_input import CellInput
 from bionemo.cellsets.errors import InputError
+from bionemo.cellsets.manifest import FORMAT_VERSION
 from bionemo.cellsets.protocols import PROTOCOLS, find_protocol
 from bionemo.cellsets.scdl_input import HEADER, ObsTable, ScdlInput
 from bionemo.cellsets.split import Split
-from bionemo.cellsets.store import FORMAT_VERSION, CellStore
+from bionemo.cellsets.store import CellStore
 from bionemo.cellsets.workplace import check_target, workplace
 
 

@@ -8,9 +8,9 @@ import pandas as pd
 
 from bionemo.cellsets.anndata_input import bytes_of, text_of
 from bionemo.cellsets.cell_input import CellInput, CsrArrays, Rows
-from bionemo.cellsets.errors import InputError, choices, name_list
+from bionemo.cellsets.errors import InputError, brief, choices, name_list
 from bionemo.cellsets.file_arrays import FileArray
-from bionemo.cellsets.store import COLUMNS, DATA, ROW_POINTERS
+from bionemo.cellsets.manifest import COLUMNS, DATA, ROW_POINTERS
 
 HEADER = "header.sch"
 
@@ -109,7 +109,9 @@ class ScdlInput(CellInput):
         try:
             return pd.read_parquet(obs) if Path(obs).suffix == ".parquet" else pd.read_csv(obs, index_col=0, dtype=str)
         except Exception as error:  # whatever the reader stumbles over, the file is the cause
-            raise InputError(f"The obs table {obs} cannot be read ({error}): name a .csv or .parquet file") from error
+            raise InputError(
+                f"The obs table {obs} cannot be read ({brief(error)}): name a .csv or .parquet file"
+            ) from error
 
 
 def _open_arrays(path: Path) -> dict[str, FileArray]:
@@ -126,7 +128,8 @@ def _open_arrays(path: Path) -> dict[str, FileArray]:
         for array in opened.values():
             array.close()
         raise InputError(
-            f"{path} cannot be read as a bionemo-scdl archive ({error!r}): name its directory, which holds {HEADER}"
+            f"{path} cannot be read as a bionemo-scdl archive ({brief(error)}): "
+            f"name its directory, which holds {HEADER}"
         ) from error
     return opened
 
@@ -138,4 +141,6 @@ def _feature_tables(path: Path, folder: str) -> list[pd.DataFrame]:
     try:
         return [pd.read_parquet(file) for file in files]
     except Exception as error:  # whatever the reader stumbles over, the file is the cause
-        raise InputError(f"The tables in '{folder}' of {path} cannot be read ({error}): save it again") from error
+        raise InputError(
+            f"The tables in '{folder}' of {path} cannot be read ({brief(error)}): save it again"
+        ) from error

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bionemo.cellsets.errors import InputError
-from bionemo.cellsets.store import MANIFEST
+from bionemo.cellsets.manifest import MANIFEST
 
 _log = logging.getLogger(__name__)
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)

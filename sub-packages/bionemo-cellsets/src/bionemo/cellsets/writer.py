@@ -12,20 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from bionemo.cellsets.sorting import StoredRows
-from bionemo.cellsets.store import (
+from bionemo.cellsets.manifest import (
     COLUMNS,
     DATA,
     FORMAT,
     FORMAT_VERSION,
     LIBRARY_SIZE,
     MANIFEST,
+    OBS,
     ROW_POINTERS,
     RUNS,
     TABLES,
     file_checksum,
     fingerprint_of,
 )
+from bionemo.cellsets.sorting import StoredRows
 from bionemo.cellsets.workplace import flush
 
 PACKAGES = ("bionemo-cellsets", "bionemo-scdl", "anndata", "numpy", "scipy")
@@ -71,7 +72,7 @@ class StoreWriter:
             files = {
                 name: stack.enter_context(_HashedFile(self._folder / name)) for name in (*self._types, LIBRARY_SIZE)
             }
-            obs = stack.enter_context(pq.ParquetWriter(self._folder / "obs_features/dataframe_0.parquet", self._schema))
+            obs = stack.enter_context(pq.ParquetWriter(self._folder / OBS, self._schema))
             files[ROW_POINTERS].write(np.zeros(1, dtype="<u8"))
             files[LIBRARY_SIZE].write(_npy_header(self._n_cells))
             for rows in blocks:
