@@ -251,7 +251,8 @@ def _row_reader(node: Node, shape: tuple[int, int]) -> tuple[list[Any], Any]:
         array = unlocked(node)
         return [array], _DenseRows(array, shape)
     arrays = [unlocked(node[name]) for name in ("data", "indices", "indptr")]
-    return arrays, (CsrArrays if layout == "csr" else _ColumnRows)(*arrays, shape)
+    data, indices, indptr = arrays
+    return arrays, (CsrArrays if layout == "csr" else _ColumnRows)(data, indices, indptr, shape)
 
 
 def _sparse_format(node: Node) -> str | None:

@@ -162,15 +162,14 @@ def _choose_genes(config: BuildConfig, statistics: GeneStatistics, all_genes: np
         if config.split is not None and config.hvg_from == "train":
             on, split_hash = "the split's training cells", config.split.hash
         source = f"{config.n_genes} highly variable genes (Seurat dispersion) on {on}"
-    types = (np.float32,) if config.already_log1p else (np.uint8, np.uint16, np.uint32)
     largest = statistics.largest[chosen].max()
-    fitting = next(t for t in types if config.already_log1p or largest <= np.iinfo(t).max)
+    integer = next(np.dtype(t) for t in (np.uint8, np.uint16, np.uint32) if largest <= np.iinfo(t).max)
     return _Genes(
         chosen=chosen,
         names=all_genes[chosen],
         of=of,
         selection={"of": of, "source": source, "joined": config.genes, "split_hash": split_hash},
-        value_type=np.dtype(fitting),
+        value_type=np.dtype(np.float32) if config.already_log1p else integer,
         share=float(statistics.values[chosen].sum() / statistics.values.sum()),
     )
 

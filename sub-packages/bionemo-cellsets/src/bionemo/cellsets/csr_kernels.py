@@ -4,7 +4,7 @@ All of them release the GIL, so threads share the work. Columns must have gone t
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -200,8 +200,8 @@ def move_rows(
     source: np.ndarray,
     target: np.ndarray,
     lengths: np.ndarray,
-    arrays: tuple[np.ndarray, np.ndarray],
-    out: tuple[np.ndarray, np.ndarray],
+    arrays: Sequence[np.ndarray],
+    out: Sequence[np.ndarray],
 ) -> None:
     """Copy rows of `lengths` values from where they begin in both `arrays`, `source`, to `target` in `out`."""
     _compiled(_move_rows)(source, target, lengths, *arrays, *out)

@@ -44,7 +44,7 @@ class FileArray:
     def __getitem__(self, rows: slice) -> np.ndarray:
         start, stop, _ = rows.indices(self.shape[0])
         result = np.empty((max(stop - start, 0), *self.shape[1:]), dtype=self.dtype)
-        rest, at = memoryview(result.reshape(-1).view(np.uint8)), self._offset + start * self._row_bytes
+        rest, at = result.reshape(-1).view(np.uint8).data, self._offset + start * self._row_bytes
         while rest:
             read = os.preadv(self._file.fileno(), [rest], at)
             if read == 0:
@@ -61,6 +61,7 @@ class ChunkedArray:
     """A one-dimensional HDF5 dataset in chunks, plain or packed by gzip (with or without shuffling)."""
 
     def __init__(self, dataset: h5py.Dataset):
+        assert dataset.chunks is not None, "a dataset in chunks"
         self._dataset, self._chunk = dataset, dataset.chunks[0]
         self.dtype, self.shape = dataset.dtype, dataset.shape
 

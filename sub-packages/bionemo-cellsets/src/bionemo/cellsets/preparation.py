@@ -195,7 +195,7 @@ def _plan(
 
 
 def _table_hash(table: pd.DataFrame) -> str:
-    hashed = pd.util.hash_pandas_object(table, categorize=False)
+    hashed = pd.util.hash_pandas_object(table, categorize=False)  # pyright: ignore[reportAttributeAccessIssue]
     return hashlib.sha256(hashed.to_numpy().tobytes() + repr(list(table.columns)).encode()).hexdigest()
 
 

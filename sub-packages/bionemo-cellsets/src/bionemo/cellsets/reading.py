@@ -16,7 +16,8 @@ PIECE_VALUES = 2**23
 MAX_DEFAULT_THREADS = 8
 """More threads are used on request only: each takes memory."""
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)

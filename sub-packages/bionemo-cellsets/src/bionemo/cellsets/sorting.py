@@ -204,7 +204,7 @@ class SortedPiece:
         with self._path.open("rb", buffering=0) as file:
             file.seek(self._begin + int(rows[0]) * row_bytes + int(values[0]) * value_bytes)
             for part in parts:
-                rest = memoryview(part.view(np.uint8)) if part.nbytes else memoryview(b"")
+                rest = part.view(np.uint8).data
                 while rest:
                     rest = rest[file.readinto(rest) or _ended() :]
         return parts[0], parts[1], parts[2]

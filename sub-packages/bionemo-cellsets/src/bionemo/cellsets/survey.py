@@ -111,7 +111,8 @@ class Survey:
 
     def names(self, piece: Piece) -> np.ndarray:
         """Return the names of a piece's cells, as `CellInput.names` does."""
-        return np.load(self._names(piece))
+        file = self._names(piece)
+        return np.fromfile(file, dtype=f"S{file.stat().st_size // piece.n_cells}")
 
     def _read_piece(
         self, piece: Piece, training: np.ndarray, target_sum: float | None
@@ -127,7 +128,7 @@ class Survey:
             np.add.at(run_values, inside, lengths)
         names = cells.names(piece.start, piece.stop)
         with self._names(piece).open("wb") as file:
-            np.save(file, names)
+            file.write(names.data)
             file.flush()
             os.fsync(file.fileno())
         return statistics, run_values, csr_kernels.hash_names(names)
@@ -166,4 +167,4 @@ class Survey:
         return self._folder / "hashes"
 
     def _names(self, piece: Piece) -> Path:
-        return self._folder / f"names-{piece.number}.npy"
+        return self._folder / f"names-{piece.number}"

@@ -152,7 +152,7 @@ class _HashedFile:
 
     def write(self, content: np.ndarray | bytes) -> None:
         """Append the bytes of an array."""
-        rest = memoryview(content).cast("B") if len(content) else memoryview(b"")
+        rest = memoryview(content) if isinstance(content, bytes) else content.view(np.uint8).data
         self._hash.update(rest)
         while rest:
             rest = rest[self._file.write(rest) :]
