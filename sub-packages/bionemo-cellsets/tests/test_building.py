@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bionemo.cellsets import InputError, cell_input, prepare, reading, sorting, survey
+from bionemo.cellsets import InputError, prepare, reading, row_readers, sorting, survey
 from bionemo.cellsets.sorting import permuted
 from bionemo.cellsets.store import RUN_DTYPE
 
@@ -81,8 +81,8 @@ def test_places_fill_every_run_whatever_the_blocks():
 
 
 def test_memory_does_not_grow_with_the_cells(tmp_path, monkeypatch):
-    monkeypatch.setattr(cell_input, "BLOCK_VALUES", 10_000)
-    monkeypatch.setattr(cell_input, "BLOCK_ROWS", 1_000)
+    monkeypatch.setattr(row_readers, "BLOCK_VALUES", 10_000)
+    monkeypatch.setattr(row_readers, "BLOCK_ROWS", 1_000)
     monkeypatch.setattr(reading, "PIECE_VALUES", 20_000)
     monkeypatch.setattr(survey, "HASHED_AT_ONCE", 2_000)
     monkeypatch.setattr(sorting, "BUCKET_BYTES", 100_000)
@@ -151,7 +151,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
 def test_the_store_does_not_depend_on_the_number_of_threads(store, screen_path, tmp_path, keys, monkeypatch):
-    monkeypatch.setattr(cell_input, "BLOCK_ROWS", 40)
+    monkeypatch.setattr(row_readers, "BLOCK_ROWS", 40)
     monkeypatch.setattr(sorting, "BUCKET_BYTES", 5_000)
     for threads in (1, 5):
         made = prepare([screen_path], tmp_path / str(threads), n_genes=None, threads=threads, progress=False, **keys)

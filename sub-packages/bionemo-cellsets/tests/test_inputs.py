@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 import zarr
 
-from bionemo.cellsets import InputError, cell_input, prepare, reading, sorting, survey
+from bionemo.cellsets import InputError, prepare, reading, row_readers, sorting, survey
 
 ALL = {"n_genes": None, "progress": False}
 
@@ -18,8 +18,8 @@ ALL = {"n_genes": None, "progress": False}
 @pytest.fixture
 def in_small_pieces(monkeypatch):
     """Make every limit so small that the screen is read, spilled and sorted in many pieces."""
-    monkeypatch.setattr(cell_input, "BLOCK_VALUES", 200)
-    monkeypatch.setattr(cell_input, "BLOCK_ROWS", 23)
+    monkeypatch.setattr(row_readers, "BLOCK_VALUES", 200)
+    monkeypatch.setattr(row_readers, "BLOCK_ROWS", 23)
     monkeypatch.setattr(reading, "PIECE_VALUES", 500)
     monkeypatch.setattr(survey, "HASHED_AT_ONCE", 50)
     monkeypatch.setattr(sorting, "BUCKET_BYTES", 5_000)

@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from bionemo.cellsets import CellStore, InputError, cell_input, prepare, reading, sorting, survey, workplace
+from bionemo.cellsets import CellStore, InputError, prepare, reading, row_readers, sorting, survey, workplace
 
 ALL = {"n_genes": None, "progress": False}
 
@@ -17,7 +17,7 @@ ALL = {"n_genes": None, "progress": False}
 @pytest.fixture
 def killed(screen_path, keys, monkeypatch):
     """Run `prepare` in small pieces in a process that kills itself at the n-th call of a function."""
-    monkeypatch.setattr(cell_input, "BLOCK_ROWS", 23)
+    monkeypatch.setattr(row_readers, "BLOCK_ROWS", 23)
     monkeypatch.setattr(reading, "PIECE_VALUES", 500)
     monkeypatch.setattr(sorting, "BUCKET_BYTES", 5_000)
     monkeypatch.setattr(survey, "SAVE_EVERY", 0.0)

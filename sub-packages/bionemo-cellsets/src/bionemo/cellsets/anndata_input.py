@@ -7,16 +7,12 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 from anndata.io import read_elem
 
-from bionemo.cellsets import cell_input
-from bionemo.cellsets.cell_input import CellInput, CsrArrays, Rows, checked_pointers
+from bionemo.cellsets.cell_input import CellInput
 from bionemo.cellsets.errors import InputError, brief, choices, name_list
 from bionemo.cellsets.file_arrays import FileArray, unlocked
-
-_COLUMN_GROUP_ROWS = 256
-"""Rows whose values are counted together to cut a matrix stored by column into blocks of rows."""
+from bionemo.cellsets.row_readers import CscArrays, CsrArrays, DenseArray, Rows
 
 # h5py's and zarr's groups answer alike, and neither's types tell a group from an array.
 Node = Any
@@ -249,10 +245,10 @@ def _row_reader(node: Node, shape: tuple[int, int]) -> tuple[list[Any], Any]:
     layout = _sparse_format(node)
     if layout is None:
         array = unlocked(node)
-        return [array], _DenseRows(array, shape)
+        return [array], DenseArray(array, shape)
     arrays = [unlocked(node[name]) for name in ("data", "indices", "indptr")]
     data, indices, indptr = arrays
-    return arrays, (CsrArrays if layout == "csr" else _ColumnRows)(data, indices, indptr, shape)
+    return arrays, (CsrArrays if layout == "csr" else CscArrays)(data, indices, indptr, shape)
 
 
 def _sparse_format(node: Node) -> str | None:
@@ -266,55 +262,3 @@ def _shape(node: Node) -> tuple[int, ...]:
     if not _is_group(node):
         return tuple(node.shape)
     return tuple(int(size) for size in node.attrs.get("shape", node.attrs.get("h5sparse_shape", ())))
-
-
-class _DenseRows:
-    def __init__(self, array: Any, shape: tuple[int, int]):
-        self._array, (self._n_rows, self._n_columns) = array, shape
-
-    def cuts(self, n_values: int) -> np.ndarray:
-        rows = max(1, n_values // self._n_columns)
-        return np.append(np.arange(0, self._n_rows, rows), self._n_rows)
-
-    def blocks(self, start: int, stop: int) -> Iterator[Rows]:
-        rows = max(1, cell_input.BLOCK_VALUES // self._n_columns)
-        for first in range(start, stop, rows):
-            matrix = sp.csr_matrix(np.asarray(self._array[first : min(first + rows, stop)]))
-            yield Rows(first, matrix.indptr.astype(np.int64), matrix.indices, matrix.data)
-
-
-class _ColumnRows:
-    """A CSC matrix; every piece of rows is a scan of the whole of it."""
-
-    def __init__(self, data: Any, indices: Any, indptr: Any, shape: tuple[int, int]):
-        self._data, self._indices, self._indptr = data, indices, indptr
-        self._n_rows, self._n_columns = shape
-
-    def cuts(self, n_values: int) -> np.ndarray:
-        per_group = np.zeros(-(-self._n_rows // _COLUMN_GROUP_ROWS), dtype=np.int64)
-        for begin, end, _ in self._chunks():
-            rows = np.asarray(self._indices[begin:end])
-            if len(rows) and (rows.min() < 0 or rows.max() >= self._n_rows):
-                raise ValueError(f"an index is outside [0, {self._n_rows})")
-            per_group += np.bincount(rows // _COLUMN_GROUP_ROWS, minlength=len(per_group))
-        before = np.concatenate([[0], np.cumsum(per_group)])
-        groups = cell_input.cut(before, n_values)
-        return np.minimum(groups * _COLUMN_GROUP_ROWS, self._n_rows)
-
-    def blocks(self, start: int, stop: int) -> Iterator[Rows]:
-        parts = []
-        for begin, end, pointers in self._chunks():
-            rows = np.asarray(self._indices[begin:end])
-            inside = np.flatnonzero((rows >= start) & (rows < stop))
-            columns = np.searchsorted(pointers, begin + inside, side="right") - 1
-            values = np.asarray(self._data[begin:end])[inside]
-            parts.append((values, (rows[inside] - start).astype(np.int32), columns.astype(np.int32)))
-        values, rows, columns = (np.concatenate(part) for part in zip(*parts, strict=True))
-        order = np.argsort(rows, kind="stable")
-        pointers = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=stop - start))])
-        yield Rows(start, pointers.astype(np.int64), columns[order], values[order])
-
-    def _chunks(self) -> Iterator[tuple[int, int, np.ndarray]]:
-        pointers = checked_pointers(self._indptr[0 : self._n_columns + 1], self._n_columns, self._data, self._indices)
-        for begin in range(0, max(int(pointers[-1]), 1), cell_input.BLOCK_VALUES):
-            yield begin, min(begin + cell_input.BLOCK_VALUES, int(pointers[-1])), pointers

@@ -10,11 +10,12 @@ import numpy as np
 from tqdm import tqdm
 
 from bionemo.cellsets import csr_kernels
-from bionemo.cellsets.cell_input import CellInput, Rows
+from bionemo.cellsets.cell_input import CellInput
 from bionemo.cellsets.conditions import Conditions
 from bionemo.cellsets.errors import InputError, name_list
 from bionemo.cellsets.genes import GeneStatistics, join_genes
 from bionemo.cellsets.reading import Piece, Workers, cut_in_pieces
+from bionemo.cellsets.row_readers import Rows
 from bionemo.cellsets.sorting import PlaceInRun, SortedPiece, StoredRows, bucket_edges, gathered
 from bionemo.cellsets.split import Split
 from bionemo.cellsets.survey import Survey

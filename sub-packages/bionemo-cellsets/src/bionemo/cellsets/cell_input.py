@@ -4,41 +4,18 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from bionemo.cellsets import csr_kernels
+from bionemo.cellsets import csr_kernels, row_readers
 from bionemo.cellsets.errors import InputError, brief, name_list
+from bionemo.cellsets.row_readers import Rows
 
-BLOCK_VALUES = 2**21
-"""Values read at once by a thread; what a block takes in memory is some 20 bytes a value."""
-BLOCK_ROWS = 2**17
-"""Rows, and labels or names, read at once."""
 LARGEST_LOG1P = 20.0
 """log1p values stay below: exp(20) is half a thousand million counts in one gene of one cell."""
 LARGEST_COUNT = np.iinfo(np.uint32).max
-
-
-class Rows(NamedTuple):
-    """Consecutive rows, CSR.
-
-    Attributes
-    ----------
-    start : int
-        The first of them.
-    pointers : int64 array [n + 1]
-        From 0.
-    columns, values : arrays
-        int32; and int32, float32 or float64.
-    """
-
-    start: int
-    pointers: np.ndarray
-    columns: np.ndarray
-    values: np.ndarray
 
 
 class CellInput(ABC):
@@ -94,7 +71,10 @@ class CellInput(ABC):
             raise self.damaged(brief(error)) from error
         pieces = []
         for start, stop in itertools.pairwise(cuts.tolist()):
-            pieces += [(first, min(first + BLOCK_ROWS, stop)) for first in range(start, stop, BLOCK_ROWS)]
+            pieces += [
+                (first, min(first + row_readers.BLOCK_ROWS, stop))
+                for first in range(start, stop, row_readers.BLOCK_ROWS)
+            ]
         return pieces
 
     def blocks(self, start: int, stop: int, *, already_log1p: bool) -> Iterator[Rows]:
@@ -161,8 +141,8 @@ class CellInput(ABC):
             Hashes of names that several cells have; those of different names may be alike by chance.
         """
         kept = []
-        for start in range(0, self.n_cells, BLOCK_ROWS):
-            names = self.names(start, min(start + BLOCK_ROWS, self.n_cells))
+        for start in range(0, self.n_cells, row_readers.BLOCK_ROWS):
+            names = self.names(start, min(start + row_readers.BLOCK_ROWS, self.n_cells))
             kept += names[np.isin(csr_kernels.hash_names(names), hashes)].tolist()
         counts = pd.Series(kept).value_counts()
         repeated = sorted(name.decode() for name, count in counts.items() if count > 1)  # pyright: ignore
@@ -192,61 +172,6 @@ class CellInput(ABC):
                 raise InputError(
                     f"{self.where} of {self.path} holds {values[at]:g} at cell '{cell}', gene '{gene}': {reason}"
                 )
-
-
-class CsrArrays:
-    """A CSR matrix whose arrays are read in slices.
-
-    Parameters
-    ----------
-    data, indices, indptr : arrays
-        Anything that slices to NumPy arrays: of memory, HDF5, zarr, or a file.
-    shape : tuple of int
-        Rows and columns.
-    """
-
-    def __init__(self, data: Any, indices: Any, indptr: Any, shape: tuple[int, int]):
-        self._data, self._indices, self._indptr = data, indices, indptr
-        self._n_rows, _ = shape
-
-    def cuts(self, n_values: int) -> np.ndarray:
-        """As `CellInput._cuts`."""
-        cuts = [0]
-        for start in range(0, self._n_rows, BLOCK_ROWS):
-            stop = min(start + BLOCK_ROWS, self._n_rows)
-            cuts += (start + cut(self._pointers(start, stop), n_values)[1:]).tolist()
-        return np.array(cuts)
-
-    def blocks(self, start: int, stop: int) -> Iterator[Rows]:
-        """As `CellInput._stored`."""
-        pointers = self._pointers(start, stop)
-        cuts = cut(pointers, BLOCK_VALUES)
-        for first, end in itertools.pairwise(cuts):
-            inside = pointers[first : end + 1]
-            values, columns = (np.asarray(stored[inside[0] : inside[-1]]) for stored in (self._data, self._indices))
-            yield Rows(start + int(first), inside - inside[0], columns, values)
-
-    def _pointers(self, start: int, stop: int) -> np.ndarray:
-        return checked_pointers(self._indptr[start : stop + 1], stop - start, self._data, self._indices)
-
-
-def checked_pointers(pointers: Any, n: int, data: Any, indices: Any) -> np.ndarray:
-    """Return `n` + 1 row or column pointers as int64, or raise ValueError where they are none."""
-    pointers = np.asarray(pointers).astype(np.int64)
-    if len(pointers) != n + 1 or np.any(np.diff(pointers) < 0) or pointers[0] < 0:
-        raise ValueError("its row or column pointers are not ascending")
-    if pointers[-1] > min(data.shape[0], indices.shape[0]):
-        raise ValueError("its pointers go beyond its values")
-    return pointers
-
-
-def cut(pointers: np.ndarray, n_values: int) -> np.ndarray:
-    """Return positions from 0 to the last pointer between which lie at most `n_values`, if more than one entry."""
-    cuts = [0]
-    while cuts[-1] < len(pointers) - 1:
-        fitting = int(np.searchsorted(pointers, pointers[cuts[-1]] + n_values, side="right")) - 1
-        cuts.append(max(fitting, cuts[-1] + 1))
-    return np.array(cuts)
 
 
 def _usual(block: Rows, n_columns: int) -> Rows:

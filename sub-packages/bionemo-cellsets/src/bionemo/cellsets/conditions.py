@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bionemo.cellsets import cell_input
+from bionemo.cellsets import row_readers
 from bionemo.cellsets.cell_input import CellInput
 from bionemo.cellsets.errors import InputError, choices, name_list
 from bionemo.cellsets.store import RUN_DTYPE
@@ -90,8 +90,8 @@ class Conditions:
 
     def _label_blocks(self, cells: CellInput) -> Iterator[dict[str, np.ndarray]]:
         missing: dict[str, tuple[int, int]] = {}
-        for start in range(0, cells.n_cells, cell_input.BLOCK_ROWS):
-            labels = self._labels(cells, start, min(start + cell_input.BLOCK_ROWS, cells.n_cells))
+        for start in range(0, cells.n_cells, row_readers.BLOCK_ROWS):
+            labels = self._labels(cells, start, min(start + row_readers.BLOCK_ROWS, cells.n_cells))
             for kind, column in labels.items():
                 empty = [] if self._keys[kind] is None else np.flatnonzero(_blank(column))
                 if len(empty):

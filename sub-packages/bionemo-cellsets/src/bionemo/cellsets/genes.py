@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 
 from bionemo.cellsets import csr_kernels
-from bionemo.cellsets.cell_input import CellInput, Rows
+from bionemo.cellsets.cell_input import CellInput
 from bionemo.cellsets.errors import InputError
+from bionemo.cellsets.row_readers import Rows
 
 GENE_POLICIES = ("same", "intersection", "union")
 N_BINS = 20

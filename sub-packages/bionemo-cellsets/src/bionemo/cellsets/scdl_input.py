@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 
 from bionemo.cellsets.anndata_input import bytes_of, text_of
-from bionemo.cellsets.cell_input import CellInput, CsrArrays, Rows
+from bionemo.cellsets.cell_input import CellInput
 from bionemo.cellsets.errors import InputError, brief, choices, name_list
 from bionemo.cellsets.file_arrays import FileArray
 from bionemo.cellsets.manifest import COLUMNS, DATA, ROW_POINTERS
+from bionemo.cellsets.row_readers import CsrArrays, Rows
 
 HEADER = "header.sch"
 
