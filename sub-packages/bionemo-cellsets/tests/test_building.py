@@ -1,9 +1,12 @@
 """Choosing genes on running sums, sorting on disk, and what it costs in memory and on a full disk."""
 
-import os
+import shutil
+import subprocess
+import sys
 import tracemalloc
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +15,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bionemo.cellsets import InputError, cell_input, prepare, sorting, writer
+from bionemo.cellsets import InputError, prepare, reading, row_readers, sorting, survey
 from bionemo.cellsets.sorting import permuted
 from bionemo.cellsets.store import RUN_DTYPE
 
@@ -78,11 +81,11 @@ def test_places_fill_every_run_whatever_the_blocks():
 
 
 def test_memory_does_not_grow_with_the_cells(tmp_path, monkeypatch):
-    monkeypatch.setattr(cell_input, "BLOCK_VALUES", 10_000)
-    monkeypatch.setattr(cell_input, "BLOCK_ROWS", 1_000)
-    monkeypatch.setattr(cell_input, "HASHED_AT_ONCE", 2_000)
-    monkeypatch.setattr(sorting, "BUCKET_VALUES", 30_000)
-    monkeypatch.setattr(sorting, "PENDING_BYTES", 100_000)
+    monkeypatch.setattr(row_readers, "BLOCK_VALUES", 10_000)
+    monkeypatch.setattr(row_readers, "BLOCK_ROWS", 1_000)
+    monkeypatch.setattr(reading, "PIECE_VALUES", 20_000)
+    monkeypatch.setattr(survey, "HASHED_AT_ONCE", 2_000)
+    monkeypatch.setattr(sorting, "BUCKET_BYTES", 100_000)
     rng = np.random.default_rng(0)
     peaks = {}
     for cells in (500, 5_000, 20_000):  # the first one loads what is loaded once
@@ -105,18 +108,61 @@ def test_memory_does_not_grow_with_the_cells(tmp_path, monkeypatch):
     assert peaks[20_000] < whole
 
 
-@pytest.mark.parametrize("where", ["_append", "spill"])
-def test_a_full_disk_ends_in_one_sentence_and_leaves_nothing(screen_path, tmp_path, keys, monkeypatch, where):
-    def fail(*args, **kwargs):
-        raise OSError(28, "No space left on device")
+def write_large(path, cells: int, per_cell: int = 100, genes: int = 2000) -> None:
+    """A screen of many cells, its matrix written piece by piece."""
+    rng = np.random.default_rng(0)
+    labels = {"gene": np.array(["ctrl", "a", "b", "c"]), "line": np.array(["x", "y"])}
+    obs = pd.DataFrame({key: pd.Categorical(rng.choice(names, cells)) for key, names in labels.items()})
+    obs.index = np.char.add("cell-", np.arange(cells).astype(str))
+    ad.AnnData(sp.csr_matrix((cells, genes), dtype=np.float32), obs=obs).write_h5ad(path)
+    columns = np.tile(np.arange(per_cell, dtype=np.int32) * (genes // per_cell), 10_000)
+    with h5py.File(path, "r+") as file:
+        for name in ("data", "indices", "indptr"):
+            del file["X"][name]
+        file["X/indptr"] = np.arange(cells + 1) * per_cell
+        for name, dtype in (("data", "f4"), ("indices", "i4")):
+            file["X"].create_dataset(name, (cells * per_cell,), dtype)
+        for start in range(0, cells * per_cell, len(columns)):
+            file["X/data"][start : start + len(columns)] = rng.integers(1, 200, len(columns))
+            file["X/indices"][start : start + len(columns)] = columns
 
-    if where == "spill":
-        monkeypatch.setattr(sorting.np.lib.format, "write_array", fail)
-    else:
-        monkeypatch.setattr(writer, where, fail)
-    with pytest.raises(InputError, match=r"The store .*s cannot be written \(No space left on device\): free space"):
-        prepare([screen_path], tmp_path / "s", progress=False, **keys)
-    assert os.listdir(tmp_path) == []
+
+@pytest.mark.slow
+def test_the_process_stays_within_its_memory_however_many_cells(tmp_path):
+    code = """
+import resource, sys
+from bionemo.cellsets import prepare
+prepare([sys.argv[1]], sys.argv[2], perturbation_key="gene", control="ctrl", context_key="line", n_genes=None,
+        progress=False, threads=2)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+    peaks = []
+    for cells in (500_000, 1_500_000):  # enough that both keep the threads and their queue full
+        write_large(tmp_path / "s.h5ad", cells)
+        done = subprocess.run(
+            [sys.executable, "-c", code, tmp_path / "s.h5ad", tmp_path / str(cells)], capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        peaks.append(int(done.stdout))
+        shutil.rmtree(tmp_path / str(cells))
+    print("peak RSS", peaks)  # noqa: T201
+    assert max(peaks) < 2e9
+    assert peaks[1] < 1.35 * peaks[0]
+
+
+def test_the_store_does_not_depend_on_the_number_of_threads(store, screen_path, tmp_path, keys, monkeypatch):
+    monkeypatch.setattr(row_readers, "BLOCK_ROWS", 40)
+    monkeypatch.setattr(sorting, "BUCKET_BYTES", 5_000)
+    for threads in (1, 5):
+        made = prepare([screen_path], tmp_path / str(threads), n_genes=None, threads=threads, progress=False, **keys)
+        assert made.fingerprint == store.fingerprint
+    with pytest.raises(InputError, match="threads is 0: it must be at least 1"):
+        prepare([screen_path], tmp_path / "none", threads=0, progress=False, **keys)
+    chosen = [
+        prepare([screen_path], tmp_path / f"g{threads}", n_genes=7, threads=threads, progress=False, **keys).fingerprint
+        for threads in (1, 5)
+    ]
+    assert chosen[0] == chosen[1]
 
 
 def test_protocols_know_their_columns(screen, tmp_path, altered):

@@ -1,5 +1,7 @@
 """Every layout that expression and labels come in makes the same store, in one block or in many."""
 
+import itertools
+
 import anndata as ad
 import h5py
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 import zarr
 
-from bionemo.cellsets import InputError, cell_input, prepare, sorting
+from bionemo.cellsets import InputError, prepare, reading, row_readers, sorting, survey
 
 ALL = {"n_genes": None, "progress": False}
 
@@ -16,11 +18,11 @@ ALL = {"n_genes": None, "progress": False}
 @pytest.fixture
 def in_small_pieces(monkeypatch):
     """Make every limit so small that the screen is read, spilled and sorted in many pieces."""
-    monkeypatch.setattr(cell_input, "BLOCK_VALUES", 200)
-    monkeypatch.setattr(cell_input, "BLOCK_ROWS", 23)
-    monkeypatch.setattr(cell_input, "HASHED_AT_ONCE", 50)
-    monkeypatch.setattr(sorting, "BUCKET_VALUES", 900)
-    monkeypatch.setattr(sorting, "PENDING_BYTES", 5_000)
+    monkeypatch.setattr(row_readers, "BLOCK_VALUES", 200)
+    monkeypatch.setattr(row_readers, "BLOCK_ROWS", 23)
+    monkeypatch.setattr(reading, "PIECE_VALUES", 500)
+    monkeypatch.setattr(survey, "HASHED_AT_ONCE", 50)
+    monkeypatch.setattr(sorting, "BUCKET_BYTES", 5_000)
 
 
 @pytest.mark.parametrize("convert", [sp.csr_matrix, sp.csc_matrix, lambda x: x.toarray()])
@@ -38,6 +40,47 @@ def test_many_blocks_and_files_make_the_same_store(
     assert made.fingerprint == store.fingerprint
     pd.testing.assert_frame_equal(made.obs(), store.obs())
     assert sorted(entry.name for entry in made.path.iterdir()) == sorted(entry.name for entry in store.path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"compression": "gzip"},
+        {"compression": "gzip", "shuffle": True, "chunks": (100,)},
+        {"compression": "lzf"},
+        {"chunks": (64,)},
+        {"dtype": ">i4"},
+        {"chunks": (64,), "fletcher32": True},
+    ],
+)
+def test_packed_matrices_make_the_same_store(store, screen, tmp_path, keys, in_small_pieces, options):
+    screen.write_h5ad(tmp_path / "s.h5ad")
+    with h5py.File(tmp_path / "s.h5ad", "r+") as file:
+        for name in ("data", "indices"):
+            array = file["X"][name][:]
+            del file["X"][name]
+            file["X"].create_dataset(name, data=array, **options)
+    assert prepare([tmp_path / "s.h5ad"], tmp_path / "s", **ALL, **keys).fingerprint == store.fingerprint
+
+
+def test_unusual_types_and_orders_of_values_make_the_same_store(store, screen, tmp_path, keys):
+    shuffled = screen.X.copy()
+    for begin, end in itertools.pairwise(shuffled.indptr):
+        shuffled.indices[begin:end] = shuffled.indices[begin:end][::-1].copy()
+        shuffled.data[begin:end] = shuffled.data[begin:end][::-1].copy()
+    twice = sp.csr_matrix(
+        (np.repeat(screen.X.data / 2, 2), np.repeat(screen.X.indices, 2), screen.X.indptr * 2), shape=screen.shape
+    )
+    zeros = screen.X.copy()
+    zeros.data = np.append(zeros.data, 0)
+    zeros.indices, zeros.indptr = np.append(zeros.indices, 29), zeros.indptr + (np.arange(316) == 315)
+    whole = {"uint32": np.uint32, "uint64": np.uint64, "int64": np.int64}
+    matrices = {name: screen.X.astype(dtype) for name, dtype in whole.items()} | {"shuffled": shuffled}
+    for name, matrix in (matrices | {"zeros": zeros, "twice": twice}).items():
+        data = screen.copy()
+        data.X = matrix
+        data.write_h5ad(tmp_path / f"{name}.h5ad")
+        assert prepare([tmp_path / f"{name}.h5ad"], tmp_path / name, **ALL, **keys).fingerprint == store.fingerprint
 
 
 def test_raw_and_obsm_matrices_are_read_with_their_genes(store, altered, screen, tmp_path, keys):

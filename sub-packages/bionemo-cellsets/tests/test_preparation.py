@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from bionemo.cellsets import CellStore, InputError, prepare, writer
+from bionemo.cellsets import CellStore, InputError, prepare
 
 
 def expression(store: CellStore, names) -> np.ndarray:
@@ -173,43 +173,6 @@ def test_what_is_there_is_kept_unless_told(screen_path, tmp_path, keys):
     (tmp_path / "thesis").mkdir()
     with pytest.raises(InputError, match="is not a cell store, so it is not overwritten"):
         prepare([screen_path], tmp_path / "thesis", overwrite=True, progress=False, **keys)
-
-
-@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-@pytest.mark.parametrize("where", ["_write_scdl", "_put_in_place"])
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_a_failure_while_writing_leaves_what_was_there(
-    screen_path, tmp_path, keys, monkeypatch, failure, where, overwrite
-):
-    if overwrite:
-        prepare([screen_path], tmp_path / "s", n_genes=None, progress=False, **keys)
-
-    def fail(*args, **kwargs):
-        raise failure
-
-    monkeypatch.setattr(writer, where, fail)
-    expected = InputError if isinstance(failure, OSError) else KeyboardInterrupt
-    with pytest.raises(expected, match="No space left" if expected is InputError else None):
-        prepare([screen_path], tmp_path / "s", n_genes=5, overwrite=overwrite, progress=False, **keys)
-    assert os.listdir(tmp_path) == (["s"] if overwrite else [])
-    if overwrite:
-        assert CellStore.open(tmp_path / "s", verify=True).n_genes == 30
-
-
-def test_a_failed_rename_brings_the_old_store_back(screen_path, tmp_path, keys, monkeypatch):
-    prepare([screen_path], tmp_path / "s", n_genes=None, progress=False, **keys)
-    rename = writer.Path.rename
-
-    def refuse_partial(self, target):
-        if self.name.endswith(".partial"):
-            raise PermissionError(1, "Operation not permitted")
-        return rename(self, target)
-
-    monkeypatch.setattr(writer.Path, "rename", refuse_partial)
-    with pytest.raises(InputError, match="cannot be written"):
-        prepare([screen_path], tmp_path / "s", n_genes=5, overwrite=True, progress=False, **keys)
-    assert os.listdir(tmp_path) == ["s"]
-    assert CellStore.open(tmp_path / "s").n_genes == 30
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from bionemo.cellsets import InputError, from_scdl
+from bionemo.cellsets import InputError, prepare
 from bionemo.scdl.io.single_cell_memmap_dataset import SingleCellMemMapDataset
 
 
@@ -23,20 +25,20 @@ def test_an_archive_and_a_table_make_the_same_store(store, archive, screen, tmp_
     obs = {"frame": screen.obs, "csv": tmp_path / "obs.csv", "parquet": tmp_path / "obs.parquet"}[form]
     if form != "frame":
         getattr(screen.obs, f"to_{form}")(obs)
-    made = from_scdl(archive, tmp_path / "s", obs=obs, gene_column="symbol", n_genes=None, progress=False, **keys)
+    made = prepare([archive], tmp_path / "s", obs=obs, gene_column="symbol", n_genes=None, progress=False, **keys)
     assert made.fingerprint == store.fingerprint
     pd.testing.assert_frame_equal(made.obs(), store.obs())
 
 
 def test_the_archives_own_features_serve_as_a_table(store, archive, screen, tmp_path, keys):
-    made = from_scdl(archive, tmp_path / "s", gene_column="symbol", n_genes=None, progress=False, **keys)
+    made = prepare([archive], tmp_path / "s", gene_column="symbol", n_genes=None, progress=False, **keys)
     assert made.fingerprint == store.fingerprint
     assert screen.obs_names[made.obs().index.astype(int)].tolist() == store.obs().index.tolist()
 
 
 def test_a_store_is_an_archive_too(store, tmp_path, keys):
     again = {"perturbation_key": "perturbation", "context_key": "context", "batch_key": "batch"}
-    made = from_scdl(store.path, tmp_path / "s", n_genes=None, progress=False, **keys | again)
+    made = prepare([store.path], tmp_path / "s", n_genes=None, progress=False, **keys | again)
     assert made.runs.tolist() == store.runs.tolist()
     assert made.counts(0, 315).sum() == store.counts(0, 315).sum()
 
@@ -51,7 +53,22 @@ def test_what_an_archive_lacks_is_named(archive, screen, tmp_path, keys):
         ({"batch_key": "plates"}, "has no column 'plates': did you mean 'plate'"),
     ):
         with pytest.raises(InputError, match=message):
-            from_scdl(archive, tmp_path / "s", **arguments | changes)
-    with pytest.raises(InputError, match="cannot be read as a bionemo-scdl archive"):
-        from_scdl(tmp_path, tmp_path / "s", **arguments)
+            prepare([archive], tmp_path / "s", **arguments | changes)
+    with pytest.raises(InputError, match="is no bionemo-scdl archive, and obs tables"):
+        prepare([tmp_path], tmp_path / "s", **arguments)
+    with pytest.raises(InputError, match="2 obs tables are given for 1 inputs"):
+        prepare([archive], tmp_path / "s", **arguments | {"obs": [screen.obs, screen.obs]})
+    with pytest.raises(InputError, match="has no layer 'counts': leave out --layer"):
+        prepare([archive], tmp_path / "s", layer="counts", **arguments)
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "header.sch").write_text("no header")
+    with pytest.raises(InputError, match="cannot be read as a bionemo-scdl archive"):
+        prepare([tmp_path], tmp_path / "s", **arguments)
+
+
+def test_several_archives_have_a_table_each(store, archive, screen, tmp_path, keys):
+    arguments = {"gene_column": "symbol", "n_genes": None, "progress": False, **keys}
+    shutil.copytree(archive, tmp_path / "again")
+    made = prepare([archive, tmp_path / "again"], tmp_path / "s", obs=[screen.obs, screen.obs], **arguments)
+    assert made.n_cells == 2 * store.n_cells
+    assert made.counts(0, 630).sum() == 2 * store.counts(0, 315).sum()

@@ -9,6 +9,7 @@ import anndata as ad
 import pytest
 from typer.testing import CliRunner
 
+from bionemo.cellsets import CellStore
 from bionemo.scale.cli.app import app, main
 
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
@@ -70,8 +71,25 @@ def test_a_mistake_ends_with_one_line_and_exit_code_2(failed, written, run_path,
     prepare = ("prepare", screen, "--store", out, "--control", "ctrl", "--context-key", "line")
     assert "'target'" in failed(*prepare, "--perturbation-key", "targt")
     assert "contradict" in failed(*prepare, "--perturbation-key", "target", "--n-genes", 5, "--all-genes")
+    assert "is no bionemo-scdl archive" in failed(*prepare, "--perturbation-key", "target", "--obs", screen)
     assert "absent" in failed("evaluate", "--predicted", absent, "--observed", screen, "--out", out)
     assert not out.exists()
+
+
+def test_an_archive_and_a_table_of_its_cells_make_a_store(written, failed, tmp_path):
+    screen = written()
+    keys = ["--perturbation-key", "target", "--control", "ctrl", "--context-key", "line"]
+    first = CliRunner().invoke(app, ["prepare", str(screen), "--store", str(tmp_path / "archive"), *keys])
+    assert first.exit_code == 0, first.output
+    stored = CellStore.open(tmp_path / "archive")  # a store is an archive
+    obs = ad.read_h5ad(screen).obs.loc[stored.obs().index]
+    obs.to_csv(tmp_path / "obs.csv")
+    archive = ["prepare", str(tmp_path / "archive"), "--obs", str(tmp_path / "obs.csv"), *keys]
+    again = CliRunner().invoke(app, [*archive, "--store", str(tmp_path / "again"), "--threads", "2"])
+    assert again.exit_code == 0, again.output
+    assert CellStore.open(tmp_path / "again").runs.tolist() == stored.runs.tolist()
+    obs[:-1].to_csv(tmp_path / "obs.csv")
+    assert "one line per row" in failed(*archive, "--store", tmp_path / "short")
 
 
 def test_a_place_given_twice_to_pretrain_is_refused(failed, tmp_path):

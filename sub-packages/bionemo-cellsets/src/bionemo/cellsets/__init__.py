@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from bionemo.cellsets.batch import SetBatch
     from bionemo.cellsets.loader import SetLoader
     from bionemo.cellsets.preparation import prepare
-    from bionemo.cellsets.scdl_input import from_scdl
     from bionemo.cellsets.simulation import simulate
     from bionemo.cellsets.staging import CsrBatch
     from bionemo.cellsets.upload import DeviceBatches
@@ -33,7 +32,6 @@ __all__ = [
     "SetSampler",
     "Split",
     "describe",
-    "from_scdl",
     "prepare",
     "simulate",
 ]
@@ -44,7 +42,6 @@ _LAZY = {
     "SetBatch": "batch",
     "SetLoader": "loader",
     "prepare": "preparation",
-    "from_scdl": "scdl_input",
     "simulate": "simulation",
 }
 

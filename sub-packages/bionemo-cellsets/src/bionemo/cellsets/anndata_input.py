@@ -7,18 +7,16 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 from anndata.io import read_elem
 
-from bionemo.cellsets import cell_input
 from bionemo.cellsets.cell_input import CellInput
-from bionemo.cellsets.errors import InputError, choices, name_list
-
-_COLUMN_GROUP_ROWS = 256
-"""Rows whose values are counted together to cut a matrix stored by column into blocks of rows."""
+from bionemo.cellsets.errors import InputError, brief, choices, name_list
+from bionemo.cellsets.file_arrays import FileArray, unlocked
+from bionemo.cellsets.row_readers import CscArrays, CsrArrays, DenseArray, Rows
 
 # h5py's and zarr's groups answer alike, and neither's types tell a group from an array.
 Node = Any
+Convert = Callable[[Any], np.ndarray]
 
 
 class AnnDataInput(CellInput):
@@ -40,22 +38,27 @@ class AnnDataInput(CellInput):
 
     def __init__(self, path: Path, *, layer: str | None):
         self.path = path
+        self._arrays: list[Any] = []
         self._file = _open(path)
         try:
             self._columns: dict[str, Callable[[int, int], np.ndarray]] = {}
             self._obs = self._group("obs")
             self._table = None if _is_group(self._obs) and "_index" in self._obs.attrs else self._read("obs")
-            self._names = self._reader(None)
+            self._names = self._reader(None, convert=np.asarray)
             self._matrix, self.where, self.genes = self._expression(layer)
             self.n_cells = _length(self._obs) if self._table is None else len(self._table)
             self._check_shape()
+            try:
+                self._arrays, self._rows = _row_reader(self._matrix, (self.n_cells, len(self.genes)))
+            except Exception as error:
+                raise self.damaged(error) from error
         except BaseException:
             self.close()
             raise
 
     def names(self, start: int, stop: int) -> np.ndarray:
-        """Return the cells' names in rows [start, stop), object array of str."""
-        return self._names(start, stop)
+        """Return the cells' names in rows [start, stop), UTF-8 bytes of a fixed width."""
+        return bytes_of(self._names(start, stop))
 
     def labels(self, key: str, start: int, stop: int) -> np.ndarray:
         """Return an obs column in rows [start, stop), object array of str; empty where it has no value."""
@@ -65,6 +68,9 @@ class AnnDataInput(CellInput):
 
     def close(self) -> None:
         """Close the file."""
+        for array in self._arrays:
+            if isinstance(array, FileArray):
+                array.close()
         if isinstance(self._file, h5py.File):
             self._file.close()
 
@@ -85,8 +91,9 @@ class AnnDataInput(CellInput):
 
         return read
 
-    def _reader(self, key: str | None) -> Callable[[int, int], np.ndarray]:
-        """Return what reads a column, or the index for None, in pieces."""
+    def _reader(self, key: str | None, convert: Convert | None = None) -> Callable[[int, int], np.ndarray]:
+        """Return what reads a column, or the index for None, in pieces; plain values go through `convert`."""
+        convert = convert or text_of
         if key is not None and key not in self._column_names():
             raise InputError(f"{self.path} has no obs column '{key}': {choices(key, self._column_names())}")
         what = "The index of obs" if key is None else f"obs column '{key}'"
@@ -96,7 +103,7 @@ class AnnDataInput(CellInput):
                 values = text_of(np.asarray(series.astype(object)))
                 return lambda start, stop: values[start:stop]
             node = self._obs[self._obs.attrs["_index"] if key is None else key]
-            read = _column_reader(self._obs, node)
+            read = _column_reader(self._obs, node, convert)
         except Exception as error:  # whatever the reader stumbles over, the file is the cause
             raise self._unreadable(what, error) from error
 
@@ -123,7 +130,7 @@ class AnnDataInput(CellInput):
         return table
 
     def _unreadable(self, what: str, error: Exception) -> InputError:
-        return InputError(f"{what} of {self.path} cannot be read ({error}): write the file again")
+        return InputError(f"{what} of {self.path} cannot be read ({brief(error)}): write the file again")
 
     def _expression(self, layer: str | None) -> tuple[Node, str, np.ndarray]:
         file = self._file
@@ -159,17 +166,11 @@ class AnnDataInput(CellInput):
         if 0 in shape:
             raise InputError(f"{self.path} has {shape[0]} cells and {shape[1]} genes: name a file that holds cells")
 
-    def _stored_blocks(self) -> Iterator[tuple[int, sp.csr_matrix]]:
-        read = {None: _dense_blocks, "csr": csr_blocks, "csc": _csc_blocks}[_sparse_format(self._matrix)]
-        blocks = read(self._matrix, self.n_cells, len(self.genes))
-        while True:
-            try:
-                block = next(blocks)
-            except StopIteration:
-                return
-            except Exception as error:  # a damaged file, a lost mount
-                raise self.damaged(error) from error
-            yield block
+    def _cuts(self, n_values: int) -> np.ndarray:
+        return self._rows.cuts(n_values)
+
+    def _stored(self, start: int, stop: int) -> Iterator[Rows]:
+        return self._rows.blocks(start, stop)
 
 
 def _open(path: Path) -> Node:
@@ -179,13 +180,15 @@ def _open(path: Path) -> Node:
         try:
             return zarr.open_group(str(path), mode="r")
         except Exception as error:  # zarr's errors have no common class
-            raise InputError(f"{path} cannot be read as zarr ({error}): name an AnnData file or directory") from error
+            raise InputError(
+                f"{path} cannot be read as zarr ({brief(error)}): name an AnnData file or directory"
+            ) from error
     if not path.is_file():
         raise InputError(f"There is no file {path}: name an existing .h5ad file or .zarr directory")
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        raise InputError(f"{path} cannot be read as .h5ad ({error}): name an AnnData file") from error
+        raise InputError(f"{path} cannot be read as .h5ad ({brief(error)}): name an AnnData file") from error
 
 
 def _is_group(node: Node) -> bool:
@@ -199,7 +202,7 @@ def _length(obs: Node) -> int:
     return int(column.shape[0])
 
 
-def _column_reader(obs: Node, node: Node) -> Callable[[int, int], np.ndarray]:
+def _column_reader(obs: Node, node: Node, convert: Convert) -> Callable[[int, int], np.ndarray]:
     if _is_group(node) and "codes" in node:
         return _categorical_reader(node["codes"], read_elem(node["categories"]))
     if _is_group(node) and "values" in node and "mask" in node:
@@ -210,7 +213,7 @@ def _column_reader(obs: Node, node: Node) -> Callable[[int, int], np.ndarray]:
     if "categories" in node.attrs:  # as AnnData wrote categoricals before 0.8
         categories = obs["__categories"][Path(node.name).name]
         return _categorical_reader(node, categories[:])
-    return lambda start, stop: text_of(node[start:stop])
+    return lambda start, stop: convert(node[start:stop])
 
 
 def _categorical_reader(codes: Node, categories: Any) -> Callable[[int, int], np.ndarray]:
@@ -229,6 +232,25 @@ def text_of(values: np.ndarray) -> np.ndarray:
     return result
 
 
+def bytes_of(values: np.ndarray) -> np.ndarray:
+    """Return values as UTF-8 bytes of a fixed width; empty where one is missing."""
+    plain = values.tolist()
+    if not all(type(value) is bytes for value in plain):
+        plain = [text.encode() for text in text_of(values).tolist()]
+    return np.array(plain, dtype=bytes)
+
+
+def _row_reader(node: Node, shape: tuple[int, int]) -> tuple[list[Any], Any]:
+    """Return the arrays of a matrix, and what reads its rows."""
+    layout = _sparse_format(node)
+    if layout is None:
+        array = unlocked(node)
+        return [array], DenseArray(array, shape)
+    arrays = [unlocked(node[name]) for name in ("data", "indices", "indptr")]
+    data, indices, indptr = arrays
+    return arrays, (CsrArrays if layout == "csr" else CscArrays)(data, indices, indptr, shape)
+
+
 def _sparse_format(node: Node) -> str | None:
     if not _is_group(node):
         return None
@@ -240,68 +262,3 @@ def _shape(node: Node) -> tuple[int, ...]:
     if not _is_group(node):
         return tuple(node.shape)
     return tuple(int(size) for size in node.attrs.get("shape", node.attrs.get("h5sparse_shape", ())))
-
-
-def _dense_blocks(node: Node, n_rows: int, n_columns: int) -> Iterator[tuple[int, sp.csr_matrix]]:
-    rows = max(1, cell_input.BLOCK_VALUES // n_columns)
-    for start in range(0, n_rows, rows):
-        yield start, sp.csr_matrix(node[start : min(start + rows, n_rows)])
-
-
-def _pointers(node: Node, start: int, stop: int) -> np.ndarray:
-    pointers = np.asarray(node["indptr"][start : stop + 1]).astype(np.int64)
-    if len(pointers) != stop - start + 1 or np.any(np.diff(pointers) < 0) or pointers[0] < 0:
-        raise ValueError("its row or column pointers are not ascending")
-    if pointers[-1] > min(node["data"].shape[0], node["indices"].shape[0]):
-        raise ValueError("its pointers go beyond its values")
-    return pointers
-
-
-def csr_blocks(node: Node, n_rows: int, n_columns: int) -> Iterator[tuple[int, sp.csr_matrix]]:
-    """Yield (first row, rows) of the sliceable arrays ``data``, ``indices``, ``indptr`` of a CSR matrix, checked."""
-    start = 0
-    while start < n_rows:
-        pointers = _pointers(node, start, min(start + cell_input.BLOCK_ROWS, n_rows))
-        fitting = int(np.searchsorted(pointers, pointers[0] + cell_input.BLOCK_VALUES, side="right")) - 1
-        pointers = pointers[: max(fitting, 1) + 1]
-        values, indices = (np.asarray(node[name][pointers[0] : pointers[-1]]) for name in ("data", "indices"))
-        shape = (len(pointers) - 1, n_columns)
-        yield start, sp.csr_matrix((values, _within(indices, n_columns), pointers - pointers[0]), shape=shape)
-        start += shape[0]
-
-
-def _csc_blocks(node: Node, n_rows: int, n_columns: int) -> Iterator[tuple[int, sp.csr_matrix]]:
-    # Every block of rows is a scan of the whole matrix, and one scan before them counts where the blocks end.
-    per_group = np.zeros(-(-n_rows // _COLUMN_GROUP_ROWS), dtype=np.int64)
-    for _, _, indices in _column_chunks(node, n_columns):
-        per_group += np.bincount(_within(indices, n_rows) // _COLUMN_GROUP_ROWS, minlength=len(per_group))
-    before = np.concatenate([[0], np.cumsum(per_group)])
-    first = 0
-    while first < len(per_group):
-        last = int(np.searchsorted(before, before[first] + cell_input.BLOCK_VALUES, side="right")) - 1
-        last = max(first + 1, min(last, len(per_group)))
-        start, stop = first * _COLUMN_GROUP_ROWS, min(last * _COLUMN_GROUP_ROWS, n_rows)
-        parts = []
-        for columns, values, indices in _column_chunks(node, n_columns, values=True):
-            inside = (indices >= start) & (indices < stop)
-            parts.append((values[inside], indices[inside] - start, columns[inside]))
-        values, rows, columns = (np.concatenate(part) for part in zip(*parts, strict=True))
-        yield start, sp.csr_matrix((values, (rows, columns)), shape=(stop - start, n_columns))
-        first = last
-
-
-def _column_chunks(
-    node: Node, n_columns: int, *, values: bool = False
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    pointers = _pointers(node, 0, n_columns)
-    for begin in range(0, int(pointers[-1]), cell_input.BLOCK_VALUES):
-        end = min(begin + cell_input.BLOCK_VALUES, int(pointers[-1]))
-        columns = np.searchsorted(pointers, np.arange(begin, end), side="right") - 1 if values else np.empty(0)
-        stored = np.asarray(node["data"][begin:end]) if values else np.empty(0)
-        yield columns, stored, np.asarray(node["indices"][begin:end]).astype(np.int64)
-
-
-def _within(indices: np.ndarray, length: int) -> np.ndarray:
-    if len(indices) and (indices.min() < 0 or indices.max() >= length):
-        raise ValueError(f"an index is outside [0, {length})")
-    return indices

@@ -1,5 +1,6 @@
 """Any cells to a store, in two readings: the first checks and counts, the second brings rows to their place."""
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +9,18 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from bionemo.cellsets import csr_kernels
 from bionemo.cellsets.cell_input import CellInput
 from bionemo.cellsets.conditions import Conditions
 from bionemo.cellsets.errors import InputError, name_list
-from bionemo.cellsets.genes import GeneStatistics, join_genes, take_columns
-from bionemo.cellsets.sorting import PlaceInRun, RowSorter, StoredRows
+from bionemo.cellsets.genes import GeneStatistics, join_genes
+from bionemo.cellsets.reading import Piece, Workers, cut_in_pieces
+from bionemo.cellsets.row_readers import Rows
+from bionemo.cellsets.sorting import PlaceInRun, SortedPiece, StoredRows, bucket_edges, gathered
 from bionemo.cellsets.split import Split
-from bionemo.cellsets.store import CellStore
-from bionemo.cellsets.writer import StoreWriter, column_type, new_store
+from bionemo.cellsets.survey import Survey
+from bionemo.cellsets.workplace import Workplace
+from bionemo.cellsets.writer import StoreWriter, column_type
 
 SHUFFLE_SEED = 0
 """Cells are permuted inside their run by this seed, so equal inputs make equal stores."""
@@ -56,61 +61,68 @@ class BuildConfig:
 
 def build_store(
     inputs: Sequence[CellInput],
-    store: Path,
+    place: Workplace,
     config: BuildConfig,
     *,
     provenance: Mapping[str, Any],
-    overwrite: bool,
+    threads: int | None,
     progress: bool,
-) -> CellStore:
-    """Write a store of the cells of all inputs.
+) -> None:
+    """Write a store of the cells of all inputs, going on with what was done before.
 
     Parameters
     ----------
     inputs : sequence of CellInput
         Open.
-    store : Path
-        The directory to make.
+    place : Workplace
+        Where to write.
     config : BuildConfig
         What to make of them.
     provenance : mapping
         Entries of the manifest that say where the cells come from.
-    overwrite, progress : bool
-        As for `prepare`.
-
-    Returns
-    -------
-    CellStore
-        The store, opened.
+    threads : int, optional
+        That share the work; what is written does not depend on it.
+    progress : bool
+        Show a progress bar.
 
     Raises
     ------
     InputError
-        If anything about the input is wrong, or the store cannot be written.
+        If anything about the input is wrong.
     """
-    n_cells = sum(cells.n_cells for cells in inputs)
-    with new_store(store, overwrite=overwrite) as folder, tqdm(
-        total=2 * n_cells, desc="prepare", unit="cell", unit_scale=True, disable=not progress
-    ) as bar:  # fmt: skip
+    workers, n_cells = Workers(threads), sum(cells.n_cells for cells in inputs)
+    with tqdm(total=3 * n_cells, desc="prepare", unit="cell", unit_scale=True, disable=not progress) as bar:
+        for cells in inputs:
+            cells.check_genes()
+        all_genes, positions = join_genes(inputs, config.genes)
         bar.set_postfix_str("reading labels")
-        build = _Build(inputs, config, bar)
+        conditions = Conditions(inputs, config.keys, config.control, place.scratch / "conditions")
+        training = _training_runs(config, conditions, len(all_genes))
+        pieces = cut_in_pieces(inputs)
+
         bar.set_postfix_str("checking values")
-        build.read_statistics()
-        build.choose_genes()
-        tables = {
-            "genes": build.genes.tolist(),
-            "contexts": build.conditions.tables["context"].tolist(),
-            "perturbations": build.conditions.tables["perturbation"].tolist(),
-            "batches": build.conditions.tables["batch"].tolist(),
-        }
-        writer = StoreWriter(folder, build.conditions.runs, tables, build.value_type)
+        survey = Survey(place.scratch, inputs, positions, len(all_genes), conditions)
+        bar.update(sum(piece.n_cells for piece in pieces[: survey.n_read]))
+        scaled_to = None if config.already_log1p else config.target_sum
+        for piece in survey.read(pieces, workers, training=training, target_sum=scaled_to):
+            bar.update(piece.n_cells)
+        if not survey.statistics.values.any():
+            raise _only_zeros(inputs)
+        genes = _choose_genes(config, survey.statistics, all_genes)
+        if not survey.statistics.values[genes.chosen].any():
+            raise _only_zeros(inputs)
+
         bar.set_postfix_str("sorting by condition")
-        scratch = folder / "scratch"
-        scratch.mkdir()
-        rows = build.sorted_rows(scratch)
+        sorter = _Sorter(place.scratch, inputs, positions, genes, survey, conditions, config)
+        for piece in sorter.sort(pieces, workers):
+            bar.update(piece.n_cells)
+
         bar.set_postfix_str("writing")
-        writer.write(rows)
-        scratch.rmdir()
+        tables = {"genes": genes.names.tolist()} | {
+            f"{kind}{'es' if kind == 'batch' else 's'}": conditions.tables[kind].tolist() for kind in conditions.tables
+        }
+        writer = StoreWriter(place.store, conditions.runs, tables, genes.value_type)
+        writer.write(_counted(sorter.in_order(pieces, workers), bar))
         writer.finish(
             {
                 "kind": "log1p" if config.already_log1p else "counts",
@@ -118,99 +130,130 @@ def build_store(
                 "keys": dict(config.keys),
                 "target_sum": config.target_sum,
                 **provenance,
-                "gene_selection": build.selection,
+                "gene_selection": genes.selection,
                 "shuffle_seed": SHUFFLE_SEED,
             }
         )
-    return CellStore.open(store)
+    shutil.rmtree(place.scratch)
 
 
-class _Build:
-    """The two readings and what the first one finds."""
+@dataclass(frozen=True, kw_only=True)
+class _Genes:
+    """The store's genes: their place among all, their names, how they were chosen, and what their values fit in."""
 
-    def __init__(self, inputs: Sequence[CellInput], config: BuildConfig, bar: tqdm):
-        self._inputs, self._config, self._bar = inputs, config, bar
-        for cells in inputs:
-            cells.check_names()
-        self._all_genes, self._positions = join_genes(inputs, config.genes)
-        self.conditions = Conditions(inputs, config.keys, config.control)
-        self._statistics = GeneStatistics(len(self._all_genes))
-        self._run_values = np.zeros(len(self.conditions.runs), dtype=np.int64)
-        self._training = self._training_runs()
+    chosen: np.ndarray
+    names: np.ndarray
+    of: int
+    selection: Mapping[str, Any]
+    value_type: np.dtype
+    share: float
 
-    def read_statistics(self) -> None:
-        """Read every value once: check it, and add it to the sums."""
-        for position, matrix, runs, _ in self._blocks():
-            scale = None if self._config.already_log1p else self._config.target_sum / np.maximum(_totals(matrix), 1)
-            joined = take_columns(matrix, position, len(self._all_genes))
-            self._statistics.add(joined, scale, self._training[runs])
-            self._run_values += np.bincount(
-                runs, weights=np.diff(joined.indptr), minlength=len(self._run_values)
-            ).astype(np.int64)
-
-    def choose_genes(self) -> None:
-        """Choose the store's genes, and with them the type of its values."""
-        config, statistics, of = self._config, self._statistics, len(self._all_genes)
-        chosen, source = np.arange(of), "all genes of the input"
-        selects = config.n_genes is not None and config.n_genes < of
-        on_training = config.split is not None and config.hvg_from == "train"
-        if selects:
-            assert config.n_genes is not None
-            chosen = statistics.most_variable(config.n_genes)
-            on = "the split's training cells" if on_training else "all cells"
-            source = f"{config.n_genes} highly variable genes (Seurat dispersion) on {on}"
-        if not statistics.values[chosen].any():
-            raise InputError(
-                f"{name_list(cells.path.name for cells in self._inputs)} holds zeros only: "
-                "choose another layer with --layer"
-            )
-        split_hash = config.split.hash if config.split is not None and selects and on_training else None
-        self.selection = {"of": of, "source": source, "joined": config.genes, "split_hash": split_hash}
-        self.genes, self._kept = self._all_genes[chosen], np.full(of, -1, dtype=np.int64)
-        self._kept[chosen] = np.arange(len(chosen))
-        self._share = statistics.values[chosen].sum() / statistics.values.sum()
-        self.value_type = np.dtype(np.float32)
-        if not config.already_log1p:
-            largest = statistics.largest[chosen].max()
-            self.value_type = next(np.dtype(t) for t in (np.uint8, np.uint16, np.uint32) if largest <= np.iinfo(t).max)
-
-    def sorted_rows(self, scratch: Path) -> Iterator[StoredRows]:
-        """Read every value again and return the store's rows in order; `scratch` is an empty directory."""
-        runs_table, place = self.conditions.runs, PlaceInRun(self.conditions.runs, SHUFFLE_SEED)
-        sorter = RowSorter(scratch, runs_table["length"], self._run_values * self._share)
-        for position, matrix, runs, names in self._blocks():
-            kept = take_columns(matrix, np.append(self._kept, -1)[position], len(self.genes))
-            library_size = np.full(len(runs), np.nan) if self._config.already_log1p else _totals(matrix)
-            rows = StoredRows(
-                values=kept.data.astype(self.value_type),
-                columns=kept.indices.astype(column_type(len(self.genes))),
-                lengths=np.diff(kept.indptr).astype(np.int64),
-                library_size=library_size.astype(np.float32),
-                names=names,
-            )
-            sorter.add(place.rows(runs), rows)
-        return sorter.sorted()
-
-    def _blocks(self) -> Iterator[tuple[np.ndarray, Any, np.ndarray, np.ndarray]]:
-        """Yield gene positions, values, runs and names, block by block over all inputs."""
-        for cells, position in zip(self._inputs, self._positions, strict=True):
-            for start, matrix in cells.blocks(already_log1p=self._config.already_log1p):
-                stop = start + len(matrix.indptr) - 1
-                yield position, matrix, self.conditions.runs_of(cells, start, stop), cells.names(start, stop)
-                self._bar.update(stop - start)
-
-    def _training_runs(self) -> np.ndarray:
-        config, conditions = self._config, self.conditions
-        if config.split is None or config.hvg_from == "all":
-            return np.ones(len(conditions.runs), dtype=bool)
-        tables = conditions.tables
-        parts = config.split.assign_runs(conditions.runs, tables["context"], tables["perturbation"], config.control)
-        training = parts == "train"
-        if config.n_genes is not None and config.n_genes < len(self._all_genes) and not training.any():
-            raise InputError("The split leaves no training cells to select genes on: let some context train")
-        return training
+    def position(self, in_all: np.ndarray) -> np.ndarray:
+        """Return for the columns of an input, given by their gene among all, their gene in the store, or -1."""
+        kept = np.full(self.of + 1, -1, dtype=np.int64)
+        kept[self.chosen] = np.arange(len(self.chosen))
+        return kept[in_all]
 
 
-def _totals(matrix: Any) -> np.ndarray:
-    """Return the sum of each row, float64."""
-    return np.asarray(matrix.sum(axis=1, dtype=np.float64)).reshape(-1)
+def _choose_genes(config: BuildConfig, statistics: GeneStatistics, all_genes: np.ndarray) -> _Genes:
+    of = len(all_genes)
+    chosen, source, split_hash = np.arange(of), "all genes of the input", None
+    if config.n_genes is not None and config.n_genes < of:
+        chosen, on = statistics.most_variable(config.n_genes), "all cells"
+        if config.split is not None and config.hvg_from == "train":
+            on, split_hash = "the split's training cells", config.split.hash
+        source = f"{config.n_genes} highly variable genes (Seurat dispersion) on {on}"
+    largest = statistics.largest[chosen].max()
+    integer = next(np.dtype(t) for t in (np.uint8, np.uint16, np.uint32) if largest <= np.iinfo(t).max)
+    return _Genes(
+        chosen=chosen,
+        names=all_genes[chosen],
+        of=of,
+        selection={"of": of, "source": source, "joined": config.genes, "split_hash": split_hash},
+        value_type=np.dtype(np.float32) if config.already_log1p else integer,
+        share=float(statistics.values[chosen].sum() / statistics.values.sum()),
+    )
+
+
+class _Sorter:
+    """The second reading: the chosen genes of every row to files sorted by place, and these to the store's order."""
+
+    def __init__(
+        self,
+        folder: Path,
+        inputs: Sequence[CellInput],
+        positions: Sequence[np.ndarray],
+        genes: _Genes,
+        survey: Survey,
+        conditions: Conditions,
+        config: BuildConfig,
+    ):
+        self._folder, self._inputs, self._survey, self._log1p = folder, inputs, survey, config.already_log1p
+        self._positions = [genes.position(position) for position in positions]
+        self._conditions, self._place = conditions, PlaceInRun(conditions.runs, SHUFFLE_SEED)
+        self._types = (genes.value_type, column_type(len(genes.names)))
+        self._edges = bucket_edges(
+            conditions.runs["length"], survey.run_values * genes.share, sum(dtype.itemsize for dtype in self._types)
+        )
+
+    def sort(self, pieces: Sequence[Piece], workers: Workers) -> Iterator[Piece]:
+        """Write the file of each piece that has none yet, and yield the pieces."""
+        for (piece, _), _ in workers.map(self._sort_piece, ((piece, self._places(piece)) for piece in pieces)):
+            yield piece
+
+    def in_order(self, pieces: Sequence[Piece], workers: Workers) -> Iterator[StoredRows]:
+        """Yield all rows of the store in order."""
+        files = [SortedPiece(self._file(piece), *self._types) for piece in pieces]
+        buckets = zip(range(len(self._edges) - 1), self._edges[:-1].tolist(), self._edges[1:].tolist(), strict=True)
+        for _, rows in workers.map(lambda bucket: gathered(files, *bucket), buckets):
+            yield rows
+
+    def _places(self, piece: Piece) -> np.ndarray:
+        return self._place.rows(self._conditions.runs_of(piece.first_cell, piece.first_cell + piece.n_cells))
+
+    def _sort_piece(self, piece_and_places: tuple[Piece, np.ndarray]) -> None:
+        piece, places = piece_and_places
+        if self._file(piece).is_file():
+            return
+        names = self._survey.names(piece)
+        blocks = self._inputs[piece.source].blocks(piece.start, piece.stop, already_log1p=self._log1p)
+        rows = [self._stored(block, self._positions[piece.source], names[block.start - piece.start :])
+                for block in blocks]  # fmt: skip
+        SortedPiece.write(self._file(piece), self._edges, places, rows)
+
+    def _stored(self, rows: Rows, position: np.ndarray, names: np.ndarray) -> StoredRows:
+        out = [np.empty(len(rows.values), dtype=dtype) for dtype in self._types]
+        count, lengths, totals = csr_kernels.pick(rows[1:], position, *out)
+        return StoredRows(
+            values=out[0][:count],
+            columns=out[1][:count],
+            lengths=lengths,
+            library_size=np.full(len(totals), np.nan, np.float32) if self._log1p else totals.astype(np.float32),
+            names=names[: len(lengths)],
+        )
+
+    def _file(self, piece: Piece) -> Path:
+        return self._folder / f"rows-{piece.number}"
+
+
+def _counted(blocks: Iterator[StoredRows], bar: tqdm) -> Iterator[StoredRows]:
+    for rows in blocks:
+        yield rows
+        bar.update(len(rows.lengths))
+
+
+def _only_zeros(inputs: Sequence[CellInput]) -> InputError:
+    return InputError(
+        f"{name_list(cells.path.name for cells in inputs)} holds zeros only: choose another layer with --layer"
+    )
+
+
+def _training_runs(config: BuildConfig, conditions: Conditions, n_genes: int) -> np.ndarray:
+    if config.split is None or config.hvg_from == "all":
+        return np.ones(len(conditions.runs), dtype=bool)
+    tables = conditions.tables
+    parts = config.split.assign_runs(conditions.runs, tables["context"], tables["perturbation"], config.control)
+    training = parts == "train"
+    if config.n_genes is not None and config.n_genes < n_genes and not training.any():
+        raise InputError("The split leaves no training cells to select genes on: let some context train")
+    return training

@@ -2,23 +2,27 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bionemo.cellsets import cell_input
+from bionemo.cellsets import row_readers
 from bionemo.cellsets.cell_input import CellInput
 from bionemo.cellsets.errors import InputError, choices, name_list
 from bionemo.cellsets.store import RUN_DTYPE
 
 KINDS = ("context", "perturbation", "batch")
+_BITS = 21
+"""Of the number of a label of one kind, so that three make one integer."""
+_MASK = 2**_BITS - 1
 
 
 class Conditions:
     """The conditions of some inputs.
 
-    Reading the labels takes memory for the conditions, not for the cells.
+    Reading the labels takes memory for the conditions, not for the cells; the condition of each cell goes to a file.
 
     Parameters
     ----------
@@ -28,6 +32,8 @@ class Conditions:
         The obs columns of ``perturbation``, ``context`` and ``batch`` (None where there is none).
     control : str
         The perturbation label of control cells.
+    file : Path
+        To write, four bytes a cell.
 
     Attributes
     ----------
@@ -49,35 +55,32 @@ class Conditions:
         If labels of one kind differ only by case or blanks.
     """
 
-    def __init__(self, inputs: Sequence[CellInput], keys: Mapping[str, str | None], control: str):
-        self._keys = keys
+    def __init__(self, inputs: Sequence[CellInput], keys: Mapping[str, str | None], control: str, file: Path):
+        self._keys, self._file = keys, file
         found: dict[str, dict[str, int]] = {kind: {} for kind in KINDS}
-        cells: dict[tuple[int, ...], int] = {}
-        for cells_of in inputs:
-            for labels in self._label_blocks(cells_of):
-                codes = np.stack([_number(labels[kind], found[kind]) for kind in KINDS])
-                conditions, counts = np.unique(codes, axis=1, return_counts=True)
-                for condition, count in zip(conditions.T.tolist(), counts.tolist(), strict=True):
-                    cells[tuple(condition)] = cells.get(tuple(condition), 0) + count
+        numbers: dict[int, int] = {}
+        cells: list[int] = []
+        with file.open("wb") as condition_of_cell:
+            for labels in (labels for cells_of in inputs for labels in self._label_blocks(cells_of)):
+                context, perturbation, batch = (_number(labels[kind], found[kind]) for kind in KINDS)
+                codes = _number((context << 2 * _BITS) | (perturbation << _BITS) | batch, numbers)
+                cells += [0] * (len(numbers) - len(cells))
+                for number, count in enumerate(np.bincount(codes).tolist()):
+                    cells[number] += count
+                condition_of_cell.write(codes.astype(np.int32).data)
         # Without a batch key every cell carries the label "", which is no batch.
         self.tables: dict[str, np.ndarray] = {
             kind: np.array(sorted(found[kind]) if keys[kind] else [], dtype=str) for kind in KINDS
         }
         self._place = {kind: {name: i for i, name in enumerate(self.tables[kind].tolist())} for kind in KINDS}
-        self.runs = self._run_table(found, cells)
+        self.runs, self._run_of = self._run_table(found, numbers, cells)
         self.n_cells = int(self.runs["length"].sum())
-        self._run_of = {tuple(run): i for i, run in enumerate(self.runs[["context", "perturbation", "batch"]].tolist())}
         self._check_control(control)
         self._warn_of_lookalikes()
 
-    def runs_of(self, cells: CellInput, start: int, stop: int) -> np.ndarray:
-        """Return the run of each of an input's rows [start, stop), int64."""
-        labels = self._labels(cells, start, stop)
-        codes = np.stack([_number(labels[kind], self._place[kind]) if self._keys[kind] else
-                          np.full(stop - start, -1) for kind in KINDS])  # fmt: skip
-        conditions, place = np.unique(codes, axis=1, return_inverse=True)
-        runs = np.array([self._run_of[tuple(condition)] for condition in conditions.T.tolist()], dtype=np.int64)
-        return runs[place.reshape(-1)]
+    def runs_of(self, start: int, stop: int) -> np.ndarray:
+        """Return the run of each of the cells [start, stop), int64; cells are counted through all inputs."""
+        return self._run_of[np.fromfile(self._file, dtype=np.int32, count=stop - start, offset=4 * start)]
 
     def _labels(self, cells: CellInput, start: int, stop: int) -> dict[str, np.ndarray]:
         return {
@@ -87,8 +90,8 @@ class Conditions:
 
     def _label_blocks(self, cells: CellInput) -> Iterator[dict[str, np.ndarray]]:
         missing: dict[str, tuple[int, int]] = {}
-        for start in range(0, cells.n_cells, cell_input.BLOCK_ROWS):
-            labels = self._labels(cells, start, min(start + cell_input.BLOCK_ROWS, cells.n_cells))
+        for start in range(0, cells.n_cells, row_readers.BLOCK_ROWS):
+            labels = self._labels(cells, start, min(start + row_readers.BLOCK_ROWS, cells.n_cells))
             for kind, column in labels.items():
                 empty = [] if self._keys[kind] is None else np.flatnonzero(_blank(column))
                 if len(empty):
@@ -98,19 +101,26 @@ class Conditions:
         for kind, (count, first) in missing.items():
             raise InputError(
                 f"obs column '{self._keys[kind]}' of {cells.path} is empty for {count} cells, the first is "
-                f"'{cells.names(first, first + 1)[0]}': label these cells or leave them out"
+                f"'{cells.names(first, first + 1)[0].decode()}': label these cells or leave them out"
             )
 
-    def _run_table(self, found: dict[str, dict[str, int]], cells: dict[tuple[int, ...], int]) -> np.ndarray:
-        names = [list(found[kind]) for kind in KINDS]
-        table = sorted(
-            (*(self._place[kind].get(names[i][code[i]], -1) for i, kind in enumerate(KINDS)), count)
-            for code, count in cells.items()
-        )
-        runs = np.zeros(len(table), dtype=RUN_DTYPE)
-        runs["context"], runs["perturbation"], runs["batch"], runs["length"] = np.array(table).T
+    def _run_table(
+        self, found: dict[str, dict[str, int]], numbers: dict[int, int], cells: list[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the run table, and for each condition by order of appearance its run."""
+        codes = np.array(list(numbers), dtype=np.int64)
+        parts = (codes >> 2 * _BITS, (codes >> _BITS) & _MASK, codes & _MASK)
+        places = []
+        for kind, part in zip(KINDS, parts, strict=True):
+            place = np.array([self._place[kind].get(name, -1) for name in found[kind]], dtype=np.int64)
+            places.append(place[part])
+        order = np.lexsort(places[::-1])
+        runs = np.zeros(len(order), dtype=RUN_DTYPE)
+        for kind, place in zip(KINDS, places, strict=True):
+            runs[kind] = place[order]
+        runs["length"] = np.array(cells)[order]
         runs["start"] = np.cumsum(runs["length"]) - runs["length"]
-        return runs
+        return runs, np.argsort(order)
 
     def _check_control(self, control: str) -> None:
         perturbations, key = self.tables["perturbation"], self._keys["perturbation"]
@@ -137,7 +147,7 @@ class Conditions:
                     warnings.warn(
                         f"{name_list(names)} in obs column '{self._keys[kind]}' differ only by case or blanks and are "
                         f"kept as {len(names)} labels: rename them if they mean one {kind}",
-                        stacklevel=4,
+                        stacklevel=5,
                     )
 
 

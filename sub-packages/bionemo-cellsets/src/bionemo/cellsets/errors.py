@@ -36,3 +36,9 @@ def choices(name: str, known: Iterable[str]) -> str:
     if near:
         return f"did you mean '{folded[near[0]]}' (at hand: {name_list(known)})"
     return f"use one of {name_list(known)}" if known else "there are none to choose from"
+
+
+def brief(error: Exception) -> str:
+    """Return another package's message on one line, cut where it goes on and on."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    return message if len(message) <= 300 else f"{message[:300]} ..."

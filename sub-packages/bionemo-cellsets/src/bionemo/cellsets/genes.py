@@ -1,14 +1,15 @@
 """The genes of a store: those all inputs share, and among them the highly variable ones, chosen on running sums."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
+from bionemo.cellsets import csr_kernels
 from bionemo.cellsets.cell_input import CellInput
 from bionemo.cellsets.errors import InputError
+from bionemo.cellsets.row_readers import Rows
 
 GENE_POLICIES = ("same", "intersection", "union")
 N_BINS = 20
@@ -55,34 +56,6 @@ def join_genes(inputs: Sequence[CellInput], policy: str) -> tuple[np.ndarray, li
     return np.array(joined.tolist(), dtype=str), positions
 
 
-def take_columns(matrix: Any, position: np.ndarray, n_columns: int) -> sp.csr_matrix:
-    """Move columns.
-
-    Parameters
-    ----------
-    matrix : CSR [n, G]
-        Sorted indices.
-    position : int64 array [G]
-        Where each column goes, -1 to drop it.
-    n_columns : int
-        Columns of the result.
-
-    Returns
-    -------
-    CSR [n, n_columns]
-        Sorted indices.
-    """
-    moved = position[matrix.indices]
-    kept = moved >= 0
-    before = np.concatenate([[0], np.cumsum(kept)])
-    result = sp.csr_matrix(
-        (matrix.data[kept], moved[kept], before[matrix.indptr]), shape=(matrix.shape[0], n_columns), copy=False
-    )
-    result.has_sorted_indices = bool(np.all(np.diff(position[position >= 0]) > 0))
-    result.sort_indices()
-    return result
-
-
 class GeneStatistics:
     """Sums over cells that tell how variable a gene is; blocks are added one by one.
 
@@ -93,42 +66,60 @@ class GeneStatistics:
 
     Attributes
     ----------
-    values : int64 array [G]
-        Stored non-zeros of each gene, over all cells.
-    largest : float64 array [G]
-        Largest stored value of each gene, over all cells.
     n_chosen : int
         Cells that the choice of genes is made on.
     """
 
     def __init__(self, n_genes: int):
-        self.values = np.zeros(n_genes, dtype=np.int64)
-        self.largest = np.zeros(n_genes, dtype=np.float64)
         self.n_chosen = 0
-        self._sum = np.zeros(n_genes)
-        self._sum_of_squares = np.zeros(n_genes)
+        self._sums = np.zeros((n_genes, 4))
 
-    def add(self, matrix: Any, scale: np.ndarray | None, chosen: np.ndarray) -> None:
+    @property
+    def values(self) -> np.ndarray:
+        """Stored non-zeros of each gene, over all cells, float64 [G]."""
+        return self._sums[:, 0]
+
+    @property
+    def largest(self) -> np.ndarray:
+        """Largest stored value of each gene, over all cells, float64 [G]."""
+        return self._sums[:, 1]
+
+    def add(self, rows: Rows, position: np.ndarray, chosen: np.ndarray, target_sum: float | None) -> np.ndarray:
         """Add cells.
 
         Parameters
         ----------
-        matrix : CSR [n, G]
+        rows : Rows
             Counts, or log1p values.
-        scale : float64 array [n], optional
-            What each cell's counts are multiplied by to normalise them; None for log1p values.
+        position : int64 array
+            For each column of the rows its gene here, -1 to leave it out.
         chosen : bool array [n]
             Cells that the choice of genes is made on.
+        target_sum : float, optional
+            What a cell's counts, over all columns, are scaled to; None for log1p values.
+
+        Returns
+        -------
+        int64 array [n]
+            Non-zeros of each cell.
         """
-        n_genes = len(self.values)
-        self.values += np.bincount(matrix.indices, minlength=n_genes)
-        np.maximum.at(self.largest, matrix.indices, matrix.data)
-        per_cell = np.diff(matrix.indptr)
-        values = np.expm1(matrix.data, dtype=np.float64) if scale is None else matrix.data * np.repeat(scale, per_cell)
-        values *= np.repeat(chosen, per_cell)
         self.n_chosen += int(chosen.sum())
-        self._sum += np.bincount(matrix.indices, weights=values, minlength=n_genes)
-        self._sum_of_squares += np.bincount(matrix.indices, weights=values * values, minlength=n_genes)
+        return csr_kernels.survey(rows[1:], position, chosen, target_sum or 0.0, self._sums)
+
+    def merge(self, other: "GeneStatistics") -> None:
+        """Add the cells of another one."""
+        largest = np.maximum(self.largest, other.largest)
+        self._sums += other._sums
+        self._sums[:, 1] = largest
+        self.n_chosen += other.n_chosen
+
+    def state(self) -> dict[str, Any]:
+        """Return the sums, to `restore` them from."""
+        return {"n_chosen": self.n_chosen, "sums": self._sums}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from the sums of `state`."""
+        self.n_chosen, self._sums = int(state["n_chosen"]), state["sums"]
 
     def most_variable(self, n_genes: int) -> np.ndarray:
         """Return the columns of the `n_genes` genes of largest normalised dispersion, ascending.
@@ -137,8 +128,8 @@ class GeneStatistics:
         log of variance over mean of normalised counts, standardised within 20 bins of the log1p mean.
         """
         count = max(self.n_chosen, 2)
-        mean = self._sum / count
-        variance = np.maximum(self._sum_of_squares - count * mean**2, 0) / (count - 1)
+        mean = self._sums[:, 2] / count
+        variance = np.maximum(self._sums[:, 3] - count * mean**2, 0) / (count - 1)
         dispersion = variance / np.where(mean == 0, 1e-12, mean)
         with np.errstate(divide="ignore"):
             dispersion = np.where(dispersion == 0, np.nan, np.log(dispersion))

@@ -1,23 +1,24 @@
-"""Rows to their place in the sorted store without holding them all: a distribution sort on disk.
+"""Rows to their place in the sorted store without holding them all: an external sort.
 
 The place of a row is known when it is read: its run's start plus a pseudo-random permutation of its number in the run.
-Rows are appended to the file of the bucket their place falls in; each bucket is then read, put in order and handed on.
+Each piece of the input goes to a file of its own, sorted by place and cut by the buckets that places fall in. A bucket
+is then gathered from all of these files and put in order.
 """
 
-from collections.abc import Iterator
+import itertools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from bionemo.cellsets import csr_kernels
 from bionemo.cellsets.sampler import mix
 
-BUCKET_VALUES = 2**24
-"""Stored values of a bucket, about; it is sorted in memory, at some 20 bytes a value."""
-ROW_LOAD = 32
-"""What a row takes beside its values, in values."""
-PENDING_BYTES = 2**26
-"""Rows wait in memory for so many bytes before they go to the buckets' files."""
+BUCKET_BYTES = 48 * 2**20
+"""Size of a bucket, about; it is in memory twice while it is put in order."""
+_ROW_BYTES = 48
+"""What a row takes beside its values, about."""
 _ROUNDS = 6
 
 
@@ -29,11 +30,11 @@ class StoredRows:
     ----------
     values, columns : array [n_values]
         Row by row, in the store's types; columns ascend within a row.
-    lengths : int64 array [n]
+    lengths : integer array [n]
         Values of each row.
     library_size : float32 array [n]
         Total count over all genes.
-    names : array of str [n]
+    names : bytes array [n]
         The cells' names.
     """
 
@@ -103,99 +104,132 @@ def permuted(number: np.ndarray, length: np.ndarray, key: np.ndarray) -> np.ndar
     return result.astype(np.int64)
 
 
-class RowSorter:
-    """Takes rows with their places and gives them back in order.
+def bucket_edges(run_lengths: np.ndarray, run_values: np.ndarray, value_bytes: int) -> np.ndarray:
+    """Cut the store's rows into buckets of about `BUCKET_BYTES`.
 
     Parameters
     ----------
-    folder : Path
-        An empty directory for the buckets.
     run_lengths : int64 array [n_runs]
         Rows of each run.
     run_values : array [n_runs]
-        Values of each run, about; with them the buckets come out alike.
+        Values of each run, about.
+    value_bytes : int
+        What a value and its column take.
+
+    Returns
+    -------
+    int64 array [n_buckets + 1]
+        Bucket b holds rows [edges[b], edges[b + 1]).
+    """
+    load = np.concatenate([[0], np.cumsum(run_values * value_bytes + _ROW_BYTES * run_lengths)])
+    rows = np.concatenate([[0], np.cumsum(run_lengths)])
+    inner = np.interp(np.arange(BUCKET_BYTES, load[-1], BUCKET_BYTES), load, rows).astype(np.int64)
+    return np.unique(np.concatenate([[0], inner, rows[-1:]]))
+
+
+class SortedPiece:
+    """A file of rows sorted by place: written whole or not at all, then read bucket by bucket.
+
+    The file holds two arrays, how many rows and values lie before each bucket and an empty one of the type of a row's
+    entry; then for each bucket the entries of its rows, their values, and their columns.
+
+    Parameters
+    ----------
+    path : Path
+        A file that `write` made.
+    value_type, column_type : numpy dtype
+        Of the values and columns.
     """
 
-    def __init__(self, folder: Path, run_lengths: np.ndarray, run_values: np.ndarray):
-        self._folder = folder
-        load = np.concatenate([[0], np.cumsum(run_values + ROW_LOAD * run_lengths)])
-        rows = np.concatenate([[0], np.cumsum(run_lengths)])
-        inner = np.interp(np.arange(BUCKET_VALUES, load[-1], BUCKET_VALUES), load, rows).astype(np.int64)
-        # Bucket b holds rows [edges[b], edges[b + 1]).
-        self._edges = np.unique(np.concatenate([[0], inner, rows[-1:]]))
-        self._pending: list[tuple[np.ndarray, ...]] = []
-        self._pending_bytes = 0
+    def __init__(self, path: Path, value_type: np.dtype, column_type: np.dtype):
+        self._path, self._types = path, (np.dtype(value_type), np.dtype(column_type))
+        with path.open("rb") as file:
+            before = np.lib.format.read_array(file, allow_pickle=False)
+            self._entry = np.lib.format.read_array(file, allow_pickle=False).dtype
+            self._begin = file.tell()
+        self._rows, self._values = before.astype(np.int32)
 
-    def add(self, places: np.ndarray, rows: StoredRows) -> None:
-        """Take rows that belong at `places`, int64 [n]."""
-        # Fixed-width bytes: NumPy writes them without pickling, a fourth as large as its str.
-        names = np.array([name.encode() for name in rows.names.tolist()])
-        chunk = (places, rows.lengths, rows.library_size, names, rows.values, rows.columns)
-        self._pending.append(chunk)
-        self._pending_bytes += sum(part.nbytes for part in chunk)
-        if self._pending_bytes >= PENDING_BYTES:
-            self._spill()
+    @staticmethod
+    def write(path: Path, edges: np.ndarray, places: np.ndarray, blocks: list[StoredRows]) -> None:
+        """Sort rows and write them.
 
-    def sorted(self) -> Iterator[StoredRows]:
-        """Yield all rows in order, a bucket at a time; each place must have been taken once."""
-        self._spill()
-        for bucket, (first, end) in enumerate(zip(self._edges[:-1], self._edges[1:], strict=True)):
-            path = self._folder / str(bucket)
-            yield _in_order(path, int(first), int(end))
-            path.unlink()
+        Parameters
+        ----------
+        path : Path
+            The file.
+        edges : int64 array [n_buckets + 1]
+            First row of each bucket, and the end of the last one.
+        places : int64 array [n]
+            Rows of the store, of the rows of all blocks in turn.
+        blocks : list of StoredRows
+            The rows.
+        """
+        order = np.argsort(places)
+        lengths = np.concatenate([block.lengths for block in blocks])
+        names = np.concatenate([block.names for block in blocks])
+        entry = np.dtype([("place", "<i8"), ("length", "<i4"), ("library_size", "<f4"), ("name", names.dtype)])
+        entries = np.empty(len(order), dtype=entry)
+        entries["place"], entries["length"], entries["name"] = places[order], lengths[order], names[order]
+        entries["library_size"] = np.concatenate([block.library_size for block in blocks])[order]
+        values_before = np.concatenate([[0], np.cumsum(lengths[order], dtype=np.int64)])
+        target = np.empty(len(order), dtype=np.int64)
+        target[order] = values_before[:-1]
+        types = (blocks[0].values.dtype, blocks[0].columns.dtype)
+        moved = tuple(np.empty(values_before[-1], dtype=dtype) for dtype in types)
+        first = 0
+        for block in blocks:
+            begin = np.cumsum(block.lengths, dtype=np.int64) - block.lengths
+            inside = target[first : first + len(begin)]
+            csr_kernels.move_rows(begin, inside, block.lengths, (block.values, block.columns), moved)
+            first += len(begin)
+        rows_before = np.searchsorted(entries["place"], edges)
+        unfinished = path.with_suffix(".unfinished")
+        with unfinished.open("wb", buffering=2**20) as file:
+            np.lib.format.write_array(file, np.stack([rows_before, values_before[rows_before]]))
+            np.lib.format.write_array(file, entries[:0])
+            for begin, end in itertools.pairwise(rows_before):
+                inside = slice(values_before[begin], values_before[end])
+                for part in (entries[begin:end], *(array[inside] for array in moved)):
+                    file.write(part.data)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.rename(path)
 
-    def _spill(self) -> None:
-        if not self._pending:
-            return
-        places, lengths, *others = _concatenated(self._pending)
-        self._pending, self._pending_bytes = [], 0
-        bucket = np.searchsorted(self._edges, places, side="right") - 1
-        order = np.argsort(bucket, kind="stable")
-        at = _value_order(lengths, order)
-        rows = [part[order] for part in (places, lengths, *others[:2])]
-        values = [part[at] for part in others[2:]]
-        first_row = first_value = 0
-        for number, count in enumerate(np.bincount(bucket, minlength=len(self._edges) - 1)):
-            if count == 0:
-                continue
-            end_row = first_row + int(count)
-            end_value = first_value + int(rows[1][first_row:end_row].sum())
-            with (self._folder / str(number)).open("ab") as file:
-                for part in rows:
-                    np.lib.format.write_array(file, part[first_row:end_row], allow_pickle=False)
-                for part in values:
-                    np.lib.format.write_array(file, part[first_value:end_value], allow_pickle=False)
-            first_row, first_value = end_row, end_value
+    def read(self, bucket: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the entries, values and columns of a bucket's rows."""
+        rows, values = (before[bucket : bucket + 2].astype(np.int64) for before in (self._rows, self._values))
+        row_bytes, value_bytes = self._entry.itemsize, sum(dtype.itemsize for dtype in self._types)
+        parts = [np.empty(rows[1] - rows[0], dtype=self._entry)]
+        parts += [np.empty(values[1] - values[0], dtype=dtype) for dtype in self._types]
+        with self._path.open("rb", buffering=0) as file:
+            file.seek(self._begin + int(rows[0]) * row_bytes + int(values[0]) * value_bytes)
+            for part in parts:
+                rest = part.view(np.uint8).data
+                while rest:
+                    rest = rest[file.readinto(rest) or _ended() :]
+        return parts[0], parts[1], parts[2]
 
 
-def _in_order(path: Path, first: int, end: int) -> StoredRows:
-    places, lengths, library_size, names, values, columns = _concatenated(_read_chunks(path))
-    order = np.argsort(places)
-    assert np.array_equal(places[order], np.arange(first, end)), "every place is taken once"
-    at = _value_order(lengths, order)
-    return StoredRows(
-        values=values[at],
-        columns=columns[at],
-        lengths=lengths[order],
-        library_size=library_size[order],
-        names=np.char.decode(names[order], "utf-8").astype(object),
-    )
-
-
-def _value_order(lengths: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Return where the values of rows lie, rows taken in `order`."""
+def gathered(pieces: list[SortedPiece], bucket: int, first: int, end: int) -> StoredRows:
+    """Return the rows [first, end) of the store, which are those of a bucket, in order."""
+    read = [piece.read(bucket) for piece in pieces]
+    lengths = np.full(end - first, -1, dtype=np.int64)
+    library_size = np.empty(end - first, dtype=np.float32)
+    names = np.empty(end - first, dtype=f"S{max(entries.dtype['name'].itemsize for entries, _, _ in read)}")
+    for entries, _, _ in read:
+        at = entries["place"] - first
+        lengths[at], library_size[at], names[at] = entries["length"], entries["library_size"], entries["name"]
+    assert sum(len(entries) for entries, _, _ in read) == len(lengths), "as many rows as places"
+    assert (lengths >= 0).all(), "every place is taken"
     begin = np.cumsum(lengths) - lengths
-    taken = lengths[order]
-    return np.repeat(begin[order] - (np.cumsum(taken) - taken), taken) + np.arange(int(taken.sum()))
+    _, values, columns = read[0]
+    out = tuple(np.empty(int(lengths.sum()), dtype=array.dtype) for array in (values, columns))
+    for entries, values, columns in read:
+        of_rows = np.ascontiguousarray(entries["length"])
+        source = np.cumsum(of_rows, dtype=np.int64) - of_rows
+        csr_kernels.move_rows(source, begin[entries["place"] - first], of_rows, (values, columns), out)
+    return StoredRows(values=out[0], columns=out[1], lengths=lengths, library_size=library_size, names=names)
 
 
-def _concatenated(chunks: list[tuple[np.ndarray, ...]]) -> list[np.ndarray]:
-    return [np.concatenate(parts) for parts in zip(*chunks, strict=True)]
-
-
-def _read_chunks(path: Path) -> list[tuple[np.ndarray, ...]]:
-    chunks, size = [], path.stat().st_size
-    with path.open("rb") as file:
-        while file.tell() < size:
-            chunks.append(tuple(np.lib.format.read_array(file, allow_pickle=False) for _ in range(6)))
-    return chunks
+def _ended() -> int:
+    raise OSError("a file of sorted rows ends early")

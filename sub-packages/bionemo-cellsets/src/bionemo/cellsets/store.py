@@ -5,15 +5,27 @@ A store is a directory. Its arrays are a bionemo-scdl archive (raw little-endian
 them lie ``manifest.json``, and in ``cellsets/`` the run table, the category tables and the library sizes.
 """
 
-import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bionemo.cellsets.densify import densify_rows
-from bionemo.cellsets.errors import InputError, name_list
+from bionemo.cellsets.errors import InputError, brief
+from bionemo.cellsets.manifest import (
+    COLUMNS,
+    DATA,
+    LIBRARY_SIZE,
+    OBS,
+    ROW_POINTERS,
+    RUNS,
+    TABLES,
+    VALUE_TYPES,
+    check_checksums,
+    check_sizes,
+    read_manifest,
+)
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -21,34 +33,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import scipy.sparse as sp
 
-FORMAT = "bionemo-cellsets"
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
-DATA, COLUMNS, ROW_POINTERS = "data.npy", "col_ptr.npy", "row_ptr.npy"
-RUNS, TABLES, LIBRARY_SIZE = "cellsets/runs.npy", "cellsets/tables.json", "cellsets/library_size.npy"
 RUN_DTYPE = np.dtype(
     [("context", "<i4"), ("perturbation", "<i4"), ("batch", "<i4"), ("start", "<i8"), ("length", "<i8")]
 )
-_DTYPES = {
-    DATA: {"counts": ("uint8", "uint16", "uint32"), "log1p": ("float32",)},
-    COLUMNS: {kind: ("uint16", "uint32") for kind in ("counts", "log1p")},
-    ROW_POINTERS: {kind: ("uint64",) for kind in ("counts", "log1p")},
-}
-
-
-def file_checksum(path: Path) -> str:
-    """Return the SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def fingerprint_of(manifest: dict[str, Any]) -> str:
-    """Hash what decides the numbers a store yields: its arrays, its tables and its normalisation."""
-    files = {
-        name: manifest["files"][name]["sha256"] for name in (DATA, COLUMNS, ROW_POINTERS, RUNS, TABLES, LIBRARY_SIZE)
-    }
-    decisive = {"files": files} | {name: manifest[name] for name in ("format_version", "kind", "control", "target_sum")}
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
 class CellStore:
@@ -87,17 +74,9 @@ class CellStore:
 
     def __init__(self, path: str | Path, *, verify: bool = False):
         self.path = Path(path)
-        self.manifest = _read_manifest(self.path)
+        self.manifest = read_manifest(self.path)
         manifest = self.manifest
-        for name, entry in manifest["files"].items():
-            file = self.path / name
-            if not file.is_file():
-                raise InputError(f"The store {self.path} lacks its file '{name}': copy or prepare the store again")
-            if file.stat().st_size != entry["bytes"]:
-                raise InputError(
-                    f"'{name}' of the store {self.path} has {file.stat().st_size} bytes where {entry['bytes']} were "
-                    "written: copy or prepare the store again"
-                )
+        check_sizes(self.path, manifest)
         if verify:
             self.verify()
         self.fingerprint: str = manifest["fingerprint"]
@@ -109,18 +88,20 @@ class CellStore:
         try:
             tables = json.loads((self.path / TABLES).read_text(encoding="utf-8"))
             self.genes, self.contexts, self.perturbations, self.batches = (
-                np.array(tables[name], dtype=str) for name in ("genes", "contexts", "perturbations", "batches")
+                _names(tables[name]) for name in ("genes", "contexts", "perturbations", "batches")
             )
             self.runs = np.load(self.path / RUNS)
             self.library_size = np.load(self.path / LIBRARY_SIZE, mmap_mode="r")
-        except (OSError, ValueError, KeyError) as error:
+            self._check_tables()
+        except InputError:
+            raise
+        except Exception as error:  # whatever the readers stumble over, the files are the cause
             raise InputError(
-                f"The tables of the store {self.path} cannot be read ({error}): copy or prepare the store again"
+                f"The tables of the store {self.path} cannot be read ({brief(error)}): copy or prepare the store again"
             ) from error
         self.data = self._map(DATA, self.n_values)
         self.columns = self._map(COLUMNS, self.n_values)
         self.row_pointers = self._map(ROW_POINTERS, self.n_cells + 1)
-        self._check_tables()
         self.runs.setflags(write=False)
 
     @classmethod
@@ -201,16 +182,24 @@ class CellStore:
         if start < 0 or length < 0 or start + length > self.n_cells:
             raise IndexError(f"rows [{start}, {start + length}) are not in [0, {self.n_cells})")
         pointers = np.asarray(self.row_pointers[start : start + length + 1]).astype(np.int64)
+        if pointers[0] < 0 or np.any(np.diff(pointers) < 0) or pointers[-1] > self.n_values:
+            raise self._damaged(start, start + length)
         values = self.data[pointers[0] : pointers[-1]].astype(np.uint32 if self.kind == "counts" else np.float32)
         columns = self.columns[pointers[0] : pointers[-1]].astype(np.int64)
+        if columns.max(initial=0) >= self.n_genes:
+            raise self._damaged(start, start + length)
         return sp.csr_matrix((values, columns, pointers - pointers[0]), shape=(length, self.n_genes))
 
     def obs(self) -> "pd.DataFrame":
         """Return one line per stored row: the cell's name in the input (index) and its labels. Loads them all."""
         import pandas as pd
 
-        parts = sorted((self.path / "obs_features").glob("*.parquet"))
-        return pd.concat([pd.read_parquet(part) for part in parts]).set_index("cell")
+        try:
+            return pd.read_parquet(self.path / OBS).set_index("cell")
+        except Exception as error:  # pyarrow's errors have no common class
+            raise InputError(
+                f"'{OBS}' of the store {self.path} cannot be read ({brief(error)}): copy or prepare the store again"
+            ) from error
 
     def verify(self) -> None:
         """Recompute the checksum of every file.
@@ -220,19 +209,17 @@ class CellStore:
         InputError
             Naming the files that differ from what was written.
         """
-        altered = [
-            name for name, entry in self.manifest["files"].items() if file_checksum(self.path / name) != entry["sha256"]
-        ]
-        if altered:
-            raise InputError(
-                f"{name_list(altered)} of the store {self.path} differs from its checksum: "
-                "copy or prepare the store again"
-            )
+        check_checksums(self.path, self.manifest)
+
+    def _damaged(self, start: int, stop: int) -> InputError:
+        return InputError(
+            f"Rows {start} to {stop - 1} of the store {self.path} are damaged: copy or prepare the store again"
+        )
 
     def _map(self, name: str, length: int) -> np.memmap:
         dtype = self.manifest["files"][name].get("dtype")
         if (
-            dtype not in _DTYPES[name][self.kind]
+            dtype not in VALUE_TYPES[name][self.kind]
             or self.manifest["files"][name]["bytes"] != length * np.dtype(dtype).itemsize
         ):
             raise InputError(
@@ -263,33 +250,7 @@ class CellStore:
             )
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
-    file = path / MANIFEST
-    if not path.is_dir():
-        raise InputError(f"There is no store at {path}: make one with prepare, or name its directory")
-    if not file.is_file():
-        raise InputError(f"{path} is not a cell store, it has no {MANIFEST}: make a store with prepare")
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        version = (manifest["format"], manifest["format_version"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} is not a cell store's manifest ({error!r}): prepare the store again") from error
-    if version != (FORMAT, FORMAT_VERSION):
-        raise InputError(
-            f"{path} has the format {version[0]} {version[1]} where {FORMAT} {FORMAT_VERSION} is read: "
-            "prepare the store again"
-        )
-    try:
-        intact = (
-            manifest["fingerprint"] == fingerprint_of(manifest)
-            and manifest["kind"] in ("counts", "log1p")
-            and all(isinstance(manifest[name], int) for name in ("n_cells", "n_genes", "n_values"))
-            and all(isinstance(entry["bytes"], int) for entry in manifest["files"].values())
-            and set(manifest["keys"]) == {"perturbation", "context", "batch"}
-            and float(manifest["target_sum"]) > 0
-        )
-    except (KeyError, TypeError, ValueError, AttributeError):
-        intact = False
-    if not intact:
-        raise InputError(f"{file} was altered after it was written: copy or prepare the store again")
-    return manifest
+def _names(table: list[str]) -> np.ndarray:
+    if not (isinstance(table, list) and all(isinstance(name, str) for name in table)):
+        raise ValueError("a table of names holds something else")
+    return np.array(table, dtype=str)

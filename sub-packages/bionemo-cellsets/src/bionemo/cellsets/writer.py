@@ -1,77 +1,35 @@
-"""Writes a store: all of it under its name, or nothing.
-
-The arrays are appended, rows in store order, in a hidden sibling directory, flushed to disk, and renamed.
-"""
+"""Writes the files of a store: the arrays are appended, rows in store order; the manifest comes last."""
 
 import contextlib
 import datetime
+import hashlib
 import importlib.metadata
+import io
 import json
-import os
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from bionemo.cellsets.errors import InputError
-from bionemo.cellsets.sorting import StoredRows
-from bionemo.cellsets.store import (
+from bionemo.cellsets.manifest import (
     COLUMNS,
     DATA,
     FORMAT,
     FORMAT_VERSION,
     LIBRARY_SIZE,
     MANIFEST,
+    OBS,
     ROW_POINTERS,
     RUNS,
     TABLES,
     file_checksum,
     fingerprint_of,
 )
+from bionemo.cellsets.sorting import StoredRows
+from bionemo.cellsets.workplace import flush
 
 PACKAGES = ("bionemo-cellsets", "bionemo-scdl", "anndata", "numpy", "scipy")
-
-
-@contextlib.contextmanager
-def new_store(store: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Make a store: yield a hidden directory to write in, and give it the store's name when that is done.
-
-    Parameters
-    ----------
-    store : Path
-        Where; parents are made.
-    overwrite : bool
-        Replace a store that is there, after the new one is complete.
-
-    Yields
-    ------
-    Path
-        The empty directory.
-
-    Raises
-    ------
-    InputError
-        If `store` is in the way, or cannot be written; nothing of the new store remains then.
-    """
-    check_target(store, overwrite=overwrite)
-    partial = None
-    try:
-        store.absolute().parent.mkdir(parents=True, exist_ok=True)
-        partial = _sibling(store, "partial")
-        partial.mkdir()
-        yield partial
-        _put_in_place(partial, store)
-    except OSError as error:
-        raise InputError(
-            f"The store {store} cannot be written ({error.strerror or error}): "
-            "free space there or choose another directory"
-        ) from error
-    finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
 
 
 class StoreWriter:
@@ -100,6 +58,7 @@ class StoreWriter:
         }
         self._n_cells, self._n_values = int(runs["length"].sum()), 0
         self._written = 0
+        self._checksums: dict[str, str] = {}
         self._kinds = ("perturbation", "context", *(["batch"] if tables["batches"] else []))
         self._schema = pa.schema([(name, pa.string()) for name in ("cell", *self._kinds)])
         (folder / "cellsets").mkdir()
@@ -111,22 +70,21 @@ class StoreWriter:
 
         with contextlib.ExitStack() as stack:
             files = {
-                name: stack.enter_context((self._folder / name).open("wb")) for name in (*self._types, LIBRARY_SIZE)
+                name: stack.enter_context(_HashedFile(self._folder / name)) for name in (*self._types, LIBRARY_SIZE)
             }
-            obs = stack.enter_context(pq.ParquetWriter(self._folder / "obs_features/dataframe_0.parquet", self._schema))
-            _append(files[ROW_POINTERS], np.zeros(1, dtype="<u8"))
-            np.lib.format.write_array_header_1_0(
-                files[LIBRARY_SIZE], {"descr": "<f4", "fortran_order": False, "shape": (self._n_cells,)}
-            )
+            obs = stack.enter_context(pq.ParquetWriter(self._folder / OBS, self._schema))
+            files[ROW_POINTERS].write(np.zeros(1, dtype="<u8"))
+            files[LIBRARY_SIZE].write(_npy_header(self._n_cells))
             for rows in blocks:
                 pointers = self._n_values + np.cumsum(rows.lengths)
                 parts = {DATA: rows.values, COLUMNS: rows.columns, ROW_POINTERS: pointers}
                 for name, array in parts.items():
-                    _append(files[name], array.astype(self._types[name].newbyteorder("<"), copy=False))
-                _append(files[LIBRARY_SIZE], rows.library_size.astype("<f4", copy=False))
+                    files[name].write(array.astype(self._types[name].newbyteorder("<"), copy=False))
+                files[LIBRARY_SIZE].write(rows.library_size.astype("<f4", copy=False))
                 obs.write_table(self._obs(rows.names))
                 self._n_values += len(rows.values)
                 self._written += len(rows.lengths)
+        self._checksums = {name: file.checksum for name, file in files.items()}
         assert self._written == self._n_cells, "as many rows as the run table says"
 
     def finish(self, manifest: Mapping[str, Any]) -> None:
@@ -139,7 +97,7 @@ class StoreWriter:
         files: dict[str, dict[str, Any]] = {}
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             name = path.relative_to(folder).as_posix()
-            files[name] = {"bytes": path.stat().st_size, "sha256": file_checksum(path)}
+            files[name] = {"bytes": path.stat().st_size, "sha256": self._checksums.get(name) or file_checksum(path)}
             if name in self._types:
                 files[name]["dtype"] = self._types[name].name
         complete = {
@@ -154,9 +112,14 @@ class StoreWriter:
             "files": files,
         }
         complete["fingerprint"] = fingerprint_of(complete)
-        (folder / MANIFEST).write_text(json.dumps(complete, indent=1, ensure_ascii=False), encoding="utf-8")
-        for path in [*folder.rglob("*"), folder]:
-            _flush(path)
+        for path in folder.rglob("*"):
+            flush(path)
+        # Under its own name at last: a store with a manifest is complete.
+        unfinished = folder / f"{MANIFEST}.unfinished"
+        unfinished.write_text(json.dumps(complete, indent=1, ensure_ascii=False), encoding="utf-8")
+        flush(unfinished)
+        unfinished.rename(folder / MANIFEST)
+        flush(folder)
 
     def _obs(self, names: np.ndarray) -> Any:
         import pyarrow as pa
@@ -164,8 +127,35 @@ class StoreWriter:
         rows = np.arange(self._written, self._written + len(names))
         runs = self._runs[np.searchsorted(self._runs["start"], rows, side="right") - 1]
         labels = {"perturbation": "perturbations", "context": "contexts", "batch": "batches"}
-        columns = [np.array(self._tables[labels[kind]], dtype=object)[runs[kind]] for kind in self._kinds]
-        return pa.table([names, *columns], schema=self._schema)
+        columns = [pa.DictionaryArray.from_arrays(runs[kind].astype(np.int32), pa.array(self._tables[labels[kind]]))
+                   for kind in self._kinds]  # fmt: skip
+        return pa.table([pa.array(names).cast(pa.string()), *(column.cast(pa.string()) for column in columns)],
+                        schema=self._schema)  # fmt: skip
+
+
+class _HashedFile:
+    """A file written from its beginning to its end, and its SHA-256."""
+
+    def __init__(self, path: Path):
+        self._file, self._hash = path.open("wb", buffering=0), hashlib.sha256()
+
+    def __enter__(self) -> "_HashedFile":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    @property
+    def checksum(self) -> str:
+        """Of what was written, hexadecimal."""
+        return self._hash.hexdigest()
+
+    def write(self, content: np.ndarray | bytes) -> None:
+        """Append the bytes of an array."""
+        rest = memoryview(content) if isinstance(content, bytes) else content.view(np.uint8).data
+        self._hash.update(rest)
+        while rest:
+            rest = rest[self._file.write(rest) :]
 
 
 def column_type(n_genes: int) -> np.dtype:
@@ -173,29 +163,10 @@ def column_type(n_genes: int) -> np.dtype:
     return np.dtype(np.uint16 if n_genes <= 2**16 else np.uint32)
 
 
-def check_target(store: Path, *, overwrite: bool) -> None:
-    """Refuse to write over anything but a store, and over a store unless told to.
-
-    Raises
-    ------
-    InputError
-        Naming what is in the way.
-    """
-    if not os.path.lexists(store):
-        return
-    if not overwrite:
-        raise InputError(f"{store} exists: remove it, choose another directory, or say --overwrite")
-    if not (store / MANIFEST).is_file():
-        raise InputError(f"{store} is not a cell store, so it is not overwritten: choose another directory")
-
-
-def _sibling(store: Path, purpose: str) -> Path:
-    # In the same directory, so that renaming it is atomic; hidden, so that nobody takes it for a store.
-    return store.absolute().with_name(f".{store.name}.{secrets.token_hex(4)}.{purpose}")
-
-
-def _append(file: BinaryIO, array: np.ndarray) -> None:
-    file.write(np.ascontiguousarray(array).data)
+def _npy_header(n: int) -> bytes:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (n,)})
+    return header.getvalue()
 
 
 def _write_scdl(
@@ -224,28 +195,3 @@ def _write_scdl(
     header.save(str(folder / FileNames.HEADER.value))
     (folder / FileNames.METADATA.value).write_text(json.dumps({"num_rows": n_cells}))
     (folder / FileNames.VERSION.value).write_text(json.dumps(version))
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _put_in_place(partial: Path, store: Path) -> None:
-    store = store.absolute()
-    if not store.exists():
-        partial.rename(store)
-    else:
-        replaced = _sibling(store, "replaced")
-        store.rename(replaced)
-        try:
-            partial.rename(store)
-        except BaseException:
-            replaced.rename(store)
-            raise
-        shutil.rmtree(replaced, ignore_errors=True)
-    with contextlib.suppress(OSError):  # some network file systems cannot flush a directory
-        _flush(store.parent)

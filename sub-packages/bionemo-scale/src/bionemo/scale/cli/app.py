@@ -59,12 +59,23 @@ def simulate(
 
 
 @app.command(
-    epilog="Example: `bionemo-scale prepare screen.h5ad --store store --perturbation-key target "
-    "--control non-targeting --context-key cell_line`"
+    epilog="Examples: `bionemo-scale prepare screen.h5ad --store store --perturbation-key target "
+    "--control non-targeting --context-key cell_line`; "
+    "`bionemo-scale prepare archive --obs cells.csv --store store --protocol replogle-nadig`. "
+    "After a kill the same command goes on."
 )
 def prepare(
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help=".h5ad files or .zarr directories.")],
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT...", help=".h5ad files, .zarr directories, bionemo-scdl archives.")
+    ],
     store: Annotated[Path, typer.Option(help="Directory to write.")],
+    obs: Annotated[
+        list[Path] | None,
+        typer.Option(help="For an archive: .csv or .parquet with a line per row, named by the first column; repeat."),
+    ] = None,
+    gene_column: Annotated[
+        str | None, typer.Option(help="For an archive: its gene feature that holds the names, if there are several.")
+    ] = None,
     protocol: Annotated[
         str | None,
         typer.Option(help="Columns and control label of tahoe100m, parse10m-pbmc or replogle-nadig; options go first."),
@@ -89,6 +100,9 @@ def prepare(
     target_sum: Annotated[float, typer.Option(help="Counts a cell is normalised to before log1p.")] = 10_000,
     log1p: Annotated[bool, typer.Option("--log1p", help="The data are normalised and log1p already.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store if it exists.")] = False,
+    threads: Annotated[
+        int | None, typer.Option(help="That share the work.", show_default="the cores at hand, at most 8")
+    ] = None,
 ) -> None:
     """Turn AnnData into a store: memory-mapped, sorted by condition, checksummed."""
     from bionemo.cellsets import describe
@@ -100,6 +114,8 @@ def prepare(
     made = run(
         inputs,
         store,
+        obs=obs,
+        gene_column=gene_column,
         protocol=protocol,
         perturbation_key=perturbation_key,
         control=control,
@@ -113,6 +129,7 @@ def prepare(
         split=split,
         already_log1p=log1p,
         overwrite=overwrite,
+        threads=threads,
     )
     show(inspection_table(describe(made)))
 

@@ -1,0 +1,214 @@
+"""Compiled kernels over CSR rows as inputs store them: check, sum up, pick genes, and put rows in another order.
+
+All of them release the GIL, so threads share the work. Columns must have gone through `order_of_columns` before others.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+ASCENDING, UNSORTED, OUTSIDE = 0, 1, 2
+
+
+def _order_of_columns(pointers, columns, n_columns):
+    unsorted = False
+    outside = False
+    for row in range(pointers.shape[0] - 1):
+        last = np.int64(-1)
+        for k in range(pointers[row], pointers[row + 1]):
+            column = np.int64(columns[k])
+            outside |= (column < 0) | (column >= n_columns)
+            unsorted |= column <= last
+            last = column
+    return 2 if outside else 1 if unsorted else 0
+
+
+def _all_valid(values, largest, whole):
+    invalid = False
+    if whole:
+        for k in range(values.shape[0]):
+            value = np.float64(values[k])
+            invalid |= (not (value >= 0.0)) | (not (value <= largest)) | (value != np.rint(value))
+    else:
+        for k in range(values.shape[0]):
+            value = np.float64(values[k])
+            invalid |= (not (value >= 0.0)) | (not (value <= largest))
+    return not invalid
+
+
+# Unsigned indices spare the test for negative ones, without which the loops are several times as fast.
+
+
+def _survey(pointers, columns, values, position, chosen, target_sum, sums, row_values):
+    for row in range(pointers.shape[0] - 1):
+        begin, end = np.uint64(pointers[row]), np.uint64(pointers[row + 1])
+        total = 0.0
+        for k in range(begin, end):
+            total += values[k]
+        scale = target_sum / max(total, 1.0)
+        kept = 0
+        for k in range(begin, end):
+            place = position[np.uint64(columns[k])]
+            value = np.float64(values[k])
+            if place < 0 or value == 0.0:
+                continue
+            kept += 1
+            gene = np.uint64(place)
+            sums[gene, 0] += 1.0
+            sums[gene, 1] = max(sums[gene, 1], value)
+            if chosen[row]:
+                scaled = value * scale if target_sum > 0.0 else np.expm1(value)
+                sums[gene, 2] += scaled
+                sums[gene, 3] += scaled * scaled
+        row_values[row] = kept
+
+
+def _pick(pointers, columns, values, position, out_values, out_columns, lengths, totals):
+    at = np.uint64(0)
+    for row in range(pointers.shape[0] - 1):
+        begin = at
+        total = 0.0
+        last = np.int64(-1)
+        ascending = True
+        for k in range(np.uint64(pointers[row]), np.uint64(pointers[row + 1])):
+            value = values[k]
+            total += value
+            gene = position[np.uint64(columns[k])]
+            if gene < 0 or value == 0:
+                continue
+            ascending &= gene > last
+            last = gene
+            out_values[at] = value
+            out_columns[at] = gene
+            at += np.uint64(1)
+        if not ascending:
+            order = np.argsort(out_columns[begin:at])
+            out_columns[begin:at] = out_columns[begin:at][order]
+            out_values[begin:at] = out_values[begin:at][order]
+        lengths[row] = at - begin
+        totals[row] = total
+    return at
+
+
+def _move_rows(source, target, lengths, values, columns, out_values, out_columns):
+    for row in range(lengths.shape[0]):
+        begin, to, n = np.uint64(source[row]), np.uint64(target[row]), np.uint64(lengths[row])
+        for k in range(n):
+            out_values[to + k] = values[begin + k]
+        for k in range(n):
+            out_columns[to + k] = columns[begin + k]
+
+
+def _hash_bytes(names, hashes):
+    # FNV-1a, without the zeros that pad a name.
+    for row in range(names.shape[0]):
+        end = names.shape[1]
+        while end > 0 and names[row, end - 1] == 0:
+            end -= 1
+        value = np.uint64(0xCBF29CE484222325)
+        for k in range(end):
+            value = (value ^ np.uint64(names[row, k])) * np.uint64(0x100000001B3)
+        hashes[row] = value
+
+
+@functools.cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    import numba  # costs a second to import
+
+    try:
+        return numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # no writable folder for the cache, as in a read-only container
+        return numba.njit(nogil=True)(function)
+
+
+def order_of_columns(pointers: np.ndarray, columns: np.ndarray, n_columns: int) -> int:
+    """Say whether columns ascend strictly in every row (0), do not (1), or are outside [0, n_columns) (2)."""
+    return int(_compiled(_order_of_columns)(pointers, columns, n_columns))
+
+
+def all_valid(values: np.ndarray, *, largest: float, whole: bool) -> bool:
+    """Say whether all values are finite, in [0, largest], and, where `whole` is set, whole numbers."""
+    return bool(_compiled(_all_valid)(values, float(largest), whole and values.dtype.kind == "f"))
+
+
+def survey(
+    rows: tuple[np.ndarray, np.ndarray, np.ndarray],
+    position: np.ndarray,
+    chosen: np.ndarray,
+    target_sum: float,
+    sums: np.ndarray,
+) -> np.ndarray:
+    """Add rows to the sums over cells of each gene.
+
+    Parameters
+    ----------
+    rows : pointers int64 [n + 1], columns, values
+        CSR rows whose columns are in range.
+    position : int64 array
+        For each column its gene, -1 to leave it out.
+    chosen : bool array [n]
+        Rows that count towards the last two sums.
+    target_sum : float
+        Counts of a row are scaled to it; 0 where values are log1p, which are undone.
+    sums : float64 array [G, 4]
+        Non-zeros, largest value, sum and sum of squares of normalised counts; changed in place.
+
+    Returns
+    -------
+    int64 array [n]
+        Non-zeros of each row among the genes.
+    """
+    row_values = np.empty(len(rows[0]) - 1, dtype=np.int64)
+    _compiled(_survey)(*rows, position, chosen, float(target_sum), sums, row_values)
+    return row_values
+
+
+def pick(
+    rows: tuple[np.ndarray, np.ndarray, np.ndarray],
+    position: np.ndarray,
+    out_values: np.ndarray,
+    out_columns: np.ndarray,
+) -> tuple[int, np.ndarray, np.ndarray]:
+    """Copy the non-zeros of some columns.
+
+    Parameters
+    ----------
+    rows : pointers int64 [n + 1], columns, values
+        CSR rows whose columns are in range.
+    position : int64 array
+        For each column its new number, -1 to leave it out.
+    out_values, out_columns : arrays
+        Filled from the start; columns ascend in every row.
+
+    Returns
+    -------
+    int
+        How many were copied.
+    int32 array [n]
+        How many of each row.
+    float64 array [n]
+        Sum of each row over all columns.
+    """
+    n = len(rows[0]) - 1
+    lengths, totals = np.empty(n, dtype=np.int32), np.empty(n, dtype=np.float64)
+    return int(_compiled(_pick)(*rows, position, out_values, out_columns, lengths, totals)), lengths, totals
+
+
+def move_rows(
+    source: np.ndarray,
+    target: np.ndarray,
+    lengths: np.ndarray,
+    arrays: Sequence[np.ndarray],
+    out: Sequence[np.ndarray],
+) -> None:
+    """Copy rows of `lengths` values from where they begin in both `arrays`, `source`, to `target` in `out`."""
+    _compiled(_move_rows)(source, target, lengths, *arrays, *out)
+
+
+def hash_names(names: np.ndarray) -> np.ndarray:
+    """Return a uint64 hash of each name of a bytes array [n]; equal names have equal hashes."""
+    hashes = np.empty(len(names), dtype=np.uint64)
+    _compiled(_hash_bytes)(np.ascontiguousarray(names).view(np.uint8).reshape(len(names), -1), hashes)
+    return hashes

@@ -1,0 +1,183 @@
+"""A store is made whole or not at all: by one process at a time, over kills, interruptions and full disks."""
+
+import itertools
+import multiprocessing
+import os
+import pkgutil
+import resource
+import signal
+
+import pytest
+
+from bionemo.cellsets import CellStore, InputError, prepare, reading, row_readers, sorting, survey, workplace
+
+ALL = {"n_genes": None, "progress": False}
+
+
+@pytest.fixture
+def killed(screen_path, keys, monkeypatch):
+    """Run `prepare` in small pieces in a process that kills itself at the n-th call of a function."""
+    monkeypatch.setattr(row_readers, "BLOCK_ROWS", 23)
+    monkeypatch.setattr(reading, "PIECE_VALUES", 500)
+    monkeypatch.setattr(sorting, "BUCKET_BYTES", 5_000)
+    monkeypatch.setattr(survey, "SAVE_EVERY", 0.0)
+
+    def run(target: str, call: int, store, **arguments) -> None:
+        owner, name = pkgutil.resolve_name(f"bionemo.cellsets.{target.rpartition('.')[0]}"), target.rpartition(".")[2]
+        function, calls = getattr(owner, name), itertools.count(1)
+
+        def counted(*args, **named):
+            if next(calls) == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **named)
+
+        def work():
+            setattr(owner, name, staticmethod(counted) if name == "write" else counted)
+            prepare([screen_path], store, threads=2, **ALL, **keys, **arguments)
+
+        process = multiprocessing.get_context("fork").Process(target=work)
+        process.start()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("target", "call", "done"),
+    [
+        ("survey.Survey._save", 4, {"survey.npz"}),
+        ("sorting.SortedPiece.write", 5, {"survey.npz", "rows-0"}),
+        ("writer.StoreWriter._obs", 3, {"survey.npz", "rows-0", "rows-13"}),
+        ("workplace._put_in_place", 1, None),
+    ],
+)
+def test_a_killed_prepare_goes_on(store, screen_path, tmp_path, keys, killed, caplog, monkeypatch, target, call, done):
+    killed(target, call, tmp_path / "s")
+    assert os.listdir(tmp_path) == [".s.partial"]
+    scratch = tmp_path / ".s.partial" / "scratch"
+    assert done is None or done <= set(os.listdir(scratch))
+    before = {name: (scratch / name).stat().st_mtime_ns for name in done or () if name.startswith("rows")}
+    kept: list[bool] = []
+    rmtree = workplace.shutil.rmtree
+
+    def look_first(path, **named):
+        if str(path).endswith("scratch"):
+            kept.extend((path / name).stat().st_mtime_ns == time for name, time in before.items())
+        rmtree(path, **named)
+
+    monkeypatch.setattr(workplace.shutil, "rmtree", look_first)
+    with caplog.at_level("INFO"):
+        made = prepare([screen_path], tmp_path / "s", **ALL, **keys)
+    assert "Going on with the unfinished store" in caplog.text
+    assert made.fingerprint == store.fingerprint
+    assert CellStore.open(made.path, verify=True).obs().equals(store.obs())
+    assert kept == [True] * len(before), "what was finished is not done again"
+    assert os.listdir(tmp_path) == ["s"]
+
+
+def test_what_other_arguments_left_is_removed(store, screen_path, tmp_path, keys, killed, caplog):
+    killed("sorting.SortedPiece.write", 5, tmp_path / "s")
+    with caplog.at_level("INFO"):
+        made = prepare([screen_path], tmp_path / "s", target_sum=1e6, **ALL, **keys)
+    assert "its inputs or arguments differ" in caplog.text
+    assert made.target_sum == 1e6
+    assert os.listdir(tmp_path) == ["s"]
+    # A changed input as well.
+    killed("sorting.SortedPiece.write", 5, tmp_path / "t")
+    os.utime(screen_path, ns=(0, screen_path.stat().st_mtime_ns + 1))
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        assert prepare([screen_path], tmp_path / "t", **ALL, **keys).fingerprint == store.fingerprint
+    assert "its inputs or arguments differ" in caplog.text
+
+
+def test_a_kill_between_the_renames_is_mended(store, screen_path, tmp_path, keys, killed):
+    prepare([screen_path], tmp_path / "s", n_genes=5, progress=False, **keys)
+    killed("workplace._put_in_place", 1, tmp_path / "s", overwrite=True)
+    assert CellStore.open(tmp_path / "s").n_genes == 5
+    (tmp_path / "s").rename(tmp_path / ".s.partial" / "replaced")  # the first of the two
+    assert prepare([screen_path], tmp_path / "s", **ALL, **keys).fingerprint == store.fingerprint
+    assert os.listdir(tmp_path) == ["s"]
+
+
+def test_two_processes_do_not_make_one_store(screen_path, tmp_path, keys):
+    with (
+        workplace.workplace(tmp_path / "s", {}, overwrite=False),
+        pytest.raises(InputError, match=r"Another process is writing the store .*s: wait until it is done"),
+    ):
+        prepare([screen_path], tmp_path / "s", **ALL, **keys)
+    assert prepare([screen_path], tmp_path / "t", **ALL, **keys).n_cells == 315
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("where", ["writer._write_scdl", "workplace._put_in_place", "sorting.SortedPiece.write"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_failure_while_writing_leaves_what_was_there(
+    screen_path, tmp_path, keys, monkeypatch, failure, where, overwrite
+):
+    if overwrite:
+        prepare([screen_path], tmp_path / "s", **ALL, **keys)
+
+    def fail(*args, **kwargs):
+        raise failure
+
+    monkeypatch.setattr(f"bionemo.cellsets.{where}", fail)
+    interrupted = isinstance(failure, KeyboardInterrupt)
+    with pytest.raises(
+        KeyboardInterrupt if interrupted else InputError, match=None if interrupted else "No space left"
+    ):
+        prepare([screen_path], tmp_path / "s", n_genes=5, overwrite=overwrite, progress=False, **keys)
+    left = {"s"} if overwrite else set()
+    assert set(os.listdir(tmp_path)) == left | ({".s.partial"} if interrupted else set())
+    if overwrite:
+        assert CellStore.open(tmp_path / "s", verify=True).n_genes == 30
+    monkeypatch.undo()
+    assert prepare([screen_path], tmp_path / "s", n_genes=5, overwrite=overwrite, progress=False, **keys).n_genes == 5
+    assert os.listdir(tmp_path) == ["s"]
+
+
+def test_a_failed_rename_brings_the_old_store_back(screen_path, tmp_path, keys, monkeypatch):
+    prepare([screen_path], tmp_path / "s", **ALL, **keys)
+    rename = workplace.Path.rename
+
+    def refuse_new(self, target):
+        if self.name == "store":
+            raise PermissionError(1, "Operation not permitted")
+        return rename(self, target)
+
+    monkeypatch.setattr(workplace.Path, "rename", refuse_new)
+    with pytest.raises(InputError, match="cannot be written"):
+        prepare([screen_path], tmp_path / "s", n_genes=5, overwrite=True, progress=False, **keys)
+    assert os.listdir(tmp_path) == ["s"]
+    assert CellStore.open(tmp_path / "s").n_genes == 30
+
+
+@pytest.mark.parametrize("limit", [0, 2_000, 9_000])
+def test_a_file_that_cannot_grow_ends_in_one_sentence(screen_path, tmp_path, keys, limit):
+    """As a full disk does: the system refuses to make a file longer than `limit` bytes."""
+    # What is loaded and compiled once writes files of its own.
+    prepare([screen_path], tmp_path / "first", **ALL, **keys)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        with pytest.raises(InputError, match=r"The store .*s cannot be written \(File too large\): free space there"):
+            prepare([screen_path], tmp_path / "s", **ALL, **keys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert os.listdir(tmp_path) == ["first"]
+
+
+def test_a_directory_that_may_not_be_written_is_named(screen_path, tmp_path, keys, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match=r"The store .*s cannot be written \((Not a directory|File exists)\)"):
+        prepare([screen_path], tmp_path / "file" / "s", **ALL, **keys)
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(workplace.Path, "mkdir", refuse)  # the tests may run as root, whom no permission stops
+    with pytest.raises(InputError, match=r"s cannot be written \(Permission denied\): free space there or choose"):
+        prepare([screen_path], tmp_path / "s", **ALL, **keys)
