@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from bionemo.cellsets import CellStore, SetSampler
-from bionemo.cellsets import store as layout
+from bionemo.cellsets import manifest as layout
 from bionemo.cellsets.controls import ControlPools
+from bionemo.cellsets.store import RUN_DTYPE
 
 
 @pytest.fixture
 def large(tmp_path) -> Path:
-    runs = np.zeros(50_000, dtype=layout.RUN_DTYPE)
+    runs = np.zeros(50_000, dtype=RUN_DTYPE)
     runs["context"], runs["perturbation"], runs["batch"] = np.repeat(np.arange(50), 1000), np.tile(range(1000), 50), -1
     runs["length"] = 2000 + np.arange(50_000) % 7 - 3
     runs["length"][0] += 10**8 - runs["length"].sum()
@@ -39,6 +40,7 @@ def large(tmp_path) -> Path:
     manifest = {"format": layout.FORMAT, "format_version": layout.FORMAT_VERSION, "kind": "counts", "target_sum": 1e4}
     manifest |= {"control": "perturbations0000", "keys": dict.fromkeys(("perturbation", "context", "batch"))}
     manifest |= {"n_cells": n_cells, "n_genes": 2000, "n_values": n_values, "files": files}
+    manifest["gene_selection"] = {"of": 2000, "source": "all genes"}
     manifest["fingerprint"] = layout.fingerprint_of(manifest)
     (tmp_path / layout.MANIFEST).write_text(json.dumps(manifest))
     return tmp_path
