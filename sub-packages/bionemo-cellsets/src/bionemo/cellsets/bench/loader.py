@@ -1,0 +1,352 @@
+"""The loader benchmark: one screen, every arm's format of it, outputs compared, then loops timed in turn."""
+
+import datetime
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from bionemo.cellsets.bench import page_cache
+from bionemo.cellsets.bench.alternation import alternate, summary
+from bionemo.cellsets.bench.arms import FORMATS, Arm, own_arms, peer_arms
+from bionemo.cellsets.bench.environments import ArmError
+from bionemo.cellsets.bench.large_store import write_large_store
+from bionemo.cellsets.bench.machine import machine_facts, memory_rates
+from bionemo.cellsets.bench.screen import TARGET_SUM, ScreenSize, reference_counts, write_facts, write_screen
+from bionemo.cellsets.bench.worker import DRIVERS, Worker
+from bionemo.cellsets.errors import InputError, choices
+
+SCHEMA = "bionemo-cellsets loader benchmark 1"
+_SAMPLED_BATCHES = 2
+_BUFFERS = 8  # a loader that holds one batch and reads two ahead writes target and control cells in so many
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderBenchmark:
+    """What is measured, and how long.
+
+    Attributes
+    ----------
+    size : ScreenSize
+        Of the screen.
+    set_size, sets_per_batch : int
+        Cells of a set, S, and sets of a batch, B.
+    seconds : float
+        Of one measurement; epochs follow each other until then.
+    repeats : int
+        Measurements of each arm, at least 3.
+    peers : bool
+        Measure other projects' loaders too, each in an environment that is made for it.
+    arms : tuple of str
+        Names of the arms to measure; all where empty.
+    cold : bool
+        Measure once more with the files dropped from the page cache.
+    large_cells : int
+        Rows of the store whose opening is measured; 0 for none.
+    convert_again : bool
+        Make and time the formats anew where they are in the cache.
+    """
+
+    size: ScreenSize
+    set_size: int = 64
+    sets_per_batch: int = 16
+    seconds: float = 10.0
+    repeats: int = 3
+    peers: bool = False
+    arms: tuple[str, ...] = ()
+    cold: bool = True
+    large_cells: int = 100_000_000
+    convert_again: bool = False
+
+    def __post_init__(self):
+        for name, least in (("set_size", 1), ("sets_per_batch", 1), ("repeats", 3), ("large_cells", 0)):
+            if (value := getattr(self, name)) < least:
+                raise InputError(f"{name} is {value}: it must be at least {least}")
+        if self.seconds <= 0:
+            raise InputError(f"seconds is {self.seconds}: it must be above 0")
+
+    def chosen_arms(self, cores: int) -> list[Arm]:
+        """Return the arms to measure.
+
+        Raises
+        ------
+        InputError
+            If a name is none of theirs.
+        """
+        known = {arm.name: arm for arm in (*own_arms(), *peer_arms(cores))}
+        for name in self.arms:
+            if name not in known:
+                raise InputError(f"There is no arm '{name}': {choices(name, known)}")
+        if self.arms:
+            return [arm for name, arm in known.items() if name in self.arms]
+        return [arm for arm in known.values() if self.peers or not arm.is_peer]
+
+
+def run_loader_benchmark(
+    benchmark: LoaderBenchmark, cache: Path, *, arms: Sequence[Arm] | None = None, progress: bool = True
+) -> dict[str, Any]:
+    """Measure.
+
+    Parameters
+    ----------
+    benchmark : LoaderBenchmark
+        What.
+    cache : Path
+        Directory of environments, data and logs; what is there from an earlier run is used.
+    arms : sequence of Arm, optional
+        Instead of those that `benchmark` names.
+    progress : bool
+        Show a progress bar on standard error.
+
+    Returns
+    -------
+    dict
+        The result, as it is written to JSON; docs/loader_benchmark.md describes it.
+
+    Raises
+    ------
+    InputError
+        If something in `benchmark` is wrong.
+    """
+    began = time.monotonic()
+    facts = machine_facts()
+    arms = benchmark.chosen_arms(facts["cores"]) if arms is None else list(arms)
+    run = _Run(benchmark, arms, cache.absolute(), progress)
+    run.make_data()
+    run.compare_outputs()
+    batch_bytes = benchmark.set_size * benchmark.sets_per_batch * benchmark.size.genes * 4
+    run.say("memory rates")
+    rates = memory_rates(batch_bytes, _BUFFERS)
+    run.measure()
+    large = run.large_store() if benchmark.large_cells else None
+    run.bar.close()
+    return {
+        "schema": SCHEMA,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "took_seconds": time.monotonic() - began,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "machine": facts | {"bytes_per_second": rates},
+        "settings": asdict(benchmark),
+        "formats": run.formats,
+        "arms": [run.arm_result(arm) for arm in arms],
+        "large_store": large,
+    }
+
+
+class _Run:
+    """The state of a run: folders, live workers, and what has been found so far."""
+
+    def __init__(self, benchmark: LoaderBenchmark, arms: list[Arm], cache: Path, progress: bool):
+        self._benchmark, self._arms = benchmark, arms
+        self._environments, self._logs = cache / "environments", cache / "logs"
+        self._data = cache / "data" / benchmark.size.name
+        for folder in (self._environments, self._logs, self._data):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._progress = progress
+        self._workers: dict[str, list[Worker]] = {}
+        self.formats: dict[str, dict[str, Any]] = {}
+        self._failed: dict[str, str] = {}
+        self._found: dict[str, dict[str, Any]] = {arm.name: {} for arm in arms}
+        steps = len(arms) * (2 + benchmark.repeats + benchmark.repeats * benchmark.cold) + 2
+        self.bar = tqdm(total=steps, desc="bench loader", unit="step", disable=not progress)
+
+    def say(self, what: str) -> None:
+        """Show what is being done."""
+        self.bar.set_postfix_str(what)
+        self.bar.update()
+
+    def make_data(self) -> None:
+        """Write the screen and convert it to every format that an arm reads."""
+        if not (self._data / "screen/facts.json").is_file():
+            partial = self._data / "screen.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            write_screen(partial, self._benchmark.size, progress=self._progress)
+            write_facts(partial, self._benchmark.size)
+            partial.rename(self._data / "screen")
+        for arm in self._arms:
+            self.say(f"{arm.label}: data")
+            try:
+                for name in ("sorted", arm.format):
+                    self._convert(name)
+            except ArmError as error:
+                self._failed[arm.name] = str(error)
+
+    def _convert(self, name: str) -> None:
+        if name in self.formats:
+            return
+        made, target = FORMATS[name], self._data / name
+        record = self._data / f"{name}.json"
+        if self._benchmark.convert_again or not (record.is_file() and target.exists()):
+            record.unlink(missing_ok=True)
+            shutil.rmtree(target, ignore_errors=True)
+            worker = self._start(made.driver, made.environment)
+            partial = self._data / f"{name}.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            try:
+                answer = worker.ask(
+                    "convert", source=self._data / made.source, target=partial, options={"target_sum": TARGET_SUM}
+                )
+                partial.rename(target)
+                answer["versions"] = worker.ask("versions")
+            finally:
+                worker.close()
+                shutil.rmtree(partial, ignore_errors=True)
+            answer |= {"source": made.source, "bytes": sum(map(page_cache.size_of, target.glob("data*")))}
+            record.write_text(json.dumps(answer))
+        self.formats[name] = json.loads(record.read_text())
+
+    def compare_outputs(self) -> None:
+        """Check every arm's cells against the counts of the screen; an arm that differs is not timed."""
+        for arm in self._arms:
+            self.say(f"{arm.label}: comparing its output")
+            if arm.name not in self._failed:
+                try:
+                    self._workers[arm.name] = self._open(arm)
+                    self._found[arm.name]["check"] = self._compared(arm)
+                except ArmError as error:
+                    self._give_up(arm.name, str(error))
+
+    def _compared(self, arm: Arm) -> dict[str, Any]:
+        out = self._data / "sample.npz"
+        self._workers[arm.name][0].ask("sample", out=out, batches=_SAMPLED_BATCHES)
+        with np.load(out) as sample:
+            cells, expression = sample["cells"], sample["expression"]
+        out.unlink()
+        counts = reference_counts(self._data / "screen", cells)
+        scale = TARGET_SUM / counts.sum(axis=1, keepdims=True)
+        difference = float(np.abs(expression - np.log1p(counts * scale)).max())
+        differing = int((np.rint(np.expm1(expression.astype(np.float64)) / scale) != counts).sum())
+        check = {"cells": len(cells), "largest_difference": difference, "tolerance": arm.tolerance}
+        check["differing_counts"] = differing if arm.exact_counts else None
+        if difference > arm.tolerance or (arm.exact_counts and differing):
+            raise ArmError(f"its output differs from the screen by up to {difference:.2g}, {differing} counts differ")
+        return check
+
+    def measure(self) -> None:
+        """Time the arms, warm and then cold."""
+        benchmark, names = self._benchmark, [arm.name for arm in self._arms if arm.name not in self._failed]
+        by_name = {arm.name: arm for arm in self._arms}
+        paths = {name: list((self._data / by_name[name].format).glob("data*")) for name in names}
+        page_cache.warm({path for some in paths.values() for path in some})
+        resident = {name: page_cache.resident_share(paths[name]) for name in names}
+
+        def warm_run(name: str) -> dict[str, Any]:
+            self.say(f"{by_name[name].label}: warm")
+            return self._timed(self._workers[name], by_name[name])
+
+        def cold_run(name: str) -> dict[str, Any]:
+            self.say(f"{by_name[name].label}: cold")
+            page_cache.drop(paths[name])
+            share = page_cache.resident_share(paths[name])
+            workers = self._open(by_name[name])
+            try:
+                return self._timed(workers, by_name[name]) | {"resident_before": share}
+            finally:
+                _close(workers)
+
+        runs, failed = alternate(names, benchmark.repeats, warm_run)
+        for name, taken in runs.items():
+            self._found[name]["warm"] = {"resident_before": resident[name], **_rates(taken)}
+        for name, reason in failed.items():
+            self._give_up(name, reason)
+        # A mapped page stays in memory, so nothing may have the files open.
+        for workers in self._workers.values():
+            _close(workers)
+        if benchmark.cold:
+            runs, failed = alternate(list(runs), benchmark.repeats, cold_run)
+            for name, taken in runs.items():
+                share = max(run["resident_before"] for run in taken)
+                self._found[name]["cold"] = {"resident_before": share, **_rates(taken)}
+            for name, reason in failed.items():
+                self._found[name]["cold"] = {"failed": reason}
+
+    def _timed(self, workers: list[Worker], arm: Arm) -> dict[str, Any]:
+        for worker in workers:
+            worker.send("run", seconds=self._benchmark.seconds)
+        # Every rank is heard before one that failed is spoken of, so that no answer is left for the next question.
+        answers, failure = [], None
+        for worker in workers:
+            try:
+                answers.append(worker.receive(timeout=600 + 10 * self._benchmark.seconds))
+            except ArmError as error:
+                failure = error
+        if failure is not None:
+            raise failure
+        if any(answer["distinct_cells"] == 0 for answer in answers):
+            raise ArmError("it handed out no second batch in the time of a measurement: give it more --seconds")
+        summed = ("cpu_seconds", "cells", "distinct_cells", "control_rows", "peak_rss_bytes", "own_bytes")
+        return {
+            "wall_seconds": max(answer["end"] for answer in answers) - min(answer["begin"] for answer in answers),
+            **{name: sum(answer[name] for answer in answers) for name in summed},
+            "epochs": max(answer["epochs"] for answer in answers),
+            "first_batch_seconds": max(answer["first_batch_seconds"] for answer in answers),
+        }
+
+    def large_store(self) -> dict[str, Any]:
+        """Measure the opening of a store that has only its tables."""
+        self.say("a large store")
+        folder = self._data.parent / "large"
+        shutil.rmtree(folder, ignore_errors=True)
+        write_large_store(folder, self._benchmark.large_cells)
+        store = FORMATS["store"]
+        worker = self._start(store.driver, store.environment)
+        try:
+            sizes = {name: getattr(self._benchmark, name) for name in ("set_size", "sets_per_batch")}
+            return worker.ask("open_large", path=folder, steps=200, **sizes)
+        finally:
+            worker.close()
+            shutil.rmtree(folder)
+
+    def arm_result(self, arm: Arm) -> dict[str, Any]:
+        """Return what was found of an arm, as it is written to JSON."""
+        described = {name: getattr(arm, name) for name in ("name", "label", "reads", "format", "ranks", "is_peer")}
+        described |= {"options": arm.options, "requirements": list(arm.environment.requirements)}
+        return described | {"not_run": self._failed.get(arm.name)} | self._found[arm.name]
+
+    def _start(self, driver: str, environment: Any) -> Worker:
+        python = environment.make(self._environments)
+        script = DRIVERS / f"{driver}.py"
+        return Worker(python, script, self._logs / f"{script.stem}.log", own=environment.is_own)
+
+    def _open(self, arm: Arm) -> list[Worker]:
+        options = {name: getattr(self._benchmark, name) for name in ("set_size", "sets_per_batch")}
+        options |= {"sorted": str(self._data / "sorted"), "world_size": arm.ranks} | arm.options
+        workers: list[Worker] = []
+        try:
+            for rank in range(arm.ranks):
+                workers.append(self._start(arm.driver, arm.environment))
+                answer = workers[-1].ask("open", path=self._data / arm.format, options=options | {"rank": rank})
+                self._found[arm.name].setdefault("open_seconds", answer["seconds"])
+            self._found[arm.name].setdefault("versions", workers[0].ask("versions"))
+        except ArmError:
+            _close(workers)
+            raise
+        return workers
+
+    def _give_up(self, name: str, reason: str) -> None:
+        self._failed[name] = reason
+        _close(self._workers.pop(name, []))
+
+
+def _rates(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    rates = {
+        "cells_per_second": [run["distinct_cells"] / run["wall_seconds"] for run in runs],
+        "cells_per_cpu_second": [run["distinct_cells"] / run["cpu_seconds"] for run in runs],
+        "rows_per_second": [(run["cells"] + run["control_rows"]) / run["wall_seconds"] for run in runs],
+        "rows_per_cpu_second": [(run["cells"] + run["control_rows"]) / run["cpu_seconds"] for run in runs],
+    }
+    return {"runs": runs, **{name: summary(values) for name, values in rates.items()}}
+
+
+def _close(workers: list[Worker]) -> None:
+    for worker in workers:
+        worker.close()
