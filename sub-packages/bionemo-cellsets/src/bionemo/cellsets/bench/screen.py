@@ -105,7 +105,8 @@ def sort_screen(source: Path, target: Path) -> None:
             begins = np.cumsum(block_lengths) - block_lengths
             places = np.repeat(pointers[rows] - begins, block_lengths) + np.arange(block_lengths.sum())
             matrix.append(values[places], columns[places])
-            library_size[start : start + len(rows)] = np.add.reduceat(values[places], begins)
+            row = np.repeat(np.arange(len(rows)), block_lengths)
+            library_size[start : start + len(rows)] = np.bincount(row, values[places], minlength=len(rows))
     condition = context[order].astype(np.int64) * (size.perturbations + 1) + perturbation[order]
     starts = np.flatnonzero(np.diff(condition, prepend=-1))
     runs = np.empty(len(starts), dtype=_RUN_DTYPE)

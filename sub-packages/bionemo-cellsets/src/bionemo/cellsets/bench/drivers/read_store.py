@@ -32,7 +32,7 @@ class StoreReader:
 
             loader_options["dtype"] = getattr(torch, loader_options["dtype"])
         # Endless, as a training run has it: it reads ahead into the next epoch.
-        self._batches = iter(SetLoader(store, sampler, hold=1, **loader_options))
+        self._batches = iter(SetLoader(store, sampler, **loader_options))
         self._steps_per_epoch, self._step = sampler.steps_per_epoch, 0
         self.cell_of_row = np.load(path / "cell_of_row.npy", mmap_mode="r")
 
@@ -42,11 +42,10 @@ class StoreReader:
             batch = next(self._batches)
             self._step = (self._step + 1) % self._steps_per_epoch
             yield Batch(
-                batch.rows.numpy().reshape(-1),
+                # Copied: the numbers are kept to the end, and the batch's memory is to be used again.
+                batch.rows.numpy().reshape(-1).copy(),
                 lambda batch=batch: _dense(batch.perturbed),
-                0
-                if getattr(batch, "control_rows", None) is None
-                else np.count_nonzero(batch.control_rows.numpy() >= 0),
+                np.count_nonzero(batch.control_rows.numpy() >= 0),
             )
             if self._step == 0:
                 return

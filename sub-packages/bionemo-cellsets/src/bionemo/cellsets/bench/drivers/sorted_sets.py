@@ -31,7 +31,7 @@ class Layout:
         self.runs = np.load(folder / "runs.npy")
         facts = json.loads((folder / "facts.json").read_text())
         self.n_genes, self.target_sum = int(facts["genes"]), float(facts["target_sum"])
-        self.scale = (self.target_sum / self.library_size).astype(np.float32)
+        self.scale = (self.target_sum / np.maximum(self.library_size, 1)).astype(np.float32)
 
     def sets(self, set_size: int, seed: int) -> np.ndarray:
         """Return the first and the last row (exclusive) of the sets of perturbed cells of an epoch, in random order."""
