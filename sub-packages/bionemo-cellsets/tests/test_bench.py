@@ -13,8 +13,9 @@ import pytest
 from bionemo.cellsets import CellStore, InputError
 from bionemo.cellsets.bench import page_cache
 from bionemo.cellsets.bench.alternation import alternate
-from bionemo.cellsets.bench.arms import FORMATS, Arm, own_arms, peer_arms
+from bionemo.cellsets.bench.arms import Arm, own_arms, peer_arms
 from bionemo.cellsets.bench.environments import ArmError, Environment
+from bionemo.cellsets.bench.formats import FORMATS, OWN
 from bionemo.cellsets.bench.large_store import write_large_store
 from bionemo.cellsets.bench.loader import LoaderBenchmark, run_loader_benchmark
 from bionemo.cellsets.bench.report import ratios, write_report
@@ -23,7 +24,6 @@ from bionemo.cellsets.bench.worker import DRIVERS, Worker
 
 SIZE = ScreenSize(cells=1_200, genes=50, values_per_cell=5, contexts=2, perturbations=4)
 PAGE = Path(__file__).parents[3] / "docs" / "loader_benchmark.md"
-OWN = Environment(name="own")
 
 
 def arm_named(name: str) -> Arm:

@@ -1,42 +1,14 @@
-"""What the loader benchmark compares: the formats that are made of the screen, and the loops that read them."""
+"""The loops that the loader benchmark compares."""
 
 import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
 from bionemo.cellsets.bench.environments import Environment
-
-OWN = Environment(name="own")
-SCDL = Environment(name="scdl", requirements=("torch==2.13.0", "bionemo-scdl==0.1.3"))
-CELLSTREAM = Environment(name="cellstream", requirements=("cellstream==0.11.0",))
-SCDATASET = Environment(name="scdataset", requirements=("torch==2.13.0", "scDataset==0.3.0", "anndata==0.12.19"))
-CELL_LOAD = Environment(name="cell-load", requirements=("torch==2.13.0", "cell-load==0.10.4"))
-ANNBATCH = Environment(name="annbatch", requirements=("annbatch[zarrs]==0.3.1",), least_python=(3, 12))
+from bionemo.cellsets.bench.formats import ANNBATCH, CELL_LOAD, CELLSTREAM, OWN, SCDATASET, SCDL
 
 SETS, PAIRS, CELLS = "sets", "sets and controls", "mixed cells"
 """What a loop reads: sets of one condition; those and as many control cells; batches that mix conditions."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Format:
-    """The screen in one layout on disk.
-
-    Attributes
-    ----------
-    name : str
-        Of its folder or file.
-    driver : str
-        Script that converts.
-    environment : Environment
-        Where it does.
-    source : str
-        The format it is made of; "screen" is the file in random order.
-    """
-
-    name: str
-    driver: str
-    environment: Environment
-    source: str = "sorted"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,19 +46,6 @@ class Arm:
     tolerance: float = 1e-5
     exact_counts: bool = True
     is_peer: bool = True
-
-
-FORMATS = {
-    made.name: made
-    for made in (
-        Format(name="store", driver="read_store", environment=OWN, source="screen"),
-        Format(name="sorted", driver="read_h5ad", environment=OWN, source="screen"),
-        Format(name="scdl", driver="read_scdl", environment=SCDL),
-        Format(name="cellstream", driver="read_cellstream", environment=CELLSTREAM),
-        Format(name="cell-load", driver="read_cell_load", environment=CELL_LOAD),
-        Format(name="annbatch", driver="read_annbatch", environment=ANNBATCH),
-    )
-}
 
 
 def _own(name: str, label: str, reads: str = PAIRS, **more: Any) -> Arm:

@@ -1,7 +1,6 @@
 """The loader benchmark: one screen, every arm's format of it, outputs compared, then loops timed in turn."""
 
 import datetime
-import json
 import shutil
 import sys
 import time
@@ -15,12 +14,13 @@ from tqdm import tqdm
 
 from bionemo.cellsets.bench import page_cache
 from bionemo.cellsets.bench.alternation import alternate, summary
-from bionemo.cellsets.bench.arms import FORMATS, Arm, own_arms, peer_arms
+from bionemo.cellsets.bench.arms import Arm, own_arms, peer_arms
 from bionemo.cellsets.bench.environments import ArmError
+from bionemo.cellsets.bench.formats import FORMATS, Formats
 from bionemo.cellsets.bench.large_store import write_large_store
 from bionemo.cellsets.bench.machine import machine_facts, memory_rates
-from bionemo.cellsets.bench.screen import TARGET_SUM, ScreenSize, reference_counts, write_facts, write_screen
-from bionemo.cellsets.bench.worker import DRIVERS, Worker
+from bionemo.cellsets.bench.screen import TARGET_SUM, ScreenSize, reference_counts
+from bionemo.cellsets.bench.worker import Bench, Worker
 from bionemo.cellsets.errors import InputError, choices
 
 SCHEMA = "bionemo-cellsets loader benchmark 1"
@@ -118,7 +118,7 @@ def run_loader_benchmark(
     began = time.monotonic()
     facts = machine_facts()
     arms = benchmark.chosen_arms(facts["cores"]) if arms is None else list(arms)
-    run = _Run(benchmark, arms, cache.absolute(), progress)
+    run = _Run(benchmark, arms, cache, progress)
     run.make_data()
     run.compare_outputs()
     batch_bytes = benchmark.set_size * benchmark.sets_per_batch * benchmark.size.genes * 4
@@ -134,27 +134,28 @@ def run_loader_benchmark(
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "machine": facts | {"bytes_per_second": rates},
         "settings": asdict(benchmark),
-        "formats": run.formats,
+        "formats": run.formats.made,
         "arms": [run.arm_result(arm) for arm in arms],
         "large_store": large,
     }
 
 
 class _Run:
-    """The state of a run: folders, live workers, and what has been found so far."""
+    """The state of a run: live workers, and what has been found so far."""
 
     def __init__(self, benchmark: LoaderBenchmark, arms: list[Arm], cache: Path, progress: bool):
-        self._benchmark, self._arms = benchmark, arms
-        self._environments, self._logs = cache / "environments", cache / "logs"
-        self._data = cache / "data" / benchmark.size.name
-        for folder in (self._environments, self._logs, self._data):
-            folder.mkdir(parents=True, exist_ok=True)
-        self._progress = progress
+        self._benchmark, self._arms, self._bench = benchmark, arms, Bench(cache)
+        self.formats = Formats(
+            self._bench,
+            self._bench.data / benchmark.size.name,
+            benchmark.size,
+            again=benchmark.convert_again,
+            progress=progress,
+        )
         self._workers: dict[str, list[Worker]] = {}
-        self.formats: dict[str, dict[str, Any]] = {}
         self._failed: dict[str, str] = {}
         self._found: dict[str, dict[str, Any]] = {arm.name: {} for arm in arms}
-        steps = len(arms) * (2 + benchmark.repeats + benchmark.repeats * benchmark.cold) + 2
+        steps = len(arms) * (2 + benchmark.repeats * (1 + benchmark.cold)) + 1 + bool(benchmark.large_cells)
         self.bar = tqdm(total=steps, desc="bench loader", unit="step", disable=not progress)
 
     def say(self, what: str) -> None:
@@ -164,45 +165,14 @@ class _Run:
 
     def make_data(self) -> None:
         """Write the screen and convert it to every format that an arm reads."""
-        if not (self._data / "screen/facts.json").is_file():
-            partial = self._data / "screen.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            write_screen(partial, self._benchmark.size, progress=self._progress)
-            write_facts(partial, self._benchmark.size)
-            partial.rename(self._data / "screen")
+        self.formats.make_screen()
         for arm in self._arms:
             self.say(f"{arm.label}: data")
             try:
                 for name in ("sorted", arm.format):
-                    self._convert(name)
+                    self.formats.make(name)
             except ArmError as error:
                 self._failed[arm.name] = str(error)
-
-    def _convert(self, name: str) -> None:
-        if name in self.formats:
-            return
-        made, target = FORMATS[name], self._data / name
-        record = self._data / f"{name}.json"
-        if self._benchmark.convert_again or not (record.is_file() and target.exists()):
-            record.unlink(missing_ok=True)
-            shutil.rmtree(target, ignore_errors=True)
-            worker = self._start(made.driver, made.environment)
-            partial = self._data / f"{name}.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            try:
-                answer = worker.ask(
-                    "convert", source=self._data / made.source, target=partial, options={"target_sum": TARGET_SUM}
-                )
-                partial.rename(target)
-                answer["versions"] = worker.ask("versions")
-            finally:
-                worker.close()
-                shutil.rmtree(partial, ignore_errors=True)
-            answer |= {"source": made.source, "bytes": sum(map(page_cache.size_of, target.glob("data*")))}
-            record.write_text(json.dumps(answer))
-        self.formats[name] = json.loads(record.read_text())
 
     def compare_outputs(self) -> None:
         """Check every arm's cells against the counts of the screen; an arm that differs is not timed."""
@@ -216,12 +186,12 @@ class _Run:
                     self._give_up(arm.name, str(error))
 
     def _compared(self, arm: Arm) -> dict[str, Any]:
-        out = self._data / "sample.npz"
+        out = self.formats.folder_of("sample.npz")
         self._workers[arm.name][0].ask("sample", out=out, batches=_SAMPLED_BATCHES)
         with np.load(out) as sample:
             cells, expression = sample["cells"], sample["expression"]
         out.unlink()
-        counts = reference_counts(self._data / "screen", cells)
+        counts = reference_counts(self.formats.folder_of("screen"), cells)
         scale = TARGET_SUM / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         difference = float(np.abs(expression - np.log1p(counts * scale)).max())
         differing = int((np.rint(np.expm1(expression.astype(np.float64)) / scale) != counts).sum())
@@ -236,7 +206,7 @@ class _Run:
         """Time the arms, warm and then cold."""
         benchmark, names = self._benchmark, [arm.name for arm in self._arms if arm.name not in self._failed]
         by_name = {arm.name: arm for arm in self._arms}
-        paths = {name: list((self._data / by_name[name].format).glob("data*")) for name in names}
+        paths = {name: self.formats.data_of(by_name[name].format) for name in names}
         page_cache.warm({path for some in paths.values() for path in some})
         resident = {name: page_cache.resident_share(paths[name]) for name in names}
 
@@ -295,16 +265,15 @@ class _Run:
     def large_store(self) -> dict[str, Any]:
         """Measure the opening of a store that has only its tables."""
         self.say("a large store")
-        folder = self._data.parent / "large"
+        folder = self._bench.data / "large"
         shutil.rmtree(folder, ignore_errors=True)
         write_large_store(folder, self._benchmark.large_cells)
         store = FORMATS["store"]
-        worker = self._start(store.driver, store.environment)
         try:
-            sizes = {name: getattr(self._benchmark, name) for name in ("set_size", "sets_per_batch")}
-            return worker.ask("open_large", path=folder, steps=200, **sizes)
+            with self._bench.start(store.driver, store.environment) as worker:
+                sizes = {name: getattr(self._benchmark, name) for name in ("set_size", "sets_per_batch")}
+                return worker.ask("open_large", path=folder, steps=200, **sizes)
         finally:
-            worker.close()
             shutil.rmtree(folder)
 
     def arm_result(self, arm: Arm) -> dict[str, Any]:
@@ -313,19 +282,15 @@ class _Run:
         described |= {"options": arm.options, "requirements": list(arm.environment.requirements)}
         return described | {"not_run": self._failed.get(arm.name)} | self._found[arm.name]
 
-    def _start(self, driver: str, environment: Any) -> Worker:
-        python = environment.make(self._environments)
-        script = DRIVERS / f"{driver}.py"
-        return Worker(python, script, self._logs / f"{script.stem}.log", own=environment.is_own)
-
     def _open(self, arm: Arm) -> list[Worker]:
         options = {name: getattr(self._benchmark, name) for name in ("set_size", "sets_per_batch")}
-        options |= {"sorted": str(self._data / "sorted"), "world_size": arm.ranks} | arm.options
+        options |= {"sorted": str(self.formats.folder_of("sorted")), "world_size": arm.ranks} | arm.options
         workers: list[Worker] = []
         try:
             for rank in range(arm.ranks):
-                workers.append(self._start(arm.driver, arm.environment))
-                answer = workers[-1].ask("open", path=self._data / arm.format, options=options | {"rank": rank})
+                workers.append(self._bench.start(arm.driver, arm.environment))
+                path = self.formats.folder_of(arm.format)
+                answer = workers[-1].ask("open", path=path, options=options | {"rank": rank})
                 self._found[arm.name].setdefault("open_seconds", answer["seconds"])
             self._found[arm.name].setdefault("versions", workers[0].ask("versions"))
         except ArmError:

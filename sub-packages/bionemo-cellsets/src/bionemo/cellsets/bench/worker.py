@@ -1,4 +1,4 @@
-"""A driver in a process of its own, and the requests it is sent."""
+"""Drivers in processes of their own, and the requests they are sent."""
 
 import contextlib
 import json
@@ -7,16 +7,45 @@ import selectors
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from bionemo.cellsets.bench.environments import ArmError
+from bionemo.cellsets.bench.environments import ArmError, Environment
 
 DRIVERS = Path(__file__).parent / "drivers"
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
+class Bench:
+    """Where environments, data and logs of benchmarks are kept.
+
+    Parameters
+    ----------
+    cache : Path
+        The directory; made if need be.
+    """
+
+    def __init__(self, cache: Path):
+        self.data, self._environments, self._logs = (
+            cache.absolute() / name for name in ("data", "environments", "logs")
+        )
+        for folder in (self.data, self._environments, self._logs):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def start(self, driver: str, environment: Environment) -> "Worker":
+        """Start a driver, its environment made first where need be.
+
+        Raises
+        ------
+        ArmError
+            If the environment cannot be made.
+        """
+        script = DRIVERS / f"{driver}.py"
+        python = environment.make(self._environments)
+        return Worker(python, script, self._logs / f"{script.stem}.log", own=environment.is_own)
+
+
 class Worker:
-    """A running driver.
+    """A running driver; as a context it is closed at the end.
 
     Parameters
     ----------
@@ -44,6 +73,12 @@ class Worker:
                 env=environment,
                 bufsize=0,
             )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def ask(self, do: str, *, timeout: float = 3600, **arguments: Any) -> dict[str, Any]:
         """Send a request and return its answer; `send` and `receive` in one.
