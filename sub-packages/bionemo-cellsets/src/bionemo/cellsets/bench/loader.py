@@ -1,10 +1,11 @@
 """The loader benchmark: one screen, every arm's format of it, outputs compared, then loops timed in turn."""
 
+import contextlib
 import datetime
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,7 @@ def run_loader_benchmark(
 
 
 class _Run:
-    """The state of a run: live workers, and what has been found so far."""
+    """The state of a run: what has been found so far."""
 
     def __init__(self, benchmark: LoaderBenchmark, arms: list[Arm], cache: Path, progress: bool):
         self._benchmark, self._arms, self._bench = benchmark, arms, Bench(cache)
@@ -152,7 +153,6 @@ class _Run:
             again=benchmark.convert_again,
             progress=progress,
         )
-        self._workers: dict[str, list[Worker]] = {}
         self._failed: dict[str, str] = {}
         self._found: dict[str, dict[str, Any]] = {arm.name: {} for arm in arms}
         steps = len(arms) * (2 + benchmark.repeats * (1 + benchmark.cold)) + 1 + bool(benchmark.large_cells)
@@ -178,16 +178,20 @@ class _Run:
         """Check every arm's cells against the counts of the screen; an arm that differs is not timed."""
         for arm in self._arms:
             self.say(f"{arm.label}: comparing its output")
-            if arm.name not in self._failed:
-                try:
-                    self._workers[arm.name] = self._open(arm)
-                    self._found[arm.name]["check"] = self._compared(arm)
-                except ArmError as error:
-                    self._give_up(arm.name, str(error))
+            if arm.name in self._failed:
+                continue
+            try:
+                with self._opened(arm) as workers:
+                    self._found[arm.name] |= {
+                        "versions": workers[0].ask("versions"),
+                        "check": self._compared(arm, workers[0]),
+                    }
+            except ArmError as error:
+                self._failed[arm.name] = str(error)
 
-    def _compared(self, arm: Arm) -> dict[str, Any]:
+    def _compared(self, arm: Arm, worker: Worker) -> dict[str, Any]:
         out = self.formats.folder_of("sample.npz")
-        self._workers[arm.name][0].ask("sample", out=out, batches=_SAMPLED_BATCHES)
+        worker.ask("sample", out=out, batches=_SAMPLED_BATCHES)
         with np.load(out) as sample:
             cells, expression = sample["cells"], sample["expression"]
         out.unlink()
@@ -203,55 +207,37 @@ class _Run:
         return check
 
     def measure(self) -> None:
-        """Time the arms, warm and then cold."""
-        benchmark, names = self._benchmark, [arm.name for arm in self._arms if arm.name not in self._failed]
-        by_name = {arm.name: arm for arm in self._arms}
-        paths = {name: self.formats.data_of(by_name[name].format) for name in names}
-        page_cache.warm({path for some in paths.values() for path in some})
-        resident = {name: page_cache.resident_share(paths[name]) for name in names}
+        """Time the arms, warm and then cold, each time in new processes: all arms' memory at once may not fit."""
+        arms = {arm.name: arm for arm in self._arms}
+        page_cache.warm({path for arm in self._arms for path in self.formats.data_of(arm.format)})
 
         def warm_run(name: str) -> dict[str, Any]:
-            self.say(f"{by_name[name].label}: warm")
-            return self._timed(self._workers[name], by_name[name])
+            self.say(f"{arms[name].label}: warm")
+            resident = page_cache.resident_share(self.formats.data_of(arms[name].format))
+            with self._opened(arms[name]) as workers:
+                # What is compiled or mapped on first use is no part of a long run.
+                self._ask_all(workers, "run", seconds=min(1.0, self._benchmark.seconds), epochs=None)
+                return {"resident_before": resident, **self._timed(workers, epochs=None)}
 
         def cold_run(name: str) -> dict[str, Any]:
-            self.say(f"{by_name[name].label}: cold")
-            page_cache.drop(paths[name])
-            share = page_cache.resident_share(paths[name])
-            workers = self._open(by_name[name])
-            try:
-                return self._timed(workers, by_name[name]) | {"resident_before": share}
-            finally:
-                _close(workers)
+            self.say(f"{arms[name].label}: cold")
+            data = self.formats.data_of(arms[name].format)
+            page_cache.drop(data)
+            resident = page_cache.resident_share(data)
+            with self._opened(arms[name]) as workers:
+                return {"resident_before": resident, **self._timed(workers, epochs=1)}
 
-        runs, failed = alternate(names, benchmark.repeats, warm_run)
-        for name, taken in runs.items():
-            self._found[name]["warm"] = {"resident_before": resident[name], **_rates(taken)}
-        for name, reason in failed.items():
-            self._give_up(name, reason)
-        # A mapped page stays in memory, so nothing may have the files open.
-        for workers in self._workers.values():
-            _close(workers)
-        if benchmark.cold:
-            runs, failed = alternate(list(runs), benchmark.repeats, cold_run)
-            for name, taken in runs.items():
-                share = max(run["resident_before"] for run in taken)
-                self._found[name]["cold"] = {"resident_before": share, **_rates(taken)}
-            for name, reason in failed.items():
-                self._found[name]["cold"] = {"failed": reason}
+        names = [name for name in arms if name not in self._failed]
+        for phase, measure in (("warm", warm_run), ("cold", cold_run)):
+            if phase == "warm" or self._benchmark.cold:
+                runs, failed = alternate(names, self._benchmark.repeats, measure)
+                self._failed |= failed
+                names = list(runs)
+                for name, taken in runs.items():
+                    self._found[name][phase] = _rates(taken)
 
-    def _timed(self, workers: list[Worker], arm: Arm) -> dict[str, Any]:
-        for worker in workers:
-            worker.send("run", seconds=self._benchmark.seconds)
-        # Every rank is heard before one that failed is spoken of, so that no answer is left for the next question.
-        answers, failure = [], None
-        for worker in workers:
-            try:
-                answers.append(worker.receive(timeout=600 + 10 * self._benchmark.seconds))
-            except ArmError as error:
-                failure = error
-        if failure is not None:
-            raise failure
+    def _timed(self, workers: list[Worker], epochs: int | None) -> dict[str, Any]:
+        answers = self._ask_all(workers, "run", seconds=self._benchmark.seconds, epochs=epochs)
         if any(answer["distinct_cells"] == 0 for answer in answers):
             raise ArmError("it handed out no second batch in the time of a measurement: give it more --seconds")
         summed = ("cpu_seconds", "cells", "distinct_cells", "control_rows", "peak_rss_bytes", "own_bytes")
@@ -261,6 +247,12 @@ class _Run:
             "epochs": max(answer["epochs"] for answer in answers),
             "first_batch_seconds": max(answer["first_batch_seconds"] for answer in answers),
         }
+
+    def _ask_all(self, workers: list[Worker], do: str, **arguments: Any) -> list[dict[str, Any]]:
+        """Let all ranks of an arm do something at the same time."""
+        for worker in workers:
+            worker.send(do, **arguments)
+        return [worker.receive(timeout=600 + 10 * self._benchmark.seconds) for worker in workers]
 
     def large_store(self) -> dict[str, Any]:
         """Measure the opening of a store that has only its tables."""
@@ -282,25 +274,19 @@ class _Run:
         described |= {"options": arm.options, "requirements": list(arm.environment.requirements)}
         return described | {"not_run": self._failed.get(arm.name)} | self._found[arm.name]
 
-    def _open(self, arm: Arm) -> list[Worker]:
+    @contextlib.contextmanager
+    def _opened(self, arm: Arm) -> Iterator[list[Worker]]:
+        """Start an arm's ranks and open its data; end them at the end."""
         options = {name: getattr(self._benchmark, name) for name in ("set_size", "sets_per_batch")}
         options |= {"sorted": str(self.formats.folder_of("sorted")), "world_size": arm.ranks} | arm.options
-        workers: list[Worker] = []
-        try:
-            for rank in range(arm.ranks):
-                workers.append(self._bench.start(arm.driver, arm.environment))
+        with contextlib.ExitStack() as stack:
+            workers = [stack.enter_context(self._bench.start(arm.driver, arm.environment)) for _ in range(arm.ranks)]
+            for rank, worker in enumerate(workers):
                 path = self.formats.folder_of(arm.format)
-                answer = workers[-1].ask("open", path=path, options=options | {"rank": rank})
-                self._found[arm.name].setdefault("open_seconds", answer["seconds"])
-            self._found[arm.name].setdefault("versions", workers[0].ask("versions"))
-        except ArmError:
-            _close(workers)
-            raise
-        return workers
-
-    def _give_up(self, name: str, reason: str) -> None:
-        self._failed[name] = reason
-        _close(self._workers.pop(name, []))
+                self._found[arm.name]["open_seconds"] = worker.ask("open", path=path, options=options | {"rank": rank})[
+                    "seconds"
+                ]
+            yield workers
 
 
 def _rates(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -311,8 +297,3 @@ def _rates(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "rows_per_cpu_second": [(run["cells"] + run["control_rows"]) / run["cpu_seconds"] for run in runs],
     }
     return {"runs": runs, **{name: summary(values) for name, values in rates.items()}}
-
-
-def _close(workers: list[Worker]) -> None:
-    for worker in workers:
-        worker.close()

@@ -98,14 +98,17 @@ def plot(result: dict[str, Any], path: Path) -> None:
 def _conditions(result: dict[str, Any]) -> str:
     settings, machine = result["settings"], result["machine"]
     size = settings["size"]
-    memory = machine["bytes_per_second"]["memset"]
+    set_rate, copy_rate = (
+        f"{rate['1'] / 1e9:.1f} GB/s with one thread, {rate['2'] / 1e9:.1f} with two"
+        for rate in (machine["bytes_per_second"][name] for name in ("memset", "memcpy"))
+    )
     return (
         f"{size['cells']:,} cells x {size['genes']:,} genes, {size['values_per_cell']} values a cell, "
         f"{size['contexts']} contexts x {size['perturbations']} perturbations; {settings['sets_per_batch']} sets of "
         f"{settings['set_size']} cells a batch; {settings['repeats']} alternating repeats of "
         f"{settings['seconds']:g} s. "
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB, Linux "
-        f"{machine['kernel']}; memset {memory['1'] / 1e9:.1f} GB/s with one thread, {memory['2'] / 1e9:.1f} with two. "
+        f"{machine['kernel']}; memset {set_rate}; memcpy {copy_rate}. "
         f"Commit {machine['git_commit']}, {result['started'][:10]}."
     )
 
@@ -181,19 +184,22 @@ def _beside(result: dict[str, Any]) -> list[str]:
             f"first step of the sampler {large['first_step_seconds']:.2f} s, further ones "
             f"{1000 * large['step_seconds']:.2f} ms, {large['rss_bytes'] / 1e6:,.0f} MB RSS"
         )
-    kept = [arm["cold"]["resident_before"] for arm in result["arms"] if "resident_before" in arm.get("cold", {})]
+    kept, there = ([run["resident_before"] for run in _runs(result, phase)] for phase in ("cold", "warm"))
     if kept and max(kept) > 0.01:
         lines.append(
             f"cold: the kernel kept up to {100 * max(kept):.0f}% of an arm's pages when asked to drop them, so cold "
             "rates are too high"
         )
-    evicted = [arm["warm"]["resident_before"] for arm in result["arms"] if "warm" in arm]
-    if evicted and min(evicted) < 0.99:
+    if there and min(there) < 0.99:
         lines.append(
-            f"warm: as little as {100 * min(evicted):.0f}% of an arm's files was in memory at the beginning; this "
+            f"warm: as little as {100 * min(there):.0f}% of an arm's files was in memory before a measurement; this "
             "machine has too little memory for all of them"
         )
     return lines
+
+
+def _runs(result: dict[str, Any], phase: str) -> list[dict[str, Any]]:
+    return [run for arm in result["arms"] for run in arm.get(phase, {"runs": []})["runs"]]
 
 
 def _median(phase: dict[str, Any], rate: str) -> str:

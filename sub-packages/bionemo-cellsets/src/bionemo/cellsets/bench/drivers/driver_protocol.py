@@ -12,8 +12,8 @@ standard output; whatever a library prints goes to standard error. The requests:
     Open the data for reading; `seconds`.
 ``{"do": "sample", "out": path, "batches": n}``
     Store cell numbers and log1p rows of the loop's first batches in an ``.npz`` file.
-``{"do": "run", "seconds": s}``
-    Loop for s seconds; what `timed_loop` returns.
+``{"do": "run", "seconds": s, "epochs": n}``
+    Loop for s seconds, at most n epochs; what `timed_loop` returns.
 """
 
 import contextlib
@@ -91,7 +91,7 @@ def serve(
                     answer = _sample(reader, Path(request["out"]), request["batches"])
                 case "run":
                     assert reader is not None, "open comes first"
-                    answer = timed_loop(reader, request["seconds"])
+                    answer = timed_loop(reader, **request)
                 case other:
                     answer = more[other](**request)
         except Exception as error:
@@ -100,8 +100,17 @@ def serve(
         print(json.dumps(answer), file=answers, flush=True)
 
 
-def timed_loop(reader: Reader, seconds: float) -> dict[str, Any]:
+def timed_loop(reader: Reader, seconds: float, epochs: int | None = None) -> dict[str, Any]:
     """Loop over epochs for `seconds`; the first batch and what led to it are counted apart.
+
+    Parameters
+    ----------
+    reader : Reader
+        Open.
+    seconds : float
+        After which the loop is broken off.
+    epochs : int, optional
+        After which it ends before that.
 
     Returns
     -------
@@ -119,6 +128,8 @@ def timed_loop(reader: Reader, seconds: float) -> dict[str, Any]:
     while time.monotonic() - begin < seconds:
         batch = next(batches, None)
         if batch is None:
+            if len(seen) == epochs:
+                break
             batches = iter(reader.batches())
             seen.append([])
             continue
@@ -128,14 +139,14 @@ def timed_loop(reader: Reader, seconds: float) -> dict[str, Any]:
     memory = _memory()
     with contextlib.suppress(AttributeError):  # only generators have it
         batches.close()  # type: ignore[attr-defined]
-    epochs = [_filled(rows) for rows in seen if rows]
+    rows_seen = [_filled(rows) for rows in seen if rows]
     return {
         "begin": begin,
         "end": end,
         "cpu_seconds": cpu,
         "first_batch_seconds": begin - before,
-        "cells": sum(map(len, epochs)),
-        "distinct_cells": sum(len(np.unique(rows)) for rows in epochs),
+        "cells": sum(map(len, rows_seen)),
+        "distinct_cells": sum(len(np.unique(rows)) for rows in rows_seen),
         "control_rows": control_rows,
         "epochs": len(seen),
         **memory,
