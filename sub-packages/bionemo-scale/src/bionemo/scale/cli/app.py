@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bionemo.scale.cli.bench import app as bench
 from bionemo.scale.errors import InputError
 
 app = typer.Typer(
@@ -17,6 +18,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+app.add_typer(bench, name="bench")
 
 
 class Part(StrEnum):

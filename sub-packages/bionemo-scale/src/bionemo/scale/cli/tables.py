@@ -1,5 +1,7 @@
 """Tables the commands print."""
 
+from typing import Any
+
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
@@ -38,6 +40,21 @@ def inspection_table(store: Inspection) -> RenderableType:
             f"{context.batches_without_controls:,}",
         )
     return Group(facts, contexts)
+
+
+def rates_table(result: dict[str, Any], ratios: dict[str, dict[str, float]]) -> RenderableType:
+    """A row for each loop of a loader benchmark: its median rates, and how many times them ours has."""
+    table = Table("loop", "reads")
+    for column in ("cells/s", "cells/CPU-s", "ours x (wall)", "ours x (CPU)"):
+        table.add_column(column, justify="right")
+    for arm in result["arms"]:
+        if "warm" not in arm:
+            table.add_row(arm["label"], f"not run: {arm['not_run']}")
+            continue
+        rates = (f"{arm['warm'][name]['median']:,.0f}" for name in ("cells_per_second", "cells_per_cpu_second"))
+        times = (f"{times:.3g}" for times in ratios.get(arm["name"], {}).values())
+        table.add_row(arm["label"], arm["reads"], *rates, *times)
+    return table
 
 
 def _scale(store: Inspection) -> str:

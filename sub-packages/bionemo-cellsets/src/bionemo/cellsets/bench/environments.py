@@ -1,0 +1,101 @@
+"""An environment for each peer: a virtual environment with pinned packages, made once and kept."""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+_INSTALL_SECONDS = 3600
+
+
+class ArmError(Exception):
+    """An arm cannot be measured; the message says why, and the others go on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """Where an arm's driver runs.
+
+    Attributes
+    ----------
+    name : str
+        Of the folder.
+    requirements : tuple of str
+        What pip installs, pinned; empty for the environment that this process runs in.
+    least_python : tuple of int
+        Lowest Python version that the packages support.
+    """
+
+    name: str
+    requirements: tuple[str, ...] = ()
+    least_python: tuple[int, int] = (3, 11)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this is the environment of this process."""
+        return not self.requirements
+
+    def make(self, folder: Path) -> Path:
+        """Return the environment's interpreter, after making the environment if `folder` does not hold it.
+
+        Raises
+        ------
+        ArmError
+            If there is no such Python, or a package cannot be installed.
+        """
+        if self.is_own:
+            return Path(sys.executable)
+        base = find_python(self.least_python)
+        if base is None:
+            raise ArmError(f"needs Python {'.'.join(map(str, self.least_python))}")
+        pins = hashlib.sha256("\n".join((str(base), *self.requirements)).encode()).hexdigest()[:8]
+        target = folder / f"{self.name}-{pins}"
+        python = target / "bin/python"
+        # pip's last act is to be listed here, so that an installation broken off is not taken for a whole one.
+        complete = target / "installed.txt"
+        if not complete.is_file():
+            shutil.rmtree(target, ignore_errors=True)
+            _run([base, "-m", "venv", target], "no virtual environment could be made")
+            install = [python, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", *self.requirements]
+            _run(install, f"pip could not install {' '.join(self.requirements)}")
+            complete.write_text("\n".join(self.requirements))
+        return python
+
+
+def find_python(least: tuple[int, int]) -> Path | None:
+    """Return an interpreter of at least that version: this one, or one on the path that runs; None without one."""
+    if sys.version_info[:2] >= least:
+        return Path(sys.executable)
+    for minor in range(least[1], least[1] + 4):
+        name = f"python{least[0]}.{minor}"
+        try:  # a name may be there and not work, as the shims of version managers do
+            ran = subprocess.run(
+                [name, "-c", "import sys; print(sys.executable)"],
+                capture_output=True,
+                text=True,
+                timeout=30,
+                check=True,
+            )
+        except (OSError, subprocess.SubprocessError):
+            continue
+        return Path(ran.stdout.strip())
+    return None
+
+
+def _run(command: list[str | Path], failure: str) -> None:
+    try:
+        subprocess.run(
+            list(map(str, command)),
+            capture_output=True,
+            text=True,
+            timeout=_INSTALL_SECONDS,
+            check=True,
+            errors="replace",
+        )
+    except subprocess.CalledProcessError as error:
+        lines = (error.stderr or error.stdout).strip().splitlines() or ["no message"]
+        raise ArmError(f"{failure}: {next((line for line in lines if line.startswith('ERROR')), lines[-1])}") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ArmError(f"{failure}: {error}") from error

@@ -1,0 +1,132 @@
+"""Drivers in processes of their own, and the requests they are sent."""
+
+import contextlib
+import json
+import os
+import selectors
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, Self
+
+from bionemo.cellsets.bench.environments import ArmError, Environment
+
+DRIVERS = Path(__file__).parent / "drivers"
+_ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+class Bench:
+    """Where environments, data and logs of benchmarks are kept.
+
+    Parameters
+    ----------
+    cache : Path
+        The directory; made if need be.
+    """
+
+    def __init__(self, cache: Path):
+        self.data, self._environments, self._logs = (
+            cache.absolute() / name for name in ("data", "environments", "logs")
+        )
+        for folder in (self.data, self._environments, self._logs):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def start(self, driver: str, environment: Environment) -> "Worker":
+        """Start a driver, its environment made first where need be.
+
+        Raises
+        ------
+        ArmError
+            If the environment cannot be made.
+        """
+        script = DRIVERS / f"{driver}.py"
+        python = environment.make(self._environments)
+        return Worker(python, script, self._logs / f"{script.stem}.log", own=environment.is_own)
+
+
+class Worker:
+    """A running driver; as a context it is closed at the end.
+
+    Parameters
+    ----------
+    python : Path
+        Interpreter of the driver's environment.
+    driver : Path
+        The script.
+    log : Path
+        File that what it prints is appended to.
+    own : bool
+        Whether it runs in the environment of this process, and sees its PYTHONPATH.
+    """
+
+    def __init__(self, python: Path, driver: Path, log: Path, *, own: bool):
+        environment = {**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), "PYTHONNOUSERSITE": "1"}
+        if not own:
+            environment.pop("PYTHONPATH", None)
+        self._log, self._driver = log, driver
+        with log.open("a") as errors:
+            self._process = subprocess.Popen(
+                [python, driver],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=environment,
+                bufsize=0,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def ask(self, do: str, *, timeout: float = 3600, **arguments: Any) -> dict[str, Any]:
+        """Send a request and return its answer; `send` and `receive` in one.
+
+        Raises
+        ------
+        ArmError
+            If the driver answers with an error, ends, or takes longer than `timeout` seconds.
+        """
+        self.send(do, **arguments)
+        return self.receive(timeout)
+
+    def send(self, do: str, **arguments: Any) -> None:
+        """Send a request."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # receive says that it ended
+            self._process.stdin.write((json.dumps({"do": do, **arguments}, default=str) + "\n").encode())
+
+    def receive(self, timeout: float = 3600) -> dict[str, Any]:
+        """Wait for the answer to the oldest request."""
+        output, line, deadline = self._process.stdout, b"", time.monotonic() + timeout
+        assert output is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(output, selectors.EVENT_READ)
+            while not line.endswith(b"\n"):
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    self.close()
+                    raise ArmError(f"no answer within {timeout:.0f} s")
+                part = os.read(output.fileno(), 1 << 16)
+                if not part:
+                    raise ArmError(f"its process ended: {self._last_words()}")
+                line += part
+        answer = json.loads(line)
+        if "error" in answer:
+            raise ArmError(answer["error"].splitlines()[0])
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+        try:
+            self._process.wait(1)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _last_words(self) -> str:
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"exit code {self._process.wait()}"

@@ -1,0 +1,65 @@
+"""``bionemo-scale bench``: measurements beside other projects' tools, each in an environment of its own."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Measure beside other tools.", no_args_is_help=True, rich_markup_mode="markdown")
+
+
+@app.command(
+    epilog="Examples: `bionemo-scale bench loader --out bench --cells 100000`, and beside all others "
+    "`bionemo-scale bench loader --out bench --peers`"
+)
+def loader(
+    out: Annotated[Path, typer.Option(help="Directory for loader.json, loader.md and loader.svg.")],
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Install other projects' loaders and measure them too.")
+    ] = False,
+    cells: Annotated[int, typer.Option(help="Cells of the screen that is made for it.")] = 1_000_000,
+    genes: Annotated[int, typer.Option(help="Genes.")] = 2_000,
+    nnz: Annotated[int, typer.Option(help="Non-zero counts of a cell, on average.")] = 199,
+    contexts: Annotated[int, typer.Option(help="Contexts.")] = 10,
+    perturbations: Annotated[int, typer.Option(help="Perturbations of each context, beside the control.")] = 200,
+    set_size: Annotated[int, typer.Option(help="Cells of a set.")] = 64,
+    sets_per_batch: Annotated[int, typer.Option(help="Sets of a batch.")] = 16,
+    seconds: Annotated[float, typer.Option(help="Of one measurement; slow loops are cut off there.")] = 10.0,
+    repeats: Annotated[int, typer.Option(help="Measurements of each loop, in turn with the others; at least 3.")] = 3,
+    arms: Annotated[
+        list[str] | None, typer.Option("--arm", help="Measure only this loop; give it several times for several.")
+    ] = None,
+    cold: Annotated[bool, typer.Option(help="Measure with the files dropped from the page cache as well.")] = True,
+    large_cells: Annotated[
+        int, typer.Option(help="Cells of the store whose opening is timed; 0 for none.")
+    ] = 100_000_000,
+    convert_again: Annotated[
+        bool, typer.Option("--convert-again", help="Make and time every format anew, those in the cache too.")
+    ] = False,
+    cache: Annotated[
+        Path, typer.Option(help="Directory of environments and data; what is there is used again.")
+    ] = Path("~/.cache/bionemo-scale/bench"),
+) -> None:
+    """Time loops that read sets of cells: this project's, sorted h5py slices and, with --peers, other projects'."""
+    from bionemo.cellsets.bench.loader import LoaderBenchmark, run_loader_benchmark
+    from bionemo.cellsets.bench.report import ratios, write_report
+    from bionemo.cellsets.bench.screen import ScreenSize
+    from bionemo.scale.cli.tables import rates_table, show
+
+    size = ScreenSize(cells=cells, genes=genes, values_per_cell=nnz, contexts=contexts, perturbations=perturbations)
+    benchmark = LoaderBenchmark(
+        size=size,
+        set_size=set_size,
+        sets_per_batch=sets_per_batch,
+        seconds=seconds,
+        repeats=repeats,
+        peers=peers,
+        arms=tuple(arms or ()),
+        cold=cold,
+        large_cells=large_cells,
+        convert_again=convert_again,
+    )
+    result = run_loader_benchmark(benchmark, cache.expanduser())
+    files = write_report(result, out)
+    show(rates_table(result, ratios(result)))
+    typer.echo("wrote " + ", ".join(str(file) for file in files.values()))
