@@ -1,0 +1,137 @@
+"""Hold an evaluation to a protocol: its keys, its held-out conditions, and a training that has not seen them."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bionemo.perteval.errors import InputError
+from bionemo.perteval.leakage import TrainingRecord, check_leakage
+from bionemo.perteval.protocol import Protocol, departures
+from bionemo.perteval.screen import Condition
+from bionemo.perteval.split import Split
+
+_FLAGS = ("perturbation_key", "context_key", "control", "target_sum")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What the caller of `evaluate` asks to be held.
+
+    Attributes
+    ----------
+    protocol
+        None where none was named.
+    split
+        The user's split file, else the protocol's own, else None.
+    pairs
+        Further held-out conditions.
+    strict
+        Whether to refuse statistics of held-out cells and what cannot be checked.
+    """
+
+    protocol: Protocol | None = None
+    split: Split | None = None
+    pairs: frozenset[Condition] = frozenset()
+    strict: bool = False
+
+    def keys(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Fill arguments that were not given from the protocol.
+
+        Raises
+        ------
+        InputError
+            Where an argument contradicts it: such an evaluation would carry the protocol's name without being it.
+        """
+        if self.protocol is None:
+            return dict(given)
+        filled = dict(given)
+        for name in _FLAGS:
+            ruled = getattr(self.protocol, name)
+            if given[name] is None:
+                filled[name] = ruled
+            elif given[name] != ruled:
+                raise InputError(
+                    f"--{name.replace('_', '-')} {given[name]} contradicts the protocol {self.protocol.name!r}, which says "
+                    f"{ruled}; leave it out, or give a protocol file of your own."
+                )
+        return filled
+
+    def check_scale(self, stated: Mapping[str, Any], name: str) -> None:
+        """Refuse a prediction that says it was normalised to another sum than the protocol's."""
+        made, ruled = stated.get("target_sum"), None if self.protocol is None else self.protocol.target_sum
+        if ruled is not None and made not in (None, "") and float(made) != ruled:  # type: ignore[arg-type]
+            raise InputError(
+                f"{name} was normalised to {float(made):g} counts per cell, the protocol {self.protocol.name!r} to "  # type: ignore[union-attr,arg-type]
+                f"{ruled:g}; predict from data on the protocol's scale."
+            )
+
+    def held_out(self, observed: Collection[Condition], control: str) -> set[Condition]:
+        """Return every held-out condition, the controls apart; names of the split have to be observed."""
+        return set(self.pairs) | (self.split.held_out(observed, control) if self.split else set())
+
+    def check(
+        self,
+        name: str,
+        record: TrainingRecord,
+        *,
+        scored: Collection[Condition],
+        observed: Collection[Condition],
+        control: str,
+    ) -> list[str]:
+        """Refuse what the protocol or the training forbids; return notes.
+
+        Parameters
+        ----------
+        name, record
+            The prediction, and what is known of its training.
+        scored, observed
+            Its conditions, and all observed ones.
+        control
+            Label of control cells.
+        """
+        if self.protocol is not None:
+            self.protocol.check_contexts({context for context, _ in scored})
+        return check_leakage(
+            record,
+            name,
+            scored=scored,
+            held_out=self.held_out(observed, control),
+            control=control,
+            split=self.split,
+            strict=self.strict,
+        )
+
+    def statement(
+        self, *, scored: Collection[Condition], observed: Collection[Condition], settings: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return what the report says of the protocol, as plain values.
+
+        Parameters
+        ----------
+        scored, observed
+            Conditions with a prediction, and all observed ones.
+        settings
+            ``perturbation_key``, ``context_key``, ``control``, ``target_sum`` that were used: without a protocol they
+            are one of their own, so that every report has a hash.
+        """
+        protocol = self.protocol
+        lacking = []
+        if protocol is None:
+            protocol = Protocol(name="", title="", hvg_from="given", **{name: settings[name] for name in _FLAGS})
+        else:
+            lacking = departures(protocol, scored, self.split, observed)
+        return {
+            "name": protocol.name or None,
+            "title": protocol.title or None,
+            "hash": protocol.hash,
+            "split_hash": self.split.hash if self.split else None,
+            "strict": self.strict,
+            "aggregate": "perturbations, then contexts",
+            "n_genes": protocol.n_genes,
+            "departures": lacking,
+            "published": [] if lacking else [_published(row) for row in protocol.published],
+        }
+
+
+def _published(row: Any) -> dict[str, Any]:
+    return {**vars(row), "scores": dict(row.scores), "not_comparable": list(row.not_comparable)}
