@@ -2,12 +2,15 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from bionemo.perteval.checks import Keys
 from bionemo.perteval.errors import InputError
 from bionemo.perteval.leakage import TrainingRecord, check_leakage
-from bionemo.perteval.protocol import Protocol, departures
-from bionemo.perteval.screen import Condition
+from bionemo.perteval.protocol import Protocol, Published, departures
+from bionemo.perteval.protocol_files import find_protocol
+from bionemo.perteval.screen import Condition, Screen
 from bionemo.perteval.split import Split
 
 _FLAGS = ("perturbation_key", "context_key", "control", "target_sum")
@@ -33,6 +36,24 @@ class Rules:
     split: Split | None = None
     pairs: frozenset[Condition] = frozenset()
     strict: bool = False
+
+    @classmethod
+    def read(
+        cls, protocol: str | Path | None, split: str | Path | None, *, pairs: Collection[Condition], strict: bool
+    ) -> "Rules":
+        """Read the files that the caller named."""
+        found = None if protocol is None else find_protocol(protocol)
+        held_out = found.split if found else None
+        if split is not None:
+            if held_out is not None and held_out.hash != Split.from_toml(split).hash:
+                raise InputError(
+                    f"The protocol {protocol} lists its held-out conditions itself, and {split} lists others; leave "
+                    "--split out."
+                )
+            held_out = Split.from_toml(split)
+        return cls(
+            protocol=found, split=held_out, pairs=frozenset((str(c), str(p)) for c, p in pairs), strict=strict
+        )
 
     def keys(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Fill arguments that were not given from the protocol.
@@ -69,57 +90,39 @@ class Rules:
         """Return every held-out condition, the controls apart; names of the split have to be observed."""
         return set(self.pairs) | (self.split.held_out(observed, control) if self.split else set())
 
-    def check(
-        self,
-        name: str,
-        record: TrainingRecord,
-        *,
-        scored: Collection[Condition],
-        observed: Collection[Condition],
-        control: str,
-    ) -> list[str]:
+    def check(self, name: str, record: TrainingRecord, screen: Screen) -> list[str]:
         """Refuse what the protocol or the training forbids; return notes.
 
         Parameters
         ----------
         name, record
             The prediction, and what is known of its training.
-        scored, observed
-            Its conditions, and all observed ones.
-        control
-            Label of control cells.
+        screen
+            What is scored and what was observed.
         """
         if self.protocol is not None:
-            self.protocol.check_contexts({context for context, _ in scored})
+            self.protocol.check_contexts(screen.scored)
         return check_leakage(
             record,
             name,
-            scored=scored,
-            held_out=self.held_out(observed, control),
-            control=control,
+            scored=_scored(screen),
+            held_out=self.held_out(screen.rows, screen.control),
+            control=screen.control,
             split=self.split,
             strict=self.strict,
         )
 
-    def statement(
-        self, *, scored: Collection[Condition], observed: Collection[Condition], settings: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def statement(self, screen: Screen, keys: Keys) -> dict[str, Any]:
         """Return what the report says of the protocol, as plain values.
 
-        Parameters
-        ----------
-        scored, observed
-            Conditions with a prediction, and all observed ones.
-        settings
-            ``perturbation_key``, ``context_key``, ``control``, ``target_sum`` that were used: without a protocol they
-            are one of their own, so that every report has a hash.
+        Without a protocol the keys are one of their own, so that every report has a hash.
         """
-        protocol = self.protocol
-        lacking = []
+        protocol, lacking = self.protocol, []
         if protocol is None:
-            protocol = Protocol(name="", title="", hvg_from="given", **{name: settings[name] for name in _FLAGS})
+            values = {name: getattr(keys, name) for name in _FLAGS}
+            protocol = Protocol(name="", title="", hvg_from="given", **values)
         else:
-            lacking = departures(protocol, scored, self.split, observed)
+            lacking = departures(protocol, _scored(screen), self.split, screen.rows)
         return {
             "name": protocol.name or None,
             "title": protocol.title or None,
@@ -133,5 +136,9 @@ class Rules:
         }
 
 
-def _published(row: Any) -> dict[str, Any]:
+def _scored(screen: Screen) -> list[Condition]:
+    return [(context, name) for context, names in screen.scored.items() for name in names]
+
+
+def _published(row: Published) -> dict[str, Any]:
     return {**vars(row), "scores": dict(row.scores), "not_comparable": list(row.not_comparable)}

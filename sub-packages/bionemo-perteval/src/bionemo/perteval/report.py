@@ -68,7 +68,10 @@ def html(evaluation: "Evaluation") -> str:
         further_heads=[(metric.name, ARROWS[metric.best or "high"]) for metric in _FURTHER],
         further=_scores(evaluation, _FURTHER),
         counted=counted_metrics,
-        missing=[(arm, *(int(evaluation.missing.loc[arm, name]) for name in counted_metrics)) for arm in evaluation.arms],
+        missing=[
+            (arm, [int(evaluation.missing.loc[arm, name]) for name in counted_metrics])  # type: ignore[arg-type]
+            for arm in evaluation.arms
+        ],
         definitions=evaluation.definitions,
         metrics=METRICS,
         de_rule=DE_RULE,
