@@ -19,9 +19,15 @@ def _root() -> None:
 
 @app.command(epilog=_EXAMPLE)
 def evaluate(
-    predicted: Annotated[Path, typer.Option(help="Predicted cells (h5ad), X in log1p.")],
+    predicted: Annotated[
+        list[str],
+        typer.Option(
+            help="Predicted cells (h5ad), X in log1p. Several predictions: repeat as `name=file.h5ad`; several "
+            "training seeds of one: `name=a.h5ad,b.h5ad`, or repeat the name."
+        ),
+    ],
     observed: Annotated[Path, typer.Option(help="Observed cells (h5ad), counts or log1p; best the whole screen.")],
-    out: Annotated[Path, typer.Option(help="Folder for report.html, metrics.json, metrics.csv, per_perturbation.csv.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.html, metrics.json and the CSV files.")],
     perturbation_key: Annotated[
         str | None,
         typer.Option(help="Column of obs with the perturbation; this and the next four: else the prediction's uns."),
@@ -38,8 +44,15 @@ def evaluate(
         Path | None,
         typer.Option(help="CSV with columns context,perturbation: further conditions the baselines must not use."),
     ] = None,
+    arms: Annotated[str, typer.Option(help="`all` baselines and oracles, or the `main` ones.")] = "all",
+    engine: Annotated[
+        str, typer.Option(help="`0.6`; `0.8` also scores with the current cell-eval, in an environment made for it.")
+    ] = "0.6",
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder where tests of observed cells are kept for the next evaluation.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
-    processes: Annotated[int | None, typer.Option(help="Worker processes; all cores, eight at most.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads; all cores, sixteen at most.")] = None,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Score a prediction and write the report."""
@@ -50,7 +63,7 @@ def evaluate(
 
     try:
         evaluation = run(
-            predicted,
+            named(predicted),
             observed,
             out=out,
             perturbation_key=perturbation_key,
@@ -60,7 +73,10 @@ def evaluate(
             layer=layer,
             held_out=None if held_out is None else _pairs(held_out),
             seed=seed,
-            processes=processes,
+            arms=arms,  # type: ignore[arg-type]
+            engine=engine,  # type: ignore[arg-type]
+            cache=cache,
+            threads=threads,
             progress=progress,
         )
     except InputError as error:
@@ -69,6 +85,23 @@ def evaluate(
     console = Console()
     console.print(render(evaluation))
     typer.echo(f"Report: {out / 'report.html'}")
+
+
+def named(predicted: list[str]) -> Path | dict[str, list[Path]]:
+    """Return what ``--predicted`` says: one path, or name -> files."""
+    from bionemo.perteval import InputError
+
+    if len(predicted) == 1 and ("=" not in predicted[0] or Path(predicted[0]).exists()):
+        return Path(predicted[0])
+    files: dict[str, list[Path]] = {}
+    for given in predicted:
+        name, equals, paths = given.partition("=")
+        if not equals or not name or not paths:
+            raise InputError(
+                f"Several predictions need names, but {given!r} has none; write --predicted name=file.h5ad."
+            )
+        files.setdefault(name, []).extend(Path(path) for path in paths.split(","))
+    return files
 
 
 def _pairs(path: Path) -> list[tuple[str, str]]:

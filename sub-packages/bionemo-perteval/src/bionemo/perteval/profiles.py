@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
-from bionemo.perteval.baselines import PREDICTION
-from bionemo.perteval.screen import Screen, cell_count
+from bionemo.perteval.differential import Tested
+from bionemo.perteval.screen import Population, Screen, cell_count, mean_cell
 
 MOST_SHIFTS = 12
 """Shift pictures in a report."""
@@ -78,8 +77,35 @@ class Profiles:
         return float(self.variances[arm].mean())
 
 
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """One population gene by gene, as the pictures need it.
+
+    Attributes
+    ----------
+    zeros, variance
+        Fraction of zeros and variance of log1p values [G].
+    """
+
+    zeros: np.ndarray
+    variance: np.ndarray
+
+
+def summarise(cells: Population, tested: Tested) -> Summary:
+    """Return what is kept of a population after it was tested.
+
+    Parameters
+    ----------
+    cells
+        log1p [n, G].
+    tested
+        Their test.
+    """
+    return Summary(zeros=tested.moments.zeros, variance=tested.moments.variance)
+
+
 class Summaries:
-    """Collects the populations as they are scored, keeping one summary per gene of each.
+    """Collects the populations as they are scored, keeping one summary per gene, arm and context.
 
     Parameters
     ----------
@@ -92,11 +118,10 @@ class Summaries:
         self._zeros: dict[str, dict[str, np.ndarray]] = {}
         self._variances: dict[str, dict[str, np.ndarray]] = {}
 
-    def add(self, arm: str, context: str, cells: dict[str, sp.csr_matrix]) -> None:
-        """Add the cells of an arm in a context: perturbation -> log1p [n, G]."""
-        summaries = [_zeros_and_variance(matrix) for matrix in cells.values()]
-        self._zeros.setdefault(arm, {})[context] = np.mean([zeros for zeros, _ in summaries], axis=0)
-        self._variances.setdefault(arm, {})[context] = np.mean([variance for _, variance in summaries], axis=0)
+    def add(self, arm: str, context: str, summaries: list[Summary]) -> None:
+        """Add the populations of an arm (or of ``"observed"``) in a context, one a scored perturbation."""
+        self._zeros.setdefault(arm, {})[context] = np.mean([summary.zeros for summary in summaries], axis=0)
+        self._variances.setdefault(arm, {})[context] = np.mean([summary.variance for summary in summaries], axis=0)
 
     def profiles(self, screen: Screen, scores: pd.DataFrame) -> Profiles:
         """Return the summaries.
@@ -108,9 +133,8 @@ class Summaries:
         scores
             `Evaluation.per_perturbation`: its numbers of DE genes choose the conditions that are shown.
         """
-        mine = pd.DataFrame(scores[scores["arm"] == PREDICTION]).sort_values(
-            "n_de_observed", ascending=False, kind="stable"
-        )
+        first = next(iter(screen.predictions))
+        mine = pd.DataFrame(scores[scores["arm"] == first]).sort_values("n_de_observed", ascending=False, kind="stable")
         order = list(zip(mine["context"], mine["perturbation"], strict=True))
         observed = {name: sum(screen.rows[name, label].size for label in screen.scored[name]) for name in screen.scored}
         largest = max(observed, key=lambda name: observed[name])
@@ -119,24 +143,13 @@ class Summaries:
             genes=self._genes,
             zeros={arm: np.mean(list(values.values()), axis=0) for arm, values in self._zeros.items()},
             variances={arm: np.mean(list(values.values()), axis=0) for arm, values in self._variances.items()},
-            shifts=tuple(_shift(screen, *condition) for condition in order[:MOST_SHIFTS]),
-            clouds=_clouds(screen, *strongest),
+            shifts=tuple(_shift(screen, first, *condition) for condition in order[:MOST_SHIFTS]),
+            clouds=_clouds(screen, first, *strongest),
         )
 
 
-def _zeros_and_variance(cells: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Return per gene the fraction of zeros and the variance [G]."""
-    values = sp.csr_matrix(cells, dtype=np.float64, copy=True)
-    values.eliminate_zeros()
-    mean = np.asarray(values.mean(axis=0)).ravel()
-    square = np.asarray(values.multiply(values).mean(axis=0)).ravel()
-    zeros = 1.0 - np.bincount(values.indices, minlength=mean.size) / cell_count(values)
-    return zeros, np.maximum(square - mean**2, 0.0)
-
-
-def _shift(screen: Screen, context: str, perturbation: str) -> Shift:
-    predicted = np.asarray(screen.predicted[context, perturbation].mean(axis=0, dtype=np.float64)).ravel()
-    predicted = predicted - screen.means[context, screen.control]
+def _shift(screen: Screen, arm: str, context: str, perturbation: str) -> Shift:
+    predicted = mean_cell(screen.predictions[arm][0][context, perturbation]) - screen.mean(context, screen.control)
     observed = screen.delta(context, perturbation)
     varies = min(np.ptp(predicted), np.ptp(observed)) > 0
     correlation = float(np.corrcoef(predicted, observed)[0, 1]) if varies else float("nan")
@@ -145,12 +158,12 @@ def _shift(screen: Screen, context: str, perturbation: str) -> Shift:
     )
 
 
-def _clouds(screen: Screen, context: str, perturbation: str) -> Clouds:
+def _clouds(screen: Screen, arm: str, context: str, perturbation: str) -> Clouds:
     """Fit the components on the real cells and project all three groups."""
     groups = {
         "control": screen.control_cells(context),
         "observed": screen.cells(context, perturbation),
-        "predicted": screen.predicted[context, perturbation],
+        "predicted": screen.predictions[arm][0][context, perturbation],
     }
     dense = {}
     for name, cells in groups.items():

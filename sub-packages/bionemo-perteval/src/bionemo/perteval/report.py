@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from bionemo.perteval import pictures
-from bionemo.perteval.baselines import CONTROL_CELLS, PREDICTION, SPLIT_HALVES, TRANSFERRED_DELTA
+from bionemo.perteval.baselines import CONTROL_CELLS, TRANSFERRED_DELTA
+from bionemo.perteval.ceiling import SPLIT_HALVES
 from bionemo.perteval.metrics import DE_RULE, HEADLINE, METRICS, MISSING_RULE, Metric
 from bionemo.perteval.tables import ARROWS, counted, de_counts, number, signed
 
@@ -38,8 +39,8 @@ def html(evaluation: "Evaluation") -> str:
         de_rule=DE_RULE,
         missing_rule=MISSING_RULE,
         shifts=[(shift, pictures.shift(shift)) for shift in profiles.shifts],
-        zeros=pictures.zeros(profiles, PREDICTION),
-        variances=pictures.variances(profiles, PREDICTION),
+        zeros=pictures.zeros(profiles, evaluation.predictions[0]),
+        variances=pictures.variances(profiles, evaluation.predictions[0]),
         clouds=pictures.clouds(profiles.clouds),
         cloud=profiles.clouds,
         notes=evaluation.notes,
@@ -76,7 +77,7 @@ def _headline(evaluation: "Evaluation") -> list[dict[str, Any]]:
         rows.append(
             {
                 "arm": arm,
-                "kind": _kind(arm),
+                "kind": evaluation.arms[arm].kind,
                 "cells": _row(
                     evaluation.table.loc[arm], HEADLINE, {name: arm in arms for name, arms in winners.items()}
                 ),
@@ -99,14 +100,10 @@ def _normalised(evaluation: "Evaluation") -> list[tuple[str, str, list[str]]]:
     """Return arm, kind and normalised headline scores; the two arms that are 0 and 1 by definition left out."""
     table = evaluation.normalised()
     return [
-        (arm, _kind(arm), [signed(float(table.loc[arm, metric.name]), 2) for metric in HEADLINE])
+        (arm, evaluation.arms[arm].kind, [signed(float(table.loc[arm, metric.name]), 2) for metric in HEADLINE])
         for arm in table.index
         if arm not in {CONTROL_CELLS, SPLIT_HALVES}
     ]
-
-
-def _kind(arm: str) -> str:
-    return {PREDICTION: "prediction", SPLIT_HALVES: "ceiling"}.get(arm, "baseline")
 
 
 def _contexts(evaluation: "Evaluation") -> list[dict[str, Any]]:
@@ -119,7 +116,7 @@ def _contexts(evaluation: "Evaluation") -> list[dict[str, Any]]:
             rows.append(
                 {
                     "arm": arm,
-                    "kind": _kind(arm),
+                    "kind": evaluation.arms[arm].kind,
                     "cells": _row(values, HEADLINE),
                     "de": f"{values['n_de_predicted']:.1f} / {values['n_de_observed']:.1f}",
                 }
