@@ -165,7 +165,7 @@ def test_command(noisy, counts, tmp_path):
     counts.write_h5ad(tmp_path / "observed.h5ad")
     (tmp_path / "held.csv").write_text("context,perturbation\nC,p1\n")
     arguments = ["evaluate", "--predicted", tmp_path / "predicted.h5ad", "--observed", tmp_path / "observed.h5ad"]
-    arguments += ["--out", tmp_path / "report", "--processes", "1", "--held-out", tmp_path / "held.csv"]
+    arguments += ["--out", tmp_path / "report", "--threads", "1", "--arms", "main", "--held-out", tmp_path / "held.csv"]
     done = _run(*arguments)
     assert done.returncode == 0, done.stderr
     assert "split halves" in done.stdout

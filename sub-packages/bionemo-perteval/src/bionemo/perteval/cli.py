@@ -19,9 +19,15 @@ def _root() -> None:
 
 @app.command(epilog=_EXAMPLE)
 def evaluate(
-    predicted: Annotated[Path, typer.Option(help="Predicted cells (h5ad), X in log1p.")],
+    predicted: Annotated[
+        list[str],
+        typer.Option(
+            help="Predicted cells (h5ad), X in log1p. Several predictions: repeat as `name=file.h5ad`; several "
+            "training seeds of one: `name=a.h5ad,b.h5ad`, or repeat the name."
+        ),
+    ],
     observed: Annotated[Path, typer.Option(help="Observed cells (h5ad), counts or log1p; best the whole screen.")],
-    out: Annotated[Path, typer.Option(help="Folder for report.html, metrics.json, metrics.csv, per_perturbation.csv.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.html, metrics.json and the CSV files.")],
     perturbation_key: Annotated[
         str | None,
         typer.Option(help="Column of obs with the perturbation; this and the next four: else the prediction's uns."),
@@ -38,8 +44,31 @@ def evaluate(
         Path | None,
         typer.Option(help="CSV with columns context,perturbation: further conditions the baselines must not use."),
     ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="tahoe100m, parse10m-pbmc, replogle-nadig, or a TOML file: keys and held-out contexts."),
+    ] = None,
+    split: Annotated[
+        Path | None, typer.Option(help="TOML file of held-out conditions, in the layout of the training.")
+    ] = None,
+    training_conditions: Annotated[
+        Path | None, typer.Option(help="CSV with columns context,perturbation: what the model was trained on.")
+    ] = None,
+    hvg_from: Annotated[
+        str | None, typer.Option(help="Cells that chose the genes, where the prediction does not say: train, all, given.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse also statistics of held-out cells, and what cannot be checked.")
+    ] = False,
+    arms: Annotated[str, typer.Option(help="`all` baselines and oracles, or the `main` ones.")] = "all",
+    engine: Annotated[
+        str, typer.Option(help="`0.6`; `0.8` also scores with the current cell-eval, in an environment made for it.")
+    ] = "0.6",
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder where tests of observed cells are kept for the next evaluation.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
-    processes: Annotated[int | None, typer.Option(help="Worker processes; all cores, eight at most.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads; all cores, sixteen at most.")] = None,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Score a prediction and write the report."""
@@ -47,10 +76,11 @@ def evaluate(
 
     from bionemo.perteval import InputError, render
     from bionemo.perteval import evaluate as run
+    from bionemo.perteval.leakage import read_pairs
 
     try:
         evaluation = run(
-            predicted,
+            named(predicted),
             observed,
             out=out,
             perturbation_key=perturbation_key,
@@ -58,9 +88,19 @@ def evaluate(
             context_key=context_key,
             target_sum=target_sum,
             layer=layer,
-            held_out=None if held_out is None else _pairs(held_out),
+            held_out=None if held_out is None else read_pairs(held_out, "--held-out"),
+            protocol=protocol,
+            split=split,
+            training_conditions=(
+                None if training_conditions is None else read_pairs(training_conditions, "--training-conditions")
+            ),
+            hvg_from=hvg_from,  # type: ignore[arg-type]
+            strict=strict,
             seed=seed,
-            processes=processes,
+            arms=arms,  # type: ignore[arg-type]
+            engine=engine,  # type: ignore[arg-type]
+            cache=cache,
+            threads=threads,
             progress=progress,
         )
     except InputError as error:
@@ -71,22 +111,21 @@ def evaluate(
     typer.echo(f"Report: {out / 'report.html'}")
 
 
-def _pairs(path: Path) -> list[tuple[str, str]]:
-    """Read (context, perturbation) pairs from a CSV with these two columns."""
-    import pandas as pd
-
+def named(predicted: list[str]) -> Path | dict[str, list[Path]]:
+    """Return what ``--predicted`` says: one path, or name -> files."""
     from bionemo.perteval import InputError
 
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"The held-out file {path} cannot be read as CSV ({error}); check --held-out.") from error
-    for column in ("context", "perturbation"):
-        if column not in frame:
+    if len(predicted) == 1 and ("=" not in predicted[0] or Path(predicted[0]).exists()):
+        return Path(predicted[0])
+    files: dict[str, list[Path]] = {}
+    for given in predicted:
+        name, equals, paths = given.partition("=")
+        if not equals or not name or not paths:
             raise InputError(
-                f"The held-out file {path} has no column {column!r}; its header has to be context,perturbation."
+                f"Several predictions need names, but {given!r} has none; write --predicted name=file.h5ad."
             )
-    return list(zip(frame["context"], frame["perturbation"], strict=True))
+        files.setdefault(name, []).extend(Path(path) for path in paths.split(","))
+    return files
 
 
 def main() -> None:

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from bionemo.perteval.baselines import PREDICTION, SPLIT_HALVES
+from bionemo.perteval.baselines import PREDICTION
+from bionemo.perteval.ceiling import SPLIT_HALVES
 from bionemo.perteval.metrics import HEADLINE, Metric
 
 if TYPE_CHECKING:
