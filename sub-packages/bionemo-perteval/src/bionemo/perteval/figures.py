@@ -56,7 +56,7 @@ def choose(evaluation: "Evaluation", each: int) -> dict[str, list[Condition]]:
     ordered = mine.sort_values("PDCorr", kind="stable", na_position="first")
     conditions = list(zip(ordered["context"], ordered["perturbation"], strict=True))
     if len(conditions) <= 3 * each:
-        return {"all": conditions}
+        return {"from worst to best": conditions}
     middle = (len(conditions) - each) // 2
     return {"worst": conditions[:each], "median": conditions[middle : middle + each], "best": conditions[-each:]}
 
@@ -184,9 +184,11 @@ def _shown(evaluation: "Evaluation") -> list[str]:
 
 def _one_each(evaluation: "Evaluation") -> dict[str, Condition]:
     chosen = choose(evaluation, 1)
-    if "all" not in chosen:
+    if "median" in chosen:
         return {title: conditions[0] for title, conditions in chosen.items()}
-    return dict(zip(("worst", "median", "best") if len(chosen["all"]) == 3 else ("worst", "best"), chosen["all"], strict=False))
+    (conditions,) = chosen.values()
+    titles = {1: ("",), 2: ("worst", "best"), 3: ("worst", "median", "best")}[len(conditions)]
+    return dict(zip(titles, conditions, strict=True))
 
 
 def _name(evaluation: "Evaluation", condition: Condition) -> str:

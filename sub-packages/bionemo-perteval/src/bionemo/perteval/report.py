@@ -54,6 +54,7 @@ def html(evaluation: "Evaluation") -> str:
         target=TRANSFERRED_DELTA if TRANSFERRED_DELTA in evaluation.arms else CONTROL_CELLS,
         published=_published(settings["protocol"]),
         protocol=settings["protocol"],
+        several_contexts=len(settings["scored"]) > 1,
         contexts=_contexts(evaluation),
         shifts=figures.shifts(evaluation),
         volcanoes=figures.volcanoes(evaluation),

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import cdist
 
 from bionemo.perteval.pictures.style import BLACK, picture, short
@@ -17,13 +18,16 @@ def distances(names: Sequence[str], predicted: Sequence[Response], observed: Seq
     Parameters
     ----------
     names
-        Perturbations [P], in the order of rows and columns.
+        Perturbations [P]; rows and columns are ordered so that alike observed shifts stand together.
     predicted, observed
         Their responses [P].
     title
         Over the picture.
     """
-    matrix = cdist([r.delta for r in predicted], [r.delta for r in observed], "cityblock")
+    shifts = np.stack([response.delta for response in observed])
+    order = leaves_list(linkage(shifts, "average", "cityblock"))
+    names = [names[place] for place in order]
+    matrix = cdist([predicted[place].delta for place in order], shifts[order], "cityblock")
     low, high = matrix.min(axis=1, keepdims=True), matrix.max(axis=1, keepdims=True)
     scaled = np.divide(matrix - low, high - low, out=np.zeros_like(matrix), where=high > low)
     nearest = matrix.argmin(axis=1)

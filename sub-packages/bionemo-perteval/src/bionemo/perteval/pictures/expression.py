@@ -8,7 +8,7 @@ from bionemo.perteval.differential import FDR
 from bionemo.perteval.pictures.style import BLACK, BLUE, GREY, PALE, picture, short
 from bionemo.perteval.profiles import Response
 
-_HIGHEST = 50.0
+_HIGHEST = 30.0
 _WIDEST = 5.0
 
 
@@ -59,9 +59,9 @@ def overlaps(rows: Sequence[tuple[str, Response, Response]]) -> str:
         missed = np.array([int((~p.significant & o.significant).sum()) for _, p, o in rows])
         extra = np.array([int((p.significant & ~o.significant).sum()) for _, p, o in rows])
         style = {"edgecolor": BLACK, "linewidth": 0.5, "height": 0.75}
-        axes.barh(places, -missed, color="white", hatch="////", label="observed, but missed", **style)
+        axes.barh(places, -missed, color="white", hatch="///", label="observed, but missed", **style)
         axes.barh(places, both, color=BLACK, label="on both sides", **style)
-        axes.barh(places, extra, left=both, color=PALE, hatch="....", label="called, but not observed", **style)
+        axes.barh(places, extra, left=both, color=PALE, hatch="\\\\", label="called, but not observed", **style)
         axes.axvline(0, color=BLACK, linewidth=0.8)
         axes.set_yticks(places, [short(name, 34) for name, _, _ in rows])
         axes.invert_yaxis()
