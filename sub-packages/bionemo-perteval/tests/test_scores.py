@@ -139,7 +139,12 @@ def test_order_of_genes_does_not_matter(noisy, counts, evaluation):
 def test_same_seed_same_numbers_whatever_else_is_scored(noisy, counts, evaluation):
     alone = noisy[(noisy.obs["line"] == "B").to_numpy()].copy()
     again = evaluate(
-        alone, counts, held_out=[("C", "p1"), *[("A", f"p{i}") for i in (1, 2, 3)]], arms="main", threads=1, progress=False
+        alone,
+        counts,
+        held_out=[("C", "p1"), *[("A", f"p{i}") for i in (1, 2, 3)]],
+        arms="main",
+        threads=1,
+        progress=False,
     )
     pd.testing.assert_frame_equal(
         again.per_perturbation,
@@ -174,6 +179,8 @@ def test_another_number_of_predicted_cells_is_resampled_and_said(noisy, counts):
 
 
 def test_one_perturbation_in_one_context(noisy, counts):
-    single = evaluate(noisy[(noisy.obs["line"] == "B").to_numpy()].copy(), counts, arms="main", threads=1, progress=False)
+    single = evaluate(
+        noisy[(noisy.obs["line"] == "B").to_numpy()].copy(), counts, arms="main", threads=1, progress=False
+    )
     assert single.table.loc["prediction", "PDS_l1"] == 1
     assert any("by construction" in note for note in single.notes)

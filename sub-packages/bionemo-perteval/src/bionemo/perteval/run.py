@@ -117,7 +117,7 @@ def evaluate(
         raise InputError(f"The arms are {arms!r}, but they can be all or main.")
     if engine not in ("0.6", "0.8"):
         raise InputError(f"The engine is {engine!r}, but it can be 0.6 or 0.8.")
-    environment = other_engine.prepare() if engine == "0.8" else None
+    environment = other_engine.prepare(progress=progress) if engine == "0.8" else None
     screen = reading.build(
         predictions, observed_cells, keys, observed_name=observed_name, held_out=held_out or (), seed=seed
     )
