@@ -1,11 +1,14 @@
 """A model that has seen what it is scored on is refused by name."""
 
+from dataclasses import dataclass
+
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 
 from bionemo.perteval import InputError
+from bionemo.perteval.checks import Keys
 from bionemo.perteval.leakage import TrainingRecord, check_leakage, read_pairs
 from bionemo.perteval.parity import Rules
 from bionemo.perteval.protocol_files import find_protocol
@@ -14,6 +17,14 @@ from bionemo.perteval.split import Split
 SPLIT = Split.from_dict({"fewshot": {"A": {"val": ["v"], "test": ["t", "u"]}}, "zeroshot": {"Z": "test"}}, "x")
 SEEN = frozenset({("A", "a"), ("A", "ctrl"), ("B", "t")})
 CLEAN = TrainingRecord(conditions=SEEN, hvg_from="train", hvg_split=SPLIT.hash)
+
+
+@dataclass
+class _Screen:
+    """As much of a `Screen` as a statement needs."""
+
+    scored: dict
+    rows: list
 
 
 def _check(record=CLEAN, *, scored=(("A", "t"),), split=SPLIT, held_out=(("A", "u"), ("A", "v")), strict=False):
@@ -105,15 +116,18 @@ def test_published_scores_stand_beside_only_the_whole_protocol():
     split = Split.from_dict({"fewshot": {"hepg2": names}}, "x")
     observed = [("hepg2", name) for name in ("non-targeting", *names["val"], *names["test"])]
     rules = Rules(protocol=protocol, split=split)
-    scored = [("hepg2", name) for name in names["test"]]
-    settings = {"perturbation_key": "g", "context_key": "c", "control": "x", "target_sum": 1e4}
-    whole = rules.statement(scored=scored, observed=observed, settings=settings)
+    keys = Keys(perturbation_key="g", context_key="c", control="x", target_sum=1e4, layer=None)
+
+    def statement(rules, scored):
+        return rules.statement(_Screen({"hepg2": scored}, observed), keys)
+
+    whole = statement(rules, names["test"])
     assert (whole["hash"], whole["split_hash"], whole["departures"]) == (protocol.hash, split.hash, [])
     assert whole["published"][0]["scores"]["PDCorr"] == 0.909
     assert whole["published"][0]["not_comparable"] == ["MSE", "MAE"]
-    partly = rules.statement(scored=scored[1:], observed=observed, settings=settings)
+    partly = statement(rules, names["test"][1:])
     assert partly["published"] == []
     assert "1 of 624" in partly["departures"][0]
-    unnamed = Rules().statement(scored=scored, observed=observed, settings=settings)
+    unnamed = statement(Rules(), names["test"])
     assert len(unnamed["hash"]) == 64
     assert unnamed["name"] is None

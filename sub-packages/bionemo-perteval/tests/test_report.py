@@ -23,7 +23,7 @@ def folder(evaluation, tmp_path_factory):
 
 def test_files(folder):
     assert sorted(path.name for path in folder.iterdir()) == [
-        "metrics.csv", "metrics.json", "per_perturbation.csv", "report.html",
+        "comparisons.csv", "metrics.csv", "metrics.json", "per_perturbation.csv", "report.html",
     ]  # fmt: skip
 
 
@@ -43,8 +43,16 @@ def test_json_is_strict_and_complete(folder, evaluation):
 
 
 def test_csv(folder, evaluation):
-    table = pd.read_csv(folder / "metrics.csv", index_col="arm")
-    pd.testing.assert_frame_equal(table, evaluation.table, check_names=False)
+    long = pd.read_csv(folder / "metrics.csv")
+    table = long[long["subset"] == "all"].pivot(index="arm", columns="metric", values="value")
+    pd.testing.assert_frame_equal(
+        table.loc[evaluation.table.index, evaluation.table.columns], evaluation.table, check_names=False
+    )
+    row = long.query("subset == 'strong' and arm == 'prediction' and metric == 'MSE'").iloc[0]
+    assert row.low <= row.value <= row.high
+    assert row.value == pytest.approx(evaluation.strong.table.loc["prediction", "MSE"])
+    compared = pd.read_csv(folder / "comparisons.csv", index_col=["first", "second", "metric"])
+    pd.testing.assert_frame_equal(compared, evaluation.comparisons)
     assert len(pd.read_csv(folder / "per_perturbation.csv")) == len(evaluation.table) * 4
 
 
@@ -99,7 +107,7 @@ def test_writing_again_replaces_and_leaves_other_files(folder, evaluation):
     (folder / "mine.txt").write_text("kept")
     evaluation.write(folder)
     assert (folder / "mine.txt").read_text() == "kept"
-    assert len(list(folder.iterdir())) == 5
+    assert len(list(folder.iterdir())) == 6
     (folder / "mine.txt").unlink()
 
 

@@ -1,6 +1,6 @@
 """Hold an evaluation to a protocol: its keys, its held-out conditions, and a training that has not seen them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from bionemo.perteval.errors import InputError
 from bionemo.perteval.leakage import TrainingRecord, check_leakage
 from bionemo.perteval.protocol import Protocol, Published, departures
 from bionemo.perteval.protocol_files import find_protocol
+from bionemo.perteval.reading import Prediction, stated
 from bionemo.perteval.screen import Condition, Screen
 from bionemo.perteval.split import Split
 
@@ -89,6 +90,32 @@ class Rules:
     def held_out(self, observed: Collection[Condition], control: str) -> set[Condition]:
         """Return every held-out condition, the controls apart; names of the split have to be observed."""
         return set(self.pairs) | (self.split.held_out(observed, control) if self.split else set())
+
+    def check_predictions(
+        self,
+        predictions: Sequence[Prediction],
+        screen: Screen,
+        *,
+        trained_on: Collection[Condition] | None,
+        hvg_from: str | None,
+    ) -> list[str]:
+        """Do `check_scale` and `check` for every file of predictions; return notes, none twice.
+
+        Parameters
+        ----------
+        predictions
+            The files.
+        screen
+            What is scored and what was observed.
+        trained_on, hvg_from
+            What the user says of the training, as in `TrainingRecord.of`.
+        """
+        notes = []
+        for prediction in predictions:
+            self.check_scale(stated(prediction.cells), prediction.name)
+            record = TrainingRecord.of(prediction.cells, prediction.name, trained_on=trained_on, hvg_from=hvg_from)
+            notes += self.check(prediction.name, record, screen)
+        return list(dict.fromkeys(notes))
 
     def check(self, name: str, record: TrainingRecord, screen: Screen) -> list[str]:
         """Refuse what the protocol or the training forbids; return notes.

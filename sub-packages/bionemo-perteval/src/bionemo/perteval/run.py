@@ -16,7 +16,6 @@ from bionemo.perteval.ceiling import SPLIT_HALVES, SPLIT_REPEATS
 from bionemo.perteval.checks import Keys
 from bionemo.perteval.errors import InputError
 from bionemo.perteval.evaluation import Evaluation
-from bionemo.perteval.leakage import TrainingRecord
 from bionemo.perteval.parity import Rules
 from bionemo.perteval.reading import Prediction
 
@@ -138,17 +137,10 @@ def evaluate(
         raise InputError(f"The arms are {arms!r}, but they can be all or main.")
     if engine not in ("0.6", "0.8"):
         raise InputError(f"The engine is {engine!r}, but it can be 0.6 or 0.8.")
-    environment = other_engine.prepare() if engine == "0.8" else None
-    observed_conditions = reading.conditions(observed_cells, keys, observed_name)
-    unseen = rules.held_out(observed_conditions, keys.control)
+    unseen = rules.held_out(reading.conditions(observed_cells, keys, observed_name), keys.control)
     screen = reading.build(predictions, observed_cells, keys, observed_name=observed_name, held_out=unseen, seed=seed)
-    parity_notes = []
-    for prediction in predictions:
-        rules.check_scale(reading.stated(prediction.cells), prediction.name)
-        record = TrainingRecord.of(
-            prediction.cells, prediction.name, trained_on=training_conditions, hvg_from=hvg_from
-        )
-        parity_notes += rules.check(prediction.name, record, screen)
+    parity = rules.check_predictions(predictions, screen, trained_on=training_conditions, hvg_from=hvg_from)
+    environment = other_engine.prepare(progress=progress) if engine == "0.8" else None
     main = arms == "main"
     scores = score_arms(
         screen,
@@ -188,7 +180,7 @@ def evaluate(
             "prediction": output.plain(stated[0]),
         },
         versions=versions,
-        notes=(*dict.fromkeys(parity_notes), *screen.notes, *notes(screen)),
+        notes=(*parity, *screen.notes, *notes(screen)),
         other_engine=other,
     )
     if out is not None:
