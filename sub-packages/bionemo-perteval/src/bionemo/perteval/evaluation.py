@@ -209,6 +209,13 @@ class Evaluation:
         extreme = max(scores.values()) if direction == "high" else min(scores.values())
         return {str(arm) for arm, score in scores.items() if math.isclose(score, extreme, rel_tol=1e-6)}
 
+    @cached_property
+    def page(self) -> str:
+        """The report as HTML."""
+        from bionemo.perteval import report
+
+        return report.html(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the pictures as plain values; a missing number is None."""
         return output.to_dict(self)

@@ -43,11 +43,9 @@ def write(evaluation: "Evaluation", out: Path) -> Path:
     InputError
         Where the folder cannot be made or written into.
     """
-    from bionemo.perteval import report
-
     out = Path(out)
     content = json.dumps(to_dict(evaluation), indent=2, allow_nan=False) + "\n"
-    page = report.html(evaluation)
+    page = evaluation.page
     with _writing(out):
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as scratch:

@@ -67,7 +67,7 @@ def html(evaluation: "Evaluation") -> str:
         clouds=figures.clouds(evaluation),
         cloud_name=figures.cloud_name(evaluation),
         further_heads=[(metric.name, ARROWS[metric.best or "high"]) for metric in _FURTHER],
-        further=_scores(evaluation, _FURTHER),
+        further=_scores(evaluation, _FURTHER, intervals=False),
         counted=counted_metrics,
         missing=[
             (arm, [int(evaluation.missing.loc[arm, name]) for name in counted_metrics])  # type: ignore[arg-type]
@@ -83,8 +83,10 @@ def html(evaluation: "Evaluation") -> str:
     )
 
 
-def _scores(evaluation: "Evaluation", metrics: tuple[Metric, ...]) -> list[dict[str, Any]]:
-    """Return one row an arm: its name, kind, DE counts, and a cell a metric with its interval."""
+def _scores(
+    evaluation: "Evaluation", metrics: tuple[Metric, ...], *, intervals: bool = True
+) -> list[dict[str, Any]]:
+    """Return one row an arm: its name, kind, DE counts, and a cell a metric, with its interval or without."""
     winners = {metric.name: evaluation.best(metric.name) for metric in metrics}
     rows = []
     for arm, described in evaluation.arms.items():
@@ -96,7 +98,7 @@ def _scores(evaluation: "Evaluation", metrics: tuple[Metric, ...]) -> list[dict[
                     "name": metric.name,
                     "text": number(float(evaluation.table.loc[arm, metric.name]), metric),  # type: ignore[arg-type]
                     "best": arm in winners[metric.name],
-                    "interval": "" if low != low else f"{number(low, metric)} to {number(high, metric)}",
+                    "interval": f"{number(low, metric)} to {number(high, metric)}" if intervals and low == low else "",
                 }
             )
         rows.append({"arm": arm, "kind": described.kind, "cells": cells, "de": de_counts(evaluation, arm)})

@@ -27,4 +27,4 @@ def clouds(value: Components, predictions: Sequence[str]) -> str:
             axes.legend(loc="best", handletextpad=0.2)
         panels[0].set_ylabel(f"component 2 ({100 * value.explained[1]:.0f} %)")
 
-    return picture(draw, 3.3 * len(groups), 3.3)
+    return picture(draw, 3.3 * len(groups), 3.3, (0.55, 0.1, 0.4, 0.25))

@@ -40,7 +40,7 @@ def volcano(predicted: Response, observed: Response, title: str) -> str:
         top = panels[0].get_ylim()[1]
         panels[0].set_ylim(-0.03 * top, 1.35 * top)
 
-    return picture(draw, 6.4, 2.9)
+    return picture(draw, 6.4, 2.9, (0.45, 0.1, 0.4, 0.25))
 
 
 def overlaps(rows: Sequence[tuple[str, Response, Response]]) -> str:

@@ -29,7 +29,7 @@ def genewise(predicted: np.ndarray, observed: np.ndarray, title: str, highest: f
         axes.set_xlabel("observed")
         axes.set_ylabel("predicted")
 
-    return picture(draw, 3.0, 3.0)
+    return picture(draw, 3.0, 3.1, (0.55, 0.1, 0.4, 0.25))
 
 
 def sizes(rows: Sequence[tuple[str, np.ndarray, np.ndarray, bool]]) -> str:

@@ -33,14 +33,31 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def picture(draw: "Callable[[Figure], None]", width: float, height: float) -> str:
-    """Return the address of what `draw` puts on a figure of this size in inches."""
+def picture(
+    draw: "Callable[[Figure], None]", width: float, height: float, margins: tuple[float, float, float, float] | None = None
+) -> str:
+    """Return the address of what `draw` puts on a figure.
+
+    Parameters
+    ----------
+    draw
+        Draws.
+    width, height
+        In inches.
+    margins
+        Left, right, bottom and top in inches; None measures the labels, which takes several times longer.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout=None if margins else "constrained")
         draw(figure)
+        if margins:
+            left, right, bottom, top = margins
+            figure.subplots_adjust(
+                left=left / width, right=1 - right / width, bottom=bottom / height, top=1 - top / height, wspace=0.08
+            )
         buffer = io.BytesIO()
         # Dots are rasterised, so this is also what bounds the size of the page.
         figure.savefig(buffer, format="svg", dpi=150, metadata={"Date": None})
