@@ -128,8 +128,7 @@ def test(cells: Population, controls: Controls) -> Tested:
             p_value[gene] = stats.mannwhitneyu(column, reference, method="exact").pvalue
     moments = _moments(sums, own)
     return Tested(
-        # cell-eval reads single precision and takes what is 0 there for 1e-10, so 0 has to be 0 before correction.
-        p_value=p_value.astype(np.float32).astype(np.float64),
+        p_value=p_value,
         z=np.where(tied, 0.0, (u - centre) / safe),
         fold_change=fold_change(moments.mean, controls.moments.mean),
         moments=moments,

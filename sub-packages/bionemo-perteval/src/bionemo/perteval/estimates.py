@@ -61,9 +61,14 @@ class Estimates:
         return np.mean([self._screen.mean(context, name) for name in names], axis=0)
 
     def perturbed_reference(self, context: str) -> np.ndarray:
-        """Return the mean perturbed cell of a context: over its training perturbations, else over the scored ones."""
+        """Return the mean perturbed cell of a context: over its training perturbations, else over the scored ones.
+
+        NaN where neither is there to compare with: a context without training perturbations and one that is scored.
+        """
         names = [name for where, name in self._screen.training if where == context] or self._screen.scored[context]
-        return np.mean([self._screen.mean(context, name) for name in names], axis=0)
+        reference = np.mean([self._screen.mean(context, name) for name in names], axis=0)
+        alone = names == self._screen.scored[context] and len(names) == 1
+        return np.full_like(reference, np.nan) if alone else reference
 
     @cached_property
     def _mean_delta(self) -> np.ndarray:

@@ -25,15 +25,15 @@ def correlations(predicted: np.ndarray, observed: np.ndarray) -> np.ndarray:
         [P]; NaN where one of the two is constant.
     """
     centred = [values - values.mean(axis=1, keepdims=True) for values in (predicted, observed)]
-    varies = constant(predicted) | constant(observed)
+    flat = constant(predicted) | constant(observed)
     lengths = np.linalg.norm(centred[0], axis=1) * np.linalg.norm(centred[1], axis=1)
     products = (centred[0] * centred[1]).sum(axis=1)
-    return np.divide(products, lengths, out=np.full(lengths.shape, np.nan), where=~varies)
+    return np.divide(products, lengths, out=np.full(lengths.shape, np.nan), where=~flat)
 
 
 def constant(shifts: np.ndarray) -> np.ndarray:
-    """Say for each shift [P, G] whether it is the same in all genes up to rounding [P]."""
-    return np.ptp(shifts, axis=1) <= ROUNDING
+    """Say for each shift [P, G] whether it is the same in all genes up to rounding, or unknown (NaN) [P]."""
+    return ~(np.ptp(shifts, axis=1) > ROUNDING)
 
 
 def weighted_errors(predicted: np.ndarray, observed: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -104,5 +104,5 @@ def _distances(predicted: np.ndarray, observed: np.ndarray, own_gene: np.ndarray
     own = np.maximum((predicted**2).sum(axis=1)[:, None] - left**2, 0.0)
     others = np.maximum((observed**2).sum(axis=1)[None, :] - right**2, 0.0)
     lengths = np.sqrt(own * others)
-    flat = np.abs(predicted).max(axis=1)[:, None] <= ROUNDING
-    return 1 - np.divide(products, lengths, out=np.zeros_like(products), where=(lengths > 0) & ~flat)
+    zero = np.abs(predicted).max(axis=1)[:, None] <= ROUNDING
+    return 1 - np.divide(products, lengths, out=np.zeros_like(products), where=(lengths > 0) & ~zero)
