@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import IO, Any
@@ -145,7 +145,7 @@ def score_arms(screen: Screen, python: Path, *, main: bool, seed: int, threads: 
     return pd.DataFrame(means.reset_index())
 
 
-def _write(screen: Screen, context: str, cells: dict[str, Population], path: Path) -> None:
+def _write(screen: Screen, context: str, cells: Mapping[str, Population], path: Path) -> None:
     """Write control cells and populations as cell-eval reads them."""
     parts = [screen.control_cells(context), *map(sp.csr_matrix, cells.values())]
     labels = np.repeat([screen.control, *cells], [cell_count(part) for part in parts])
