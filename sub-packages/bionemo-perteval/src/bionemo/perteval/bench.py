@@ -103,7 +103,8 @@ def _score(engine: str, screen: ad.AnnData, prediction: ad.AnnData, threads: int
     built = build([Prediction(arm="prediction", cells=prediction, name="prediction")], screen, keys)
     if engine == "all arms":
         scores = score_arms(built, seed=0, threads=threads, progress=False).per_perturbation
-        return scores[scores["arm"] == "prediction"].set_index("perturbation")
+        mine = pd.DataFrame(scores[scores["arm"] == "prediction"]).set_index("perturbation")
+        return pd.DataFrame(mine[[metric.name for metric in _SHARED]])
     with ThreadPoolExecutor(threads) as pool:
         scores, _ = Bench(built, "c0", 0, pool, None).score("prediction", 0)
     return scores.set_index("perturbation")[[metric.name for metric in _SHARED]]

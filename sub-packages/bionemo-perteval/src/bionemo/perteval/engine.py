@@ -46,6 +46,7 @@ PINS = (
 )
 """What its environment is made of; what these need is left to pip."""
 
+_MAKE = ["-m", "venv"]
 _LABEL = "perturbation"
 
 
@@ -71,7 +72,7 @@ def prepare(*, progress: bool = False) -> Path:
             with bar(progress, 1) as begin:
                 begin(f"installing cell-eval {RELEASE}")
                 shutil.rmtree(folder, ignore_errors=True)
-                _run([sys.executable, "-m", "venv", str(folder)])
+                _run([sys.executable, *_MAKE, str(folder)])
                 _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PINS])
             done.write_text("\n".join(PINS))
     except (OSError, subprocess.CalledProcessError) as error:

@@ -8,25 +8,30 @@ from rich.console import Console
 
 from bionemo import perteval
 from bionemo.cellsets import Split
+from bionemo.perteval.cli import named
 from bionemo.scale.inference.annotations import labelled, read_h5ad
 
 
-def evaluate(predicted: Path, observed: Path, out: Path, *, split: Path | None, **settings) -> None:
+def evaluate(predicted: list[str], observed: Path, out: Path, *, split: Path | None, **settings) -> None:
     """Score, print the table, write the report.
 
     Parameters
     ----------
-    predicted, observed, out
+    predicted
+        One path, or ``name=path`` for each prediction.
+    observed, out
         As in :func:`bionemo.perteval.evaluate`.
     split
         TOML file whose validation and test conditions the baselines must not use.
     settings
         Further arguments of :func:`bionemo.perteval.evaluate`.
     """
+    predictions = named(predicted)
     held_out = None
     if split is not None:
-        held_out = _held_out(Split.from_toml(split), predicted, observed, settings)
-    evaluation = perteval.evaluate(predicted, observed, out=out, held_out=held_out, **settings)
+        first = predictions if isinstance(predictions, Path) else next(iter(predictions.values()))[0]
+        held_out = _held_out(Split.from_toml(split), first, observed, settings)
+    evaluation = perteval.evaluate(predictions, observed, out=out, held_out=held_out, **settings)
     Console().print(perteval.render(evaluation))
     typer.echo(f"report: {out / 'report.html'}")
 
