@@ -192,11 +192,14 @@ def _check_unique_genes(cells: ad.AnnData, name: str) -> None:
 
 
 def _csr(matrix: Any, name: str) -> sp.csr_matrix:
-    """Return a CSR copy without NaN, infinite or negative values."""
+    """Return the values as CSR without NaN, infinite or negative ones; not to be changed, they may be the caller's."""
     if matrix is None:
         raise InputError(f"{name} has no X; write the expression there, or name a layer with --layer.")
-    csr = sp.csr_matrix(matrix, copy=True)
-    csr.eliminate_zeros()
+    csr = sp.csr_matrix(matrix)
+    if not csr.data.all() or not csr.has_canonical_format:
+        csr = csr.copy()
+        csr.sum_duplicates()
+        csr.eliminate_zeros()
     if not np.isfinite(csr.data).all():
         bad = int((~np.isfinite(csr.data)).sum())
         raise InputError(f"{name} has {bad} values that are NaN or infinite; drop those cells or genes.")

@@ -111,6 +111,55 @@ def evaluate(
     typer.echo(f"Report: {out / 'report.html'}")
 
 
+@app.command()
+def reference(
+    cells: Annotated[int, typer.Option(help="Cells of each perturbation.")] = 150,
+    genes: Annotated[int, typer.Option(help="Genes.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 0,
+    threads: Annotated[int | None, typer.Option(help="Threads; all cores, sixteen at most.")] = None,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """Score a perfect mean, a perfect shift and a perfect population on simulated cells: what the metrics reward."""
+    from rich.console import Console
+
+    from bionemo.perteval import render
+    from bionemo.perteval.reference import reference as run
+
+    Console().print(render(run(cells=cells, genes=genes, seed=seed, threads=threads, progress=progress)))
+
+
+@app.command()
+def bench(
+    out: Annotated[Path, typer.Option(help="JSON file for times, memory, differences, versions and machine.")],
+    cells: Annotated[int, typer.Option(help="Cells that both score.")] = 50_000,
+    genes: Annotated[int, typer.Option(help="Genes.")] = 2_000,
+    perturbations: Annotated[int, typer.Option(help="Perturbations.")] = 50,
+    growth: Annotated[str, typer.Option(help="Numbers of cells that perteval alone scores, with commas; or empty.")] = (
+        "50000,100000,200000,500000"
+    ),
+    repeats: Annotated[int, typer.Option(help="Of the comparison, alternating.")] = 3,
+    threads: Annotated[int, typer.Option(help="Threads of perteval, worker processes of cell-eval.")] = 2,
+) -> None:
+    """Time scoring beside cell-eval itself, and how it grows with the number of cells."""
+    import json
+
+    from bionemo.perteval.bench import run
+
+    sizes = [int(size) for size in growth.split(",") if size]
+    found = run(cells=cells, genes=genes, perturbations=perturbations, growth=sizes, repeats=repeats, threads=threads)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    for engine, seconds in found["median_seconds"].items():
+        typer.echo(f"{engine}: {seconds:.1f} s for {cells} cells, median of {repeats}")
+    if found["median_seconds"]:
+        typer.echo(
+            f"{found['times_faster']:.1f} times; largest difference {max(found['largest_difference'].values()):.2g}"
+        )
+    for grown in found["growth"]:
+        added = (grown["peak_bytes"] - grown["bytes_before"]) / 2**30
+        typer.echo(f"{grown['cells']} cells: {grown['seconds']:.1f} s, {added:.2f} GiB beyond the input")
+
+
 def named(predicted: list[str]) -> Path | dict[str, list[Path]]:
     """Return what ``--predicted`` says: one path, or name -> files."""
     from bionemo.perteval import InputError

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import IO, Any
@@ -46,6 +46,7 @@ PINS = (
 )
 """What its environment is made of; what these need is left to pip."""
 
+_MAKE = ["-m", "venv"]
 _LABEL = "perturbation"
 
 
@@ -71,7 +72,7 @@ def prepare(*, progress: bool = False) -> Path:
             with bar(progress, 1) as begin:
                 begin(f"installing cell-eval {RELEASE}")
                 shutil.rmtree(folder, ignore_errors=True)
-                _run([sys.executable, "-m", "venv", str(folder)])
+                _run([sys.executable, *_MAKE, str(folder)])
                 _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PINS])
             done.write_text("\n".join(PINS))
     except (OSError, subprocess.CalledProcessError) as error:
@@ -145,7 +146,7 @@ def score_arms(screen: Screen, python: Path, *, main: bool, seed: int, threads: 
     return pd.DataFrame(means.reset_index())
 
 
-def _write(screen: Screen, context: str, cells: dict[str, Population], path: Path) -> None:
+def _write(screen: Screen, context: str, cells: Mapping[str, Population], path: Path) -> None:
     """Write control cells and populations as cell-eval reads them."""
     parts = [screen.control_cells(context), *map(sp.csr_matrix, cells.values())]
     labels = np.repeat([screen.control, *cells], [cell_count(part) for part in parts])

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from bionemo.perteval import flags, intervals, output
@@ -96,7 +97,7 @@ class Evaluation:
     def strong(self) -> "Evaluation | None":
         """The same of the conditions with at least `STRONG_EFFECT` observed DE genes; None where there are none."""
         mine = self.per_perturbation[self.per_perturbation["arm"] == self.predictions[0]]
-        strong = pd.MultiIndex.from_frame(mine.loc[mine["n_de_observed"] >= STRONG_EFFECT, _CONDITION])
+        strong = pd.MultiIndex.from_frame(pd.DataFrame(mine[mine["n_de_observed"] >= STRONG_EFFECT])[_CONDITION])
         if not len(strong):
             return None
         return replace(
@@ -109,7 +110,7 @@ class Evaluation:
     @cached_property
     def conditions(self) -> int:
         """Number of scored (context, perturbation) pairs."""
-        return len(self.per_perturbation[_CONDITION].drop_duplicates())
+        return len(pd.DataFrame(self.per_perturbation[_CONDITION]).drop_duplicates())
 
     @cached_property
     def per_seed_table(self) -> pd.DataFrame:
@@ -128,8 +129,8 @@ class Evaluation:
 
         Corrected for every (context, perturbation), then averaged as in `table`.
         """
-        rows = self.per_perturbation[self.per_perturbation["arm"] == SPLIT_HALVES].copy()
-        rows[_CORRECTED] = spearman_brown(rows[_CORRECTED].to_numpy())
+        rows = pd.DataFrame(self.per_perturbation[self.per_perturbation["arm"] == SPLIT_HALVES]).copy()
+        rows[_CORRECTED] = spearman_brown(rows[_CORRECTED].to_numpy(np.float64))
         return _over_contexts(_per_context(rows)).loc[SPLIT_HALVES, _CORRECTED]
 
     @cached_property
@@ -238,4 +239,5 @@ def _over_contexts(per_context: pd.DataFrame) -> pd.DataFrame:
 
 
 def _only(scores: pd.DataFrame, conditions: pd.MultiIndex) -> pd.DataFrame:
-    return pd.DataFrame(scores[pd.MultiIndex.from_frame(scores[_CONDITION]).isin(conditions)]).reset_index(drop=True)
+    here = pd.MultiIndex.from_frame(pd.DataFrame(scores[_CONDITION]))
+    return pd.DataFrame(scores[here.isin(conditions)]).reset_index(drop=True)

@@ -154,7 +154,7 @@ def _signed_rank(differences: np.ndarray) -> float:
         return float("nan")
     # Differences of rounding only would otherwise be ranked.
     values = np.where(np.abs(values) < 1e-12, 0.0, values)
-    return float(stats.wilcoxon(values).pvalue) if values.any() else 1.0
+    return float(stats.wilcoxon(values).pvalue) if values.any() else 1.0  # type: ignore[union-attr]
 
 
 def _mean(values: np.ndarray) -> np.ndarray:

@@ -14,7 +14,9 @@ import scipy.sparse as sp
 from bionemo.perteval import checks
 from bionemo.perteval.checks import Keys
 from bionemo.perteval.errors import InputError, nearest
-from bionemo.perteval.screen import Condition, Screen, generator
+from bionemo.perteval.screen import Condition, Screen, gene_count, generator
+
+_CELLS_AT_ONCE = 20_000
 
 
 def read(source: Path | str | ad.AnnData, role: str) -> tuple[ad.AnnData, str]:
@@ -178,7 +180,7 @@ def _on_log1p(
     """Return the observed cells on the panel, log1p [N, G], their library sizes [N], the target sum, and notes."""
     matrix, kind = checks.observed_matrix(observed, keys.layer, name)
     if kind == "log1p":
-        return sp.csr_matrix(matrix[:, columns], dtype=np.float32), None, None, []
+        return sp.csr_matrix(_columns(matrix, columns), dtype=np.float32), None, None, []
     if keys.target_sum is None:
         raise InputError(f"{name} holds counts but the target sum is not known: give --target-sum (often 10000).")
     if not keys.target_sum > 0:
@@ -186,11 +188,25 @@ def _on_log1p(
     library = np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
     empty = int((library == 0).sum())
     notes = [f"{empty} observed cells have no counts at all and stay zero in every gene."] if empty else []
-    matrix = matrix[:, columns].astype(np.float64)
     scale = np.divide(keys.target_sum, library, out=np.zeros_like(library), where=library > 0)
-    matrix.data *= np.repeat(scale, np.diff(matrix.indptr))
-    np.log1p(matrix.data, out=matrix.data)
-    return sp.csr_matrix(matrix, dtype=np.float32), library, keys.target_sum, notes
+    return _log1p(_columns(matrix, columns), scale), library, keys.target_sum, notes
+
+
+def _columns(matrix: sp.csr_matrix, columns: np.ndarray) -> sp.csr_matrix:
+    """Return the columns in this order, without a copy where it is theirs already."""
+    everything = columns.size == gene_count(matrix) and bool((columns == np.arange(columns.size)).all())
+    return matrix if everything else sp.csr_matrix(matrix[:, columns])
+
+
+def _log1p(counts: sp.csr_matrix, scale: np.ndarray) -> sp.csr_matrix:
+    """Return log1p(counts * scale of the cell) in single precision, computed in double, some cells at a time."""
+    values = np.empty(counts.data.size, dtype=np.float32)
+    for start in range(0, scale.size, _CELLS_AT_ONCE):
+        bounds = counts.indptr[start : start + _CELLS_AT_ONCE + 1]
+        some = slice(bounds[0], bounds[-1])
+        times = np.repeat(scale[start : start + _CELLS_AT_ONCE], np.diff(bounds))
+        values[some] = np.log1p(counts.data[some] * times)
+    return sp.csr_matrix((values, counts.indices, counts.indptr), shape=counts.shape)
 
 
 def conditions(cells: ad.AnnData, keys: Keys, name: str) -> set[Condition]:

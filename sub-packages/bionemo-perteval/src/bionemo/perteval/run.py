@@ -141,6 +141,8 @@ def evaluate(
     screen = reading.build(predictions, observed_cells, keys, observed_name=observed_name, held_out=unseen, seed=seed)
     parity = rules.check_predictions(predictions, screen, trained_on=training_conditions, hvg_from=hvg_from)
     environment = other_engine.prepare(progress=progress) if engine == "0.8" else None
+    files = _files(predictions)
+    del predictions, observed_cells  # the screen has its own copy
     main = arms == "main"
     scores = score_arms(
         screen,
@@ -161,8 +163,8 @@ def evaluate(
         arms=listed(screen, main=main),
         profiles=scores.profiles,
         settings={
-            "predicted": ", ".join(prediction.name for prediction in predictions),
-            "predictions": _files(predictions),
+            "predicted": ", ".join(name for names in files.values() for name in names),
+            "predictions": files,
             "observed": observed_name,
             "perturbation_key": keys.perturbation_key,
             "context_key": keys.context_key,

@@ -96,9 +96,10 @@ def score(predicted: Side, observed: Side, reference: np.ndarray) -> pd.DataFram
     scores["wMSE"] = shifts.weighted_errors(mine, theirs, observed.z)
     place = {gene: column for column, gene in enumerate(observed.genes)}
     own_gene = np.array([place.get(name, -1) for name in observed.perturbations])
-    for name, distance in (("PDS_l1", "l1"), ("PDS_l2", "l2"), ("PDS_cos", "cosine")):
+    distances: tuple[tuple[str, shifts.Distance], ...] = (("PDS_l1", "l1"), ("PDS_l2", "l2"), ("PDS_cos", "cosine"))
+    for name, distance in distances:
         scores[name] = shifts.discrimination(delta, true_delta, own_gene, distance)
-    return scores[NAMES]
+    return pd.DataFrame(scores[NAMES])
 
 
 def _cell_eval(predicted: Side, observed: Side) -> pd.DataFrame:

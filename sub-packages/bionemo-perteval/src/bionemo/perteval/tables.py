@@ -1,6 +1,6 @@
 """The scores as tables in the terminal."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bionemo.perteval.ceiling import SPLIT_HALVES
 from bionemo.perteval.metrics import HEADLINE, METRICS, STRONG_EFFECT, Metric
@@ -140,13 +140,13 @@ def _prediction(evaluation: "Evaluation", arm: str) -> "RenderableType":
         name = metric.name
         row = compared.loc[name]
 
-        def show(value: float, metric: Metric = metric) -> str:
+        def show(value: Any, metric: Metric = metric) -> str:
             return _short(number(float(value), metric))
 
         table.add_row(
             f"{name} {ARROWS[metric.best]}",
             show(evaluation.table.loc[arm, name]),
-            interval(*evaluation.intervals.loc[(arm, name)], metric),
+            interval(*map(float, evaluation.intervals.loc[(arm, name)]), metric=metric),
             *([show(spread[name])] if several else []),
             _short(signed(float(normalised[name]), 2)),
             "–" if strong is None else show(strong.table.loc[arm, name]),
