@@ -48,7 +48,10 @@ def test_the_benchmarks():
 def test_the_hash_is_of_the_rules_and_not_of_the_file(own):
     one = own()
     assert len(one.hash) == 64
-    assert own(lambda text: 'title = "Mine"\n# why\n' + text.replace('["p1", "p2", "p3"]', '["p3", "p1", "p2"]')).hash == one.hash
+    assert (
+        own(lambda text: 'title = "Mine"\n# why\n' + text.replace('["p1", "p2", "p3"]', '["p3", "p1", "p2"]')).hash
+        == one.hash
+    )
     for old, new in (("10000", "9999"), ('"p4"', '"p5"'), ('"ctrl"', '"DMSO"'), ('"given"', '"all"')):
         assert own(lambda text, old=old, new=new: text.replace(old, new)).hash != one.hash
 

@@ -87,7 +87,8 @@ def test_report_is_one_file_that_needs_no_network(folder, evaluation):
 
     text = (folder / "report.html").read_text()
     Reader().feed(text)
-    assert len(addresses) == 4 + 3
+    # 4 shifts, 1 bars, 3 volcanoes, 1 map, 3 of populations, 1 of components
+    assert len(addresses) == 13
     assert all(address.startswith("data:image/svg+xml;base64,") for address in addresses)
     assert "url(" not in text
     assert f"{evaluation.table.loc['prediction', 'PDCorr']:.3f}" in cells

@@ -55,7 +55,8 @@ def evaluate(
         Path | None, typer.Option(help="CSV with columns context,perturbation: what the model was trained on.")
     ] = None,
     hvg_from: Annotated[
-        str | None, typer.Option(help="Cells that chose the genes, where the prediction does not say: train, all, given.")
+        str | None,
+        typer.Option(help="Cells that chose the genes, where the prediction does not say: train, all, given."),
     ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse also statistics of held-out cells, and what cannot be checked.")

@@ -65,7 +65,7 @@ class Evaluation:
     @cached_property
     def flags(self) -> list[Flag]:
         """Every check of every prediction, raised or not."""
-        return flags.flags(self.profiles)
+        return flags.flags(self.profiles, self.predictions)
 
     @property
     def definitions(self) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -127,7 +127,11 @@ def maps(evaluation: "Evaluation") -> tuple[list[Group], list[str]]:
         drawn = []
         for arm in _shown(evaluation):
             sides = ([responses[side][context, name] for name in names] for side in (arm, OBSERVED))
-            title = f"{arm}, {context}" if len(names) == len(scored[context]) else f"{arm}, {context}, {len(names)} of {len(scored[context])}"
+            title = (
+                f"{arm}, {context}"
+                if len(names) == len(scored[context])
+                else f"{arm}, {context}, {len(names)} of {len(scored[context])}"
+            )
             drawn.append(
                 Picture(
                     pictures.distances(names, *sides, title),
@@ -145,7 +149,9 @@ def populations(evaluation: "Evaluation") -> list[Group]:
         (arm, profiles.depth[arm], profiles.detected[arm], arm == OBSERVED or arm in evaluation.predictions)
         for arm in (OBSERVED, *evaluation.arms)
     ]
-    groups = [Group("", [Picture(pictures.sizes(rows), "Normalised counts and expressed genes of the cells of all arms")])]
+    groups = [
+        Group("", [Picture(pictures.sizes(rows), "Normalised counts and expressed genes of the cells of all arms")])
+    ]
     for arm in shown:
         groups.append(
             Group(

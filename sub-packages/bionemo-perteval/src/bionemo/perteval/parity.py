@@ -52,9 +52,7 @@ class Rules:
                     "--split out."
                 )
             held_out = Split.from_toml(split)
-        return cls(
-            protocol=found, split=held_out, pairs=frozenset((str(c), str(p)) for c, p in pairs), strict=strict
-        )
+        return cls(protocol=found, split=held_out, pairs=frozenset((str(c), str(p)) for c, p in pairs), strict=strict)
 
     def keys(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Fill arguments that were not given from the protocol.

@@ -150,9 +150,7 @@ def summarise(cells: Population, tested: Tested, *, prints: bool) -> Summary:
         Whether to take fingerprints: of predictions and of observed cells.
     """
     depth, detected = _sizes(cells)
-    return Summary(
-        tested=tested, depth=depth, detected=detected, prints=Fingerprints.of(cells) if prints else None
-    )
+    return Summary(tested=tested, depth=depth, detected=detected, prints=Fingerprints.of(cells) if prints else None)
 
 
 class Summaries:
@@ -209,7 +207,9 @@ class Summaries:
 
     def _strongest(self) -> Condition:
         observed = self._responses[OBSERVED]
-        return max(observed, key=lambda condition: (int(observed[condition].significant.sum()), observed[condition].cells))
+        return max(
+            observed, key=lambda condition: (int(observed[condition].significant.sum()), observed[condition].cells)
+        )
 
     def _respond(self, context: str, names: list[str], tests: list[Tested]) -> dict[Condition, Response]:
         control = self._screen.mean(context, self._screen.control)

@@ -83,9 +83,7 @@ def html(evaluation: "Evaluation") -> str:
     )
 
 
-def _scores(
-    evaluation: "Evaluation", metrics: tuple[Metric, ...], *, intervals: bool = True
-) -> list[dict[str, Any]]:
+def _scores(evaluation: "Evaluation", metrics: tuple[Metric, ...], *, intervals: bool = True) -> list[dict[str, Any]]:
     """Return one row an arm: its name, kind, DE counts, and a cell a metric, with its interval or without."""
     winners = {metric.name: evaluation.best(metric.name) for metric in metrics}
     rows = []

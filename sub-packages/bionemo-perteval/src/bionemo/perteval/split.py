@@ -50,7 +50,9 @@ class Split:
         """Take a split from its parsed sections; `source` is how messages call it."""
         for section, content in table.items():
             if section not in _SECTIONS:
-                raise InputError(f"{source} has the section {section!r}, which no split has{nearest(section, _SECTIONS)}.")
+                raise InputError(
+                    f"{source} has the section {section!r}, which no split has{nearest(section, _SECTIONS)}."
+                )
             if not isinstance(content, Mapping):
                 raise InputError(f"{section!r} of {source} is the value {content!r}, but it has to be a section.")
         names = {**table.get("datasets", {}), **table.get("training", {})}
@@ -79,7 +81,9 @@ class Split:
         contexts = {context for context, _ in conditions}
         for context in (*self.zeroshot, *self.fewshot):
             if context not in contexts:
-                raise InputError(f"The split names context {context!r}, which was not observed{nearest(context, contexts)}.")
+                raise InputError(
+                    f"The split names context {context!r}, which was not observed{nearest(context, contexts)}."
+                )
         for context, parts in self.fewshot.items():
             known = {perturbation for c, perturbation in conditions if c == context}
             for name in sorted(frozenset().union(*parts.values())):

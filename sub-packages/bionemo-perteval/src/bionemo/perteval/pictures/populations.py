@@ -43,7 +43,9 @@ def sizes(rows: Sequence[tuple[str, np.ndarray, np.ndarray, bool]]) -> str:
 
     def draw(figure) -> None:
         panels = figure.subplots(1, 2, sharey=True)
-        for axes, which, label in zip(panels, (1, 2), ("normalised counts of a cell", "expressed genes of a cell"), strict=True):
+        for axes, which, label in zip(
+            panels, (1, 2), ("normalised counts of a cell", "expressed genes of a cell"), strict=True
+        ):
             for place, row in enumerate(rows):
                 low, first, middle, third, high = row[which]
                 ink = BLACK if row[3] else GREY

@@ -34,7 +34,10 @@ _STYLE: dict[Any, Any] = {
 
 
 def picture(
-    draw: "Callable[[Figure], None]", width: float, height: float, margins: tuple[float, float, float, float] | None = None
+    draw: "Callable[[Figure], None]",
+    width: float,
+    height: float,
+    margins: tuple[float, float, float, float] | None = None,
 ) -> str:
     """Return the address of what `draw` puts on a figure.
 
