@@ -130,7 +130,7 @@ def test_cheats_without_a_flag_of_their_own_are_scored_where_they_belong(judged)
 
 def test_counts_are_refused(noisy, counts, scored_rows):
     passed = _like(noisy, counts.X[scored_rows].toarray())
-    with pytest.raises(InputError, match="integers .* which are counts"):
+    with pytest.raises(InputError, match=r"integers .* which are counts"):
         evaluate(passed, counts, threads=1, progress=False)
 
 

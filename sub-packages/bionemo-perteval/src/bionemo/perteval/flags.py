@@ -165,7 +165,7 @@ CHECKS: tuple[Check, ...] = (
     Check(
         name="scale",
         kind="invalid",
-        definition="Sum over genes of the predicted mean over that of the observed mean, log1p; median over conditions.",
+        definition="Sum over genes of the predicted over that of the observed mean, log1p; median over conditions.",
         meaning="The values are on another scale: counts, another base of the logarithm or another target sum.",
         value=lambda evidence: evidence.median(_scale),
         low=0.6,

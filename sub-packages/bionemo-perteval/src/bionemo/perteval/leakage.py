@@ -133,8 +133,8 @@ def check_leakage(
         seen = sorted(forbidden & record.conditions)
         if seen:
             raise InputError(
-                f"The model of {name} was trained on {_listed(seen)}, which {'is' if len(seen) == 1 else 'are'} scored or "
-                "held out; train it without, or drop what it has seen from the prediction."
+                f"The model of {name} was trained on {_listed(seen)}, which {'is' if len(seen) == 1 else 'are'} "
+                "scored or held out; train it without, or drop what it has seen from the prediction."
             )
     _check_genes(record, name, split, strict, notes)
     return notes

@@ -71,8 +71,8 @@ class Rules:
                 filled[name] = ruled
             elif given[name] != ruled:
                 raise InputError(
-                    f"--{name.replace('_', '-')} {given[name]} contradicts the protocol {self.protocol.name!r}, which says "
-                    f"{ruled}; leave it out, or give a protocol file of your own."
+                    f"--{name.replace('_', '-')} {given[name]} contradicts the protocol {self.protocol.name!r}, which "
+                    f"says {ruled}; leave it out, or give a protocol file of your own."
                 )
         return filled
 
