@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from bionemo.perteval import pictures
 from bionemo.perteval.metrics import STRONG_EFFECT
@@ -50,8 +51,8 @@ def choose(evaluation: "Evaluation", each: int) -> dict[str, list[Condition]]:
         How many of each; all of them under one name where there are not more than that in total.
     """
     scores = evaluation.per_perturbation
-    mine = scores[scores["arm"] == evaluation.predictions[0]]
-    strong = mine[mine["n_de_observed"] >= STRONG_EFFECT]
+    mine = pd.DataFrame(scores[scores["arm"] == evaluation.predictions[0]])
+    strong = pd.DataFrame(mine[mine["n_de_observed"] >= STRONG_EFFECT])
     mine = strong if len(strong) >= 3 * each else mine
     ordered = mine.sort_values("PDCorr", kind="stable", na_position="first")
     conditions = list(zip(ordered["context"], ordered["perturbation"], strict=True))
@@ -126,7 +127,7 @@ def maps(evaluation: "Evaluation") -> tuple[list[Group], list[str]]:
         names = _spread(scored[context], LARGEST_MAP)
         drawn = []
         for arm in _shown(evaluation):
-            sides = ([responses[side][context, name] for name in names] for side in (arm, OBSERVED))
+            predicted, observed = ([responses[side][context, name] for name in names] for side in (arm, OBSERVED))
             title = (
                 f"{arm}, {context}"
                 if len(names) == len(scored[context])
@@ -134,7 +135,7 @@ def maps(evaluation: "Evaluation") -> tuple[list[Group], list[str]]:
             )
             drawn.append(
                 Picture(
-                    pictures.distances(names, *sides, title),
+                    pictures.distances(names, predicted, observed, title),
                     f"{arm} in {context}: distance of every predicted to every observed shift",
                 )
             )
@@ -146,7 +147,7 @@ def populations(evaluation: "Evaluation") -> list[Group]:
     """Return the sizes of cells of all arms, and zeros and variances of every gene."""
     profiles, shown = evaluation.profiles, _shown(evaluation)
     rows = [
-        (arm, profiles.depth[arm], profiles.detected[arm], arm == OBSERVED or arm in evaluation.predictions)
+        (arm, (profiles.depth[arm], profiles.detected[arm]), arm == OBSERVED or arm in evaluation.predictions)
         for arm in (OBSERVED, *evaluation.arms)
     ]
     groups = [
@@ -206,4 +207,4 @@ def _name(evaluation: "Evaluation", condition: Condition) -> str:
 def _spread(names: Sequence[str], most: int) -> list[str]:
     """Return at most `most` names, evenly from all."""
     places = np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int))
-    return [names[place] for place in places]
+    return [names[int(place)] for place in places]

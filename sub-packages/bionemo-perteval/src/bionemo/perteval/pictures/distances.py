@@ -26,7 +26,7 @@ def distances(names: Sequence[str], predicted: Sequence[Response], observed: Seq
     """
     shifts = np.stack([response.delta for response in observed])
     order = leaves_list(linkage(shifts, "average", "cityblock"))
-    names = [names[place] for place in order]
+    names = [names[int(place)] for place in order]
     matrix = cdist([predicted[place].delta for place in order], shifts[order], "cityblock")
     low, high = matrix.min(axis=1, keepdims=True), matrix.max(axis=1, keepdims=True)
     scaled = np.divide(matrix - low, high - low, out=np.zeros_like(matrix), where=high > low)

@@ -32,7 +32,7 @@ def genewise(predicted: np.ndarray, observed: np.ndarray, title: str, highest: f
     return picture(draw, 3.0, 3.1, (0.55, 0.1, 0.4, 0.25))
 
 
-def sizes(rows: Sequence[tuple[str, np.ndarray, np.ndarray, bool]]) -> str:
+def sizes(rows: Sequence[tuple[str, tuple[np.ndarray, np.ndarray], bool]]) -> str:
     """Draw quantiles of the normalised counts and of the number of expressed genes of the cells of each arm.
 
     Parameters
@@ -44,11 +44,11 @@ def sizes(rows: Sequence[tuple[str, np.ndarray, np.ndarray, bool]]) -> str:
     def draw(figure) -> None:
         panels = figure.subplots(1, 2, sharey=True)
         for axes, which, label in zip(
-            panels, (1, 2), ("normalised counts of a cell", "expressed genes of a cell"), strict=True
+            panels, (0, 1), ("normalised counts of a cell", "expressed genes of a cell"), strict=True
         ):
             for place, row in enumerate(rows):
-                low, first, middle, third, high = row[which]
-                ink = BLACK if row[3] else GREY
+                low, first, middle, third, high = row[1][which]
+                ink = BLACK if row[2] else GREY
                 axes.plot([low, high], [place, place], color=ink, linewidth=0.8)
                 axes.barh(place, third - first, left=first, height=0.5, color="white", edgecolor=ink, linewidth=0.9)
                 axes.plot([middle, middle], [place - 0.25, place + 0.25], color=ink, linewidth=1.8)
