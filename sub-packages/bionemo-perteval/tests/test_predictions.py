@@ -58,6 +58,12 @@ def test_intervals_hold_the_mean(several):
         assert low <= several.table.loc[arm, "MSE"] <= high
 
 
+def test_split_has_a_hash(several, evaluation, noisy, counts):
+    assert several.settings["split_sha256"] == evaluation.settings["split_sha256"]
+    other = evaluate(noisy, counts, **OPTIONS)  # (C, p1) is training here
+    assert other.settings["split_sha256"] != evaluation.settings["split_sha256"]
+
+
 def test_strong_subset_is_chosen_by_the_observed_cells(several):
     frame = several.per_perturbation
     strong = frame[(frame.arm == "scale") & (frame.n_de_observed >= 10)]
