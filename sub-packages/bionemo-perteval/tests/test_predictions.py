@@ -58,6 +58,12 @@ def test_intervals_hold_the_mean(several):
         assert low <= several.table.loc[arm, "MSE"] <= high
 
 
+def test_split_has_a_hash(several, evaluation, noisy, counts):
+    assert several.settings["split_sha256"] == evaluation.settings["split_sha256"]
+    other = evaluate(noisy, counts, **OPTIONS)  # (C, p1) is training here
+    assert other.settings["split_sha256"] != evaluation.settings["split_sha256"]
+
+
 def test_strong_subset_is_chosen_by_the_observed_cells(several):
     frame = several.per_perturbation
     strong = frame[(frame.arm == "scale") & (frame.n_de_observed >= 10)]
@@ -108,3 +114,15 @@ def test_engine_that_cannot_be_installed_is_one_sentence(noisy, counts, tmp_path
         evaluate(noisy, counts, engine="0.8", **OPTIONS)
     with pytest.raises(InputError, match=r"engine is .0\.7"):
         evaluate(noisy, counts, engine="0.7", **OPTIONS)
+
+
+def test_reference_experiment_shows_what_the_metrics_reward():
+    from bionemo.perteval.reference import REPLICATE, reference
+
+    table = reference(perturbations=8, cells=100, genes=200, threads=1, progress=False).table
+    assert table.loc["control cells", "PDCorr"] == pytest.approx(0, abs=0.2)
+    assert table.loc["true mean", "PDCorr"] == pytest.approx(1)
+    assert table.loc["true mean", "DEPrec"] < 0.5 * table.loc[REPLICATE, "DEPrec"]
+    assert table.loc["control cells + true delta", "DEPrec"] < 0.7 * table.loc[REPLICATE, "DEPrec"]
+    assert table.loc["context mean", "PDS_l1"] == pytest.approx(0.5625)
+    assert np.isnan(table.loc["context mean", "PDCorr_ref"])

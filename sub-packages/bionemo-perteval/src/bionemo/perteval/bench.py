@@ -21,7 +21,6 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
 from bionemo.perteval.metrics import METRICS
 
@@ -107,7 +106,7 @@ def _score(engine: str, screen: ad.AnnData, prediction: ad.AnnData, threads: int
         return pd.DataFrame(mine[[metric.name for metric in _SHARED]])
     with ThreadPoolExecutor(threads) as pool:
         scores, _ = Bench(built, "c0", 0, pool, None).score("prediction", 0)
-    return scores.set_index("perturbation")[[metric.name for metric in _SHARED]]
+    return pd.DataFrame(scores.set_index("perturbation")[[metric.name for metric in _SHARED]])
 
 
 def _plain_cell_eval(screen: ad.AnnData, prediction: ad.AnnData, threads: int) -> pd.DataFrame:
@@ -128,7 +127,8 @@ def _plain_cell_eval(screen: ad.AnnData, prediction: ad.AnnData, threads: int) -
         skip = ["pearson_edistance", "clustering_agreement"]
         results, _ = evaluator.compute(skip_metrics=skip, write_csv=False, break_on_error=True)
     scores = pd.DataFrame(results.to_dict(as_series=False)).set_index("perturbation").sort_index()
-    return scores.rename(columns={metric.source: metric.name for metric in _SHARED})[[m.name for m in _SHARED]]
+    named = scores.rename(columns={metric.source: metric.name for metric in _SHARED})
+    return pd.DataFrame(named[[metric.name for metric in _SHARED]])
 
 
 def _processor() -> str:
@@ -178,8 +178,8 @@ def _draw(cells: int, genes: int, perturbations: int) -> tuple[ad.AnnData, ad.An
         each = cells // (perturbations + 1)
         blocks = [start + rng.integers(distinct, size=each) for start in range(0, screen.n_obs, distinct)]
         rows = np.concatenate(blocks)
-        obs = screen.obs.iloc[rows].reset_index(drop=True)
-        screen = ad.AnnData(sp.csr_matrix(screen.X)[rows], obs=obs.set_axis(obs.index.astype(str)), var=screen.var)
+        screen = screen[rows].copy()
+        screen.obs_names_make_unique()
     labels = screen.obs["perturbation"].to_numpy(str)
     names = [name for name in np.unique(labels) if name != CONTROL]
     following = dict(zip(names, names[1:] + names[:1], strict=True))

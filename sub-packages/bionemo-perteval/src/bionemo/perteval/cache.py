@@ -80,5 +80,5 @@ def _digest(start: bytes, cells: sp.csr_matrix) -> bytes:
     digest = hashlib.sha256(start)
     digest.update(repr(cells.shape).encode())
     for array in (cells.indptr.astype(np.int64), cells.indices.astype(np.int64), cells.data.astype(np.float32)):
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
     return digest.digest()

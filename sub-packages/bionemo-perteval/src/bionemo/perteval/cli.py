@@ -114,8 +114,8 @@ def evaluate(
 
 @app.command()
 def reference(
-    cells: Annotated[int, typer.Option(help="Cells of each perturbation.")] = 150,
-    genes: Annotated[int, typer.Option(help="Genes.")] = 1000,
+    cells: Annotated[int, typer.Option(min=4, help="Cells of each perturbation.")] = 150,
+    genes: Annotated[int, typer.Option(min=10, help="Genes.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 0,
     threads: Annotated[int | None, typer.Option(help="Threads; all cores, sixteen at most.")] = None,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
@@ -138,7 +138,7 @@ def bench(
     growth: Annotated[str, typer.Option(help="Numbers of cells that perteval alone scores, with commas; or empty.")] = (
         "50000,100000,200000,500000"
     ),
-    repeats: Annotated[int, typer.Option(help="Of the comparison, alternating.")] = 3,
+    repeats: Annotated[int, typer.Option(min=0, help="Of the comparison, alternating.")] = 3,
     threads: Annotated[int, typer.Option(help="Threads of perteval, worker processes of cell-eval.")] = 2,
 ) -> None:
     """Time scoring beside cell-eval itself, and how it grows with the number of cells."""
@@ -146,7 +146,11 @@ def bench(
 
     from bionemo.perteval.bench import run
 
-    sizes = [int(size) for size in growth.split(",") if size]
+    try:
+        sizes = [int(size) for size in growth.split(",") if size]
+    except ValueError:
+        typer.echo(f"perteval: --growth is {growth!r}, but it takes whole numbers with commas between.", err=True)
+        raise typer.Exit(2) from None
     found = run(cells=cells, genes=genes, perturbations=perturbations, growth=sizes, repeats=repeats, threads=threads)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(found, indent=2) + "\n", "utf-8")

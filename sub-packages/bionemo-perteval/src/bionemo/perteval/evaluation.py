@@ -96,8 +96,9 @@ class Evaluation:
     @cached_property
     def strong(self) -> "Evaluation | None":
         """The same of the conditions with at least `STRONG_EFFECT` observed DE genes; None where there are none."""
-        mine = self.per_perturbation[self.per_perturbation["arm"] == self.predictions[0]]
-        strong = pd.MultiIndex.from_frame(pd.DataFrame(mine[mine["n_de_observed"] >= STRONG_EFFECT])[_CONDITION])
+        mine = pd.DataFrame(self.per_perturbation[self.per_perturbation["arm"] == self.predictions[0]])
+        effects = pd.DataFrame(mine.loc[mine["n_de_observed"] >= STRONG_EFFECT, _CONDITION])
+        strong = pd.MultiIndex.from_frame(effects)
         if not len(strong):
             return None
         return replace(

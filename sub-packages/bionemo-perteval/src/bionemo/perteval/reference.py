@@ -6,21 +6,26 @@ from bionemo.perteval.simulation import CONTROL, log1p_of, simulate
 
 REPLICATE = "independent replicate"
 
-_SCORED = 50
-_TRAINED = 25
-
 
 def reference(
-    *, cells: int = 150, genes: int = 1000, seed: int = 0, threads: int | None = None, progress: bool = True
+    *,
+    perturbations: int = 50,
+    cells: int = 150,
+    genes: int = 1000,
+    seed: int = 0,
+    threads: int | None = None,
+    progress: bool = True,
 ) -> Evaluation:
-    """Score an independent replicate of 50 simulated perturbations, with all baselines and oracles beside.
+    """Score an independent replicate of simulated perturbations, with all baselines and oracles beside.
 
-    One context with 600 control cells and 75 perturbations, of which 25 are for training; see `simulation.simulate`.
+    One context, with half as many further perturbations for training; see `simulation.simulate`.
 
     Parameters
     ----------
+    perturbations
+        That are scored.
     cells
-        Of each perturbation.
+        Of each perturbation; there are four times as many control cells.
     genes
         On the panel.
     seed
@@ -31,7 +36,7 @@ def reference(
     screen, replicate = simulate(
         cells=cells,
         controls=4 * cells,
-        perturbations=_SCORED + _TRAINED,
+        perturbations=perturbations + perturbations // 2,
         genes=genes,
         shared=0.6,
         affected=0.05,
@@ -39,7 +44,7 @@ def reference(
         depth=-3.0,
         seed=seed,
     )
-    scored = replicate.obs["perturbation"].isin([f"p{i:03d}" for i in range(_SCORED)]).to_numpy()
+    scored = replicate.obs["perturbation"].isin([f"p{i:03d}" for i in range(perturbations)]).to_numpy()
     return evaluate(
         {REPLICATE: log1p_of(replicate[scored].copy())},
         screen,

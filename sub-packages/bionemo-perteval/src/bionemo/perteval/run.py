@@ -1,5 +1,7 @@
 """`evaluate`: two files to an `Evaluation`."""
 
+import hashlib
+import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from bionemo.perteval.errors import InputError
 from bionemo.perteval.evaluation import Evaluation
 from bionemo.perteval.parity import Rules
 from bionemo.perteval.reading import Prediction
+from bionemo.perteval.screen import Screen
 
 Source = Path | str | ad.AnnData
 """An h5ad file or the cells themselves."""
@@ -179,6 +182,7 @@ def evaluate(
             "training": [list(condition) for condition in screen.training],
             "hvg_from": hvg_from,
             "protocol": rules.statement(screen, keys),
+            "split_sha256": _split_hash(screen, unseen),
             "prediction": output.plain(stated[0]),
         },
         versions=versions,
@@ -188,6 +192,16 @@ def evaluate(
     if out is not None:
         evaluation.write(Path(out))
     return evaluation
+
+
+def _split_hash(screen: Screen, held_out: Collection[tuple[str, str]]) -> str:
+    """Return the SHA-256 of what is scored, held out and trained on; reports with another one do not compare."""
+    parts = {
+        "scored": [[context, name] for context, names in screen.scored.items() for name in names],
+        "held_out": sorted([str(context), str(name)] for context, name in held_out),
+        "training": sorted(list(condition) for condition in screen.training),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _read_predictions(predicted: Source | Mapping[str, Source | Sequence[Source]]) -> list[Prediction]:

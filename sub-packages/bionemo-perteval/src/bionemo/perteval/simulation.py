@@ -83,7 +83,9 @@ def log1p_of(cells: ad.AnnData, target_sum: float = 1e4) -> ad.AnnData:
     total = np.asarray(counts.sum(axis=1)).ravel()
     counts.data *= np.repeat(target_sum / np.maximum(total, 1.0), np.diff(counts.indptr))
     np.log1p(counts.data, out=counts.data)
-    return ad.AnnData(sp.csr_matrix(counts, dtype=np.float32), obs=cells.obs.copy(), var=cells.var.copy())
+    logged = cells.copy()
+    logged.X = sp.csr_matrix(counts, dtype=np.float32)
+    return logged
 
 
 def _cells(blocks: list[sp.csr_matrix], labels: list[tuple[str, str]], genes: int) -> ad.AnnData:

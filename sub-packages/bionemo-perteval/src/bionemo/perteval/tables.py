@@ -7,10 +7,13 @@ from bionemo.perteval.metrics import HEADLINE, METRICS, STRONG_EFFECT, Metric
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
     from rich.table import Table
 
     from bionemo.perteval.evaluation import Evaluation
+
+_WIDE = 110
+"""Columns of a terminal from which on a prediction's table has all of its columns."""
 
 ARROWS = {"high": "↑", "low": "↓"}
 """Sign for the better direction."""
@@ -61,17 +64,26 @@ def render(evaluation: "Evaluation") -> "RenderableType":
     evaluation
         Result of `evaluate`.
     """
-    from rich.console import Group
+    return _Tables(evaluation)
 
-    parts = [_all_arms(evaluation)]
-    parts += [_prediction(evaluation, arm) for arm in evaluation.predictions]
-    names = evaluation.predictions
-    parts += [
-        _comparison(evaluation, first, second) for place, first in enumerate(names) for second in names[place + 1 :]
-    ]
-    if evaluation.engines is not None:
-        parts.append(_engines(evaluation))
-    return Group(*parts)
+
+class _Tables:
+    """The tables, with fewer columns where there is little room."""
+
+    def __init__(self, evaluation: "Evaluation"):
+        self._evaluation = evaluation
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        evaluation = self._evaluation
+        names = evaluation.predictions
+        yield _all_arms(evaluation)
+        for arm in names:
+            yield _prediction(evaluation, arm, wide=options.max_width >= _WIDE)
+        for place, first in enumerate(names):
+            for second in names[place + 1 :]:
+                yield _comparison(evaluation, first, second)
+        if evaluation.engines is not None:
+            yield _engines(evaluation)
 
 
 def _table(title: str, *columns: str) -> "Table":
@@ -120,7 +132,7 @@ def _all_arms(evaluation: "Evaluation") -> "RenderableType":
     return Group(table, Text(legend, style="dim"), Text())
 
 
-def _prediction(evaluation: "Evaluation", arm: str) -> "RenderableType":
+def _prediction(evaluation: "Evaluation", arm: str, *, wide: bool) -> "RenderableType":
     """Return one prediction metric by metric, between control cells and ceiling and against the baseline to beat."""
     from rich.console import Group
     from rich.text import Text
@@ -129,11 +141,8 @@ def _prediction(evaluation: "Evaluation", arm: str) -> "RenderableType":
     compared = evaluation.compare(arm, second).loc[(arm, second)]
     strong = evaluation.strong
     spread = evaluation.seed_spread.loc[arm]
-    several = bool(spread.notna().any())
-    heads = ["value", "95 % interval", *(["± seeds"] if several else []), "normal-\nised"]
-    heads += [f"strong\n({strong.conditions if strong else 0})", "ceiling", "corrected", "less the\nbaseline"]
-    table = _table(arm, *heads, "95 % interval", "p")
     normalised = evaluation.normalised().loc[arm]
+    rows = []
     for metric in METRICS:
         if metric.best is None:
             continue
@@ -143,24 +152,32 @@ def _prediction(evaluation: "Evaluation", arm: str) -> "RenderableType":
         def show(value: Any, metric: Metric = metric) -> str:
             return _short(number(float(value), metric))
 
-        table.add_row(
-            f"{name} {ARROWS[metric.best]}",
-            show(evaluation.table.loc[arm, name]),
-            interval(*map(float, evaluation.intervals.loc[(arm, name)]), metric=metric),
-            *([show(spread[name])] if several else []),
-            _short(signed(float(normalised[name]), 2)),
-            "–" if strong is None else show(strong.table.loc[arm, name]),
-            show(evaluation.table.loc[SPLIT_HALVES, name]),
-            show(evaluation.corrected_ceiling[name]) if metric.corrected else "",
-            _difference(row["difference"], metric),
-            _difference_interval(row, metric),
-            p_value(row["p_value"]),
-        )
+        cells = {
+            "value": show(evaluation.table.loc[arm, name]),
+            "95 % interval": interval(*map(float, evaluation.intervals.loc[(arm, name)]), metric=metric),
+            "± seeds": show(spread[name]),
+            "normal-\nised": _short(signed(float(normalised[name]), 2)),
+            f"strong\n({strong.conditions if strong else 0})": (
+                "–" if strong is None else show(strong.table.loc[arm, name])
+            ),
+            "ceiling": show(evaluation.table.loc[SPLIT_HALVES, name]),
+            "corrected": show(evaluation.corrected_ceiling[name]) if metric.corrected else "",
+            "less the\nbaseline": _difference(row["difference"], metric),
+            "95 % interval of\nthe difference": _difference_interval(row, metric),
+            "p": p_value(row["p_value"]),
+        }
+        left_out = set() if spread.notna().any() else {"± seeds"}
+        left_out |= set() if wide else {"± seeds", "normal-\nised", "ceiling", "corrected"}
+        rows.append((metric, {head: cell for head, cell in cells.items() if head not in left_out}))
+    table = _table(arm, *rows[0][1])
+    for metric, cells in rows:
+        table.add_row(f"{metric.name} {ARROWS[metric.best or 'high']}", *cells.values())
     legend = (
-        f"normalised: 0 control cells, 1 split halves; strong: at least {STRONG_EFFECT} observed DE genes; corrected: "
-        f"Spearman-Brown; baseline: {second}; intervals: bootstrap over contexts and perturbations; p: Wilcoxon "
-        "signed rank"
+        f"strong: at least {STRONG_EFFECT} observed DE genes; baseline: {second}; intervals: bootstrap over contexts "
+        "and perturbations; p: Wilcoxon signed rank"
     )
+    if wide:
+        legend += "; normalised: 0 control cells, 1 split halves; corrected: Spearman-Brown"
     return Group(table, Text(legend, style="dim"), Text())
 
 
