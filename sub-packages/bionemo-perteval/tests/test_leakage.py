@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bionemo.perteval import InputError
+from bionemo.perteval import InputError, evaluate
 from bionemo.perteval.checks import Keys
 from bionemo.perteval.leakage import TrainingRecord, check_leakage, read_pairs
 from bionemo.perteval.parity import Rules
@@ -131,3 +131,21 @@ def test_published_scores_stand_beside_only_the_whole_protocol():
     unnamed = statement(Rules(), names["test"])
     assert len(unnamed["hash"]) == 64
     assert unnamed["name"] is None
+
+
+def test_evaluate_refuses_a_leak_before_it_scores(noisy, counts, tmp_path):
+    split = tmp_path / "split.toml"
+    split.write_text('[fewshot.A]\ntest = ["p1", "p2", "p3"]\n[fewshot.B]\ntest = ["p2"]\nval = ["p4"]\n')
+    with pytest.raises(InputError, match="was trained on B / p4, which is scored or held out"):
+        evaluate(noisy, counts, split=split, training_conditions=[("B", "p4")], progress=False)
+    with pytest.raises(InputError, match="--strict was given, but nothing says what the model"):
+        evaluate(noisy, counts, split=split, strict=True, progress=False)
+    with pytest.raises(InputError, match="contradicts the protocol 'replogle-nadig'"):
+        evaluate(noisy, counts, protocol="replogle-nadig", control="ctrl", progress=False)
+
+
+def test_every_report_has_the_hash_of_its_rules(evaluation):
+    stated = evaluation.settings["protocol"]
+    assert stated["hash"] in evaluation.page
+    assert stated["name"] is None
+    assert "Leakage was not checked" in " ".join(evaluation.notes)
