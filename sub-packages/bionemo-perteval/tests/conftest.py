@@ -88,4 +88,4 @@ def evaluation(noisy, counts):
     """The evaluation of the noisy prediction, held-out (C, p1) apart."""
     from bionemo.perteval import evaluate
 
-    return evaluate(noisy, counts, held_out=[("C", "p1")], processes=1, progress=False)
+    return evaluate(noisy, counts, held_out=[("C", "p1")], threads=1, progress=False)

@@ -5,17 +5,32 @@ import numpy as np
 import pytest
 
 from bionemo.perteval import BASELINES, evaluate
-from bionemo.perteval.baselines import perturbation_mean, round_to_counts, split_halves, transferred_delta
+from bionemo.perteval.ceiling import split_halves
 from bionemo.perteval.checks import Keys
-from bionemo.perteval.reading import build
+from bionemo.perteval.estimates import Estimates
+from bionemo.perteval.reading import Prediction, build
+from bionemo.perteval.rounding import round_to_counts
 from bionemo.perteval.screen import generator
 
 KEYS = Keys(perturbation_key="gene", context_key="line", control="ctrl", target_sum=1e4, layer=None)
 
 
+_KEYWORDS = {"perturbation_key": "gene", "context_key": "line", "control": "ctrl", "target_sum": 1e4}
+
+
+def _log1p_of(cells):
+    from bionemo.perteval.simulation import log1p_of
+
+    return log1p_of(cells)
+
+
+def _screen(prediction, counts, held_out=()):
+    return build([Prediction(arm="prediction", cells=prediction, name="mine")], counts, KEYS, held_out=held_out)
+
+
 @pytest.fixture(scope="module")
 def screen(noisy, counts):
-    return build(noisy, counts, KEYS, held_out=[("C", "p1")])
+    return _screen(noisy, counts, held_out=[("C", "p1")])
 
 
 def _mean(cells, context, gene):
@@ -34,16 +49,16 @@ def test_transferred_delta_by_hand(screen, log1p):
     def delta(context, gene):
         return _mean(log1p, context, gene) - _mean(log1p, context, "ctrl")
 
-    np.testing.assert_allclose(transferred_delta(screen, "p1"), delta("B", "p1"), atol=1e-5)
+    np.testing.assert_allclose(Estimates(screen).transferred_delta("A", "p1"), delta("B", "p1"), atol=1e-5)
     both = (delta("B", "p3") + delta("C", "p3")) / 2
-    np.testing.assert_allclose(transferred_delta(screen, "p3"), both, atol=1e-5)
-    np.testing.assert_allclose(perturbation_mean(screen, "p2"), _mean(log1p, "C", "p2"), atol=1e-5)
+    np.testing.assert_allclose(Estimates(screen).transferred_delta("A", "p3"), both, atol=1e-5)
+    np.testing.assert_allclose(Estimates(screen).perturbation_mean("A", "p2"), _mean(log1p, "C", "p2"), atol=1e-5)
 
 
 def test_unknown_perturbation_gets_the_mean_delta_and_a_note(noisy, counts, log1p):
     only = noisy[((noisy.obs["line"] == "A") & (noisy.obs["gene"] == "p1")).to_numpy()].copy()
     held_out = [("B", "p1"), ("C", "p1")]
-    screen = build(only, counts, KEYS, held_out=held_out)
+    screen = _screen(only, counts, held_out)
     contexts = {"A": ["p2", "p3", "p4", "p5"], "B": ["p2", "p3", "p4"], "C": ["p2", "p3", "p4"]}
     expected = np.mean(
         [
@@ -52,20 +67,79 @@ def test_unknown_perturbation_gets_the_mean_delta_and_a_note(noisy, counts, log1
         ],
         axis=0,
     )
-    np.testing.assert_allclose(transferred_delta(screen, "p1"), expected, atol=1e-5)
-    notes = evaluate(only, counts, held_out=held_out, processes=1, progress=False).notes
+    np.testing.assert_allclose(Estimates(screen).transferred_delta("A", "p1"), expected, atol=1e-5)
+    notes = evaluate(only, counts, held_out=held_out, arms="main", threads=1, progress=False).notes
     assert any("No training context has p1" in note for note in notes)
+
+
+def test_linear_delta_is_the_ridge_solution(screen):
+    from sklearn.linear_model import Ridge
+
+    conditions = list(screen.training)
+    levels = sorted({c for c, _ in conditions}) + sorted({p for _, p in conditions})
+    design = np.array([[float(level in condition) for level in levels] for condition in conditions])
+    deltas = np.stack([screen.delta(*condition) for condition in conditions])
+    ridge = Ridge(alpha=0.1).fit(design, deltas)
+    for context, name in (("A", "p1"), ("B", "p2"), ("A", "unknown")):
+        asked = np.array([[float(level in (context, name)) for level in levels]])
+        found = Estimates(screen).linear_delta(context, name)
+        np.testing.assert_allclose(found, ridge.predict(asked)[0], atol=1e-8)
+
+
+def test_context_and_mean_baselines_by_hand(screen, log1p):
+    estimates = Estimates(screen)
+    both = (_mean(log1p, "A", "p4") + _mean(log1p, "A", "p5")) / 2
+    np.testing.assert_allclose(estimates.context_mean("A", "p1"), both, atol=1e-5)
+    np.testing.assert_allclose(estimates.perturbed_reference("A"), both, atol=1e-5)
+    names = {"A": ["p4", "p5"], "B": ["p1", "p3", "p4"], "C": ["p2", "p3", "p4"]}
+    delta = [np.mean([_mean(log1p, c, g) - _mean(log1p, c, "ctrl") for g in names[c]], axis=0) for c in names]
+    np.testing.assert_allclose(estimates.mean_delta("A", "p1"), np.mean(delta, axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("arm", list(BASELINES))
+def test_every_baseline_is_a_population_on_the_scale(screen, arm):
+    cells = BASELINES[arm].draw(screen, Estimates(screen), "A", "p2", generator(0, "x"))
+    dense = cells if isinstance(cells, np.ndarray) else cells.toarray()
+    assert dense.shape == (screen.rows["A", "p2"].size, 120)
+    assert dense.dtype == np.float32
+    assert np.isfinite(dense).all()
+    assert 0 <= dense.min() < dense.max() < 15
+    tiled = dense.std(axis=0).max() < 1e-5
+    assert tiled == (arm.split(" + ")[0] in ("control mean", "perturbation mean", "context mean", "true mean"))
+
+
+def test_resampled_cells_come_from_where_they_say(screen):
+    def sources(arm, context, name):
+        cells = BASELINES[arm].draw(screen, Estimates(screen), context, name, generator(0, "x")).toarray()
+        wanted = {row.tobytes() for row in cells}
+        return {c for c in screen.rows if wanted & {row.tobytes() for row in screen.cells(*c).toarray()}}
+
+    assert sources("perturbation cells", "A", "p3") == {("B", "p3"), ("C", "p3")}
+    assert sources("context cells", "A", "p3") == {("A", "p4"), ("A", "p5")}
+    assert sources("control cells", "A", "p3") == {("A", "ctrl")}
+
+
+def test_split_controls_are_disjoint_and_remove_the_shared_error(counts):
+    """Labels without any effect: shifts correlate through the shared control mean, but not through its halves."""
+    rng = np.random.default_rng(5)
+    control = counts[(counts.obs["gene"] == "ctrl").to_numpy() & (counts.obs["line"] == "A").to_numpy()]
+    cells = control[rng.integers(control.n_obs, size=600)].copy()
+    cells.obs_names_make_unique()
+    cells.obs["gene"] = ["ctrl"] * 30 + [f"p{i % 19:02d}" for i in range(570)]
+    table = evaluate(_log1p_of(cells[30:]), cells, **_KEYWORDS, arms="main", threads=1, progress=False).table
+    assert table.loc["split halves", "PDCorr"] > 0.3
+    assert abs(table.loc["split halves", "PDCorr_split"]) < 0.15
 
 
 def test_shifted_controls_have_the_shifted_mean(screen):
     arm = BASELINES["control cells + transferred delta"]
-    cells = arm.draw(screen, "A", "p2", generator(0, "x")).toarray()
+    cells = arm.draw(screen, Estimates(screen), "A", "p2", generator(0, "x"))
     assert cells.shape == (screen.rows["A", "p2"].size, 120)
     assert cells.min() >= 0
-    free = transferred_delta(screen, "p2") > 0  # not clipped
+    free = Estimates(screen).transferred_delta("A", "p2") > 0  # not clipped
     controls = screen.control_cells("A").toarray()[:, free]
     error = controls.std(axis=0) / np.sqrt(cells.shape[0])
-    shift = cells[:, free].mean(axis=0) - controls.mean(axis=0) - transferred_delta(screen, "p2")[free]
+    shift = cells[:, free].mean(axis=0) - controls.mean(axis=0) - Estimates(screen).transferred_delta("A", "p2")[free]
     assert np.abs(shift / error).max() < 5
 
 
@@ -103,14 +177,14 @@ def test_without_training_conditions_only_control_cells_remain(noisy, counts):
     rows = counts.obs["gene"].eq("ctrl").to_numpy()
     pairs = set(zip(noisy.obs["line"], noisy.obs["gene"], strict=True))
     rows |= np.array([pair in pairs for pair in zip(counts.obs["line"], counts.obs["gene"], strict=True)])
-    evaluation = evaluate(noisy, counts[rows].copy(), processes=1, progress=False)
+    evaluation = evaluate(noisy, counts[rows].copy(), arms="main", threads=1, progress=False)
     assert list(evaluation.table.index) == ["prediction", "control cells", "split halves"]
     assert any("give the whole screen" in note for note in evaluation.notes)
 
 
 def test_library_is_over_all_genes_of_the_file(noisy, counts):
     panel = noisy[:, :60].copy()
-    screen = build(panel, counts, KEYS)
-    whole = build(noisy, counts, KEYS)
+    screen = _screen(panel, counts)
+    whole = _screen(noisy, counts)
     assert isinstance(panel, ad.AnnData)
     np.testing.assert_array_equal(screen.observed.toarray(), whole.observed.toarray()[:, :60])

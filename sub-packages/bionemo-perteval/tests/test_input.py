@@ -9,7 +9,7 @@ from bionemo.perteval import InputError, evaluate
 
 def _refused(match, predicted, observed, **arguments):
     with pytest.raises(InputError, match=match) as error:
-        evaluate(predicted, observed, processes=1, progress=False, **arguments)
+        evaluate(predicted, observed, arms="main", threads=1, progress=False, **arguments)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -102,19 +102,19 @@ def test_observed_values_on_the_wrong_scale(perfect, counts):
 def test_layer(perfect, counts, log1p):
     layered = log1p.copy()
     layered.layers["counts"] = counts.X.copy()
-    evaluation = evaluate(perfect, layered, layer="counts", processes=1, progress=False)
+    evaluation = evaluate(perfect, layered, layer="counts", arms="main", threads=1, progress=False)
     assert evaluation.settings["target_sum"] == 1e4
     assert "'counts'" in _refused("no layer 'cuonts'", perfect, layered, layer="cuonts")
 
 
 def test_inputs_are_left_as_they_were(perfect, counts):
     before = counts.X.copy(), perfect.X.copy()
-    evaluate(perfect, counts, processes=1, progress=False)
+    evaluate(perfect, counts, arms="main", threads=1, progress=False)
     assert (before[0] != counts.X).nnz == 0
     assert (before[1] != perfect.X).nnz == 0
 
 
-@pytest.mark.parametrize(("name", "value"), [("seed", -1), ("processes", 0), ("target_sum", 0.0)])
+@pytest.mark.parametrize(("name", "value"), [("seed", -1), ("threads", 0), ("target_sum", 0.0)])
 def test_numbers_out_of_range(perfect, counts, name, value):
     with pytest.raises(InputError, match=name):
         evaluate(perfect, counts, progress=False, **{name: value})
@@ -123,6 +123,6 @@ def test_numbers_out_of_range(perfect, counts, name, value):
 def test_a_key_may_join_two_columns(perfect, counts):
     for cells in (perfect, counts):
         cells.obs["half"] = "x"
-    found = evaluate(perfect, counts, context_key="line+half", processes=1, progress=False)
+    found = evaluate(perfect, counts, context_key="line+half", arms="main", threads=1, progress=False)
     assert all(context.endswith("+x") for context in found.settings["scored"])
     _refused("no column 'halff'", perfect, counts, context_key="line+halff")

@@ -23,7 +23,7 @@ def folder(evaluation, tmp_path_factory):
 
 def test_files(folder):
     assert sorted(path.name for path in folder.iterdir()) == [
-        "metrics.csv", "metrics.json", "per_perturbation.csv", "report.html",
+        "comparisons.csv", "metrics.csv", "metrics.json", "per_perturbation.csv", "report.html",
     ]  # fmt: skip
 
 
@@ -43,8 +43,16 @@ def test_json_is_strict_and_complete(folder, evaluation):
 
 
 def test_csv(folder, evaluation):
-    table = pd.read_csv(folder / "metrics.csv", index_col="arm")
-    pd.testing.assert_frame_equal(table, evaluation.table, check_names=False)
+    long = pd.read_csv(folder / "metrics.csv")
+    table = long[long["subset"] == "all"].pivot(index="arm", columns="metric", values="value")
+    pd.testing.assert_frame_equal(
+        table.loc[evaluation.table.index, evaluation.table.columns], evaluation.table, check_names=False
+    )
+    row = long.query("subset == 'strong' and arm == 'prediction' and metric == 'MSE'").iloc[0]
+    assert row.low <= row.value <= row.high
+    assert row.value == pytest.approx(evaluation.strong.table.loc["prediction", "MSE"])
+    compared = pd.read_csv(folder / "comparisons.csv", index_col=["first", "second", "metric"])
+    pd.testing.assert_frame_equal(compared, evaluation.comparisons)
     assert len(pd.read_csv(folder / "per_perturbation.csv")) == len(evaluation.table) * 4
 
 
@@ -79,7 +87,8 @@ def test_report_is_one_file_that_needs_no_network(folder, evaluation):
 
     text = (folder / "report.html").read_text()
     Reader().feed(text)
-    assert len(addresses) == 4 + 3
+    # 4 shifts, 1 bars, 3 volcanoes, 1 map, 3 of populations, 1 of components
+    assert len(addresses) == 13
     assert all(address.startswith("data:image/svg+xml;base64,") for address in addresses)
     assert "url(" not in text
     assert f"{evaluation.table.loc['prediction', 'PDCorr']:.3f}" in cells
@@ -99,7 +108,7 @@ def test_writing_again_replaces_and_leaves_other_files(folder, evaluation):
     (folder / "mine.txt").write_text("kept")
     evaluation.write(folder)
     assert (folder / "mine.txt").read_text() == "kept"
-    assert len(list(folder.iterdir())) == 5
+    assert len(list(folder.iterdir())) == 6
     (folder / "mine.txt").unlink()
 
 
@@ -165,7 +174,7 @@ def test_command(noisy, counts, tmp_path):
     counts.write_h5ad(tmp_path / "observed.h5ad")
     (tmp_path / "held.csv").write_text("context,perturbation\nC,p1\n")
     arguments = ["evaluate", "--predicted", tmp_path / "predicted.h5ad", "--observed", tmp_path / "observed.h5ad"]
-    arguments += ["--out", tmp_path / "report", "--processes", "1", "--held-out", tmp_path / "held.csv"]
+    arguments += ["--out", tmp_path / "report", "--threads", "1", "--arms", "main", "--held-out", tmp_path / "held.csv"]
     done = _run(*arguments)
     assert done.returncode == 0, done.stderr
     assert "split halves" in done.stdout

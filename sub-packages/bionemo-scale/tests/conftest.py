@@ -165,7 +165,9 @@ def record(config, vocabulary) -> RunRecord:
             "path": "store",
             "fingerprint": "f" * 64,
             "keys": {"perturbation": "target", "context": "line", "batch": "plate"},
+            "genes": {"hvg_from": "train", "hvg_split": "5" * 64},
         },
+        trained={"A": ["TP53", "ctrl"], "B": ["ctrl"]},
         split={"zeroshot": {}, "fewshot": {"B": {"val": ["TP53"], "test": ["MYC"]}}},
     )
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import bionemo.scale.inference.predict as predict_module
+from bionemo.cellsets import Split
 from bionemo.scale.errors import InputError
 from bionemo.scale.inference.predict import predict
 
@@ -64,6 +65,15 @@ def test_the_file_says_what_produced_it(predicted, run_path, written):
     }  # fmt: skip
     assert (stated["perturbation_key"], stated["context_key"], stated["batch_key"]) == ("target", "line", "plate")
     assert stated["target_sum"] == 100
+
+
+def test_the_file_says_what_the_model_was_trained_on(predicted, written, record):
+    uns = predicted(like=written(), part="test").uns
+    pairs = set(uns["training_conditions"].astype(str).itertuples(index=False, name=None))
+    assert pairs == {("A", "TP53"), ("A", "ctrl"), ("B", "ctrl")}
+    stated = uns["prediction"]
+    assert (stated["hvg_from"], stated["hvg_split"]) == ("train", "5" * 64)
+    assert stated["split_hash"] == Split.from_dict(record.split).hash
 
 
 def test_the_seed_decides(predicted, written):

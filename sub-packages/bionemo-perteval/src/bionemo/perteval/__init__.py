@@ -7,8 +7,9 @@
 
 from bionemo.perteval.baselines import BASELINES, Baseline
 from bionemo.perteval.errors import InputError
-from bionemo.perteval.evaluation import Evaluation, evaluate
+from bionemo.perteval.evaluation import Evaluation
 from bionemo.perteval.metrics import HEADLINE, METRICS, Metric
+from bionemo.perteval.run import evaluate
 from bionemo.perteval.tables import render
 
 __all__ = ["BASELINES", "HEADLINE", "METRICS", "Baseline", "Evaluation", "InputError", "Metric", "evaluate", "render"]

@@ -139,16 +139,39 @@ def check_conditions(
                 )
 
 
+def check_same_conditions(
+    first: dict[Condition, np.ndarray], other: dict[Condition, np.ndarray], first_name: str, other_name: str
+) -> None:
+    """Refuse predictions of different conditions: their scores would not compare."""
+    for here, there, has, lacks in ((first, other, first_name, other_name), (other, first, other_name, first_name)):
+        absent = [condition for condition in here if condition not in there]
+        if absent:
+            context, perturbation = absent[0]
+            raise InputError(
+                f"{has} predicts {perturbation!r} in context {context!r} but {lacks} does not ({len(absent)} such "
+                "conditions); predictions that are compared need the same conditions."
+            )
+
+
+def check_same_genes(first: ad.AnnData, other: ad.AnnData, first_name: str, other_name: str) -> None:
+    """Refuse predictions on different gene panels; the order may differ."""
+    for cells, name in ((first, first_name), (other, other_name)):
+        _check_unique_genes(cells, name)
+    for here, there, has, lacks in ((first, other, first_name, other_name), (other, first, other_name, first_name)):
+        absent = here.var_names.difference(there.var_names)
+        if len(absent):
+            raise InputError(
+                f"{len(absent)} genes of {has} are not in {lacks}: {', '.join(map(str, absent[:5]))}; predictions that "
+                "are compared need the same genes."
+            )
+
+
 def panel(
     predicted: ad.AnnData, observed: ad.AnnData, predicted_name: str, observed_name: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the prediction's genes [G] and their columns in the observed file [G]."""
     for cells, name in ((predicted, predicted_name), (observed, observed_name)):
-        if not cells.var_names.is_unique:
-            twice = [gene for gene, count in Counter(cells.var_names).items() if count > 1]
-            raise InputError(
-                f"Gene {twice[0]!r} occurs more than once in {name}; call var_names_make_unique() on both files."
-            )
+        _check_unique_genes(cells, name)
     columns = observed.var_names.get_indexer(predicted.var_names)
     missing = predicted.var_names[columns < 0]
     if len(missing):
@@ -160,12 +183,23 @@ def panel(
     return predicted.var_names.to_numpy(str), columns
 
 
+def _check_unique_genes(cells: ad.AnnData, name: str) -> None:
+    if not cells.var_names.is_unique:
+        twice = [gene for gene, count in Counter(cells.var_names).items() if count > 1]
+        raise InputError(
+            f"Gene {twice[0]!r} occurs more than once in {name}; call var_names_make_unique() on both files."
+        )
+
+
 def _csr(matrix: Any, name: str) -> sp.csr_matrix:
-    """Return a CSR copy without NaN, infinite or negative values."""
+    """Return the values as CSR without NaN, infinite or negative ones; not to be changed, they may be the caller's."""
     if matrix is None:
         raise InputError(f"{name} has no X; write the expression there, or name a layer with --layer.")
-    csr = sp.csr_matrix(matrix, copy=True)
-    csr.eliminate_zeros()
+    csr = sp.csr_matrix(matrix)
+    if not csr.data.all() or not csr.has_canonical_format:
+        csr = csr.copy()
+        csr.sum_duplicates()
+        csr.eliminate_zeros()
     if not np.isfinite(csr.data).all():
         bad = int((~np.isfinite(csr.data)).sum())
         raise InputError(f"{name} has {bad} values that are NaN or infinite; drop those cells or genes.")

@@ -19,9 +19,15 @@ def _root() -> None:
 
 @app.command(epilog=_EXAMPLE)
 def evaluate(
-    predicted: Annotated[Path, typer.Option(help="Predicted cells (h5ad), X in log1p.")],
+    predicted: Annotated[
+        list[str],
+        typer.Option(
+            help="Predicted cells (h5ad), X in log1p. Several predictions: repeat as `name=file.h5ad`; several "
+            "training seeds of one: `name=a.h5ad,b.h5ad`, or repeat the name."
+        ),
+    ],
     observed: Annotated[Path, typer.Option(help="Observed cells (h5ad), counts or log1p; best the whole screen.")],
-    out: Annotated[Path, typer.Option(help="Folder for report.html, metrics.json, metrics.csv, per_perturbation.csv.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.html, metrics.json and the CSV files.")],
     perturbation_key: Annotated[
         str | None,
         typer.Option(help="Column of obs with the perturbation; this and the next four: else the prediction's uns."),
@@ -38,8 +44,32 @@ def evaluate(
         Path | None,
         typer.Option(help="CSV with columns context,perturbation: further conditions the baselines must not use."),
     ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="tahoe100m, parse10m-pbmc, replogle-nadig, or a TOML file: keys and held-out contexts."),
+    ] = None,
+    split: Annotated[
+        Path | None, typer.Option(help="TOML file of held-out conditions, in the layout of the training.")
+    ] = None,
+    training_conditions: Annotated[
+        Path | None, typer.Option(help="CSV with columns context,perturbation: what the model was trained on.")
+    ] = None,
+    hvg_from: Annotated[
+        str | None,
+        typer.Option(help="Cells that chose the genes, where the prediction does not say: train, all, given."),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse also statistics of held-out cells, and what cannot be checked.")
+    ] = False,
+    arms: Annotated[str, typer.Option(help="`all` baselines and oracles, or the `main` ones.")] = "all",
+    engine: Annotated[
+        str, typer.Option(help="`0.6`; `0.8` also scores with the current cell-eval, in an environment made for it.")
+    ] = "0.6",
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder where tests of observed cells are kept for the next evaluation.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
-    processes: Annotated[int | None, typer.Option(help="Worker processes; all cores, eight at most.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads; all cores, sixteen at most.")] = None,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Score a prediction and write the report."""
@@ -47,10 +77,11 @@ def evaluate(
 
     from bionemo.perteval import InputError, render
     from bionemo.perteval import evaluate as run
+    from bionemo.perteval.leakage import read_pairs
 
     try:
         evaluation = run(
-            predicted,
+            named(predicted),
             observed,
             out=out,
             perturbation_key=perturbation_key,
@@ -58,9 +89,19 @@ def evaluate(
             context_key=context_key,
             target_sum=target_sum,
             layer=layer,
-            held_out=None if held_out is None else _pairs(held_out),
+            held_out=None if held_out is None else read_pairs(held_out, "--held-out"),
+            protocol=protocol,
+            split=split,
+            training_conditions=(
+                None if training_conditions is None else read_pairs(training_conditions, "--training-conditions")
+            ),
+            hvg_from=hvg_from,  # type: ignore[arg-type]
+            strict=strict,
             seed=seed,
-            processes=processes,
+            arms=arms,  # type: ignore[arg-type]
+            engine=engine,  # type: ignore[arg-type]
+            cache=cache,
+            threads=threads,
             progress=progress,
         )
     except InputError as error:
@@ -71,22 +112,74 @@ def evaluate(
     typer.echo(f"Report: {out / 'report.html'}")
 
 
-def _pairs(path: Path) -> list[tuple[str, str]]:
-    """Read (context, perturbation) pairs from a CSV with these two columns."""
-    import pandas as pd
+@app.command()
+def reference(
+    cells: Annotated[int, typer.Option(min=4, help="Cells of each perturbation.")] = 150,
+    genes: Annotated[int, typer.Option(min=10, help="Genes.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 0,
+    threads: Annotated[int | None, typer.Option(help="Threads; all cores, sixteen at most.")] = None,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """Score a perfect mean, a perfect shift and a perfect population on simulated cells: what the metrics reward."""
+    from rich.console import Console
 
-    from bionemo.perteval import InputError
+    from bionemo.perteval import render
+    from bionemo.perteval.reference import reference as run
+
+    Console().print(render(run(cells=cells, genes=genes, seed=seed, threads=threads, progress=progress)))
+
+
+@app.command()
+def bench(
+    out: Annotated[Path, typer.Option(help="JSON file for times, memory, differences, versions and machine.")],
+    cells: Annotated[int, typer.Option(help="Cells that both score.")] = 50_000,
+    genes: Annotated[int, typer.Option(help="Genes.")] = 2_000,
+    perturbations: Annotated[int, typer.Option(help="Perturbations.")] = 50,
+    growth: Annotated[str, typer.Option(help="Numbers of cells that perteval alone scores, with commas; or empty.")] = (
+        "50000,100000,200000,500000"
+    ),
+    repeats: Annotated[int, typer.Option(min=0, help="Of the comparison, alternating.")] = 3,
+    threads: Annotated[int, typer.Option(help="Threads of perteval, worker processes of cell-eval.")] = 2,
+) -> None:
+    """Time scoring beside cell-eval itself, and how it grows with the number of cells."""
+    import json
+
+    from bionemo.perteval.bench import run
 
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"The held-out file {path} cannot be read as CSV ({error}); check --held-out.") from error
-    for column in ("context", "perturbation"):
-        if column not in frame:
+        sizes = [int(size) for size in growth.split(",") if size]
+    except ValueError:
+        typer.echo(f"perteval: --growth is {growth!r}, but it takes whole numbers with commas between.", err=True)
+        raise typer.Exit(2) from None
+    found = run(cells=cells, genes=genes, perturbations=perturbations, growth=sizes, repeats=repeats, threads=threads)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    for engine, seconds in found["median_seconds"].items():
+        typer.echo(f"{engine}: {seconds:.1f} s for {cells} cells, median of {repeats}")
+    if found["median_seconds"]:
+        typer.echo(
+            f"{found['times_faster']:.1f} times; largest difference {max(found['largest_difference'].values()):.2g}"
+        )
+    for grown in found["growth"]:
+        added = (grown["peak_bytes"] - grown["bytes_before"]) / 2**30
+        typer.echo(f"{grown['cells']} cells: {grown['seconds']:.1f} s, {added:.2f} GiB beyond the input")
+
+
+def named(predicted: list[str]) -> Path | dict[str, list[Path]]:
+    """Return what ``--predicted`` says: one path, or name -> files."""
+    from bionemo.perteval import InputError
+
+    if len(predicted) == 1 and ("=" not in predicted[0] or Path(predicted[0]).exists()):
+        return Path(predicted[0])
+    files: dict[str, list[Path]] = {}
+    for given in predicted:
+        name, equals, paths = given.partition("=")
+        if not equals or not name or not paths:
             raise InputError(
-                f"The held-out file {path} has no column {column!r}; its header has to be context,perturbation."
+                f"Several predictions need names, but {given!r} has none; write --predicted name=file.h5ad."
             )
-    return list(zip(frame["context"], frame["perturbation"], strict=True))
+        files.setdefault(name, []).extend(Path(path) for path in paths.split(","))
+    return files
 
 
 def main() -> None:

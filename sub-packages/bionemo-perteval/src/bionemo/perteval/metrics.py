@@ -6,27 +6,34 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One metric of cell-eval.
+    """One metric.
 
     Attributes
     ----------
     name
         Name in the tables of papers; the column in every frame of this package.
     source
-        Name in cell-eval's results.
+        Name in cell-eval's results; None where cell-eval has no such metric.
     best
         Whether ``"high"`` or ``"low"`` is better; None for a plain count.
     headline
         Whether it is one of the seven that papers report.
+    by_cell_eval
+        Whether cell-eval computes it; False where it is computed here, `source` or not.
+    corrected
+        Whether the ceiling is also given with the Spearman-Brown correction: the metric correlates two measurements of
+        one shift.
     definition
         One or two sentences for the report.
     """
 
     name: str
-    source: str
+    source: str | None
     best: Literal["high", "low"] | None
-    headline: bool
     definition: str
+    headline: bool = False
+    by_cell_eval: bool = True
+    corrected: bool = False
 
 
 METRICS: tuple[Metric, ...] = (
@@ -50,6 +57,7 @@ METRICS: tuple[Metric, ...] = (
         source="pearson_delta",
         best="high",
         headline=True,
+        corrected=True,
         definition="Pearson correlation over genes of the predicted and the observed shift from control "
         "(mean of the perturbed cells minus mean of the control cells).",
     ),
@@ -83,36 +91,89 @@ METRICS: tuple[Metric, ...] = (
         definition="Share of the observed DE genes whose predicted log fold change has the right sign.",
     ),
     Metric(
-        name="PDS_l1",
-        source="discrimination_score_l1",
+        name="PDCorr_split",
+        source=None,
         best="high",
-        headline=False,
-        definition="Discrimination score: where the true perturbation ranks when all observed shifts of the context "
-        "are sorted by L1 distance to the predicted one; 1 is first, about 0.5 is chance.",
+        by_cell_eval=False,
+        corrected=True,
+        definition="PDCorr with the control cells halved: one half gives the observed shift, the other the predicted "
+        "one and the control cells that a baseline is made from. A control mean that stands in both shifts correlates "
+        "them by itself; this does not. A given prediction was made from all control cells, so its value errs low.",
+    ),
+    Metric(
+        name="PDCorr_ref",
+        source=None,
+        best="high",
+        by_cell_eval=False,
+        corrected=True,
+        definition="Pearson correlation over genes of the predicted and the observed shift from the mean perturbed "
+        "cell of the context (mean over its training perturbations; where it has none, over the scored ones), so that "
+        "what all perturbations share earns nothing.",
+    ),
+    Metric(
+        name="wMSE",
+        source=None,
+        best="low",
+        by_cell_eval=False,
+        definition="MSE with genes weighted by how differentially expressed they are: the absolute Mann-Whitney z of "
+        "the observed cells, scaled to 0 to 1 over genes, squared, divided by its sum (after Mejia et al. 2025, arXiv "
+        "2506.22641, with this test's statistic for theirs).",
+    ),
+    *(
+        Metric(
+            name=name,
+            source=f"discrimination_score_{distance}",
+            best="high",
+            by_cell_eval=False,
+            definition="Discrimination score: where the true perturbation ranks when all observed shifts of the "
+            f"context are sorted by {words} distance to the predicted one; 1 is first, about 0.5 is chance. Ties count "
+            "their mean rank; the perturbed gene itself is left out.",
+        )
+        for name, distance, words in (
+            ("PDS_l1", "l1", "L1"),
+            ("PDS_l2", "l2", "Euclidean"),
+            ("PDS_cos", "cosine", "cosine"),
+        )
     ),
     Metric(
         name="DERecall",
         source="de_sig_genes_recall",
         best="high",
-        headline=False,
         definition="Share of the observed DE genes that is DE in the prediction.",
+    ),
+    Metric(
+        name="PR_AUC",
+        source="pr_auc",
+        best="high",
+        definition="Average precision of the predicted false discovery rates as a ranking that finds the observed DE "
+        "genes; chance is their share among all genes.",
+    ),
+    Metric(
+        name="ROC_AUC",
+        source="roc_auc",
+        best="high",
+        definition="Area under the ROC curve of the same ranking; chance is 0.5.",
     ),
     Metric(
         name="n_de_observed",
         source="de_nsig_counts_real",
         best=None,
-        headline=False,
         definition="Number of DE genes among the observed cells.",
     ),
     Metric(
         name="n_de_predicted",
         source="de_nsig_counts_pred",
         best=None,
-        headline=False,
         definition="Number of DE genes among the predicted cells.",
     ),
 )
 """Every metric that is computed, in the order of the tables."""
+
+NAMES: list[str] = [metric.name for metric in METRICS]
+"""Their names."""
+
+STRONG_EFFECT = 10
+"""A perturbation with at least so many observed DE genes belongs to the strong-effect subset."""
 
 HEADLINE: tuple[Metric, ...] = tuple(metric for metric in METRICS if metric.headline)
 """The seven metrics of the papers."""
@@ -125,8 +186,9 @@ DE_RULE = (
 """How DE genes are called, for the report."""
 
 MISSING_RULE = (
-    "A perturbation without a value for a metric is left out of that metric's mean and counted: LFCSpear, DirAgr and "
-    "DERecall have none where no gene is really DE, and a correlation has none over a constant or a single gene. "
+    "A perturbation without a value for a metric is left out of that metric's mean and counted: LFCSpear, DirAgr, "
+    "DERecall, PR_AUC and ROC_AUC have none where no gene is really DE, and a correlation has none over a shift that "
+    "is zero or constant. "
     "DEOver and DEPrec count a perturbation without DE genes as 0, as cell-eval does. Means are over perturbations "
     "inside a context, then over contexts."
 )

@@ -1,49 +1,80 @@
-"""What the pictures of the report are drawn from: shifts, zeros, variances and principal components of populations."""
+"""What the report and the flags know of the populations, kept while they are scored: moments, tests, sizes, copies."""
 
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 
-from bionemo.perteval.baselines import PREDICTION
-from bionemo.perteval.screen import Screen, cell_count
+from bionemo.perteval import differential
+from bionemo.perteval.components import Components, project
+from bionemo.perteval.differential import Tested
+from bionemo.perteval.fingerprints import Fingerprints, shared
+from bionemo.perteval.screen import Condition, Population, Screen
 
-MOST_SHIFTS = 12
-"""Shift pictures in a report."""
+OBSERVED = "observed"
+"""Name of the observed cells beside the arms."""
 
-_CELLS_PER_CLOUD = 400
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shift:
-    """Predicted and observed delta of one condition, log1p [G] each."""
-
-    context: str
-    perturbation: str
-    predicted: np.ndarray
-    observed: np.ndarray
-    correlation: float
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Of the sizes of cells."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clouds:
-    """Cells of one condition on the first two principal components of its control and observed cells.
+class Response:
+    """What a perturbation does in one population, gene by gene; float32 [G] where not said otherwise.
 
     Attributes
     ----------
-    context, perturbation
-        The condition.
-    explained
-        Share of the variance on each of the two axes.
-    points
-        ``"control"``, ``"observed"``, ``"predicted"`` -> coordinates [n, 2].
+    cells
+        Number of cells.
+    mean, variance
+        Of log1p values.
+    delta
+        Mean minus mean control cell, log1p.
+    zeros
+        Fraction of zeros, mean over genes.
+    log_fold_change
+        log2 of the fold change of the tests.
+    rate
+        False discovery rate.
     """
 
-    context: str
-    perturbation: str
-    explained: tuple[float, float]
-    points: dict[str, np.ndarray]
+    cells: int
+    mean: np.ndarray
+    delta: np.ndarray
+    variance: np.ndarray
+    zeros: float
+    log_fold_change: np.ndarray
+    rate: np.ndarray
+
+    @property
+    def significant(self) -> np.ndarray:
+        """Which genes are differentially expressed, bool [G]."""
+        return self.rate < differential.FDR
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copies:
+    """How often cells of one predicted population occur again; numbers of cells.
+
+    Attributes
+    ----------
+    cells
+        In the population.
+    distinct
+        Of them, different from each other.
+    of_observed
+        Of them, cells that were observed under a scored perturbation.
+    of_controls
+        Of them, observed control cells.
+    of_others
+        Of them, predicted for another perturbation of the context too, and no control cells.
+    """
+
+    cells: int
+    distinct: int
+    of_observed: int
+    of_controls: int
+    of_others: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,19 +86,27 @@ class Profiles:
     genes
         Names [G].
     zeros, variances
-        Arm (and ``"observed"``) -> per gene the fraction of zeros and the variance of log1p values inside a population,
+        Arm (and `OBSERVED`) -> per gene the fraction of zeros and the variance of log1p values inside a population,
         mean over perturbations, then over contexts [G].
-    shifts
-        The conditions with most observed DE genes, up to `MOST_SHIFTS`.
-    clouds
-        The strongest condition of the context with most observed cells.
+    depth, detected
+        Arm (and `OBSERVED`) -> `QUANTILES` over the cells of a population of the normalised counts on the panel, and
+        of the number of expressed genes; mean as above [5].
+    responses
+        Prediction (and `OBSERVED`) -> condition -> its response.
+    copies
+        Prediction -> condition -> cells that occur again.
+    components
+        Cells of the condition with the most observed DE genes.
     """
 
     genes: np.ndarray
     zeros: dict[str, np.ndarray]
     variances: dict[str, np.ndarray]
-    shifts: tuple[Shift, ...]
-    clouds: Clouds
+    depth: dict[str, np.ndarray]
+    detected: dict[str, np.ndarray]
+    responses: dict[str, dict[Condition, Response]]
+    copies: dict[str, dict[Condition, Copies]]
+    components: Components
 
     def fraction_of_zeros(self, arm: str) -> float:
         """Return the mean over genes of the fraction of zeros."""
@@ -78,94 +117,139 @@ class Profiles:
         return float(self.variances[arm].mean())
 
 
-class Summaries:
-    """Collects the populations as they are scored, keeping one summary per gene of each.
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """One population as it is scored.
+
+    Attributes
+    ----------
+    tested
+        Against the control cells.
+    depth, detected
+        `QUANTILES` over the cells of their normalised counts on the panel, and of their number of expressed genes [5].
+    prints
+        Of each cell; None where nobody will look for copies.
+    """
+
+    tested: Tested
+    depth: np.ndarray
+    detected: np.ndarray
+    prints: Fingerprints | None
+
+
+def summarise(cells: Population, tested: Tested, *, prints: bool) -> Summary:
+    """Take from a population, log1p [n, G], what is kept of it.
 
     Parameters
     ----------
-    genes
-        Names [G].
+    cells
+        The population.
+    tested
+        Its tests.
+    prints
+        Whether to take fingerprints: of predictions and of observed cells.
+    """
+    depth, detected = _sizes(cells)
+    return Summary(tested=tested, depth=depth, detected=detected, prints=Fingerprints.of(cells) if prints else None)
+
+
+class Summaries:
+    """Collects `Profiles` context by context; the observed cells of a context come before its predictions.
+
+    Parameters
+    ----------
+    screen
+        The cells that are scored.
     """
 
-    def __init__(self, genes: np.ndarray):
-        self._genes = genes
-        self._zeros: dict[str, dict[str, np.ndarray]] = {}
-        self._variances: dict[str, dict[str, np.ndarray]] = {}
+    def __init__(self, screen: Screen):
+        self._screen = screen
+        self._means: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+        self._responses: dict[str, dict[Condition, Response]] = {}
+        self._copies: dict[str, dict[Condition, Copies]] = {}
+        self._observed: dict[str, Fingerprints] = {}
 
-    def add(self, arm: str, context: str, cells: dict[str, sp.csr_matrix]) -> None:
-        """Add the cells of an arm in a context: perturbation -> log1p [n, G]."""
-        summaries = [_zeros_and_variance(matrix) for matrix in cells.values()]
-        self._zeros.setdefault(arm, {})[context] = np.mean([zeros for zeros, _ in summaries], axis=0)
-        self._variances.setdefault(arm, {})[context] = np.mean([variance for _, variance in summaries], axis=0)
+    def add(self, arm: str, context: str, populations: list[Summary]) -> None:
+        """Add the populations of an arm in a context, in the order of `Screen.scored`."""
+        moments = [population.tested.moments for population in populations]
+        self._means.setdefault(arm, {})[context] = {
+            "zeros": np.mean([of.zeros for of in moments], axis=0),
+            "variances": np.mean([of.variance for of in moments], axis=0),
+            "depth": np.mean([population.depth for population in populations], axis=0),
+            "detected": np.mean([population.detected for population in populations], axis=0),
+        }
+        if arm != OBSERVED and arm not in self._screen.predictions:
+            return
+        names = self._screen.scored[context]
+        self._responses.setdefault(arm, {}).update(self._respond(context, names, [of.tested for of in populations]))
+        prints = {name: of.prints for name, of in zip(names, populations, strict=True) if of.prints is not None}
+        if arm == OBSERVED:
+            self._observed[context] = Fingerprints.joined(list(prints.values()))
+        else:
+            self._copies.setdefault(arm, {}).update(self._count(context, prints))
 
-    def profiles(self, screen: Screen, scores: pd.DataFrame) -> Profiles:
-        """Return the summaries.
+    def profiles(self) -> Profiles:
+        """Return the summaries."""
 
-        Parameters
-        ----------
-        screen
-            The cells.
-        scores
-            `Evaluation.per_perturbation`: its numbers of DE genes choose the conditions that are shown.
-        """
-        mine = pd.DataFrame(scores[scores["arm"] == PREDICTION]).sort_values(
-            "n_de_observed", ascending=False, kind="stable"
-        )
-        order = list(zip(mine["context"], mine["perturbation"], strict=True))
-        observed = {name: sum(screen.rows[name, label].size for label in screen.scored[name]) for name in screen.scored}
-        largest = max(observed, key=lambda name: observed[name])
-        strongest = next(condition for condition in order if condition[0] == largest)
+        def over_contexts(which: str) -> dict[str, np.ndarray]:
+            return {arm: np.mean([of[which] for of in means.values()], axis=0) for arm, means in self._means.items()}
+
         return Profiles(
-            genes=self._genes,
-            zeros={arm: np.mean(list(values.values()), axis=0) for arm, values in self._zeros.items()},
-            variances={arm: np.mean(list(values.values()), axis=0) for arm, values in self._variances.items()},
-            shifts=tuple(_shift(screen, *condition) for condition in order[:MOST_SHIFTS]),
-            clouds=_clouds(screen, *strongest),
+            genes=self._screen.genes,
+            zeros=over_contexts("zeros"),
+            variances=over_contexts("variances"),
+            depth=over_contexts("depth"),
+            detected=over_contexts("detected"),
+            responses=self._responses,
+            copies=self._copies,
+            components=project(self._screen, self._strongest()),
         )
 
+    def _strongest(self) -> Condition:
+        observed = self._responses[OBSERVED]
+        return max(
+            observed, key=lambda condition: (int(observed[condition].significant.sum()), observed[condition].cells)
+        )
 
-def _zeros_and_variance(cells: sp.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
-    """Return per gene the fraction of zeros and the variance [G]."""
-    values = sp.csr_matrix(cells, dtype=np.float64, copy=True)
-    values.eliminate_zeros()
-    mean = np.asarray(values.mean(axis=0)).ravel()
-    square = np.asarray(values.multiply(values).mean(axis=0)).ravel()
-    zeros = 1.0 - np.bincount(values.indices, minlength=mean.size) / cell_count(values)
-    return zeros, np.maximum(square - mean**2, 0.0)
+    def _respond(self, context: str, names: list[str], tests: list[Tested]) -> dict[Condition, Response]:
+        control = self._screen.mean(context, self._screen.control)
+        rates = differential.false_discovery_rates(tests)
+        return {
+            (context, name): Response(
+                cells=tested.moments.cells,
+                mean=tested.moments.mean.astype(np.float32),
+                delta=(tested.moments.mean - control).astype(np.float32),
+                variance=tested.moments.variance.astype(np.float32),
+                zeros=float(tested.moments.zeros.mean()),
+                log_fold_change=np.log2(tested.fold_change).astype(np.float32),
+                rate=rate.astype(np.float32),
+            )
+            for name, tested, rate in zip(names, tests, rates, strict=True)
+        }
+
+    def _count(self, context: str, predicted: dict[str, Fingerprints]) -> dict[Condition, Copies]:
+        controls = Fingerprints.of(self._screen.control_cells(context))
+        of_others = shared(predicted)
+        counts = {}
+        for name, own in predicted.items():
+            is_control = own.found_in(controls)
+            counts[context, name] = Copies(
+                cells=len(own),
+                distinct=own.distinct(),
+                of_observed=int(own.found_in(self._observed[context]).sum()),
+                of_controls=int(is_control.sum()),
+                of_others=int((of_others[name] & ~is_control).sum()),
+            )
+        return counts
 
 
-def _shift(screen: Screen, context: str, perturbation: str) -> Shift:
-    predicted = np.asarray(screen.predicted[context, perturbation].mean(axis=0, dtype=np.float64)).ravel()
-    predicted = predicted - screen.means[context, screen.control]
-    observed = screen.delta(context, perturbation)
-    varies = min(np.ptp(predicted), np.ptp(observed)) > 0
-    correlation = float(np.corrcoef(predicted, observed)[0, 1]) if varies else float("nan")
-    return Shift(
-        context=context, perturbation=perturbation, predicted=predicted, observed=observed, correlation=correlation
-    )
-
-
-def _clouds(screen: Screen, context: str, perturbation: str) -> Clouds:
-    """Fit the components on the real cells and project all three groups."""
-    groups = {
-        "control": screen.control_cells(context),
-        "observed": screen.cells(context, perturbation),
-        "predicted": screen.predicted[context, perturbation],
-    }
-    dense = {}
-    for name, cells in groups.items():
-        rng = np.random.default_rng(0)
-        shown = np.sort(rng.permutation(cell_count(cells))[:_CELLS_PER_CLOUD])
-        dense[name] = cells[shown].toarray().astype(np.float64)
-    real = np.concatenate([dense["control"], dense["observed"]])
-    centre = real.mean(axis=0)
-    _, singular, axes = np.linalg.svd(real - centre, full_matrices=False)
-    total = max(float((singular**2).sum()), np.finfo(float).tiny)
-    axes = axes[:2] if axes.shape[0] > 1 else np.vstack([axes, np.zeros_like(axes)])
-    explained = [float(value**2) / total for value in singular[:2]] + [0.0]
-    return Clouds(
-        context=context,
-        perturbation=perturbation,
-        explained=(float(explained[0]), float(explained[1])),
-        points={name: (cells - centre) @ axes.T for name, cells in dense.items()},
-    )
+def _sizes(cells: Population) -> tuple[np.ndarray, np.ndarray]:
+    """Return `QUANTILES` over the cells of their normalised counts and of their number of expressed genes [5] each."""
+    if isinstance(cells, np.ndarray):
+        depth, detected = np.expm1(cells).sum(axis=1), (cells != 0).sum(axis=1)
+    else:
+        matrix = sp.csr_matrix(cells)
+        starts = matrix.indptr
+        sums = np.concatenate([[0.0], np.cumsum(np.expm1(matrix.data, dtype=np.float64))])
+        depth, detected = sums[starts[1:]] - sums[starts[:-1]], np.diff(starts)
+    return np.quantile(depth, QUANTILES), np.quantile(detected, QUANTILES)

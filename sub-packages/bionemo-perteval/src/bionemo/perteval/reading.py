@@ -1,18 +1,22 @@
 """Read the two files and bring them to one gene panel and one scale."""
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 
 from bionemo.perteval import checks
 from bionemo.perteval.checks import Keys
 from bionemo.perteval.errors import InputError, nearest
-from bionemo.perteval.screen import Condition, Screen, generator
+from bionemo.perteval.screen import Condition, Screen, gene_count, generator
+
+_CELLS_AT_ONCE = 20_000
 
 
 def read(source: Path | str | ad.AnnData, role: str) -> tuple[ad.AnnData, str]:
@@ -37,27 +41,46 @@ def read(source: Path | str | ad.AnnData, role: str) -> tuple[ad.AnnData, str]:
         raise InputError(f"The {role} file {path} cannot be read as h5ad ({reason}); write it with anndata.") from error
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """One file of predicted cells.
+
+    Attributes
+    ----------
+    arm
+        Row of the tables that it belongs to; several files of one arm are its training seeds.
+    cells
+        Predicted cells, log1p; control cells among them are dropped.
+    name
+        How messages call it.
+    """
+
+    arm: str
+    cells: ad.AnnData
+    name: str
+
+
 def build(
-    predicted: ad.AnnData,
+    predictions: Sequence[Prediction],
     observed: ad.AnnData,
     keys: Keys,
     *,
-    names: tuple[str, str] = ("predicted", "observed"),
+    observed_name: str = "observed",
     held_out: Collection[Condition] = (),
     seed: int = 0,
 ) -> Screen:
-    """Check both files and bring them to one panel and one scale.
+    """Check all files and bring them to one panel and one scale.
 
     Parameters
     ----------
-    predicted
-        Predicted cells, log1p; control cells among them are dropped.
+    predictions
+        At least one; all of the same conditions and genes.
     observed
         Observed cells, counts or log1p.
     keys
         Columns, control label, target sum, layer.
-    names
-        How messages call the two files.
+    observed_name
+        How messages call the observed file.
     held_out
         Further conditions that the baselines must not use.
     seed
@@ -68,86 +91,127 @@ def build(
     InputError
         Where the files do not fit together or hold values on the wrong scale.
     """
-    notes: list[str] = []
-    predicted_name, observed_name = names
-    predicted_labels = checks.labels(predicted, keys, predicted_name)
-    observed_labels = checks.labels(observed, keys, observed_name)
-
-    rows = checks.group(observed_labels)
+    first = predictions[0]
+    rows = checks.group(checks.labels(observed, keys, observed_name))
     known = {perturbation for _, perturbation in rows}
     if keys.control not in known:
         raise InputError(
             f"Control label {keys.control!r} is not in column {keys.perturbation_key!r} of {observed_name}"
             f"{nearest(keys.control, known)}; give the right one with --control."
         )
-    wanted = {
-        condition: index for condition, index in checks.group(predicted_labels).items() if condition[1] != keys.control
-    }
-    if not wanted:
-        raise InputError(
-            f"{predicted_name} holds no perturbed cells: every label in {keys.perturbation_key!r} is {keys.control!r}; "
-            "predict perturbations, or give the right --control."
-        )
-    checks.check_conditions(wanted, rows, keys, observed_name)
+    wanted = [_wanted(prediction, keys) for prediction in predictions]
+    checks.check_conditions(wanted[0], rows, keys, observed_name)
+    for prediction, conditions in zip(predictions[1:], wanted[1:], strict=True):
+        checks.check_same_conditions(wanted[0], conditions, first.name, prediction.name)
+        checks.check_same_genes(first.cells, prediction.cells, first.name, prediction.name)
 
-    genes, columns = checks.panel(predicted, observed, predicted_name, observed_name)
-    predicted_matrix = checks.log1p_matrix(predicted, predicted_name)
-    matrix, kind = checks.observed_matrix(observed, keys.layer, observed_name)
-    library = None
-    target_sum = None
-    if kind == "counts":
-        if keys.target_sum is None:
-            raise InputError(
-                f"{observed_name} holds counts but the target sum is not known: give --target-sum (often 10000)."
+    genes, columns = checks.panel(first.cells, observed, first.name, observed_name)
+    sizes = {condition: rows[condition].size for condition in wanted[0]}
+    notes: list[str] = []
+    cells: dict[str, tuple[dict[Condition, sp.csr_matrix], ...]] = {}
+    for prediction, conditions in zip(predictions, wanted, strict=True):
+        matrix = checks.log1p_matrix(prediction.cells, prediction.name)
+        if prediction is not first:
+            matrix = matrix[:, prediction.cells.var_names.get_indexer(pd.Index(genes))]
+        equal, said = _equalised(matrix, conditions, sizes, prediction.name if len(predictions) > 1 else "", seed)
+        cells[prediction.arm] = (*cells.get(prediction.arm, ()), equal)
+        notes += said
+    matrix, library, target_sum, said = _on_log1p(observed, keys, columns, observed_name)
+    notes += said
+    for prediction in predictions:
+        trained_on = stated(prediction.cells).get("input_kind")
+        kind = "log1p" if library is None else "counts"
+        if trained_on is not None and str(trained_on) != kind:
+            notes.append(
+                f"{prediction.name} was made from {trained_on}, the observed file holds {kind}: the two scales may "
+                "differ, and MSE and MAE with them."
             )
-        if not keys.target_sum > 0:
-            raise InputError(f"target_sum is {keys.target_sum:g}, but it has to be above 0, for example 10000.")
-        target_sum = keys.target_sum
-        library = np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
-        empty = int((library == 0).sum())
-        if empty:
-            notes.append(f"{empty} observed cells have no counts at all and stay zero in every gene.")
-        matrix = matrix[:, columns].astype(np.float64)
-        scale = np.divide(target_sum, library, out=np.zeros_like(library), where=library > 0)
-        matrix.data = np.log1p(matrix.data * np.repeat(scale, np.diff(matrix.indptr)))
-    else:
-        matrix = matrix[:, columns]
-
-    trained_on = stated(predicted).get("input_kind")
-    if trained_on is not None and str(trained_on) != kind:
-        notes.append(
-            f"The prediction was made from {trained_on}, the observed file holds {kind}: the two scales may differ, "
-            "and MSE and MAE with them."
-        )
-
-    cells = {}
-    resized = []
-    for (context, perturbation), index in sorted(wanted.items()):
-        size = rows[context, perturbation].size
-        if index.size != size:
-            rng = generator(seed, "resample", context, perturbation)
-            resized.append(f"{context} / {perturbation}: {index.size} to {size}")
-            index = np.sort(rng.choice(index, size, replace=index.size < size))
-        cells[context, perturbation] = predicted_matrix[index]
-    if resized:
-        shown = "; ".join(resized[:5]) + ("; ..." if len(resized) > 5 else "")
-        notes.append(
-            f"{len(resized)} of {len(cells)} conditions have another number of predicted than of observed cells and "
-            f"were resampled to the observed number, because DE counts depend on it ({shown})."
-        )
-
-    training, training_notes = _training(rows, set(cells), {(str(c), str(p)) for c, p in held_out}, keys.control)
+    training, said = _training(rows, set(sizes), {(str(c), str(p)) for c, p in held_out}, keys.control)
     return Screen(
         genes=genes,
-        observed=sp.csr_matrix(matrix, dtype=np.float32),
+        observed=matrix,
         library=library,
         target_sum=target_sum,
         rows=rows,
-        predicted=cells,
+        predictions=cells,
         control=keys.control,
         training=training,
-        notes=tuple(notes + training_notes),
+        notes=tuple(notes + said),
     )
+
+
+def _wanted(prediction: Prediction, keys: Keys) -> dict[Condition, np.ndarray]:
+    """Return the predicted conditions and their rows, sorted, without the control cells."""
+    groups = checks.group(checks.labels(prediction.cells, keys, prediction.name))
+    wanted = {condition: rows for condition, rows in sorted(groups.items()) if condition[1] != keys.control}
+    if not wanted:
+        raise InputError(
+            f"{prediction.name} holds no perturbed cells: every label in {keys.perturbation_key!r} is "
+            f"{keys.control!r}; predict perturbations, or give the right --control."
+        )
+    return wanted
+
+
+def _equalised(
+    matrix: sp.csr_matrix, wanted: dict[Condition, np.ndarray], sizes: dict[Condition, int], name: str, seed: int
+) -> tuple[dict[Condition, sp.csr_matrix], list[str]]:
+    """Return as many predicted as observed cells of each condition, and what to say where that took a draw."""
+    cells = {}
+    resized = []
+    for (context, perturbation), rows in wanted.items():
+        size = sizes[context, perturbation]
+        if rows.size != size:
+            rng = generator(seed, "resample", context, perturbation)
+            resized.append(f"{context} / {perturbation}: {rows.size} to {size}")
+            rows = np.sort(rng.choice(rows, size, replace=rows.size < size))
+        cells[context, perturbation] = matrix[rows]
+    if not resized:
+        return cells, []
+    shown = "; ".join(resized[:5]) + ("; ..." if len(resized) > 5 else "")
+    return cells, [
+        f"{len(resized)} of {len(cells)} conditions{f' of {name}' if name else ''} have another number of predicted "
+        f"than of observed cells and were resampled to the observed number, because DE counts depend on it ({shown})."
+    ]
+
+
+def _on_log1p(
+    observed: ad.AnnData, keys: Keys, columns: np.ndarray, name: str
+) -> tuple[sp.csr_matrix, np.ndarray | None, float | None, list[str]]:
+    """Return the observed cells on the panel, log1p [N, G], their library sizes [N], the target sum, and notes."""
+    matrix, kind = checks.observed_matrix(observed, keys.layer, name)
+    if kind == "log1p":
+        return sp.csr_matrix(_columns(matrix, columns), dtype=np.float32), None, None, []
+    if keys.target_sum is None:
+        raise InputError(f"{name} holds counts but the target sum is not known: give --target-sum (often 10000).")
+    if not keys.target_sum > 0:
+        raise InputError(f"target_sum is {keys.target_sum:g}, but it has to be above 0, for example 10000.")
+    library = np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
+    empty = int((library == 0).sum())
+    notes = [f"{empty} observed cells have no counts at all and stay zero in every gene."] if empty else []
+    scale = np.divide(keys.target_sum, library, out=np.zeros_like(library), where=library > 0)
+    return _log1p(_columns(matrix, columns), scale), library, keys.target_sum, notes
+
+
+def _columns(matrix: sp.csr_matrix, columns: np.ndarray) -> sp.csr_matrix:
+    """Return the columns in this order, without a copy where it is theirs already."""
+    everything = columns.size == gene_count(matrix) and bool((columns == np.arange(columns.size)).all())
+    return matrix if everything else sp.csr_matrix(matrix[:, columns])
+
+
+def _log1p(counts: sp.csr_matrix, scale: np.ndarray) -> sp.csr_matrix:
+    """Return log1p(counts * scale of the cell) in single precision, computed in double, some cells at a time."""
+    values = np.empty(counts.data.size, dtype=np.float32)
+    for start in range(0, scale.size, _CELLS_AT_ONCE):
+        bounds = counts.indptr[start : start + _CELLS_AT_ONCE + 1]
+        some = slice(bounds[0], bounds[-1])
+        times = np.repeat(scale[start : start + _CELLS_AT_ONCE], np.diff(bounds))
+        values[some] = np.log1p(counts.data[some] * times)
+    return sp.csr_matrix((values, counts.indices, counts.indptr), shape=counts.shape)
+
+
+def conditions(cells: ad.AnnData, keys: Keys, name: str) -> set[Condition]:
+    """Return every (context, perturbation) of a file, controls included."""
+    return set(checks.group(checks.labels(cells, keys, name)))
 
 
 def stated(predicted: ad.AnnData) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Observed and predicted cells on one panel and one scale: what is scored, and what the baselines may use."""
 
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -9,6 +9,9 @@ import scipy.sparse as sp
 
 Condition = tuple[str, str]
 """(context, perturbation)"""
+
+Population = sp.csr_matrix | np.ndarray
+"""Cells, log1p float32 [n, G], sparse or dense."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +21,7 @@ class Screen:
     Attributes
     ----------
     genes
-        Panel: the prediction's genes in its order [G].
+        Panel: the first prediction's genes in its order [G].
     observed
         Observed cells, log1p float32 [N, G].
     library
@@ -27,8 +30,9 @@ class Screen:
         Counts per cell before log1p; None where the file holds log1p values.
     rows
         (context, perturbation) -> rows of `observed`, the control label included.
-    predicted
-        Scored condition -> predicted cells, log1p [n, G], n the number of observed cells of the condition.
+    predictions
+        Arm -> one dictionary a training seed: scored condition -> predicted cells, log1p [n, G], n the number of
+        observed cells of the condition. All have the same conditions.
     control
         Label of the control cells.
     training
@@ -42,16 +46,17 @@ class Screen:
     library: np.ndarray | None
     target_sum: float | None
     rows: dict[Condition, np.ndarray]
-    predicted: dict[Condition, sp.csr_matrix]
+    predictions: dict[str, tuple[dict[Condition, sp.csr_matrix], ...]]
     control: str
     training: tuple[Condition, ...]
     notes: tuple[str, ...] = field(default=())
+    _means: dict[Condition, np.ndarray] = field(default_factory=dict, repr=False)
 
     @cached_property
     def scored(self) -> dict[str, list[str]]:
         """Context -> its scored perturbations, sorted."""
         contexts: dict[str, list[str]] = {}
-        for context, perturbation in sorted(self.predicted):
+        for context, perturbation in sorted(next(iter(self.predictions.values()))[0]):
             contexts.setdefault(context, []).append(perturbation)
         return contexts
 
@@ -63,26 +68,48 @@ class Screen:
         """Return the observed control cells of a context, log1p [n, G]."""
         return self.cells(context, self.control)
 
-    @cached_property
-    def means(self) -> dict[Condition, np.ndarray]:
-        """Condition -> mean of its observed cells, log1p float64 [G]."""
-        order = list(self.rows)
-        counts = np.array([self.rows[condition].size for condition in order])
-        columns = np.concatenate([self.rows[condition] for condition in order])
-        row_index = np.repeat(np.arange(len(order)), counts)
-        shape = (len(order), cell_count(self.observed))
-        average = sp.csr_matrix((1.0 / np.repeat(counts, counts), (row_index, columns)), shape=shape)
-        means = sp.csr_matrix(average @ self.observed).toarray()
-        return dict(zip(order, means, strict=True))
+    def mean(self, context: str, perturbation: str) -> np.ndarray:
+        """Return the mean of a condition's observed cells, log1p float64 [G]."""
+        if (context, perturbation) not in self._means:
+            self._means[context, perturbation] = mean_cell(self.cells(context, perturbation))
+        return self._means[context, perturbation]
 
     def delta(self, context: str, perturbation: str) -> np.ndarray:
         """Return mean perturbed minus mean control cell of an observed condition, log1p [G]."""
-        return self.means[context, perturbation] - self.means[context, self.control]
+        return self.mean(context, perturbation) - self.mean(context, self.control)
+
+    def with_controls(self, context: str, rows: np.ndarray) -> "Screen":
+        """Return the screen as seen by one who has only these control cells of a context.
+
+        Parameters
+        ----------
+        context
+            Whose control cells are narrowed.
+        rows
+            Rows of `observed`.
+        """
+        condition = context, self.control
+        means = {known: mean for known, mean in self._means.items() if known != condition}
+        return replace(self, rows={**self.rows, condition: rows}, _means=means)
 
 
-def cell_count(matrix: sp.csr_matrix) -> int:
+def cell_count(cells: Population) -> int:
     """Return the number of cells."""
-    return matrix.indptr.size - 1
+    return cells.shape[0] if isinstance(cells, np.ndarray) else cells.indptr.size - 1
+
+
+def mean_cell(cells: Population) -> np.ndarray:
+    """Return the mean over cells, float64 [G], summed in double precision."""
+    if isinstance(cells, np.ndarray):
+        return cells.mean(axis=0, dtype=np.float64)
+    total = np.bincount(cells.indices, weights=cells.data, minlength=gene_count(cells))
+    return total / cell_count(cells)
+
+
+def gene_count(cells: Population) -> int:
+    """Return the number of genes."""
+    shape: tuple[int, int] = cells.shape  # type: ignore[assignment]
+    return shape[1]
 
 
 def generator(seed: int, *names: str) -> np.random.Generator:

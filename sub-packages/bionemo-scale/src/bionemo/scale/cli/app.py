@@ -201,17 +201,31 @@ def predict(
     "--out report`"
 )
 def evaluate(
-    predicted: Annotated[Path, typer.Option(help="h5ad file of predicted cells, log1p.")],
+    predicted: Annotated[
+        list[str],
+        typer.Option(
+            help="h5ad file of predicted cells, log1p. Several predictions: repeat as `name=file.h5ad`; several "
+            "training seeds of one: `name=a.h5ad,b.h5ad`."
+        ),
+    ],
     observed: Annotated[Path, typer.Option(help="h5ad file of observed cells, the training conditions included.")],
     out: Annotated[Path, typer.Option(help="Directory of the report.")],
-    split: Annotated[
-        Path | None, typer.Option(help="Keep every condition it holds out away from the baselines as well.")
+    protocol: Annotated[
+        str | None, typer.Option(help="tahoe100m, parse10m-pbmc, replogle-nadig, or a TOML file with the rules.")
     ] = None,
+    split: Annotated[
+        Path | None, typer.Option(help="What it holds out is kept from the baselines, and must not have trained.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse also statistics of held-out cells, and what cannot be checked.")
+    ] = False,
     perturbation_key: Annotated[str | None, typer.Option(help="obs column; as recorded in the predictions.")] = None,
     context_key: Annotated[str | None, typer.Option(help="obs column; as recorded in the predictions.")] = None,
     control: Annotated[str | None, typer.Option(help="Control label; as recorded in the predictions.")] = None,
     target_sum: Annotated[float | None, typer.Option(help="Normalisation; as recorded in the predictions.")] = None,
     layer: Annotated[str | None, typer.Option(help="Layer of the observed counts; as recorded.")] = None,
+    arms: Annotated[str, typer.Option(help="`all` baselines and oracles, or the `main` ones.")] = "all",
+    engine: Annotated[str, typer.Option(help="`0.8` also scores with that cell-eval, in its own environment.")] = "0.6",
     seed: Annotated[int, typer.Option(help="Of the resampled baselines.")] = 0,
 ) -> None:
     """Score predictions next to their baselines and their ceiling."""
@@ -221,11 +235,15 @@ def evaluate(
         predicted,
         observed,
         out,
+        protocol=protocol,
         split=split,
+        strict=strict,
         perturbation_key=perturbation_key,
         context_key=context_key,
         control=control,
         target_sum=target_sum,
         layer=layer,
+        arms=arms,
+        engine=engine,
         seed=seed,
     )

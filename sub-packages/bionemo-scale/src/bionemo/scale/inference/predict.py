@@ -28,7 +28,7 @@ from bionemo.scale.inference.rounding import round_to_counts
 from bionemo.scale.inference.target import check_target, write_whole
 from bionemo.scale.model.scale_model import Condition, ScaleModel
 from bionemo.scale.model.vocabulary import Vocabulary
-from bionemo.scale.training.run_directory import RunDirectory
+from bionemo.scale.training.run_directory import RunDirectory, RunRecord
 
 SETS_AT_ONCE = 16
 ORIGIN = "control_cell"
@@ -57,7 +57,7 @@ def predict(
     out
         h5ad file to write: log1p expression (CSR) on the model's genes; ``obs`` has the columns of ``controls``, each
         row that of the control cell it started from under its predicted perturbation; ``uns["prediction"]`` says what
-        produced it.
+        produced it, ``uns["training_conditions"]`` every (context, perturbation) that trained the model.
     perturbations
         What to apply. Without ``like``, to every (context, batch) of the control cells; with it, a selection of its
         conditions.
@@ -149,9 +149,30 @@ def predict(
         "controls": str(controls),
         "part": part if like is not None else "",
         "seed": seed,
+        **_training_facts(record),
     }
+    if record.trained is not None:
+        result.uns["training_conditions"] = _condition_table(record.trained)
     write_whole(result, out)
     return [*cells.notices, *batch_notices(wanted, cells.obs, keys, controls), *_token_notices(wanted, vocabulary)]
+
+
+def _training_facts(record: RunRecord) -> dict[str, str]:
+    """What the split and the genes were, for an evaluation that asks; an empty string where the run did not say."""
+    genes = record.store.get("genes") or {}
+    return {
+        "split_hash": Split.from_dict(record.split).hash,
+        "hvg_from": genes.get("hvg_from") or "",
+        "hvg_split": genes.get("hvg_split") or "",
+    }
+
+
+def _condition_table(trained: dict[str, list[str]]) -> pd.DataFrame:
+    """One row per (context, perturbation); categories keep it small in the file."""
+    pairs = [(context, label) for context, labels in trained.items() for label in labels]
+    table = pd.DataFrame(pairs, columns=pd.Index(["context", "perturbation"]), dtype="category")
+    table.index = table.index.astype(str)
+    return table
 
 
 def _draw(pool: np.ndarray, cells: int, rng: np.random.Generator) -> np.ndarray:

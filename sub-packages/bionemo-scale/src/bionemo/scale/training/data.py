@@ -40,6 +40,23 @@ def training_vocabulary(store: CellStore, split: Split) -> Vocabulary:
     )
 
 
+def trained_conditions(store: CellStore, split: Split) -> dict[str, list[str]]:
+    """Context -> perturbations that have a training cell, controls included: what no evaluation may score."""
+    trained: dict[str, list[str]] = {}
+    for run in np.unique(store.runs[np.asarray(split.assign(store)) == "train"][["context", "perturbation"]]):
+        context = str(store.contexts[run["context"]])
+        trained.setdefault(context, []).append(str(store.perturbations[run["perturbation"]]))
+    return trained
+
+
+def gene_choice(store: CellStore) -> dict[str, str | None]:
+    """Which cells chose the store's genes: ``train`` of the split with hash ``hvg_split``, ``all``, or ``given``."""
+    selection = store.manifest["gene_selection"]
+    if selection["of"] == store.n_genes:
+        return {"hvg_from": "given", "hvg_split": None}
+    return {"hvg_from": "train" if selection["split_hash"] else "all", "hvg_split": selection["split_hash"]}
+
+
 def table_rows(names: np.ndarray, table: tuple[str, ...]) -> torch.Tensor:
     """Row of each of ``names`` in ``table``, int64, -1 where absent; one more -1 at the end answers index -1."""
     position = {name: row for row, name in enumerate(table)}

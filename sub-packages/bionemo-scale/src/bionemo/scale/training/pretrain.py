@@ -16,7 +16,7 @@ from bionemo.scale.errors import InputError
 from bionemo.scale.model.config import ScaleConfig
 from bionemo.scale.quiet import hush
 from bionemo.scale.training.cpu import redirect_cuda_to_cpu
-from bionemo.scale.training.data import CellSetsDataModule, training_vocabulary
+from bionemo.scale.training.data import CellSetsDataModule, gene_choice, trained_conditions, training_vocabulary
 from bionemo.scale.training.module import ScaleModule, precision_plugin
 from bionemo.scale.training.progress import ProgressBar, Throughput
 from bionemo.scale.training.run_directory import RunDirectory, RunRecord, checkpoint_step
@@ -72,8 +72,14 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
         vocabulary=vocabulary.to_dict(),
         training=training.to_dict(),
         global_batch=training.sets_per_batch * data_parallel * training.accumulate,
-        store={"path": str(store), "fingerprint": cells.fingerprint, "keys": dict(cells.keys)},
+        store={
+            "path": str(store),
+            "fingerprint": cells.fingerprint,
+            "keys": dict(cells.keys),
+            "genes": gene_choice(cells),
+        },
         split=held_out.to_dict(),
+        trained=trained_conditions(cells, held_out),
     )
     run.start(record, write=rank_zero_only.rank == 0)
 

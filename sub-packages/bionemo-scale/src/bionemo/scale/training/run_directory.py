@@ -34,8 +34,10 @@ class RunRecord:
     global_batch: int
     """Sets of one optimizer step, over all ranks."""
     store: dict
-    """Path, fingerprint and obs keys of the training data."""
+    """Path, fingerprint, obs keys and choice of genes of the training data."""
     split: dict
+    trained: dict[str, list[str]] | None = None
+    """Context -> perturbations with a training cell, controls included; None in runs that did not write it."""
 
     def model_config(self, **changes) -> ScaleConfig:
         """The model's configuration, with ``changes`` such as another tensor parallel size."""

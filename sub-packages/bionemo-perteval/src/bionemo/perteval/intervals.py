@@ -1,0 +1,164 @@
+"""How sure a mean score is: bootstrap over contexts and perturbations, and paired comparison of two arms.
+
+Cells are not resampled: a score of one perturbation is one observation, whatever number of cells stands behind it.
+"""
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from bionemo.perteval.screen import generator
+
+DRAWS = 2000
+"""Bootstrap draws."""
+
+LEVEL = 0.95
+"""Share of the draws inside an interval."""
+
+
+def means(values: np.ndarray, contexts: np.ndarray) -> np.ndarray:
+    """Return the mean over contexts of the means over their perturbations, values that are missing left out.
+
+    Parameters
+    ----------
+    values
+        One row a (context, perturbation), NaN where a metric has no value [N, M].
+    contexts
+        Number of the context of each row [N].
+
+    Returns
+    -------
+    np.ndarray
+        [M].
+    """
+    groups = [_mean(values[contexts == context]) for context in np.unique(contexts)]
+    return _mean(np.stack(groups))
+
+
+def bootstrap(values: np.ndarray, contexts: np.ndarray, *, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
+    """Return percentile intervals of `means` under resampling of contexts and of perturbations inside each.
+
+    Every draw takes as many contexts as there are, with replacement, and for each of them as many of its perturbations
+    as it has, with replacement: the two-level bootstrap of Davison and Hinkley 1997, section 3.8. With one context it
+    is a bootstrap over perturbations, with one perturbation in each context one over contexts.
+
+    Parameters
+    ----------
+    values
+        One row a (context, perturbation), NaN where a metric has no value [N, M].
+    contexts
+        Number of the context of each row [N].
+    seed
+        Of the draws.
+    draws
+        How many.
+
+    Returns
+    -------
+    np.ndarray
+        Low and high ends [2, M]; NaN where there is one row with a value.
+    """
+    rng = generator(seed, "bootstrap")
+    known = np.unique(contexts)
+    chosen = rng.integers(known.size, size=(draws, known.size))
+    sums = np.zeros((draws, values.shape[1]))
+    counts = np.zeros_like(sums)
+    present = ~np.isnan(values)
+    filled = np.where(present, values, 0.0)
+    for place, context in enumerate(known):
+        rows = contexts == context
+        size = int(rows.sum())
+        draw, _ = np.nonzero(chosen == place)
+        times = rng.multinomial(size, np.full(size, 1 / size), size=draw.size).astype(np.float64)
+        having = times @ present[rows]
+        mean = np.divide(times @ filled[rows], having, out=np.zeros_like(having), where=having > 0)
+        np.add.at(sums, draw, mean)
+        np.add.at(counts, draw, having > 0)
+    drawn = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+    ends = np.full((2, values.shape[1]), np.nan)
+    for column in np.flatnonzero(present.sum(axis=0) > 1):
+        tail = (1 - LEVEL) / 2
+        ends[:, column] = np.nanquantile(drawn[:, column], [tail, 1 - tail])
+    return ends
+
+
+def intervals(scores: pd.DataFrame, metrics: list[str], *, seed: int = 0) -> pd.DataFrame:
+    """Return the interval of every arm's mean scores.
+
+    Parameters
+    ----------
+    scores
+        One row per arm, context and perturbation.
+    metrics
+        Columns.
+    seed
+        Of the draws; all arms share them.
+
+    Returns
+    -------
+    pd.DataFrame
+        Index: (arm, metric); columns: low, high.
+    """
+    parts = {}
+    for arm, rows in scores.groupby("arm", sort=False):
+        contexts = np.unique(rows["context"], return_inverse=True)[1]
+        low, high = bootstrap(rows[metrics].to_numpy(np.float64), contexts, seed=seed)
+        parts[arm] = pd.DataFrame({"low": low, "high": high}, index=pd.Index(metrics, name="metric"))
+    return pd.concat(parts, names=["arm"])
+
+
+def compare(scores: pd.DataFrame, first: str, second: str, metrics: list[str], *, seed: int = 0) -> pd.DataFrame:
+    """Compare two arms over the conditions where both have a value.
+
+    Parameters
+    ----------
+    scores
+        One row per arm, context and perturbation.
+    first, second
+        Arms.
+    metrics
+        Columns.
+    seed
+        Of the draws.
+
+    Returns
+    -------
+    pd.DataFrame
+        Index: (first, second, metric). ``difference`` is first minus second, with its bootstrap interval ``low`` and
+        ``high``; ``p_value`` is of the two-sided Wilcoxon signed-rank test over (context, perturbation), not corrected
+        for the number of comparisons; ``conditions`` is how many there are.
+    """
+    keys = ["context", "perturbation"]
+    sides = [scores[scores["arm"] == arm].set_index(keys)[metrics] for arm in (first, second)]
+    difference = sides[0] - sides[1].reindex(sides[0].index)
+    values = difference.to_numpy(np.float64)
+    contexts = np.unique(difference.index.get_level_values("context"), return_inverse=True)[1]
+    low, high = bootstrap(values, contexts, seed=seed)
+    table = pd.DataFrame(
+        {
+            "difference": means(values, contexts),
+            "low": low,
+            "high": high,
+            "p_value": [_signed_rank(values[:, column]) for column in range(len(metrics))],
+            "conditions": (~np.isnan(values)).sum(axis=0),
+        }
+    )
+    table.index = pd.MultiIndex.from_product([[first], [second], metrics], names=["first", "second", "metric"])
+    return table
+
+
+def _signed_rank(differences: np.ndarray) -> float:
+    """Return the p value of Wilcoxon's signed-rank test; NaN below two values, 1 where all are zero."""
+    values = differences[~np.isnan(differences)]
+    if values.size < 2:
+        return float("nan")
+    # Differences of rounding only would otherwise be ranked.
+    values = np.where(np.abs(values) < 1e-12, 0.0, values)
+    return float(stats.wilcoxon(values).pvalue) if values.any() else 1.0  # type: ignore[union-attr]
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    present = ~np.isnan(values)
+    count = present.sum(axis=0)
+    total = np.where(present, values, 0.0).sum(axis=0)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)

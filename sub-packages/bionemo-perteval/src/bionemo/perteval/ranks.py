@@ -1,0 +1,119 @@
+"""The kernel of the tests: what a Mann-Whitney test needs of one gene, from its non-zero values alone.
+
+Most values are zeros, and zeros are the lowest value, so they are one group of ties that needs no sorting. Control
+cells are sorted once a gene; each perturbed value then finds its place among them by galloping.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+
+@cache
+def kernel() -> Callable[..., Any]:
+    """Compile `_rank_genes`; kept on disk where the package's folder or the user's cache can be written."""
+    import numba  # a second to import, so only a process that tests pays for it
+
+    def compile_(function: Callable[..., Any]) -> Any:
+        try:
+            return numba.njit(nogil=True, cache=True)(function)
+        except RuntimeError:  # nowhere to keep compiled code
+            return numba.njit(nogil=True)(function)
+
+    return compile_(_rank_genes)
+
+
+def _rank_genes(
+    values: np.ndarray,
+    starts: np.ndarray,
+    cells: int,
+    controls: np.ndarray,
+    control_starts: np.ndarray,
+    control_cells: int,
+    control_ties: np.ndarray,
+    statistic: np.ndarray,
+    ties: np.ndarray,
+    moments: np.ndarray,
+) -> None:
+    """Rank the cells of one group against the control cells, gene by gene.
+
+    Parameters
+    ----------
+    values
+        Values of the group by gene, float32, explicit zeros allowed; sorted in place.
+    starts
+        Gene g has ``values[starts[g]:starts[g + 1]]`` [G + 1].
+    cells
+        Cells of the group; what is not in `values` is zero.
+    controls
+        Non-zero values of the control cells by gene, sorted; empty to sort `values` and take their moments alone.
+    control_starts, control_cells
+        The same for them.
+    control_ties
+        Sum of ``c**3 - c`` over the groups of c equal non-zero control values [G].
+    statistic
+        Receives U of the group: pairs in which it is larger, equal pairs counted half [G].
+    ties
+        Receives the sum of ``t**3 - t`` over the groups of t equal values among all cells [G].
+    moments
+        Receives sum, sum of squares and number of non-zero values of the group [3, G].
+    """
+    for gene in range(starts.size - 1):
+        own = values[starts[gene] : starts[gene + 1]]
+        for i in range(1, own.size):
+            if own[i] < own[i - 1]:
+                own.sort()
+                break
+        first = 0
+        while first < own.size and own[first] == 0:
+            first += 1
+        total = 0.0
+        squares = 0.0
+        for i in range(first, own.size):
+            value = np.float64(own[i])
+            total += value
+            squares += value * value
+        moments[0, gene] = total
+        moments[1, gene] = squares
+        moments[2, gene] = own.size - first
+
+        other = controls[control_starts[gene] : control_starts[gene + 1]]
+        zeros = np.float64(cells - (own.size - first))
+        control_zeros = np.float64(control_cells - other.size)
+        u = zeros * control_zeros / 2
+        both = zeros + control_zeros
+        tied = both * both * both - both + control_ties[gene]
+        place = 0
+        i = first
+        while i < own.size:
+            value = own[i]
+            end = i + 1
+            while end < own.size and own[end] == value:
+                end += 1
+            # Gallop to the first control value that is not below, then bisect.
+            step = 1
+            high = place
+            while high < other.size and other[high] < value:
+                place = high + 1
+                high += step
+                step *= 2
+            high = min(high, other.size)
+            while place < high:
+                middle = (place + high) // 2
+                if other[middle] < value:
+                    place = middle + 1
+                else:
+                    high = middle
+            equal = place
+            while equal < other.size and other[equal] == value:
+                equal += 1
+            here = np.float64(end - i)
+            there = np.float64(equal - place)
+            u += here * (control_zeros + place + there / 2)
+            both = here + there
+            tied += (both * both * both - both) - (there * there * there - there)
+            i = end
+        statistic[gene] = u
+        ties[gene] = tied

@@ -1,0 +1,151 @@
+"""A model that has seen what it is scored on is refused by name."""
+
+from dataclasses import dataclass
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+from bionemo.perteval import InputError, evaluate
+from bionemo.perteval.checks import Keys
+from bionemo.perteval.leakage import TrainingRecord, check_leakage, read_pairs
+from bionemo.perteval.parity import Rules
+from bionemo.perteval.protocol_files import find_protocol
+from bionemo.perteval.split import Split
+
+SPLIT = Split.from_dict({"fewshot": {"A": {"val": ["v"], "test": ["t", "u"]}}, "zeroshot": {"Z": "test"}}, "x")
+SEEN = frozenset({("A", "a"), ("A", "ctrl"), ("B", "t")})
+CLEAN = TrainingRecord(conditions=SEEN, hvg_from="train", hvg_split=SPLIT.hash)
+
+
+@dataclass
+class _Screen:
+    """As much of a `Screen` as a statement needs."""
+
+    scored: dict
+    rows: list
+
+
+def _check(record=CLEAN, *, scored=(("A", "t"),), split=SPLIT, held_out=(("A", "u"), ("A", "v")), strict=False):
+    return check_leakage(
+        record, "pred.h5ad", scored=scored, held_out=held_out, control="ctrl", split=split, strict=strict
+    )
+
+
+def test_a_clean_record_passes_even_strictly():
+    assert _check(strict=True) == []
+
+
+@pytest.mark.parametrize(
+    ("seen", "named"),
+    [(("A", "t"), "A / t, which is"), (("A", "v"), "A / v, which is"), (("Z", "ctrl"), "Z / ctrl, which is")],
+)
+def test_a_held_out_condition_in_the_training_is_refused(seen, named):
+    with pytest.raises(InputError, match=f"pred.h5ad was trained on {named}"):
+        _check(TrainingRecord(conditions=SEEN | {seen}, hvg_from="train"))
+
+
+def test_scoring_what_the_split_trains_on_is_refused():
+    with pytest.raises(InputError, match="A / a, which the split trains on"):
+        _check(scored=[("A", "a"), ("A", "t")])
+
+
+def test_what_cannot_be_checked_is_said_and_refused_when_strict():
+    notes = _check(TrainingRecord())
+    assert "Leakage was not checked" in notes[0]
+    assert "nothing says which cells chose the genes" in notes[1].lower()
+    for record, match in (
+        (TrainingRecord(), "--training-conditions"),
+        (TrainingRecord(conditions=SEEN), "--hvg-from"),
+    ):
+        with pytest.raises(InputError, match=match):
+            _check(record, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("record", "match"),
+    [
+        (TrainingRecord(conditions=SEEN, hvg_from="all"), "chosen on all cells, the held-out ones included"),
+        (TrainingRecord(conditions=SEEN, hvg_from="train", hvg_split="0"), "training cells of another split"),
+    ],
+)
+def test_genes_chosen_on_held_out_cells(record, match):
+    assert match in _check(record)[0]
+    with pytest.raises(InputError, match=f"--strict was given, but .*{match}"):
+        _check(record, strict=True)
+
+
+def test_strict_refuses_validation_conditions_and_an_unknown_split():
+    assert "may have chosen the checkpoint" in _check(scored=[("A", "v")])[0]
+    with pytest.raises(InputError, match="predict only the test part"):
+        _check(scored=[("A", "v")], strict=True)
+    with pytest.raises(InputError, match="baselines might use one: give --split"):
+        _check(split=None, held_out=(), strict=True)
+
+
+def test_a_prediction_cannot_be_talked_out_of_its_record(tmp_path):
+    cells = ad.AnnData(np.zeros((1, 1)))
+    cells.uns["prediction"] = {"hvg_from": "all"}
+    cells.uns["training_conditions"] = pd.DataFrame([("A", "t")], columns=["context", "perturbation"])
+    (tmp_path / "pairs.csv").write_text("context,perturbation\nA,a\n")
+    given = read_pairs(tmp_path / "pairs.csv", "--training-conditions")
+    record = TrainingRecord.of(cells, "pred.h5ad", trained_on=given, hvg_from=None)
+    assert record.conditions == {("A", "t"), ("A", "a")}
+    assert record.hvg_from == "all"
+    with pytest.raises(InputError, match="records hvg_from 'all', not 'train'"):
+        TrainingRecord.of(cells, "pred.h5ad", trained_on=None, hvg_from="train")
+    cells.uns["training_conditions"] = "A/t"
+    with pytest.raises(InputError, match="no table with the columns context and perturbation"):
+        TrainingRecord.of(cells, "pred.h5ad", trained_on=None, hvg_from=None)
+
+
+def test_arguments_that_contradict_the_protocol_are_refused():
+    rules = Rules(protocol=find_protocol("replogle-nadig"))
+    given = dict.fromkeys(("perturbation_key", "context_key", "control", "target_sum", "layer"))
+    assert rules.keys(given)["control"] == "non-targeting"
+    with pytest.raises(InputError, match="--control NTC contradicts the protocol 'replogle-nadig'"):
+        rules.keys({**given, "control": "NTC"})
+    with pytest.raises(InputError, match="normalised to 1e\\+06 counts per cell"):
+        rules.check_scale({"target_sum": 1e6}, "pred.h5ad")
+
+
+def test_published_scores_stand_beside_only_the_whole_protocol():
+    protocol = find_protocol("replogle-nadig")
+    names = {"val": [f"v{i}" for i in range(104)], "test": [f"t{i}" for i in range(624)]}
+    split = Split.from_dict({"fewshot": {"hepg2": names}}, "x")
+    observed = [("hepg2", name) for name in ("non-targeting", *names["val"], *names["test"])]
+    rules = Rules(protocol=protocol, split=split)
+    keys = Keys(perturbation_key="g", context_key="c", control="x", target_sum=1e4, layer=None)
+
+    def statement(rules, scored):
+        return rules.statement(_Screen({"hepg2": scored}, observed), keys)
+
+    whole = statement(rules, names["test"])
+    assert (whole["hash"], whole["split_hash"], whole["departures"]) == (protocol.hash, split.hash, [])
+    assert whole["published"][0]["scores"]["PDCorr"] == 0.909
+    assert whole["published"][0]["not_comparable"] == ["MSE", "MAE"]
+    partly = statement(rules, names["test"][1:])
+    assert partly["published"] == []
+    assert "1 of 624" in partly["departures"][0]
+    unnamed = statement(Rules(), names["test"])
+    assert len(unnamed["hash"]) == 64
+    assert unnamed["name"] is None
+
+
+def test_evaluate_refuses_a_leak_before_it_scores(noisy, counts, tmp_path):
+    split = tmp_path / "split.toml"
+    split.write_text('[fewshot.A]\ntest = ["p1", "p2", "p3"]\n[fewshot.B]\ntest = ["p2"]\nval = ["p4"]\n')
+    with pytest.raises(InputError, match="was trained on B / p4, which is scored or held out"):
+        evaluate(noisy, counts, split=split, training_conditions=[("B", "p4")], progress=False)
+    with pytest.raises(InputError, match="--strict was given, but nothing says what the model"):
+        evaluate(noisy, counts, split=split, strict=True, progress=False)
+    with pytest.raises(InputError, match="contradicts the protocol 'replogle-nadig'"):
+        evaluate(noisy, counts, protocol="replogle-nadig", control="ctrl", progress=False)
+
+
+def test_every_report_has_the_hash_of_its_rules(evaluation):
+    stated = evaluation.settings["protocol"]
+    assert stated["hash"] in evaluation.page
+    assert stated["name"] is None
+    assert "Leakage was not checked" in " ".join(evaluation.notes)

@@ -1,0 +1,128 @@
+"""Several predictions, several training seeds, subsets and comparisons."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bionemo.perteval import InputError, evaluate
+from bionemo.perteval.cli import named
+
+OPTIONS = {"arms": "main", "threads": 1, "progress": False}
+DELTA = "control cells + transferred delta"
+
+
+@pytest.fixture(scope="module")
+def several(noisy, counts):
+    """One model with two seeds, the second of them worse, and another model with its genes in another order."""
+    worse = noisy.copy()
+    worse.X = worse.X * 0.5
+    turned = noisy[:, ::-1].copy()
+    return evaluate({"scale": [noisy, worse], "state": turned}, counts, held_out=[("C", "p1")], **OPTIONS)
+
+
+def test_seeds_are_averaged_and_their_spread_is_told(several, evaluation):
+    assert several.predictions == ["scale", "state"]
+    seeds = several.per_seed_table.loc["scale"]
+    pd.testing.assert_series_equal(seeds.loc[0], evaluation.table.loc["prediction"], check_names=False)
+    assert several.table.loc["scale", "MSE"] == pytest.approx(seeds["MSE"].mean())
+    assert several.seed_spread.loc["scale", "MSE"] == pytest.approx(seeds["MSE"].std())
+    assert np.isnan(several.seed_spread.loc["state", "MSE"])
+    assert "2 training seeds" in several.definitions["scale"]
+
+
+def test_order_of_a_later_predictions_genes_does_not_matter(several, evaluation):
+    pd.testing.assert_series_equal(several.table.loc["state"], evaluation.table.loc["prediction"], check_names=False)
+
+
+def test_comparison_is_paired(several):
+    compared = several.comparisons
+    assert list(dict.fromkeys(compared.index.droplevel("metric"))) == [
+        ("scale", "state"), ("scale", DELTA), ("state", DELTA),
+    ]  # fmt: skip
+    row = compared.loc[("scale", "state", "MSE")]
+    assert row.difference == pytest.approx(several.table.loc["scale", "MSE"] - several.table.loc["state", "MSE"])
+    assert row.low <= row.difference <= row.high
+    assert row.low > 0  # worse for every condition
+    assert row.p_value == pytest.approx(2 / 2**4)  # four of four have one sign
+    assert row.conditions == 4
+    same = several.compare("state", "state")
+    assert (same["difference"].dropna() == 0).all()
+    assert (same["p_value"].dropna() == 1).all()
+    with pytest.raises(InputError, match="no arm 'stat'"):
+        several.compare("scale", "stat")
+
+
+def test_intervals_hold_the_mean(several):
+    for arm in several.arms:
+        low, high = several.intervals.loc[(arm, "MSE")]
+        assert low <= several.table.loc[arm, "MSE"] <= high
+
+
+def test_split_has_a_hash(several, evaluation, noisy, counts):
+    assert several.settings["split_sha256"] == evaluation.settings["split_sha256"]
+    other = evaluate(noisy, counts, **OPTIONS)  # (C, p1) is training here
+    assert other.settings["split_sha256"] != evaluation.settings["split_sha256"]
+
+
+def test_strong_subset_is_chosen_by_the_observed_cells(several):
+    frame = several.per_perturbation
+    strong = frame[(frame.arm == "scale") & (frame.n_de_observed >= 10)]
+    kept = several.strong.per_perturbation
+    assert 0 < len(strong) == several.strong.conditions
+    for arm in several.arms:
+        assert set(kept[kept.arm == arm].perturbation) == set(strong.perturbation)
+
+
+def test_predictions_that_do_not_compare_are_refused(noisy, counts):
+    with pytest.raises(InputError, match="need the same conditions"):
+        evaluate({"a": noisy, "b": noisy[(noisy.obs["line"] == "A").to_numpy()].copy()}, counts, **OPTIONS)
+    with pytest.raises(InputError, match=r"1 genes of a: .* are not in b: "):
+        evaluate({"a": noisy, "b": noisy[:, 1:].copy()}, counts, **OPTIONS)
+    with pytest.raises(InputError, match="cannot be named 'control cells'"):
+        evaluate({"control cells": noisy}, counts, **OPTIONS)
+
+
+def test_names_on_the_command_line(tmp_path):
+    files = {name: [str(path) for path in paths] for name, paths in named(["a=x,y", "b=z", "a=w"]).items()}
+    assert files == {"a": ["x", "y", "w"], "b": ["z"]}
+    assert str(named(["x.h5ad"])) == "x.h5ad"
+    (tmp_path / "a=b").touch()
+    assert named([str(tmp_path / "a=b")]) == tmp_path / "a=b"
+    with pytest.raises(InputError, match="need names"):
+        named(["a=x", "y.h5ad"])
+
+
+def test_cache_gives_the_same_numbers(noisy, counts, evaluation, tmp_path, monkeypatch):
+    from bionemo.perteval import differential
+
+    first = evaluate(noisy, counts, held_out=[("C", "p1")], cache=tmp_path, **OPTIONS)
+    assert len(list(tmp_path.iterdir())) == 4
+    next(tmp_path.iterdir()).write_bytes(b"broken")
+    calls = []
+    test = differential.test
+    monkeypatch.setattr(differential, "test", lambda *given: calls.append(1) or test(*given))
+    again = evaluate(noisy, counts, held_out=[("C", "p1")], cache=tmp_path, **OPTIONS)
+    pd.testing.assert_frame_equal(again.per_perturbation, first.per_perturbation, check_exact=True)
+    arms = len(first.arms) - 1
+    assert len(calls) == 4 * arms + 2 * 5 * 4 + 1  # arms, split halves, and the one whose file was broken
+
+
+def test_engine_that_cannot_be_installed_is_one_sentence(noisy, counts, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("bionemo.perteval.engine._MAKE", ["-m", "venv", "--without-pip"])
+    with pytest.raises(InputError, match=r"cell-eval 0\.8\.2 cannot be installed into .*No module named pip.*--engine"):
+        evaluate(noisy, counts, engine="0.8", **OPTIONS)
+    with pytest.raises(InputError, match=r"engine is .0\.7"):
+        evaluate(noisy, counts, engine="0.7", **OPTIONS)
+
+
+def test_reference_experiment_shows_what_the_metrics_reward():
+    from bionemo.perteval.reference import REPLICATE, reference
+
+    table = reference(perturbations=8, cells=100, genes=200, threads=1, progress=False).table
+    assert table.loc["control cells", "PDCorr"] == pytest.approx(0, abs=0.2)
+    assert table.loc["true mean", "PDCorr"] == pytest.approx(1)
+    assert table.loc["true mean", "DEPrec"] < 0.5 * table.loc[REPLICATE, "DEPrec"]
+    assert table.loc["control cells + true delta", "DEPrec"] < 0.7 * table.loc[REPLICATE, "DEPrec"]
+    assert table.loc["context mean", "PDS_l1"] == pytest.approx(0.5625)
+    assert np.isnan(table.loc["context mean", "PDCorr_ref"])
