@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bionemo.scale.errors import InputError
+from bionemo.scale.errors import InputError, Stopped
 
 app = typer.Typer(
     name="bionemo-scale",
@@ -39,6 +39,9 @@ def main() -> None:
     except user_mistakes() as mistake:
         typer.secho(f"error: {mistake}", fg="red", err=True)
         sys.exit(2)
+    except Stopped as stopped:
+        typer.secho(f"stopped: {stopped}", fg="red", err=True)
+        sys.exit(stopped.exit_code)
 
 
 @app.command(epilog="Example: `bionemo-scale simulate screen.h5ad --cells 20000 --contexts 4 --perturbations 12`")

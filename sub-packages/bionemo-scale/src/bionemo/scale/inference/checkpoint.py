@@ -6,11 +6,11 @@ import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
-from torch.distributed.checkpoint.api import CheckpointException
 
 from bionemo.scale.errors import InputError
 from bionemo.scale.model.scale_model import ScaleModel
-from bionemo.scale.training.run_directory import RunDirectory
+from bionemo.scale.training.run_directory import RunDirectory, checkpoint_step
+from bionemo.scale.training.safe_reading import reading
 
 
 def load_model(run: RunDirectory, device: torch.device) -> tuple[ScaleModel, int]:
@@ -36,21 +36,11 @@ def load_model(run: RunDirectory, device: torch.device) -> tuple[ScaleModel, int
     model = ScaleModel(record.model_config(tensor_parallel=1), record.model_vocabulary()).to(device)
     # NeMo's training wraps the model once and keeps weights and optimizer state in one place.
     wanted = {"state_dict": model.sharded_state_dict(prefix="module.")}
-    try:
+    with reading(checkpoint):
         loaded: dict[str, Any] = dist_checkpointing.load(wanted, str(checkpoint / "weights"))  # type: ignore[assignment]
         weights = {name.removeprefix("module."): value for name, value in loaded["state_dict"].items()}
         model.load_state_dict(weights)
-    except torch.OutOfMemoryError:
-        raise
-    # Every layer below has its own exceptions for a file that is missing, cut or of other shapes, and torch's
-    # CheckpointException is not even an Exception.
-    except (Exception, CheckpointException) as error:
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise InputError(
-            f"checkpoint {checkpoint} is damaged, incomplete or of another model ({reason[:200]}): restore it from a "
-            f"copy, or train again."
-        ) from error
-    return model.eval(), int(checkpoint.name.removeprefix("step=").split("-")[0])
+    return model.eval(), checkpoint_step(checkpoint)
 
 
 def _one_process_groups(device: torch.device) -> None:

@@ -4,6 +4,7 @@ Shapes: B sets, S cells, G genes, D latent.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from megatron.core.transformer.enums import ModelType
@@ -24,6 +25,9 @@ from bionemo.scale.model.decoder import Decoder
 from bionemo.scale.model.specs import layer_spec
 from bionemo.scale.model.transport import EndpointTransport
 from bionemo.scale.model.vocabulary import Vocabulary
+
+
+EXTRA_STATE = "_extra_state"
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class ScaleModel(MegatronModule):
         self.control_share = {Source.CONTROL: 1.0, Source.GAUSSIAN: 0.0, Source.MIXED: config.source_control_share}[
             config.source
         ]
+        self.register_load_state_dict_pre_hook(_without_extra_state)
 
     def set_gene_mean(self, gene_mean: torch.Tensor) -> None:
         """Centre expression on the mean log1p of each gene, [G], over training cells.
@@ -65,6 +70,15 @@ class ScaleModel(MegatronModule):
         Without it every cell's encoding is dominated by what all cells share, and latents collapse towards one point.
         """
         self.gene_mean.copy_(gene_mean)
+
+    def sharded_state_dict(self, prefix: str = "", *args, **kwargs) -> dict[str, Any]:
+        """Megatron's, less what layers keep beside their weights.
+
+        Transformer Engine pickles its FP8 scaling history there, and unpickles it when it is loaded. Without it nothing
+        in a checkpoint has to be unpickled, and torch and Transformer Engine layers read each other's checkpoints.
+        """
+        sharded = super().sharded_state_dict(prefix, *args, **kwargs)
+        return {name: part for name, part in sharded.items() if not name.endswith(EXTRA_STATE)}
 
     def set_input_tensor(self, input_tensor) -> None:
         """Part of Megatron's pipeline interface; the model is one stage and takes none."""
@@ -180,3 +194,10 @@ class ScaleModel(MegatronModule):
             self.scale.solver_steps,
         )
         return self.expression_decoder.predict(z1, z0, control, self.gene_mean)
+
+
+def _without_extra_state(model: torch.nn.Module, state: dict[str, Any], prefix: str, *_) -> None:
+    """Give layers that ask for extra state the answer that there is none."""
+    for name, module in model.named_modules():
+        if type(module).set_extra_state is not torch.nn.Module.set_extra_state:
+            state.setdefault(f"{prefix}{name}.{EXTRA_STATE}", None)

@@ -1,6 +1,10 @@
 """Train a model on a store, from its first step or from where a run was interrupted."""
 
+import errno
 import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -8,21 +12,26 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from megatron.core.distributed import DistributedDataParallelConfig
 from nemo import lightning as nl
-from nemo.lightning.pytorch.callbacks import ModelCheckpoint
 from nemo.utils import logging as nemo_log
+from torch.distributed.checkpoint.api import CheckpointException
 
 from bionemo.cellsets import CellStore, Split
-from bionemo.scale.errors import InputError
+from bionemo.scale.errors import InputError, Stopped
 from bionemo.scale.model.config import ScaleConfig
 from bionemo.scale.quiet import hush
 from bionemo.scale.training.cpu import redirect_cuda_to_cpu
 from bionemo.scale.training.data import CellSetsDataModule, training_vocabulary
+from bionemo.scale.training.failures import reason
 from bionemo.scale.training.module import ScaleModule, precision_plugin
 from bionemo.scale.training.progress import ProgressBar, Throughput
+from bionemo.scale.training.preemption import StopOnSigterm
 from bionemo.scale.training.run_directory import RunDirectory, RunRecord, checkpoint_step
+from bionemo.scale.training.safe_reading import reading
+from bionemo.scale.training.saving import Checkpoints
 from bionemo.scale.training.settings import TrainingConfig
 
 _log = logging.getLogger("bionemo.scale")
+_LOST_PEER = re.compile(r"gloo|NCCL|Connection (closed|reset)|Broken pipe", re.IGNORECASE)
 
 
 def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: TrainingConfig) -> None:
@@ -109,46 +118,55 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
     ).setup(trainer)
     if rank_zero_only.rank == 0:
         _log.info("%s, %s", data.summary(), f"going on from {last.name}" if last else f"{training.max_steps} steps")
+    checkpoints = Checkpoints(run, training)
     # Not handed to NeMoLogger, which would need nvidia-resiliency-ext to look at it.
-    trainer.callbacks.append(LastCheckpoint(run, training))  # type: ignore[attr-defined]
-    if last is not None:
-        nl.AutoResume(resume_from_path=str(last)).setup(trainer, module)
-    trainer.fit(module, data)
+    trainer.callbacks += [checkpoints, StopOnSigterm(checkpoints)]  # type: ignore[attr-defined]
+    with _one_sentence(run):
+        trainer.fit(module, data, ckpt_path=None if last is None else str(last))
     if rank_zero_only.rank == 0:
         _log.info("trained: %s", run.last_checkpoint())
 
 
-class LastCheckpoint(ModelCheckpoint):
-    """Keeps the newest checkpoint, written every few steps and at the end, named by the steps behind it."""
+@contextmanager
+def _one_sentence(run: RunDirectory) -> Iterator[None]:
+    """What ends a run from outside, in a sentence instead of a traceback through NeMo and Lightning."""
+    try:
+        yield
+    except CheckpointException as error:
+        # Of a save that went on beside the training; the others are answered where they happen.
+        raise Stopped(
+            f"{run.checkpoints} could not take a checkpoint ({reason(error)}): make room there "
+            f"and start the same command again."
+        ) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise Stopped(
+            f"{run.path} could not be written to ({error.strerror}): make room there and start the same command again."
+        ) from error
+    except RuntimeError as error:
+        lost = isinstance(error, torch.distributed.DistError) or _LOST_PEER.search(str(error))
+        if isinstance(error, Stopped) or not lost:
+            raise
+        last = run.last_checkpoint()
+        then = f"it goes on from {last.name}" if last else "there is no checkpoint yet"
+        raise Stopped(
+            f"rank {rank_zero_only.rank} has lost another rank, which says itself why it ended, unless it was killed: "
+            f"start the same command again; {then}."
+        ) from error
 
-    def __init__(self, run: RunDirectory, training: TrainingConfig):
-        super().__init__(
-            dirpath=str(run.checkpoints),
-            filename="{step}",
-            monitor=None,
-            save_last=True,
-            save_top_k=0,
-            every_n_train_steps=training.checkpoint_every,
-            # A finished run can be trained further.
-            save_optim_on_train_end=True,
-            # NeMo would pickle the whole trainer beside the weights; run.json says what is needed.
-            always_save_context=False,
-            save_context_on_train_end=False,
-        )
-        self.CHECKPOINT_NAME_LAST = "{step}"
 
-    def setup(self, trainer, *args, **kwargs) -> None:
-        """Remember the trainer: the step among the logged metrics is the one before."""
-        self._trainer = trainer
-        super().setup(trainer, *args, **kwargs)
+class SafeStrategy(nl.MegatronStrategy):
+    """NeMo's strategy; it runs nothing that a checkpoint holds."""
 
-    def format_checkpoint_name(self, metrics, *args, **kwargs) -> str:
-        """``step=100`` after the hundredth optimizer step."""
-        return super().format_checkpoint_name({**metrics, "step": self._trainer.global_step}, *args, **kwargs)
+    def load_checkpoint(self, checkpoint_path, *args, **kwargs) -> dict:
+        """Read tensors and plain values, see :func:`reading`."""
+        with reading(Path(checkpoint_path)):
+            return super().load_checkpoint(checkpoint_path, *args, **kwargs)
 
 
 def _strategy(model: ScaleConfig, on_gpu: bool) -> nl.MegatronStrategy:
-    strategy = nl.MegatronStrategy(
+    strategy = SafeStrategy(
         tensor_model_parallel_size=model.tensor_parallel,
         ddp=DistributedDataParallelConfig(
             use_distributed_optimizer=on_gpu, overlap_grad_reduce=on_gpu, overlap_param_gather=on_gpu

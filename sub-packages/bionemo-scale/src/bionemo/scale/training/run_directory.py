@@ -18,7 +18,7 @@ _FREE = {
     "model": {"tensor_parallel", "layer_spec"},
     "training": {
         *("max_steps", "devices", "nodes", "threads", "sets_per_batch"),
-        *("checkpoint_every", "validate_every", "validation_batches", "log_every"),
+        *("checkpoint_every", "keep_checkpoints", "validate_every", "validation_batches", "log_every"),
     },
 }
 _CHECKPOINT = re.compile(r"step=(\d+)")
@@ -46,13 +46,23 @@ class RunRecord:
         return Vocabulary.from_dict(self.vocabulary)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The checkpoint that validated best so far: ``best.json``."""
+
+    step: int
+    metric: str
+    value: float
+
+
 class RunDirectory:
-    """``run.json``, ``checkpoints/`` and ``tensorboard/`` of one run."""
+    """``run.json``, ``best.json``, ``checkpoints/`` and ``tensorboard/`` of one run."""
 
     def __init__(self, path: Path):
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.record_file = self.path / "run.json"
+        self.best_file = self.path / "best.json"
 
     def read(self) -> RunRecord:
         """What the run was started with.
@@ -110,16 +120,35 @@ class RunDirectory:
         except OSError as error:
             raise InputError(f"{self.path} cannot be written ({error.strerror}): give another --out.") from None
 
-    def last_checkpoint(self) -> Path | None:
-        """Newest checkpoint that was written to its end; None if there is none."""
-        whole = {
+    def whole_checkpoints(self) -> dict[int, Path]:
+        """Checkpoints that were written to their end, by the steps behind them."""
+        return {
             checkpoint_step(path): path
             for path in self.checkpoints.glob("step=*")
             if _CHECKPOINT.fullmatch(path.name)
             and path.is_dir()
             and not path.with_name(path.name + "-unfinished").exists()
         }
+
+    def last_checkpoint(self) -> Path | None:
+        """Newest whole checkpoint; None if there is none."""
+        whole = self.whole_checkpoints()
         return whole[max(whole)] if whole else None
+
+    def best(self) -> Best | None:
+        """Which checkpoint validated best; None before the first validation."""
+        try:
+            return Best(**json.loads(self.best_file.read_text()))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"{self.best_file} is damaged ({error}): remove it.") from None
+
+    def mark_best(self, step: int, metric: str, value: float) -> None:
+        """Say that the checkpoint of ``step`` validated best so far."""
+        partial = self.best_file.with_suffix(".partial")
+        partial.write_text(json.dumps({"step": step, "metric": metric, "value": value}))
+        os.replace(partial, self.best_file)
 
     def _check(self, old: RunRecord, new: RunRecord) -> None:
         mend = "give another --out to start afresh, or the same settings to go on"

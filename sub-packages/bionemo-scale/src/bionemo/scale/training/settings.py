@@ -38,6 +38,8 @@ class TrainingConfig:
     """CPU threads of a process, where there is no GPU. Small models gain nothing from a second one."""
     seed: int = 0
     checkpoint_every: int = 100
+    keep_checkpoints: int = 1
+    """Newest checkpoints to keep, beside the one that validated best."""
     validate_every: int = 100
     validation_batches: int = 8
     """Batches of one validation pass; needs conditions marked ``val`` in the split."""

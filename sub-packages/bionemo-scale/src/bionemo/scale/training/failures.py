@@ -1,0 +1,27 @@
+"""What went wrong, said by the layer that noticed: Megatron and torch wrap it in exceptions of their own."""
+
+from torch.distributed.checkpoint.api import CheckpointException
+
+
+def chain(error: BaseException) -> list[BaseException]:
+    """An exception and what it was raised from, down to the first."""
+    found = [error]
+    while True:
+        last = found[-1]
+        if isinstance(last, CheckpointException) and last.failures:
+            below = next(iter(last.failures.values()))[0]
+        else:
+            below = last.__cause__ or (None if last.__suppress_context__ else last.__context__)
+        if below is None or below in found:
+            return found
+        found.append(below)
+
+
+def reason(error: BaseException) -> str:
+    """A line for the sentence that a user gets."""
+    first = chain(error)[-1]
+    if isinstance(first, OSError) and first.strerror:
+        return first.strerror
+    if "inline_container" in str(first):
+        return "a file was cut short"  # torch's writer, where the disk takes no more
+    return (str(first).splitlines() or [type(first).__name__])[0][:200]
