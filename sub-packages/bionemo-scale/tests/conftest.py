@@ -15,6 +15,7 @@ from scipy import sparse
 from bionemo.scale.model.config import ScaleConfig
 from bionemo.scale.model.scale_model import Condition, ScaleModel
 from bionemo.scale.model.vocabulary import Vocabulary
+from bionemo.scale.training.cpu import writing_without_cuda
 from bionemo.scale.training.run_directory import RunDirectory, RunRecord
 from bionemo.scale.training.settings import TrainingConfig
 
@@ -176,11 +177,7 @@ def save_weights():
 
     def save(model: ScaleModel, weights: Path) -> None:
         weights.mkdir(parents=True)
-        with pytest.MonkeyPatch.context() as patch:
-            if not torch.cuda.is_available():
-                # Megatron's writer calls both without asking; training redirects them for its whole process.
-                patch.setattr(torch.cuda, "synchronize", lambda *_: None)
-                patch.setattr(torch.cuda, "current_device", lambda: torch.device("cpu"))
+        with writing_without_cuda():
             dist_checkpointing.save({"state_dict": model.sharded_state_dict(prefix="module.")}, str(weights))
 
     return save

@@ -213,3 +213,27 @@ def evaluate(
         layer=layer,
         seed=seed,
     )
+
+
+@app.command(epilog="Example: `bionemo-scale export run --out exported`")
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Directory that `pretrain` wrote, or one of its checkpoints.")],
+    out: Annotated[Path, typer.Option(help="Directory to write.")],
+) -> None:
+    """Write a model as safetensors and JSON, with the one file of plain torch that runs it."""
+    from bionemo.scale.export.write import export as run
+
+    run(checkpoint, out)
+    typer.echo(f"wrote {out}: model.safetensors, config.json, scale_portable.py")
+
+
+@app.command("import", epilog="Example: `bionemo-scale import exported --out run`")
+def import_(
+    folder: Annotated[Path, typer.Argument(metavar="EXPORTED", help="Directory that `export` wrote.")],
+    out: Annotated[Path, typer.Option(help="Run directory to write.")],
+) -> None:
+    """Make a run of an exported model: it predicts, and `pretrain` starts from its weights."""
+    from bionemo.scale.export.read import import_export as run
+
+    run(folder, out)
+    typer.echo(f"wrote {out}")

@@ -1,5 +1,6 @@
 """A trained model from its run directory, in this process alone."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +14,29 @@ from bionemo.scale.training.run_directory import RunDirectory, checkpoint_step
 from bionemo.scale.training.safe_reading import reading
 
 
-def load_model(run: RunDirectory, device: torch.device) -> tuple[ScaleModel, int]:
-    """Build the model of a run and load its newest checkpoint, whatever parallelism wrote it.
+def find_checkpoint(path: Path) -> tuple[RunDirectory, Path]:
+    """A run and its newest whole checkpoint, or the one of its checkpoints that ``path`` names.
+
+    Raises
+    ------
+    InputError
+        The run has no whole checkpoint, or the named one was not written to its end.
+    """
+    if path.name.startswith("step=") and path.parent.name == "checkpoints":
+        run = RunDirectory(path.parent.parent)
+        if path.resolve() not in [whole.resolve() for whole in run.whole_checkpoints().values()]:
+            raise InputError(f"{path} is no whole checkpoint: give one of those in {path.parent}, or the run.")
+        return run, path
+    run = RunDirectory(path)
+    run.read()
+    checkpoint = run.last_checkpoint()
+    if checkpoint is None:
+        raise InputError(f"{path} has no checkpoint yet: let `pretrain` reach training.checkpoint_every steps.")
+    return run, checkpoint
+
+
+def load_model(run: RunDirectory, device: torch.device, checkpoint: Path | None = None) -> tuple[ScaleModel, int]:
+    """Build the model of a run and load a checkpoint, its newest if none is given, whatever parallelism wrote it.
 
     Returns
     -------
@@ -26,12 +48,11 @@ def load_model(run: RunDirectory, device: torch.device) -> tuple[ScaleModel, int
     Raises
     ------
     InputError
-        The run has no whole checkpoint yet, or its newest is damaged or of another model.
+        The run has no whole checkpoint yet, or it is damaged or of another model.
     """
-    checkpoint = run.last_checkpoint()
     if checkpoint is None:
-        raise InputError(f"{run.path} has no checkpoint yet: let `pretrain` reach training.checkpoint_every steps.")
-    _one_process_groups(device)
+        _, checkpoint = find_checkpoint(run.path)
+    one_process_groups(device)
     record = run.read()
     model = ScaleModel(record.model_config(tensor_parallel=1), record.model_vocabulary()).to(device)
     # NeMo's training wraps the model once and keeps weights and optimizer state in one place.
@@ -43,7 +64,7 @@ def load_model(run: RunDirectory, device: torch.device) -> tuple[ScaleModel, int
     return model.eval(), checkpoint_step(checkpoint)
 
 
-def _one_process_groups(device: torch.device) -> None:
+def one_process_groups(device: torch.device) -> None:
     """Megatron's layers look up their process groups even where they are alone."""
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"

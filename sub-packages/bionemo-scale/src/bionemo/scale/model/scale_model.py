@@ -26,7 +26,6 @@ from bionemo.scale.model.specs import layer_spec
 from bionemo.scale.model.transport import EndpointTransport
 from bionemo.scale.model.vocabulary import Vocabulary
 
-
 EXTRA_STATE = "_extra_state"
 
 

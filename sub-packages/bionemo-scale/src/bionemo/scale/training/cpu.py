@@ -6,6 +6,8 @@ upgrade, try each.
 """
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -40,6 +42,24 @@ def _on_cpu(factory):
         return factory(*args, **kwargs)
 
     return create
+
+
+@contextmanager
+def writing_without_cuda() -> Iterator[None]:
+    """The two calls that Megatron's checkpoint writer makes without asking, on the CPU while it lasts.
+
+    For writing a checkpoint outside training; with CUDA it changes nothing.
+    """
+    if torch.cuda.is_available():
+        yield
+        return
+    before = torch.cuda.synchronize, torch.cuda.current_device
+    torch.cuda.synchronize = lambda *_args, **_kwargs: None
+    torch.cuda.current_device = lambda: _CPU  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.cuda.synchronize, torch.cuda.current_device = before
 
 
 def redirect_cuda_to_cpu() -> None:

@@ -23,8 +23,8 @@ from bionemo.scale.training.cpu import redirect_cuda_to_cpu
 from bionemo.scale.training.data import CellSetsDataModule, training_vocabulary
 from bionemo.scale.training.failures import reason
 from bionemo.scale.training.module import ScaleModule, precision_plugin
-from bionemo.scale.training.progress import ProgressBar, Throughput
 from bionemo.scale.training.preemption import StopOnSigterm
+from bionemo.scale.training.progress import ProgressBar, Throughput
 from bionemo.scale.training.run_directory import RunDirectory, RunRecord, checkpoint_step
 from bionemo.scale.training.safe_reading import reading
 from bionemo.scale.training.saving import Checkpoints
@@ -90,6 +90,8 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
     if last is not None and checkpoint_step(last) >= training.max_steps:
         _log.info("%s is done: raise training.max_steps above %d to train further", last, training.max_steps)
         return
+    # What `import` wrote has weights and no optimizer.
+    imported = last is not None and checkpoint_step(last) == 0
     data = CellSetsDataModule(cells, held_out, vocabulary, training, data_parallel)
     module = ScaleModule(model, vocabulary, data.mean_expression(), training)
     throughput = Throughput(training.log_every)
@@ -98,7 +100,7 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
         devices=training.devices,
         num_nodes=training.nodes,
         max_steps=training.max_steps,
-        strategy=_strategy(model, on_gpu),
+        strategy=_strategy(model, on_gpu, start_from=last if imported else None),
         plugins=precision_plugin(training),
         callbacks=[throughput, ProgressBar(throughput)],
         logger=False,
@@ -122,7 +124,7 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
     # Not handed to NeMoLogger, which would need nvidia-resiliency-ext to look at it.
     trainer.callbacks += [checkpoints, StopOnSigterm(checkpoints)]  # type: ignore[attr-defined]
     with _one_sentence(run):
-        trainer.fit(module, data, ckpt_path=None if last is None else str(last))
+        trainer.fit(module, data, ckpt_path=None if last is None or imported else str(last))
     if rank_zero_only.rank == 0:
         _log.info("trained: %s", run.last_checkpoint())
 
@@ -165,7 +167,7 @@ class SafeStrategy(nl.MegatronStrategy):
             return super().load_checkpoint(checkpoint_path, *args, **kwargs)
 
 
-def _strategy(model: ScaleConfig, on_gpu: bool) -> nl.MegatronStrategy:
+def _strategy(model: ScaleConfig, on_gpu: bool, start_from: Path | None) -> nl.MegatronStrategy:
     strategy = SafeStrategy(
         tensor_model_parallel_size=model.tensor_parallel,
         ddp=DistributedDataParallelConfig(
@@ -176,6 +178,7 @@ def _strategy(model: ScaleConfig, on_gpu: bool) -> nl.MegatronStrategy:
         # Ranks that read a part each exchange them on the GPU.
         ckpt_parallel_load=on_gpu,
         ckpt_optim_fully_reshardable=True,
+        restore_config=None if start_from is None else nl.RestoreConfig(path=str(start_from), load_optim_state=False),
     )
     # The loss is logged with its terms, by Throughput.
     strategy.log_train_loss = False

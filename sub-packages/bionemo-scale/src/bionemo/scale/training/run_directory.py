@@ -12,7 +12,7 @@ from bionemo.scale.model.config import ScaleConfig
 from bionemo.scale.model.vocabulary import Vocabulary
 
 FORMAT = 1
-_PACKAGES = ("bionemo-scale", "bionemo-cellsets", "nemo-toolkit", "megatron-core", "torch")
+PACKAGES = ("bionemo-scale", "bionemo-cellsets", "nemo-toolkit", "megatron-core", "torch")
 # What may differ between a run and its continuation. With `accumulate` kept, the sets of a step stay the same cells.
 _FREE = {
     "model": {"tensor_parallel", "layer_spec"},
@@ -111,7 +111,7 @@ class RunDirectory:
             self._check(self.read(), record)
         if not write:
             return
-        values = {"format": FORMAT, "versions": {name: version(name) for name in _PACKAGES}} | vars(record)
+        values = {"format": FORMAT, "versions": {name: version(name) for name in PACKAGES}} | vars(record)
         partial = self.record_file.with_suffix(".partial")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
