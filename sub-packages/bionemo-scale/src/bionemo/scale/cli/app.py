@@ -156,6 +156,32 @@ def pretrain(
 
 
 @app.command(
+    epilog="Example: `bionemo-scale profile --store store --split split.toml --recipe scale_tiny --out profiled`"
+)
+def profile(
+    store: Annotated[Path, typer.Option(help="Directory that `prepare` wrote.")],
+    split: Annotated[Path, typer.Option(help="TOML file of held-out conditions.")],
+    out: Annotated[Path, typer.Option(help="Directory to write; must not exist.")],
+    recipe: Annotated[str, typer.Option(help="Model and training settings.")] = "scale_tiny",
+    steps: Annotated[int, typer.Option(min=1, help="Training steps to profile, after three to warm up.")] = 5,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. training.devices=2.")
+    ] = None,
+) -> None:
+    """Say where the time of a training step goes: a table, and a trace for Perfetto."""
+    if out.exists():
+        raise InputError(f"--out {out} exists: name a directory that does not.")
+    from bionemo.scale.recipes.overrides import configured
+
+    # One step more than is profiled, so that writing the last checkpoint is no part of it.
+    lengths = [f"training.max_steps={steps + 4}", "training.warmup_steps=1", f"training.profile_steps={steps}"]
+    where = [f"store={store}", f"split={split}", f"out={out}"]
+    configured(recipe, [*where, *(overrides or []), *lengths])()
+    typer.echo((out / "profile" / "table.txt").read_text())
+    typer.echo(f"trace: {out / 'profile' / 'trace.json'}")
+
+
+@app.command(
     epilog="Example: `bionemo-scale predict --checkpoint run --controls screen.h5ad --like screen.h5ad --out pred.h5ad`"
 )
 def predict(

@@ -5,8 +5,8 @@
     x0 = model.normalise(counts)                                     # [B, S, G], genes in the order of model.genes
     x1 = model.predict(x0, perturbation=["TP53"], context=["A549"])  # [B, S, G], log1p
 
-Shapes: B sets, S cells of a set, G genes, M gene modules of width d, D latent, K seeds. Weights have the names they have
-in training; the layouts of the fused projections are Megatron-Core's.
+Shapes: B sets, S cells of a set, G genes, M gene modules of width d, D latent, K seeds. Weights have the names they
+have in training; the layouts of the fused projections are Megatron-Core's.
 """
 
 import json

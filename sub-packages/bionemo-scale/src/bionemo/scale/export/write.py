@@ -82,8 +82,8 @@ def _check_portable(model: ScaleModel, config: dict, weights: dict[str, torch.Te
         portable.load_state_dict(weights)
     except (ValueError, KeyError, RuntimeError) as error:
         raise InputError(
-            f"this model cannot be exported, since scale_portable.py lacks a part of it ({str(error).splitlines()[0]}): "
-            f"use it with `bionemo-scale predict`."
+            f"this model cannot be exported, since scale_portable.py lacks a part of it "
+            f"({str(error).splitlines()[0]}): use it with `bionemo-scale predict`."
         ) from error
     expected = model.predict(control, mask, Condition(*rows), key)
     with torch.no_grad():

@@ -119,7 +119,7 @@ class ScaleConfig:
             "num_query_groups": self.num_query_groups,
             "hidden_size": self.hidden_size,
             "ffn_hidden_size": self.ffn_hidden_size,
-            "ffn_hidden_size * gene_module_size / hidden_size": self._feed_forward(self.gene_module_size),
+            "ffn_hidden_size * gene_module_size / hidden_size": self.feed_forward(self.gene_module_size),
             "GENE_MULTIPLE": GENE_MULTIPLE,
         }
         for name, size in split_over_ranks.items():
@@ -143,7 +143,7 @@ class ScaleConfig:
         return TransformerConfig(
             num_layers=layers or self.num_layers,
             hidden_size=width,
-            ffn_hidden_size=self._feed_forward(width),
+            ffn_hidden_size=self.feed_forward(width),
             num_attention_heads=self.num_attention_heads,
             num_query_groups=self.num_query_groups,
             normalization="RMSNorm",
@@ -161,7 +161,7 @@ class ScaleConfig:
             gradient_accumulation_fusion=False,
         )
 
-    def _feed_forward(self, width: int) -> int:
+    def feed_forward(self, width: int) -> int:
         """Feed-forward width of blocks of that width: the same ratio for all."""
         return max(1, self.ffn_hidden_size * width // self.hidden_size)
 

@@ -51,6 +51,8 @@ class ScaleModule(pl.LightningModule):
         self.module: ScaleModel | None = None
         self.cells_seen = 0
         """Distinct perturbed cells this rank has been given."""
+        self.batch: dict[str, torch.Tensor] | None = None
+        """The last batch, on the device."""
         self.terms: dict[str, torch.Tensor] = {}
         """Loss terms of the last training step, on the device."""
         self.validation_terms: dict[str, torch.Tensor] = {}
@@ -81,7 +83,8 @@ class ScaleModule(pl.LightningModule):
         if self.training:
             self.cells_seen += perturbed_cells
         device = next(self.parameters()).device
-        return {name: value if name == "key" else value.to(device) for name, value in batch.items()}
+        self.batch = {name: value if name == "key" else value.to(device) for name, value in batch.items()}
+        return self.batch
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Loss terms of a batch; see :meth:`ScaleModel.forward`."""

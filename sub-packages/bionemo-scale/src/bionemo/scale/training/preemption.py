@@ -43,7 +43,8 @@ class StopOnSigterm(pl.Callback):
                 if trainer.global_rank:
                     raise SystemExit(Preempted.exit_code)  # rank 0 says it
                 raise Preempted(
-                    f"stopped by SIGTERM after step {trainer.global_step}, which is saved: start the same command again."
+                    f"stopped by SIGTERM after step {trainer.global_step}, which is saved: start the same command "
+                    f"again."
                 )
         told = torch.tensor([int(self._told)], dtype=torch.int32)
         self._pending = dist.all_reduce(told, dist.ReduceOp.MAX, group=self._ranks, async_op=True), told

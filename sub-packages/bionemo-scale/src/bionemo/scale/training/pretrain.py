@@ -1,29 +1,26 @@
 """Train a model on a store, from its first step or from where a run was interrupted."""
 
-import errno
 import logging
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from megatron.core.distributed import DistributedDataParallelConfig
 from nemo import lightning as nl
 from nemo.utils import logging as nemo_log
-from torch.distributed.checkpoint.api import CheckpointException
 
 from bionemo.cellsets import CellStore, Split
-from bionemo.scale.errors import InputError, Stopped
+from bionemo.scale.errors import InputError
 from bionemo.scale.model.config import ScaleConfig
 from bionemo.scale.quiet import hush
 from bionemo.scale.training.cpu import redirect_cuda_to_cpu
 from bionemo.scale.training.data import CellSetsDataModule, training_vocabulary
-from bionemo.scale.training.failures import reason
+from bionemo.scale.training.failures import one_sentence
 from bionemo.scale.training.module import ScaleModule, precision_plugin
+from bionemo.scale.training.nan_watch import NanWatch
 from bionemo.scale.training.preemption import StopOnSigterm
+from bionemo.scale.training.profiling import Profile
 from bionemo.scale.training.progress import ProgressBar, Throughput
 from bionemo.scale.training.run_directory import RunDirectory, RunRecord, checkpoint_step
 from bionemo.scale.training.safe_reading import reading
@@ -31,7 +28,6 @@ from bionemo.scale.training.saving import Checkpoints
 from bionemo.scale.training.settings import TrainingConfig
 
 _log = logging.getLogger("bionemo.scale")
-_LOST_PEER = re.compile(r"gloo|NCCL|Connection (closed|reset)|Broken pipe", re.IGNORECASE)
 
 
 def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: TrainingConfig) -> None:
@@ -116,46 +112,26 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
     nl.NeMoLogger(
         explicit_log_dir=str(run.path / "logs"),
         tensorboard=TensorBoardLogger(save_dir=str(run.path), name="", version="tensorboard"),
+        wandb=_wandb(training, run),
         update_logger_directory=False,
     ).setup(trainer)
     if rank_zero_only.rank == 0:
         _log.info("%s, %s", data.summary(), f"going on from {last.name}" if last else f"{training.max_steps} steps")
     checkpoints = Checkpoints(run, training)
     # Not handed to NeMoLogger, which would need nvidia-resiliency-ext to look at it.
-    trainer.callbacks += [checkpoints, StopOnSigterm(checkpoints)]  # type: ignore[attr-defined]
-    with _one_sentence(run):
+    trainer.callbacks += [checkpoints, StopOnSigterm(checkpoints), NanWatch()]  # type: ignore[attr-defined]
+    if training.profile_steps:
+        trainer.callbacks.append(Profile(run.path / "profile", training.profile_steps))  # type: ignore[attr-defined]
+    with one_sentence(run):
         trainer.fit(module, data, ckpt_path=None if last is None or imported else str(last))
     if rank_zero_only.rank == 0:
         _log.info("trained: %s", run.last_checkpoint())
 
 
-@contextmanager
-def _one_sentence(run: RunDirectory) -> Iterator[None]:
-    """What ends a run from outside, in a sentence instead of a traceback through NeMo and Lightning."""
-    try:
-        yield
-    except CheckpointException as error:
-        # Of a save that went on beside the training; the others are answered where they happen.
-        raise Stopped(
-            f"{run.checkpoints} could not take a checkpoint ({reason(error)}): make room there "
-            f"and start the same command again."
-        ) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise Stopped(
-            f"{run.path} could not be written to ({error.strerror}): make room there and start the same command again."
-        ) from error
-    except RuntimeError as error:
-        lost = isinstance(error, torch.distributed.DistError) or _LOST_PEER.search(str(error))
-        if isinstance(error, Stopped) or not lost:
-            raise
-        last = run.last_checkpoint()
-        then = f"it goes on from {last.name}" if last else "there is no checkpoint yet"
-        raise Stopped(
-            f"rank {rank_zero_only.rank} has lost another rank, which says itself why it ended, unless it was killed: "
-            f"start the same command again; {then}."
-        ) from error
+def _wandb(training: TrainingConfig, run: RunDirectory) -> WandbLogger | None:
+    if not training.wandb_project:
+        return None
+    return WandbLogger(project=training.wandb_project, name=run.path.name, save_dir=str(run.path))
 
 
 class SafeStrategy(nl.MegatronStrategy):

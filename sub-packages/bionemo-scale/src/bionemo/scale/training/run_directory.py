@@ -17,8 +17,8 @@ PACKAGES = ("bionemo-scale", "bionemo-cellsets", "nemo-toolkit", "megatron-core"
 _FREE = {
     "model": {"tensor_parallel", "layer_spec"},
     "training": {
-        *("max_steps", "devices", "nodes", "threads", "sets_per_batch"),
-        *("checkpoint_every", "keep_checkpoints", "validate_every", "validation_batches", "log_every"),
+        *("max_steps", "devices", "nodes", "threads", "sets_per_batch", "checkpoint_every", "keep_checkpoints"),
+        *("validate_every", "validation_batches", "log_every", "profile_steps", "wandb_project"),
     },
 }
 _CHECKPOINT = re.compile(r"step=(\d+)")

@@ -1,7 +1,7 @@
 """Reading a checkpoint without running what it holds.
 
-A Megatron checkpoint contains pickles: ``common.pt``, ``.metadata``, and objects among the tensors of ``*.distcp``. A pickle
-can name any function of any module and have it called. The libraries below read ``.metadata`` with ``pickle.load``
+A Megatron checkpoint contains pickles: ``common.pt``, ``.metadata``, and objects among the tensors of ``*.distcp``. A
+pickle can name any function of any module and have it called. The libraries below read ``.metadata`` with ``pickle.load``
 (torch/distributed/checkpoint/filesystem.py) and objects with ``torch.load(weights_only=False)``
 (torch/distributed/checkpoint/default_planner.py), and load further files if they find them: ``modelopt_state/`` and
 ``context/`` (NeMo), array formats named in ``metadata.json`` (Megatron).
@@ -113,8 +113,8 @@ def reading(checkpoint: Path) -> Iterator[None]:
         refused = [cause for cause in chain(error) if isinstance(cause, _Refused)]
         if refused:
             raise InputError(
-                f"checkpoint {checkpoint} asks for {refused[0]} to be run, which no checkpoint needs: somebody has changed "
-                f"it, do not use it."
+                f"checkpoint {checkpoint} asks for {refused[0]} to be run, which no checkpoint needs: somebody has "
+                f"changed it, do not use it."
             ) from error
         raise InputError(
             f"checkpoint {checkpoint} is damaged, incomplete or of another model ({reason(error)}): restore it from a "

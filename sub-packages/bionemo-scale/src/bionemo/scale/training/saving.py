@@ -108,6 +108,6 @@ class Checkpoints(ModelCheckpoint):
         last = self.run.last_checkpoint()
         then = f"it goes on from {last.name}" if last else "there is no checkpoint yet"
         return Stopped(
-            f"{folder.parent} could not take checkpoint {folder.name} ({reason(error)}): make room there and start the same "
-            f"command again; {then}."
+            f"{folder.parent} could not take checkpoint {folder.name} ({reason(error)}): make room there and start the "
+            f"same command again; {then}."
         )

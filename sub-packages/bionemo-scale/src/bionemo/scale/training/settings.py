@@ -44,6 +44,10 @@ class TrainingConfig:
     validation_batches: int = 8
     """Batches of one validation pass; needs conditions marked ``val`` in the split."""
     log_every: int = 10
+    wandb_project: str = ""
+    """Weights & Biases project to log to as well; needs its package and an account."""
+    profile_steps: int = 0
+    """Steps to profile after the third, into the run's ``profile`` directory."""
 
     def __post_init__(self):
         try:
@@ -51,7 +55,7 @@ class TrainingConfig:
         except ValueError:
             raise InputError(f"precision={self.precision!r} is not one of {', '.join(Precision)}.") from None
         for field in fields(self):
-            least = 0 if field.name in ("warmup_steps", "seed") else 1
+            least = 0 if field.name in ("warmup_steps", "seed", "profile_steps") else 1
             if field.type is int and getattr(self, field.name) < least:
                 raise InputError(f"{field.name}={getattr(self, field.name)} must be at least {least}.")
         for field in fields(self):
