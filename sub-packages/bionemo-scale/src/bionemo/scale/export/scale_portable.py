@@ -34,7 +34,7 @@ _USED = {
 }
 _TRAINING_ONLY = {
     *("pairing", "start_fraction", "context_dropout", "endpoint_weight", "reconstruction_weight", "set_weight"),
-    *("tensor_parallel", "layer_spec"),
+    *("tensor_parallel", "layer_spec", "fp8", "recompute"),
 }
 
 

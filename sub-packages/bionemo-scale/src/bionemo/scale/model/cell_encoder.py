@@ -26,7 +26,7 @@ class GeneModuleEncoder(MegatronModule):
         linear: dict[str, Any] = dict(config=modules, init_method=modules.init_method, bias=False)
         self.project = ColumnParallelLinear(n_genes, joined, gather_output=True, **linear)
         self.module_embedding = torch.nn.Parameter(torch.empty(self.shape).normal_(std=0.02))
-        self.blocks = LlamaStack(modules, spec, conditioned=False)
+        self.blocks = LlamaStack(modules, spec, conditioned=False, recompute=config.recompute)
         self.join = RowParallelLinear(
             joined, config.hidden_size, input_is_parallel=False, skip_bias_add=False, **linear
         )

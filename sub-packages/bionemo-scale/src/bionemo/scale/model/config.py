@@ -3,6 +3,7 @@
 import math
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,19 @@ class Head(StrEnum):
 
     RESIDUAL = "residual"
     REGRESSION = "regression"
+
+
+class Fp8(StrEnum):
+    """How the products of the blocks are scaled to 8 bits: by past maxima, by the tensor's own, or in blocks of 32."""
+
+    NONE = "none"
+    DELAYED = "delayed"
+    CURRENT = "current"
+    MXFP8 = "mxfp8"
+
+
+_FP8_RECIPES = {Fp8.DELAYED: "delayed", Fp8.CURRENT: "tensorwise", Fp8.MXFP8: "mxfp8"}
+"""Megatron's names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +100,13 @@ class ScaleConfig:
     tensor_parallel: int = 1
     layer_spec: str = "auto"
     """``local`` (torch), ``transformer_engine``, or ``auto``: Transformer Engine where it works."""
+    fp8: Fp8 = Fp8.NONE
+    """8-bit products in the blocks; needs Transformer Engine, a chip that has them, and ``training.precision=bf16``."""
+    recompute: bool = False
+    """Compute the inside of a block again in the backward pass instead of keeping it: less memory, more time."""
 
     def __post_init__(self):
-        for name in ("source", "pairing", "head"):
-            kind = {"source": Source, "pairing": Pairing, "head": Head}[name]
+        for name, kind in {"source": Source, "pairing": Pairing, "head": Head, "fp8": Fp8}.items():
             try:
                 object.__setattr__(self, name, kind(getattr(self, name)))
             except ValueError:
@@ -104,6 +121,8 @@ class ScaleConfig:
                 raise InputError(f"{field.name}={getattr(self, field.name)} must be a number of 0 or more.")
             if field.type is int and getattr(self, field.name) < 1:
                 raise InputError(f"{field.name}={getattr(self, field.name)} must be at least 1.")
+        if self.recompute and self.fp8 is not Fp8.NONE:
+            raise InputError(f"recompute and fp8={self.fp8} do not go together: leave one out.")
         if self.num_attention_heads % self.num_query_groups:
             raise InputError(
                 f"num_query_groups={self.num_query_groups} does not divide "
@@ -114,7 +133,17 @@ class ScaleConfig:
                 raise InputError(
                     f"num_attention_heads={self.num_attention_heads} does not divide {name}={getattr(self, name)}."
                 )
-        split_over_ranks = {
+        for name, size in self._split_sizes().items():
+            if size % self.tensor_parallel:
+                fitting = ", ".join(str(n) for n in range(1, size + 1) if self.widest_split % n == 0)
+                raise InputError(
+                    f"tensor_parallel={self.tensor_parallel} does not divide {name}={size}: {fitting} would divide all "
+                    f"sizes, or make {name} a multiple of {self.tensor_parallel}."
+                )
+
+    def _split_sizes(self) -> dict[str, int]:
+        """What is divided over tensor-parallel ranks."""
+        return {
             "num_attention_heads": self.num_attention_heads,
             "num_query_groups": self.num_query_groups,
             "hidden_size": self.hidden_size,
@@ -122,11 +151,11 @@ class ScaleConfig:
             "ffn_hidden_size * gene_module_size / hidden_size": self.feed_forward(self.gene_module_size),
             "GENE_MULTIPLE": GENE_MULTIPLE,
         }
-        for name, size in split_over_ranks.items():
-            if size % self.tensor_parallel:
-                raise InputError(
-                    f"tensor_parallel={self.tensor_parallel} does not divide {name}={size}: choose sizes that divide."
-                )
+
+    @property
+    def widest_split(self) -> int:
+        """The largest tensor parallel size that divides everything; its divisors do as well."""
+        return math.gcd(*self._split_sizes().values())
 
     def transformer(self, width: int | None = None, layers: int | None = None) -> TransformerConfig:
         """Megatron's configuration of LLaMA blocks: RMSNorm, SwiGLU, grouped-query attention, no bias, no dropout.
@@ -140,6 +169,9 @@ class ScaleConfig:
         """
         width = width or self.hidden_size
         on_cpu = not torch.cuda.is_available()
+        fp8: dict[str, Any] = {}
+        if self.fp8 is not Fp8.NONE:
+            fp8 = dict(fp8="hybrid", fp8_recipe=_FP8_RECIPES[self.fp8])
         return TransformerConfig(
             num_layers=layers or self.num_layers,
             hidden_size=width,
@@ -159,6 +191,7 @@ class ScaleConfig:
             persist_layer_norm=False,
             apply_rope_fusion=False,
             gradient_accumulation_fusion=False,
+            **fp8,
         )
 
     def feed_forward(self, width: int) -> int:

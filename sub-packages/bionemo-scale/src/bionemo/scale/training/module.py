@@ -12,7 +12,7 @@ from nemo.lightning.megatron_parallel import MegatronLossReduction
 from nemo.lightning.pytorch.optim import CosineAnnealingScheduler
 from nemo.lightning.pytorch.optim.megatron import MegatronOptimizerModule
 
-from bionemo.scale.model.config import ScaleConfig
+from bionemo.scale.model.config import Fp8, ScaleConfig
 from bionemo.scale.model.scale_model import Condition, ScaleModel
 from bionemo.scale.model.vocabulary import Vocabulary
 from bionemo.scale.training.settings import Precision, TrainingConfig
@@ -142,6 +142,13 @@ def optimizer(training: TrainingConfig) -> MegatronOptimizerModule:
     )
 
 
-def precision_plugin(training: TrainingConfig) -> nl.MegatronMixedPrecision | None:
-    """NeMo's mixed precision, or None for float32."""
-    return nl.MegatronMixedPrecision(precision="bf16-mixed") if training.precision is Precision.BF16 else None
+def precision_plugin(model: ScaleConfig, training: TrainingConfig) -> nl.MegatronMixedPrecision | None:
+    """NeMo's mixed precision, or None for float32.
+
+    With FP8 the weights stay bf16 (``fp8_param_gather`` is off), so that checkpoints do not depend on it.
+    """
+    if training.precision is not Precision.BF16:
+        return None
+    transformer = model.transformer()
+    fp8 = dict(fp8=transformer.fp8, fp8_recipe=transformer.fp8_recipe) if model.fp8 is not Fp8.NONE else {}
+    return nl.MegatronMixedPrecision(precision="bf16-mixed", fp8_param_gather=False, **fp8)  # type: ignore[arg-type]

@@ -59,7 +59,7 @@ def first_not_finite(module: ScaleModule, batch: dict[str, torch.Tensor]) -> str
         def after(_module, _inputs, output) -> None:
             # Inner modules end before the one that holds them, so the first to be found is the innermost.
             if not found and not all(tensor.isfinite().all() for tensor in _tensors(output)):
-                found.append(name)
+                found.append(name.removeprefix("module."))
 
         return after
 

@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -11,7 +12,6 @@ from nemo import lightning as nl
 from nemo.utils import logging as nemo_log
 
 from bionemo.cellsets import CellStore, Split
-from bionemo.scale.errors import InputError
 from bionemo.scale.model.config import ScaleConfig
 from bionemo.scale.quiet import hush
 from bionemo.scale.training.cpu import redirect_cuda_to_cpu
@@ -22,6 +22,7 @@ from bionemo.scale.training.nan_watch import NanWatch
 from bionemo.scale.training.preemption import StopOnSigterm
 from bionemo.scale.training.profiling import Profile
 from bionemo.scale.training.progress import ProgressBar, Throughput
+from bionemo.scale.training.refusals import check_data, check_settings
 from bionemo.scale.training.run_directory import RunDirectory, RunRecord, checkpoint_step
 from bionemo.scale.training.safe_reading import reading
 from bionemo.scale.training.saving import Checkpoints
@@ -55,11 +56,7 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
     InputError
         The arguments do not fit each other, the data, or the run that ``out`` already holds.
     """
-    if training.world_size % model.tensor_parallel:
-        raise InputError(
-            f"model.tensor_parallel={model.tensor_parallel} does not divide the {training.world_size} processes of "
-            f"training.devices={training.devices} x training.nodes={training.nodes}."
-        )
+    check_settings(model, training)
     hush()
     nemo_log.remove_stream_handlers()
     on_gpu = torch.cuda.is_available()
@@ -70,6 +67,7 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
     held_out = Split.from_toml(Path(split))
     vocabulary = training_vocabulary(cells, held_out)
     data_parallel = training.world_size // model.tensor_parallel
+    check_data(cells, np.asarray(held_out.assign(cells)) == "train", training, data_parallel)
 
     run = RunDirectory(Path(out))
     record = RunRecord(
@@ -97,7 +95,7 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
         num_nodes=training.nodes,
         max_steps=training.max_steps,
         strategy=_strategy(model, on_gpu, start_from=last if imported else None),
-        plugins=precision_plugin(training),
+        plugins=precision_plugin(model, training),
         callbacks=[throughput, ProgressBar(throughput)],
         logger=False,
         enable_checkpointing=False,

@@ -19,8 +19,8 @@ class Throughput(pl.Callback):
     """Logs the loss terms and what the steps since the last log cost.
 
     ``throughput/cells_per_second`` counts distinct perturbed cells over all ranks, ``throughput/data_wait`` is the
-    share of the time that this rank waited for data, ``throughput/flops_per_second`` is of one device, and ``throughput/mfu``
-    its share of the device's dense bf16 peak, where that is known and the training is in bf16.
+    share of the time that this rank waited for data, ``throughput/flops_per_second`` is of one device, and
+    ``throughput/mfu`` its share of the device's dense bf16 peak, where that is known and the training is in bf16.
     """
 
     def __init__(self, log_every: int):

@@ -15,7 +15,7 @@ FORMAT = 1
 PACKAGES = ("bionemo-scale", "bionemo-cellsets", "nemo-toolkit", "megatron-core", "torch")
 # What may differ between a run and its continuation. With `accumulate` kept, the sets of a step stay the same cells.
 _FREE = {
-    "model": {"tensor_parallel", "layer_spec"},
+    "model": {"tensor_parallel", "layer_spec", "fp8", "recompute"},
     "training": {
         *("max_steps", "devices", "nodes", "threads", "sets_per_batch", "checkpoint_every", "keep_checkpoints"),
         *("validate_every", "validation_batches", "log_every", "profile_steps", "wandb_project"),

@@ -1,8 +1,8 @@
 """Reading a checkpoint without running what it holds.
 
 A Megatron checkpoint contains pickles: ``common.pt``, ``.metadata``, and objects among the tensors of ``*.distcp``. A
-pickle can name any function of any module and have it called. The libraries below read ``.metadata`` with ``pickle.load``
-(torch/distributed/checkpoint/filesystem.py) and objects with ``torch.load(weights_only=False)``
+pickle can name any function of any module and have it called. The libraries below read ``.metadata`` with
+``pickle.load`` (torch/distributed/checkpoint/filesystem.py) and objects with ``torch.load(weights_only=False)``
 (torch/distributed/checkpoint/default_planner.py), and load further files if they find them: ``modelopt_state/`` and
 ``context/`` (NeMo), array formats named in ``metadata.json`` (Megatron).
 """
