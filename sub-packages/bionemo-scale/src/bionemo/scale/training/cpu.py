@@ -48,8 +48,8 @@ def _on_cpu(factory):
 def collect_write_results_here() -> None:
     """Let Megatron's checkpoint writer, where it is not asynchronous, collect its results in this process.
 
-    megatron/core/dist_checkpointing/strategies/filesystem_async.py:51 starts another Python for them, which takes seconds
-    and 300 MB, and stays behind where this one is killed.
+    megatron/core/dist_checkpointing/strategies/filesystem_async.py:51 starts another Python for them, which takes
+    seconds and 300 MB, and stays behind where this one is killed.
     """
     from megatron.core.dist_checkpointing.strategies import filesystem_async
 
