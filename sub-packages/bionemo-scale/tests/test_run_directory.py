@@ -110,6 +110,15 @@ def test_the_newest_whole_checkpoint_counts(run):
     assert run.last_checkpoint().name == "step=20"
 
 
+def test_the_best_checkpoint_is_remembered(run):
+    assert run.best() is None
+    run.mark_best(20, "val_loss", 1.5)
+    assert (run.best().step, run.best().metric, run.best().value) == (20, "val_loss", 1.5)
+    run.best_file.write_text('{"step": 20}')
+    with pytest.raises(InputError, match=r"best\.json is damaged"):
+        run.best()
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

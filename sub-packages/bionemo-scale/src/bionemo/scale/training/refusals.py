@@ -1,5 +1,6 @@
 """Settings that fit their types and not each other, the machine or the data: refused before anything starts."""
 
+import importlib.util
 import math
 
 import numpy as np
@@ -32,6 +33,8 @@ def check_settings(model: ScaleConfig, training: TrainingConfig) -> None:
         )
     if training.precision is Precision.BF16 and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
         raise InputError(f"{torch.cuda.get_device_name()} has no bf16: use training.precision=fp32.")
+    if training.wandb_project and importlib.util.find_spec("wandb") is None:
+        raise InputError(f"training.wandb_project={training.wandb_project} needs the package wandb: pip install wandb.")
     if model.fp8 is not Fp8.NONE:
         _check_fp8(model, training)
 
