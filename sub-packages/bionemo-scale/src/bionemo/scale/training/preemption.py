@@ -41,7 +41,8 @@ class StopOnSigterm(pl.Callback):
             if told.item():
                 self.checkpoints.save_now(trainer)
                 if trainer.global_rank:
-                    raise SystemExit(Preempted.exit_code)  # rank 0 says it
+                    # Rank 0 says it. Any other code would make Lightning's launcher kill rank 0 before it can.
+                    raise SystemExit(0)
                 raise Preempted(
                     f"stopped by SIGTERM after step {trainer.global_step}, which is saved: start the same command "
                     f"again."

@@ -69,4 +69,4 @@ def _as_range(part: torch.nn.Module, name: str) -> None:
         opened.pop().__exit__(None, None, None)
 
     part.register_forward_pre_hook(before)
-    part.register_forward_hook(after)
+    part.register_forward_hook(after, always_call=True)

@@ -46,12 +46,13 @@ class Throughput(pl.Callback):
         self.latest = {
             **{f"train/{name}": value for name, value in terms.items()},
             "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-            "train/gradient_norm": float(trainer.callback_metrics["grad_norm"]),
             "throughput/step_seconds": seconds / (trainer.global_step - self._step),
             "throughput/cells_per_second": window.item() / seconds,
             "throughput/data_wait": (waited - self._waited) / seconds,
             **_device_use(pl_module, (trainer.global_step - self._step) / seconds),
         }
+        if "grad_norm" in trainer.callback_metrics:  # not where nothing is clipped
+            self.latest["train/gradient_norm"] = float(trainer.callback_metrics["grad_norm"])
         if trainer.logger is not None:
             trainer.logger.log_metrics(self.latest, step=trainer.global_step)
         self._open_window(trainer, pl_module)
