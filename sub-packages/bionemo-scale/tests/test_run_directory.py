@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from bionemo.scale.errors import InputError
-from bionemo.scale.training.run_directory import RunDirectory
+from bionemo.scale.training.run_directory import Best, RunDirectory
 
 
 @pytest.fixture
@@ -112,8 +112,8 @@ def test_the_newest_whole_checkpoint_counts(run):
 
 def test_the_best_checkpoint_is_remembered(run):
     assert run.best() is None
-    run.mark_best(20, "val_loss", 1.5)
-    assert (run.best().step, run.best().metric, run.best().value) == (20, "val_loss", 1.5)
+    run.mark_best(Best(step=20, metric="val_loss", value=1.5))
+    assert run.best() == Best(step=20, metric="val_loss", value=1.5)
     run.best_file.write_text('{"step": 20}')
     with pytest.raises(InputError, match=r"best\.json is damaged"):
         run.best()

@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from bionemo.scale.errors import Stopped
 from bionemo.scale.training.failures import reason
-from bionemo.scale.training.run_directory import RunDirectory
+from bionemo.scale.training.run_directory import Best, RunDirectory
 from bionemo.scale.training.settings import TrainingConfig
 
 
@@ -41,6 +41,8 @@ class Checkpoints(ModelCheckpoint):
         self.CHECKPOINT_NAME_LAST = "{step}"
         self.run, self.keep = run, training.keep_checkpoints
         self._saved_step = -1
+        # Read once and followed by each rank for itself: a file another rank has just written may not be seen yet.
+        self._best = run.best()
 
     def setup(self, trainer, *args, **kwargs) -> None:
         """Remember the trainer: the step among the logged metrics is the one before."""
@@ -56,11 +58,11 @@ class Checkpoints(ModelCheckpoint):
         if trainer.sanity_checking or self.monitored not in trainer.callback_metrics:
             return
         value = float(trainer.callback_metrics[self.monitored])
-        best = self.run.best()
-        if value == value and (best is None or value < best.value):
+        if value == value and (self._best is None or value < self._best.value):
             self.save_now(trainer)
+            self._best = Best(step=trainer.global_step, metric=self.monitored, value=value)
             if rank_zero_only.rank == 0:
-                self.run.mark_best(trainer.global_step, self.monitored, value)
+                self.run.mark_best(self._best)
             self._prune(trainer)
 
     def save_now(self, trainer: pl.Trainer) -> None:
@@ -87,8 +89,7 @@ class Checkpoints(ModelCheckpoint):
 
     def _prune(self, trainer: pl.Trainer) -> None:
         """Remove all but the newest ``keep`` and the best. With asynchronous saves, once the newest is whole."""
-        best = self.run.best()
-        spared = {self._saved_step} if best is None else {self._saved_step, best.step}
+        spared = {self._saved_step} if self._best is None else {self._saved_step, self._best.step}
         whole = self.run.whole_checkpoints()
         spared.update(sorted(whole.keys() | spared)[-self.keep :])
         old = [str(path) for step, path in whole.items() if step not in spared]
