@@ -123,9 +123,12 @@ def test_code_in_a_checkpoint_is_not_run_by_going_on_from_it(tmp_path, pretrain)
 def test_the_best_checkpoint_and_the_newest_are_kept(tmp_path, pretrain):
     run = tmp_path / "run"
     often = ("training.checkpoint_every=2", "training.validate_every=4", "training.keep_checkpoints=2")
-    # A rate that is far too high after the start: the first validation is the best.
-    pretrain(run, "training.max_steps=10", "training.learning_rate=3", *often)
-    assert json.loads((run / "best.json").read_text())["step"] == 4
+    pretrain(run, "training.max_steps=4", *often)
+    best = json.loads((run / "best.json").read_text())
+    assert (best["step"], best["metric"]) == (4, "val_loss")
+    # Nothing will be better than this.
+    (run / "best.json").write_text(json.dumps({**best, "value": 0.0}))
+    pretrain(run, "training.max_steps=10", *often)
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step=10", "step=4", "step=8"]
 
 
