@@ -116,12 +116,16 @@ def reading(checkpoint: Path) -> Iterator[None]:
                 f"checkpoint {checkpoint} asks for {refused[0]} to be run, which no checkpoint needs: somebody has "
                 f"changed it, do not use it."
             ) from error
-        raise InputError(
-            f"checkpoint {checkpoint} is damaged, incomplete or of another model ({reason(error)}): restore it from a "
-            f"copy, or train again."
-        ) from error
+        raise _damaged(checkpoint, reason(error)) from error
     finally:
         pickle.load, pickle.loads, torch.load = before
+
+
+def _damaged(checkpoint: Path, why: str) -> InputError:
+    return InputError(
+        f"checkpoint {checkpoint} is damaged, incomplete or of another model ({why}): restore it from a copy, or train "
+        f"again."
+    )
 
 
 def _check_files(checkpoint: Path) -> None:
@@ -138,10 +142,7 @@ def _check_files(checkpoint: Path) -> None:
         stated = json.loads((weights / "metadata.json").read_text())
         formats = {name: stated[name] for name in _FORMAT}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"checkpoint {checkpoint} is damaged or incomplete (metadata.json: {error}): restore it from a copy, or "
-            f"train again."
-        ) from None
+        raise _damaged(checkpoint, f"metadata.json: {reason(error)}") from None
     if formats != _FORMAT:
         raise InputError(
             f"checkpoint {checkpoint} is of format {formats['sharded_backend']}, not torch_dist: use the version that "
