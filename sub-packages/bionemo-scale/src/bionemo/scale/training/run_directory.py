@@ -135,8 +135,20 @@ class RunDirectory:
         whole = self.whole_checkpoints()
         return whole[max(whole)] if whole else None
 
+    def best_checkpoint(self) -> Path | None:
+        """Whole checkpoint that validated best; the newest where none was validated."""
+        best = self.best()
+        chosen = None if best is None else self.whole_checkpoints().get(best.step)
+        return chosen or self.last_checkpoint()
+
     def best(self) -> Best | None:
-        """Which checkpoint validated best; None before the first validation."""
+        """Which checkpoint validated best; None before the first validation.
+
+        Raises
+        ------
+        InputError
+            ``best.json`` is damaged.
+        """
         try:
             return Best(**json.loads(self.best_file.read_text()))
         except FileNotFoundError:
@@ -144,10 +156,10 @@ class RunDirectory:
         except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{self.best_file} is damaged ({error}): remove it.") from None
 
-    def mark_best(self, best: Best) -> None:
-        """Say which checkpoint validated best so far."""
+    def mark_best(self, step: int, metric: str, value: float) -> None:
+        """Say that the checkpoint of ``step`` validated best so far."""
         partial = self.best_file.with_suffix(".partial")
-        partial.write_text(json.dumps(vars(best)))
+        partial.write_text(json.dumps({"step": step, "metric": metric, "value": value}))
         os.replace(partial, self.best_file)
 
     def _check(self, old: RunRecord, new: RunRecord) -> None:

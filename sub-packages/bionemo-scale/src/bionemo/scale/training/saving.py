@@ -62,7 +62,7 @@ class Checkpoints(ModelCheckpoint):
             self.save_now(trainer)
             self._best = Best(step=trainer.global_step, metric=self.monitored, value=value)
             if rank_zero_only.rank == 0:
-                self.run.mark_best(self._best)
+                self.run.mark_best(**vars(self._best))
             self._prune(trainer)
 
     def save_now(self, trainer: pl.Trainer) -> None:
