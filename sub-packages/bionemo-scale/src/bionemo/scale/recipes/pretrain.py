@@ -3,12 +3,12 @@
 import nemo_run as run
 from nemo_run.cli.cli_parser import type_parser
 
-from bionemo.scale.model.config import Head, Pairing, ScaleConfig, Source
+from bionemo.scale.model.config import CHOICES, ScaleConfig
 from bionemo.scale.training.pretrain import pretrain
 from bionemo.scale.training.settings import Precision, TrainingConfig
 
 # nemo-run reads no enum from a command line; the configurations turn names into theirs and refuse the others.
-for _kind in (Head, Pairing, Precision, Source):
+for _kind in (*CHOICES, Precision):
     type_parser.register_parser(_kind)(lambda name, _kind: name)
 
 

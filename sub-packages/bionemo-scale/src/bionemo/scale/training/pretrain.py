@@ -16,16 +16,21 @@ from bionemo.scale.errors import InputError
 from bionemo.scale.model.config import ScaleConfig
 from bionemo.scale.quiet import hush
 from bionemo.scale.training.cpu import redirect_cuda_to_cpu
-from bionemo.scale.training.data import CellSetsDataModule, training_vocabulary
+from bionemo.scale.training.data import CellSetsDataModule
+from bionemo.scale.training.embeddings import Embeddings
 from bionemo.scale.training.module import ScaleModule, precision_plugin
 from bionemo.scale.training.progress import ProgressBar, Throughput
 from bionemo.scale.training.run_directory import RunDirectory, RunRecord, checkpoint_step
+from bionemo.scale.training.selection import Selection
 from bionemo.scale.training.settings import TrainingConfig
+from bionemo.scale.training.vocabulary import training_vocabulary
 
 _log = logging.getLogger("bionemo.scale")
 
 
-def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: TrainingConfig) -> None:
+def pretrain(
+    store: str, split: str, out: str, model: ScaleConfig, training: TrainingConfig, embeddings: str | None = None
+) -> None:
     """Train, and leave the run in ``out``.
 
     Called again with the same arguments it goes on from the last whole checkpoint, and sees every set that was left
@@ -44,6 +49,8 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
         The model to build.
     training
         How to train it.
+    embeddings
+        Parquet or npz file of perturbation embeddings, for a model that takes them.
 
     Raises
     ------
@@ -63,7 +70,8 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
         torch.set_num_threads(training.threads)
     cells = CellStore.open(Path(store))
     held_out = Split.from_toml(Path(split))
-    vocabulary = training_vocabulary(cells, held_out)
+    supplied = None if embeddings is None else Embeddings.read(Path(embeddings))
+    vocabulary = training_vocabulary(cells, held_out, model, training.separator, supplied)
     data_parallel = training.world_size // model.tensor_parallel
 
     run = RunDirectory(Path(out))
@@ -74,6 +82,7 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
         global_batch=training.sets_per_batch * data_parallel * training.accumulate,
         store={"path": str(store), "fingerprint": cells.fingerprint, "keys": dict(cells.keys)},
         split=held_out.to_dict(),
+        embeddings=None if supplied is None else {"path": embeddings, "sha256": supplied.sha256},
     )
     run.start(record, write=rank_zero_only.rank == 0)
 
@@ -81,8 +90,20 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
     if last is not None and checkpoint_step(last) >= training.max_steps:
         _log.info("%s is done: raise training.max_steps above %d to train further", last, training.max_steps)
         return
-    data = CellSetsDataModule(cells, held_out, vocabulary, training, data_parallel)
-    module = ScaleModule(model, vocabulary, data.mean_expression(), training)
+    best = run.best()
+    if last is not None and best is not None and training.is_over(checkpoint_step(last), best.step):
+        _log.info("%s is done: no better checkpoint since step %d; raise training.patience", last, best.step)
+        return
+    data = CellSetsDataModule(cells, held_out, vocabulary, model, training, data_parallel)
+    if model.transfer and not data.has_validation:
+        raise InputError(
+            f"model.transfer=true lets validation conditions decide how much the model adds, and {split} marks none: "
+            f"list some training conditions under val."
+        )
+    tables = data.tables()
+    if supplied is not None:
+        tables["condition_encoder.perturbation.embedding"] = supplied.table(vocabulary)
+    module = ScaleModule(model, vocabulary, tables, training, data.scores())
     throughput = Throughput(training.log_every)
     trainer = nl.Trainer(
         accelerator="gpu" if on_gpu else "cpu",
@@ -91,7 +112,7 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
         max_steps=training.max_steps,
         strategy=_strategy(model, on_gpu),
         plugins=precision_plugin(training),
-        callbacks=[throughput, ProgressBar(throughput)],
+        callbacks=[throughput, ProgressBar(throughput), Selection(run, training)],
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -115,11 +136,14 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
         nl.AutoResume(resume_from_path=str(last)).setup(trainer, module)
     trainer.fit(module, data)
     if rank_zero_only.rank == 0:
-        _log.info("trained: %s", run.last_checkpoint())
+        _log.info("trained: %s, predictions come from %s", run.last_checkpoint(), run.best_checkpoint())
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps the newest checkpoint, written every few steps and at the end, named by the steps behind it."""
+    """Keeps the newest checkpoint and the best: written every few steps, after validations and at the end.
+
+    A checkpoint is named by the steps behind it.
+    """
 
     def __init__(self, run: RunDirectory, training: TrainingConfig):
         super().__init__(
@@ -136,6 +160,26 @@ class LastCheckpoint(ModelCheckpoint):
             save_context_on_train_end=False,
         )
         self.CHECKPOINT_NAME_LAST = "{step}"
+        self._run, self._validate_every = run, training.validate_every
+
+    def on_train_batch_end(self, trainer, *args, **kwargs) -> None:
+        """Save every few steps; a step that is to be validated is saved after it, with what validation chooses."""
+        if not trainer.limit_val_batches or trainer.global_step % self._validate_every:
+            super().on_train_batch_end(trainer, *args, **kwargs)
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        """Save, then drop what was best before."""
+        super().on_validation_end(trainer, pl_module)
+        best = self._run.best()
+        if best is not None and best.step == trainer.global_step:
+            for path in self._run.checkpoints.glob("step=*"):
+                if path.is_dir() and path.name != f"step={best.step}":
+                    self._remove_checkpoint(trainer, str(path))
+
+    def _should_remove_checkpoint(self, trainer, previous: str, current: str) -> bool:
+        best = self._run.best()
+        is_best = best is not None and Path(previous).name.removesuffix(".ckpt") == f"step={best.step}"
+        return not is_best and super()._should_remove_checkpoint(trainer, previous, current)
 
     def setup(self, trainer, *args, **kwargs) -> None:
         """Remember the trainer: the step among the logged metrics is the one before."""
