@@ -12,8 +12,8 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
 from scipy import sparse
 
-from bionemo.scale.model.config import ScaleConfig
 from bionemo.scale.model.condition import Condition
+from bionemo.scale.model.config import ScaleConfig
 from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.scale.model.vocabulary import Vocabulary
 from bionemo.scale.training.run_directory import RunDirectory, RunRecord

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from bionemo.scale.model.config import Head, Pairing, Source
 from bionemo.scale.model.condition import Condition
+from bionemo.scale.model.config import Head, Pairing, Source
 
 
 def first(condition: Condition, keep) -> Condition:

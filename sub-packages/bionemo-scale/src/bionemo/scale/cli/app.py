@@ -162,7 +162,8 @@ def pretrain(
 )
 def predict(
     checkpoint: Annotated[
-        Path, typer.Option(help="Directory that `pretrain` wrote, or one of its checkpoints/step=N; the best if not said.")
+        Path,
+        typer.Option(help="Directory that `pretrain` wrote, or one of its checkpoints/step=N; the best if not said."),
     ],
     controls: Annotated[Path, typer.Option(help="h5ad file with the control cells to start from.")],
     out: Annotated[Path, typer.Option(help="h5ad file to write.")],
@@ -179,7 +180,8 @@ def predict(
     from bionemo.scale.inference.predict import predict as run
 
     names = [*(perturbations or []), *(more_perturbations or [])]
-    for notice in run(checkpoint, controls, out, perturbations=names, like=like, part=part, layer=layer, seed=seed):
+    chosen = None if part is None else part.value
+    for notice in run(checkpoint, controls, out, perturbations=names, like=like, part=chosen, layer=layer, seed=seed):
         typer.echo(f"note: {notice}", err=True)
     typer.echo(f"wrote {out}")
 

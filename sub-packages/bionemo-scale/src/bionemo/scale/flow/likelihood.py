@@ -3,9 +3,7 @@
 import torch
 
 
-def negative_binomial_loss(
-    counts: torch.Tensor, mean: torch.Tensor, inverse_dispersion: torch.Tensor
-) -> torch.Tensor:
+def negative_binomial_loss(counts: torch.Tensor, mean: torch.Tensor, inverse_dispersion: torch.Tensor) -> torch.Tensor:
     """``-log NB(counts)`` of a negative binomial with ``variance = mean + mean^2 / inverse_dispersion``.
 
     The parametrisation of Lopez et al. 2018, "Deep generative modeling for single-cell transcriptomics".

@@ -21,9 +21,7 @@ def find_checkpoint(path: Path) -> tuple[RunDirectory, Path | None]:
     return RunDirectory(path), None
 
 
-def load_model(
-    run: RunDirectory, device: torch.device, checkpoint: Path | None = None
-) -> tuple[ScaleModel, int]:
+def load_model(run: RunDirectory, device: torch.device, checkpoint: Path | None = None) -> tuple[ScaleModel, int]:
     """Build the model of a run and load a checkpoint, whatever parallelism wrote it.
 
     Where training kept an average of the weights, the average is what is loaded.

@@ -1,6 +1,7 @@
 """Predict populations and write them as AnnData."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -119,10 +120,12 @@ def predict(
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, step = load_model(run, device, chosen)
+    control_means = _means_by_context(cells, keys["context"])
     predicted = []
     pieces = list(_pieces(wanted, rows, record.training["cells_per_set"], seed))
     for start in tqdm(range(0, len(pieces), SETS_AT_ONCE), desc="predict", unit="batch", disable=not progress):
-        predicted += _predict_batch(model, vocabulary, cells, pieces[start : start + SETS_AT_ONCE], device, rng)
+        batch = pieces[start : start + SETS_AT_ONCE]
+        predicted += _predict_batch(model, vocabulary, cells, control_means, batch, device, rng)
 
     taken = np.concatenate(rows)
     obs = cells.obs.iloc[taken].copy()
@@ -174,6 +177,7 @@ def _predict_batch(
     model: ScaleModel,
     vocabulary: Vocabulary,
     cells: ControlCells,
+    control_means: Mapping[str, torch.Tensor],
     batch: Sequence[tuple[Population, np.ndarray, int]],
     device: torch.device,
     rng: np.random.Generator,
@@ -192,8 +196,11 @@ def _predict_batch(
         dose=doses.to(device),
         context=_table_rows([p.context for p, _, _ in batch], vocabulary.contexts, device),
         batch=_table_rows([p.batch for p, _, _ in batch], vocabulary.batches, device),
-        delta=None if model.transferred is None else model.transferred.lookup(labels, vocabulary),
     )
+    if model.transfer is not None:
+        middle = torch.stack([control_means[p.context] for p, _, _ in batch]).to(device)
+        delta = model.transfer.delta(labels, condition.context, middle, vocabulary)
+        condition = replace(condition, delta=delta, control_mean=middle)
     noise_keys = torch.tensor([key for _, _, key in batch])
     predicted = model.predict(control.to(device), mask.to(device), condition, noise_keys)
     rates = model.expression_decoder.rates
@@ -211,6 +218,15 @@ def _predict_batch(
             expression = round_to_counts(expression, cells.library[rows], vocabulary.target_sum, rng)
         pieces.append(sparse.csr_matrix(expression))
     return pieces
+
+
+def _means_by_context(cells: ControlCells, key: str) -> dict[str, torch.Tensor]:
+    """Mean log1p of the control cells of every context, [G] each."""
+    contexts = cells.obs[key].astype(str).to_numpy()
+    return {
+        context: torch.from_numpy(np.asarray(cells.expression[contexts == context].mean(0)).ravel()).float()
+        for context in np.unique(contexts)
+    }
 
 
 def _table_rows(names: Sequence[str | None], table: tuple[str, ...], device: torch.device) -> torch.Tensor:

@@ -20,14 +20,13 @@ class Condition:
     batch: torch.Tensor
     """int64 [B], -1 where the batch has no token."""
     delta: torch.Tensor | None = None
-    """float32 [B, G], log1p: the shift that the perturbation had in training contexts, for a model that starts from
-    it."""
+    """float32 [B, G], log1p: the shift that a model with ``transfer`` starts from."""
+    control_mean: torch.Tensor | None = None
+    """float32 [B, G], mean log1p of the control cells of each set's context, which that shift is relative to."""
 
     def without_context(self, hide_B: torch.Tensor) -> "Condition":
         """Hide context and batch where ``hide_B``, bool [B]."""
-        return replace(
-            self, context=self.context.masked_fill(hide_B, -1), batch=self.batch.masked_fill(hide_B, -1)
-        )
+        return replace(self, context=self.context.masked_fill(hide_B, -1), batch=self.batch.masked_fill(hide_B, -1))
 
 
 def token_table(labels: list[str], vocabulary: Vocabulary) -> tuple[torch.Tensor, torch.Tensor]:

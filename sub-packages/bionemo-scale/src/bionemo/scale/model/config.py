@@ -133,8 +133,10 @@ class ScaleConfig:
     """Share of each cell's genes that the encoder does not see in training."""
     head: Head = Head.RESIDUAL
     transfer: bool = False
-    """Start from control cells moved by the shift that the perturbation had in the other training contexts, and let
-    validation conditions decide how much the model may add to it."""
+    """Start from control cells moved by what the perturbation did in the other training contexts."""
+    gate: float | None = None
+    """With ``transfer``, the share of its own change that the model adds to it, in [0, 1]; chosen on validation
+    conditions where not given."""
 
     endpoint_weight: float = 1.0
     reconstruction_weight: float = 1.0
@@ -164,6 +166,8 @@ class ScaleConfig:
             )
         if self.transfer and self.head is not Head.RESIDUAL:
             raise InputError(f"transfer=true moves control cells, which head={self.head} does not: set head=residual.")
+        if self.gate is not None and not (self.transfer and 0 <= self.gate <= 1):
+            raise InputError(f"gate={self.gate} is outside [0, 1], or given without transfer=true: leave it out.")
         if self.layer_spec not in ("auto", "local", "transformer_engine"):
             raise InputError(f"layer_spec={self.layer_spec!r} is not one of auto, local, transformer_engine.")
         for field in fields(self):

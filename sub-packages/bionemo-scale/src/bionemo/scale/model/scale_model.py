@@ -22,10 +22,9 @@ from bionemo.scale.model.condition_encoder import ConditionEncoder
 from bionemo.scale.model.config import Head, Pairing, Prediction, ScaleConfig, SetLoss, Source
 from bionemo.scale.model.decoder import Decoder
 from bionemo.scale.model.specs import layer_spec
-from bionemo.scale.model.transfer import TransferredDelta, move_cells
+from bionemo.scale.model.transfer import Transfer, move_cells
 from bionemo.scale.model.transport import EndpointTransport
 from bionemo.scale.model.vocabulary import Vocabulary
-
 
 _SET_LOSSES = {SetLoss.ENERGY: energy_distance, SetLoss.MMD: maximum_mean_discrepancy}
 
@@ -50,9 +49,9 @@ class ScaleModel(MegatronModule):
         # Not `decoder`: Megatron takes an attribute of that name for a stack of transformer layers.
         self.expression_decoder = Decoder(config, spec, vocabulary)
         self.register_buffer("gene_mean", torch.zeros(len(vocabulary.genes)))
-        self.transferred = TransferredDelta(vocabulary) if config.transfer else None
-        # How much of what the model adds is kept; where it starts from a transferred delta, validation decides.
-        self.register_buffer("gate", torch.full((1,), 0.0 if config.transfer else 1.0))
+        self.transfer = Transfer(vocabulary) if config.transfer else None
+        # How much of what the model adds is kept: in a model that starts from a transferred delta, validation decides.
+        self.register_buffer("gate", torch.full((1,), (config.gate or 0.0) if config.transfer else 1.0))
         self.control_share = {Source.CONTROL: 1.0, Source.GAUSSIAN: 0.0, Source.MIXED: config.source_control_share}[
             config.source
         ]
@@ -160,7 +159,8 @@ class ScaleModel(MegatronModule):
         if not self.scale.transfer:
             return control
         assert condition.delta is not None
-        return move_cells(control, condition.delta, self.expression_decoder.ceiling)
+        assert condition.control_mean is not None
+        return move_cells(control, condition.delta, condition.control_mean, self.expression_decoder.ceiling)
 
     def encode(self, x: torch.Tensor, mask: torch.Tensor, hide_genes: torch.Tensor | None = None) -> torch.Tensor:
         """Latents [B, S, D] of log1p expression [B, S, G]; hidden genes, bool [B, S, G], are shown at their mean."""
@@ -202,9 +202,7 @@ class ScaleModel(MegatronModule):
         gate = self.gate if gate is None else gate
         return self.expression_decoder.predict(z1, z0, control, self.gene_mean, gate)
 
-    def _likelihood(
-        self, z: torch.Tensor, x: torch.Tensor, library: torch.Tensor, mask: torch.Tensor
-    ) -> torch.Tensor:
+    def _likelihood(self, z: torch.Tensor, x: torch.Tensor, library: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         decoder = self.expression_decoder
         assert decoder.rates is not None
         return over_cells(decoder.rates.loss(decoder.trunk(z), self.gene_mean, x, library), mask)

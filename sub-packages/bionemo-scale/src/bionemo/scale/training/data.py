@@ -14,7 +14,8 @@ from bionemo.scale.model.condition import token_table
 from bionemo.scale.model.config import Head, ScaleConfig
 from bionemo.scale.model.vocabulary import Vocabulary
 from bionemo.scale.training.settings import TrainingConfig
-from bionemo.scale.training.statistics import ConditionMeans, TransferTable
+from bionemo.scale.training.statistics import ConditionMeans
+from bionemo.scale.training.transfer import FittedTransfer
 from bionemo.scale.training.validation import GATES, ConditionScores
 
 
@@ -37,7 +38,7 @@ class TrainingBatches:
     """float32 [labels, P]."""
     with_library: bool
     """Whether to hand out library sizes."""
-    transfer: TransferTable | None
+    transfer: FittedTransfer | None
     """Where the deltas that sets start from come from, if they do."""
 
     def __len__(self) -> int:
@@ -71,8 +72,10 @@ class TrainingBatches:
             sizes = torch.from_numpy(store.library_size[np.maximum(rows, 0)])
             arguments["library"] = sizes.masked_fill(~batch.mask, 0.0)
         if self.transfer is not None:
-            conditions = zip(batch.context.tolist(), batch.perturbation.tolist(), strict=True)
+            contexts = batch.context.tolist()
+            conditions = zip(contexts, batch.perturbation.tolist(), strict=True)
             arguments["delta"] = torch.stack([self.transfer.delta(*condition) for condition in conditions])
+            arguments["control_mean"] = torch.stack([self.transfer.control_mean(context) for context in contexts])
         return arguments
 
 
@@ -112,9 +115,10 @@ class CellSetsDataModule(pl.LightningDataModule):
         self.store, self.vocabulary, self.model, self.training = store, vocabulary, model, training
         self.parts = np.asarray(split.assign(store))
         self.labels = [str(label) for label in store.perturbations]
-        self.transfer: TransferTable | None = None
+        self.transfer: FittedTransfer | None = None
         if model.transfer:
-            self.transfer = TransferTable(ConditionMeans(store, self._eligible("train")), self.labels, vocabulary)
+            means = ConditionMeans(store, self._eligible("train"))
+            self.transfer = FittedTransfer(means, list(map(str, store.contexts)), self.labels, vocabulary)
         self.data_sampler = _SetsAsTheyCome(training, data_parallel)
         self.loader: SetLoader | None = None
 
@@ -153,7 +157,7 @@ class CellSetsDataModule(pl.LightningDataModule):
         """What the data say of the model's buffers."""
         found = {"gene_mean": self.mean_expression()}
         if self.transfer is not None:
-            found["transferred.delta"] = self.transfer.table
+            found |= self.transfer.buffers()
         return found
 
     def scores(self) -> ConditionScores | None:
@@ -161,8 +165,16 @@ class CellSetsDataModule(pl.LightningDataModule):
         if not self.has_validation:
             return None
         means = ConditionMeans(self.store, self._eligible("val"))
-        observed = {int(condition_number(self.store, *condition)): delta for condition, delta in means.delta.items()}
-        return ConditionScores(observed, GATES if self.model.transfer else (1.0,))
+        observed = {
+            int(condition_number(self.store, *condition)): torch.from_numpy(delta)
+            for condition, delta in means.delta.items()
+        }
+        return ConditionScores(observed, self._gates())
+
+    def _gates(self) -> tuple[float, ...]:
+        if not self.model.transfer:
+            return (1.0,)
+        return GATES if self.model.gate is None else (self.model.gate,)
 
     def mean_expression(self, cells: int = 4096) -> torch.Tensor:
         """Mean log1p of each gene over about ``cells`` training cells, taken evenly from every run, [G]."""

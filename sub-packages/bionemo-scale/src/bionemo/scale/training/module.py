@@ -7,8 +7,8 @@ import lightning.pytorch as pl
 import torch
 from megatron.core import parallel_state
 from megatron.core.optimizer import OptimizerConfig
-from nemo import lightning as nl
 from megatron.core.utils import unwrap_model
+from nemo import lightning as nl
 from nemo.lightning.megatron_parallel import MegatronLossReduction
 from nemo.lightning.pytorch.optim import CosineAnnealingScheduler
 from nemo.lightning.pytorch.optim.megatron import MegatronOptimizerModule
@@ -108,7 +108,9 @@ class ScaleModule(pl.LightningModule):
         return self.model if average is None else average.model
 
     def set_gate(self, gate: float) -> None:
-        """Set how much of the model's own change is kept."""
+        """Set how much of the model's own change is kept, unless the configuration says it."""
+        if self.scale.gate is not None:
+            return
         for model in (self.model, self.predicting_model):
             model.gate.fill_(gate)
 
@@ -182,6 +184,7 @@ def _condition(batch: dict[str, torch.Tensor]) -> Condition:
         context=batch["context"],
         batch=batch["batch"],
         delta=batch.get("delta"),
+        control_mean=batch.get("control_mean"),
     )
 
 

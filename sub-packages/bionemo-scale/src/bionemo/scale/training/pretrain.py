@@ -95,10 +95,10 @@ def pretrain(
         _log.info("%s is done: no better checkpoint since step %d; raise training.patience", last, best.step)
         return
     data = CellSetsDataModule(cells, held_out, vocabulary, model, training, data_parallel)
-    if model.transfer and not data.has_validation:
+    if model.transfer and model.gate is None and not data.has_validation:
         raise InputError(
             f"model.transfer=true lets validation conditions decide how much the model adds, and {split} marks none: "
-            f"list some training conditions under val."
+            f"list some training conditions under val, or set model.gate."
         )
     tables = data.tables()
     if supplied is not None:

@@ -45,7 +45,8 @@ class Selection(pl.Callback):
         if best is None or score >= best.value:
             if rank_zero_only.rank == 0:
                 self.run.mark_best(step, METRIC, score)
-                _log.info("step %d predicts the validation conditions best so far: PDCorr %.4f", step, score)
+                kept = f", {gate:.0%} of the model's own change kept" if pl_module.scale.transfer else ""
+                _log.info("step %d predicts the validation conditions best so far: PDCorr %.4f%s", step, score, kept)
             torch.distributed.barrier()
             return
         if self.training.is_over(step, best.step):
