@@ -62,7 +62,8 @@ def test_one_file_of_plain_torch_predicts_the_same(exported, build, sets, tmp_pa
     batch = sets(6, 4)
     condition = replace(
         batch["condition"],
-        perturbation=torch.tensor([1, 2]),
+        perturbation=torch.tensor([[1], [2]]),
+        dose=torch.full((2, 1), torch.nan),
         context=torch.tensor([0, -1]),
         batch=torch.tensor([-1, -1]),
     )
@@ -162,5 +163,5 @@ def test_places_that_are_taken_and_checkpoints_that_are_not_there_are_refused(ex
         export(run_path, tmp_path)
     with pytest.raises(InputError, match="exists"):
         import_export(exported, tmp_path)
-    with pytest.raises(InputError, match="step=7 is no whole checkpoint"):
+    with pytest.raises(InputError, match="has no whole checkpoint step=7"):
         export(run_path / "checkpoints" / "step=7", tmp_path / "exported")

@@ -11,7 +11,7 @@ from bionemo.scale.training.settings import TrainingConfig
 @pytest.fixture
 def module(build, config, vocabulary) -> ScaleModule:
     training = TrainingConfig(max_steps=100, sets_per_batch=4, cells_per_set=8)
-    module = ScaleModule(config, vocabulary, torch.zeros(20), training)
+    module = ScaleModule(config, vocabulary, {}, training)
     module.module = build()
     return module
 
@@ -20,7 +20,8 @@ def module(build, config, vocabulary) -> ScaleModule:
 def batch(sets) -> dict:
     given = sets(6, 4)
     condition = given.pop("condition")
-    parts = dict(perturbation=condition.perturbation, context=condition.context, batch=condition.batch)
+    names = ("perturbation", "dose", "context", "batch")
+    parts = {name: getattr(condition, name) for name in names}
     return {**given, **parts}
 
 

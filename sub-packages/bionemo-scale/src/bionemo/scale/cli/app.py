@@ -141,6 +141,9 @@ def pretrain(
     split: Annotated[Path, typer.Option(help="TOML file of held-out conditions, in the layout of STATE.")],
     out: Annotated[Path, typer.Option(help="Directory of the run; a run that was interrupted there goes on.")],
     recipe: Annotated[str, typer.Option(help="Model and training settings to start from.")] = "scale_tiny",
+    embeddings: Annotated[
+        Path | None, typer.Option(help="Parquet or npz file of vectors of the perturbations, by name.")
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. training.devices=2.")
     ] = None,
@@ -148,11 +151,13 @@ def pretrain(
     """Train a model, or go on with a run that was interrupted."""
     for override in overrides or []:
         key = override.partition("=")[0]
-        if key in ("store", "split", "out"):
+        if key in ("store", "split", "out", "embeddings"):
             raise InputError(f"{override!r} is among the settings, and --{key} says it already: leave one out.")
     from bionemo.scale.recipes.overrides import configured
 
-    configured(recipe, [f"store={store}", f"split={split}", f"out={out}", *(overrides or [])])()
+    given = {"store": store, "split": split, "out": out, "embeddings": embeddings}
+    paths = [f"{name}={path}" for name, path in given.items() if path is not None]
+    configured(recipe, [*paths, *(overrides or [])])()
 
 
 @app.command(
@@ -185,7 +190,10 @@ def profile(
     epilog="Example: `bionemo-scale predict --checkpoint run --controls screen.h5ad --like screen.h5ad --out pred.h5ad`"
 )
 def predict(
-    checkpoint: Annotated[Path, typer.Option(help="Directory that `pretrain` wrote.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Option(help="Directory that `pretrain` wrote, or one of its checkpoints/step=N; the best if not said."),
+    ],
     controls: Annotated[Path, typer.Option(help="h5ad file with the control cells to start from.")],
     out: Annotated[Path, typer.Option(help="h5ad file to write.")],
     perturbations: Annotated[
@@ -201,7 +209,8 @@ def predict(
     from bionemo.scale.inference.predict import predict as run
 
     names = [*(perturbations or []), *(more_perturbations or [])]
-    for notice in run(checkpoint, controls, out, perturbations=names, like=like, part=part, layer=layer, seed=seed):
+    chosen = None if part is None else part.value
+    for notice in run(checkpoint, controls, out, perturbations=names, like=like, part=chosen, layer=layer, seed=seed):
         typer.echo(f"note: {notice}", err=True)
     typer.echo(f"wrote {out}")
 

@@ -21,6 +21,7 @@ FORMAT = 1
 EPSILON = 1e-5
 
 _USED = {
+    *("deep_sets", "condition_pooling", "perturbation_tokens", "prediction", "gate", "transfer"),
     *("hidden_size", "num_layers", "num_attention_heads", "num_query_groups", "ffn_hidden_size", "gene_modules"),
     *(
         "gene_module_size",
@@ -33,6 +34,7 @@ _USED = {
     ),
 }
 _TRAINING_ONLY = {
+    *("token_dropout", "gene_dropout", "set_loss", "likelihood_weight"),
     *("pairing", "start_fraction", "context_dropout", "endpoint_weight", "reconstruction_weight", "set_weight"),
     *("tensor_parallel", "layer_spec", "fp8", "recompute"),
 }
@@ -183,32 +185,68 @@ class CellEncoder(nn.Module):
     def __init__(self, config: dict, genes: int):
         super().__init__()
         self.within_cell = GeneModuleEncoder(config, genes)
-        self.across_cells = DeepSets(config["hidden_size"])
+        self.across_cells = DeepSets(config["hidden_size"]) if config["deep_sets"] else None
 
     def forward(self, x_BSG: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
-        return self.across_cells(self.within_cell(x_BSG), mask_BS)
+        h_BSD = self.within_cell(x_BSG)
+        return h_BSD if self.across_cells is None else self.across_cells(h_BSD, mask_BS)
 
 
-class ConditionEncoder(nn.Module):
-    """One token for perturbation, context and batch; seeds attend over those that are there (row -1 is not)."""
+class PerturbationEncoder(nn.Module):
+    """Tokens of perturbations: learned, projected from embeddings, or both; and their doses."""
 
     def __init__(self, config: dict, vocabulary: dict):
         super().__init__()
-        width, seeds = config["hidden_size"], config["condition_seeds"]
-        self.perturbation = nn.Embedding(len(vocabulary["perturbations"]), width)
+        width, kind = config["hidden_size"], config["perturbation_tokens"]
+        self.learned_rows = 1 if kind == "embedding" else len(vocabulary["perturbations"])
+        self.learned = nn.Embedding(self.learned_rows, width)
+        self.project = None
+        if kind != "learned":
+            rows = len(vocabulary["perturbations"]) + len(vocabulary["embedded"])
+            self.register_buffer("embedding", torch.zeros(rows, vocabulary["embedding_size"]))
+            self.project = linear(vocabulary["embedding_size"], width)
+        self.dose = linear(3, width) if vocabulary["log_dose"] else None
+
+    def forward(self, rows_BP: torch.Tensor, dose_BP: torch.Tensor) -> torch.Tensor:
+        learned = (rows_BP < self.learned_rows).unsqueeze(-1)
+        rows_BP = rows_BP.clamp(min=0)
+        tokens_BPD = self.learned(rows_BP.clamp(max=self.learned_rows - 1)) * learned
+        if self.project is not None:
+            tokens_BPD = tokens_BPD + self.project(self.embedding[rows_BP])
+        if self.dose is None:
+            return tokens_BPD
+        u_BP = dose_BP.nan_to_num()
+        powers = torch.stack([torch.ones_like(u_BP), u_BP, u_BP.square()], dim=-1) * ~dose_BP.isnan().unsqueeze(-1)
+        return tokens_BPD + self.dose(powers)
+
+
+class ConditionEncoder(nn.Module):
+    """Tokens of the perturbations, the context and the batch, pooled over those that are there (row -1 is not)."""
+
+    def __init__(self, config: dict, vocabulary: dict):
+        super().__init__()
+        self.by_attention = config["condition_pooling"] == "seed_attention"
+        width, seeds = config["hidden_size"], config["condition_seeds"] if self.by_attention else 1
+        self.perturbation = PerturbationEncoder(config, vocabulary)
         self.context = nn.Embedding(max(len(vocabulary["contexts"]), 1), width)
         self.batch = nn.Embedding(max(len(vocabulary["batches"]), 1), width)
-        self.seeds = nn.Parameter(torch.empty(seeds, width))
-        self.key = linear(width, width)
+        if self.by_attention:
+            self.seeds = nn.Parameter(torch.empty(seeds, width))
+            self.key = linear(width, width)
         self.value = linear(width, width)
         self.join = linear(seeds * width, width)
 
-    def forward(self, *rows_B: torch.Tensor) -> torch.Tensor:
-        tables = self.perturbation, self.context, self.batch
-        tokens_BTD = torch.stack([table(rows.clamp(min=0)) for table, rows in zip(tables, rows_B, strict=True)], dim=1)
-        there_BT = torch.stack([rows >= 0 for rows in rows_B], dim=1)
-        scores_BKT = self.seeds @ self.key(tokens_BTD).transpose(1, 2) / math.sqrt(tokens_BTD.shape[-1])
-        weights_BKT = scores_BKT.masked_fill(~there_BT[:, None], float("-inf")).softmax(-1)
+    def forward(self, perturbation_BP, dose_BP, context_B, batch_B) -> torch.Tensor:
+        others = (self.context, context_B[:, None]), (self.batch, batch_B[:, None])
+        tokens_BTD = torch.cat(
+            [self.perturbation(perturbation_BP, dose_BP), *(table(rows.clamp(min=0)) for table, rows in others)], dim=1
+        )
+        there_BT = torch.cat([perturbation_BP, context_B[:, None], batch_B[:, None]], dim=1) >= 0
+        if self.by_attention:
+            scores_BKT = self.seeds @ self.key(tokens_BTD).transpose(1, 2) / math.sqrt(tokens_BTD.shape[-1])
+            weights_BKT = scores_BKT.masked_fill(~there_BT[:, None], float("-inf")).softmax(-1)
+        else:
+            weights_BKT = (there_BT / there_BT.sum(1, keepdim=True))[:, None]
         return self.join((weights_BKT @ self.value(tokens_BTD)).flatten(1))
 
 
@@ -228,11 +266,12 @@ class TimeEmbedding(nn.Module):
 
 
 class Transport(nn.Module):
-    """``z1_hat = g(z_t, t, C, z0)``, ``z0`` plus a change."""
+    """``z1_hat = g(z_t, t, C, z0)``: ``z0`` plus a change, or ``z_t`` plus a velocity times the time that is left."""
 
     def __init__(self, config: dict):
         super().__init__()
         width = config["hidden_size"]
+        self.velocity = config["prediction"] == "velocity"
         self.time = TimeEmbedding(width)
         self.enter = linear(2 * width, width)
         self.blocks = Stack(config, width, config["num_layers"], conditioned=True)
@@ -245,7 +284,8 @@ class Transport(nn.Module):
         padding = (~mask_BS & mask_BS.any(1, keepdim=True))[:, None, None, :]
         h_BSD = self.blocks(self.enter(torch.cat([z_t_BSD, z0_BSD], dim=-1)), padding, condition_BD)
         shift, scale = self.modulation(condition_BD)
-        return z0_BSD + self.leave(h_BSD * (1 + scale) + shift)
+        change_BSD = self.leave(h_BSD * (1 + scale) + shift)
+        return z_t_BSD + (1 - t_B)[:, None, None] * change_BSD if self.velocity else z0_BSD + change_BSD
 
 
 class Decoder(nn.Module):
@@ -279,10 +319,13 @@ class ScaleModel(nn.Module):
         unknown = sorted(config.keys() - _USED - _TRAINING_ONLY)
         if unknown:
             raise ValueError(f"this file does not know model.{unknown[0]}={config[unknown[0]]!r}: use a newer one.")
+        if config["transfer"]:
+            raise ValueError("this file does not know model.transfer=True: use a newer one.")
         if config["head"] not in ("residual", "regression"):
             raise ValueError(f"this file does not know model.head={config['head']!r}: use a newer one.")
         self.config = config
-        self.genes, self.perturbations = vocabulary["genes"], vocabulary["perturbations"]
+        self.genes, self.perturbations = vocabulary["genes"], [*vocabulary["perturbations"], *vocabulary["embedded"]]
+        self.separator, self.log_dose = vocabulary["separator"], vocabulary["log_dose"]
         self.contexts, self.batches = vocabulary["contexts"], vocabulary["batches"]
         self.target_sum, self.kind = vocabulary["target_sum"], vocabulary["kind"]
         self.ceiling = math.log1p(self.target_sum) if self.kind == "counts" else math.inf
@@ -294,16 +337,17 @@ class ScaleModel(nn.Module):
         self.transport = Transport(config)
         self.expression_decoder = Decoder(config, len(self.genes))
         self.register_buffer("gene_mean", torch.zeros(len(self.genes)))
+        self.register_buffer("gate", torch.ones(1))
 
     def normalise(self, counts: torch.Tensor, library: torch.Tensor | None = None) -> torch.Tensor:
         """log1p of counts [..., G] brought to ``target_sum``; ``library`` [...] counts all genes of the cell."""
         library = counts.sum(-1) if library is None else library
         return torch.log1p(counts * (self.target_sum / library.clamp(min=1)).unsqueeze(-1))
 
-    def forward(self, control, mask, perturbation, context, batch, key) -> torch.Tensor:
-        """Predict from rows of the tables, int64 [B], -1 where there is no token; see :meth:`predict`."""
+    def forward(self, control, mask, perturbation, dose, context, batch, key) -> torch.Tensor:
+        """Predict from rows of the tables, int64 [B, P] and [B], -1 where there is no token; see :meth:`predict`."""
         z0 = self.encoder(control - self.gene_mean, mask)
-        condition = self.condition_encoder(perturbation, context, batch)
+        condition = self.condition_encoder(perturbation, dose, context, batch)
         noise = torch.stack([self._noise(int(k), z0.shape[1:]) for k in key]).to(z0.device)
         per_cell = z0.square().mean(2)
         scale = (torch.where(mask, per_cell, 0.0).sum(1) / mask.sum(1).clamp(min=1)).sqrt()[:, None, None]
@@ -314,7 +358,7 @@ class ScaleModel(nn.Module):
             z = z + (self.transport(z, t, condition, z0, mask) - z) / (steps - step)
         x1 = self.expression_decoder(z)
         residual = self.config["head"] == "residual"
-        x1 = control + x1 - self.expression_decoder(z0) if residual else x1 + self.gene_mean
+        x1 = control + self.gate * (x1 - self.expression_decoder(z0)) if residual else x1 + self.gene_mean
         return x1.clamp(0, self.ceiling)
 
     @torch.no_grad()
@@ -323,6 +367,7 @@ class ScaleModel(nn.Module):
         control: torch.Tensor,
         *,
         perturbation: list[str],
+        dose: list[list[float]] | None = None,
         context: list[str] | None = None,
         batch: list[str] | None = None,
         mask: torch.Tensor | None = None,
@@ -335,8 +380,10 @@ class ScaleModel(nn.Module):
         control
             log1p [B, S, G], genes in the order of ``genes``.
         perturbation, context, batch
-            A name for each set. A context or batch the model has not seen is known by its control cells alone; a
-            perturbation it has not seen raises a ValueError.
+            A name for each set; a combination is joined by ``separator``. A context or batch the model has not seen
+            is known by its control cells alone; a perturbation it has not seen raises a ValueError.
+        dose
+            Of each perturbation of each set, in the unit of training; none if not given.
         mask
             bool [B, S], True where a cell is there; all of them if not given.
         key
@@ -347,20 +394,30 @@ class ScaleModel(nn.Module):
         torch.Tensor
             log1p [B, S, G].
         """
-        sets = control.shape[0]
-        unseen = sorted(set(perturbation) - set(self.perturbations))
+        sets, device = control.shape[0], control.device
+        parts = [[name] if name in self.perturbations else self._parts(name) for name in perturbation]
+        unseen = sorted({name for names in parts for name in names} - set(self.perturbations))
         if unseen:
             raise ValueError(f"perturbation {unseen[0]!r} was never seen in training.")
-        rows = [
-            torch.tensor([names.index(n) if n in names else -1 for n in given or [None] * sets], device=control.device)
-            for names, given in (
-                (self.perturbations, perturbation),
-                (self.contexts, context),
-                (self.batches, batch),
-            )
+        rows = torch.full((sets, max(map(len, parts))), -1)
+        doses = torch.full(rows.shape, torch.nan)
+        mean, scale = self.log_dose or (0.0, 1.0)
+        for row, names in enumerate(parts):
+            for column, name in enumerate(names):
+                rows[row, column] = self.perturbations.index(name)
+                if dose is not None:
+                    doses[row, column] = (math.log10(dose[row][column]) - mean) / scale
+        others = [
+            torch.tensor([names.index(n) if n in names else -1 for n in given or [None] * sets], device=device)
+            for names, given in ((self.contexts, context), (self.batches, batch))
         ]
-        mask = torch.ones(control.shape[:2], dtype=torch.bool, device=control.device) if mask is None else mask
-        return self(control, mask, *rows, list(range(sets)) if key is None else key)
+        mask = torch.ones(control.shape[:2], dtype=torch.bool, device=device) if mask is None else mask
+        return self(
+            control, mask, rows.to(device), doses.to(device), *others, list(range(sets)) if key is None else key
+        )
+
+    def _parts(self, label: str) -> list[str]:
+        return label.split(self.separator) if self.separator else [label]
 
     @staticmethod
     def _noise(key: int, shape: torch.Size) -> torch.Tensor:

@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from bionemo.scale.errors import InputError
 from bionemo.scale.export import scale_portable
 from bionemo.scale.inference.checkpoint import find_checkpoint, load_model
-from bionemo.scale.model.scale_model import Condition, ScaleModel
-from bionemo.scale.training.run_directory import PACKAGES, checkpoint_step
+from bionemo.scale.model.condition import Condition
+from bionemo.scale.model.scale_model import ScaleModel
+from bionemo.scale.training.run_directory import PACKAGES
 
 TOLERANCE = 1e-5
 
@@ -44,13 +45,13 @@ def export(checkpoint: Path, out: Path) -> None:
         raise InputError(f"--out {out} exists: name a directory that does not.")
     run, found = find_checkpoint(checkpoint)
     record = run.read()
-    model, _ = load_model(run, torch.device("cpu"), found)
+    model, step = load_model(run, torch.device("cpu"), found)
     weights = {
         name: tensor.float().contiguous().clone() for name, tensor in model.state_dict().items() if tensor is not None
     }
     config = {
         "format": scale_portable.FORMAT,
-        "step": checkpoint_step(found),
+        "step": step,
         **asdict(record),
         "versions": {name: version(name) for name in PACKAGES},
     }
@@ -74,8 +75,11 @@ def _check_portable(model: ScaleModel, config: dict, weights: dict[str, torch.Te
     rng = torch.Generator().manual_seed(0)
     mask = torch.tensor([[True] * 8, [True] * 8, [True] * 5 + [False] * 3])
     control = torch.rand(3, 8, len(model.vocabulary.genes), generator=rng).mul(3).sub(1).relu()
-    last = [len(table) - 1 for table in (model.vocabulary.perturbations, model.vocabulary.contexts)]
-    rows = torch.tensor([0, last[0], last[0]]), torch.tensor([-1, last[1], 0]), torch.tensor([-1, -1, -1])
+    last = [len(table) - 1 for table in (model.vocabulary.tokens, model.vocabulary.contexts)]
+    # The first token, the last, and a combination with doses.
+    perturbation = torch.tensor([[0, -1], [last[0], -1], [last[0], 0]])
+    dose = torch.tensor([[torch.nan, torch.nan], [0.5, torch.nan], [-1.0, 1.5]])
+    context, batch = torch.tensor([-1, last[1], 0]), torch.tensor([-1, -1, -1])
     key = torch.tensor([1, 2, 3])
     try:
         portable = scale_portable.ScaleModel(config["model"], config["vocabulary"])
@@ -85,9 +89,10 @@ def _check_portable(model: ScaleModel, config: dict, weights: dict[str, torch.Te
             f"this model cannot be exported, since scale_portable.py lacks a part of it "
             f"({str(error).splitlines()[0]}): use it with `bionemo-scale predict`."
         ) from error
-    expected = model.predict(control, mask, Condition(*rows), key)
+    condition = Condition(perturbation=perturbation, dose=dose, context=context, batch=batch)
+    expected = model.predict(control, mask, condition, key)
     with torch.no_grad():
-        found = portable.eval()(control, mask, *rows, key)
+        found = portable.eval()(control, mask, perturbation, dose, context, batch, key)
     difference = float((found - expected)[mask].abs().max())
     if not difference <= TOLERANCE * max(1.0, math.log1p(model.vocabulary.target_sum)):
         raise InputError(

@@ -14,29 +14,26 @@ from bionemo.scale.training.run_directory import RunDirectory, checkpoint_step
 from bionemo.scale.training.safe_reading import reading
 
 
-def find_checkpoint(path: Path) -> tuple[RunDirectory, Path]:
-    """A run and its newest whole checkpoint, or the one of its checkpoints that ``path`` names.
-
-    Raises
-    ------
-    InputError
-        The run has no whole checkpoint, or the named one was not written to its end.
-    """
-    if path.name.startswith("step=") and path.parent.name == "checkpoints":
-        run = RunDirectory(path.parent.parent)
-        if path.resolve() not in [whole.resolve() for whole in run.whole_checkpoints().values()]:
-            raise InputError(f"{path} is no whole checkpoint: give one of those in {path.parent}, or the run.")
-        return run, path
-    run = RunDirectory(path)
-    run.read()
-    checkpoint = run.last_checkpoint()
-    if checkpoint is None:
-        raise InputError(f"{path} has no checkpoint yet: let `pretrain` reach training.checkpoint_every steps.")
-    return run, checkpoint
+def find_checkpoint(path: Path) -> tuple[RunDirectory, Path | None]:
+    """The run that a path names, and the checkpoint, if the path names ``RUN/checkpoints/step=N``."""
+    if path.parent.name == "checkpoints" and path.name.startswith("step="):
+        return RunDirectory(path.parents[1]), path
+    return RunDirectory(path), None
 
 
 def load_model(run: RunDirectory, device: torch.device, checkpoint: Path | None = None) -> tuple[ScaleModel, int]:
-    """Build the model of a run and load a checkpoint, its newest if none is given, whatever parallelism wrote it.
+    """Build the model of a run and load a checkpoint, whatever parallelism wrote it.
+
+    Where training kept an average of the weights, the average is what is loaded.
+
+    Parameters
+    ----------
+    run
+        What ``pretrain`` wrote.
+    device
+        Where to put the model.
+    checkpoint
+        Which one; the one that validated best, or the newest where none was validated, if not given.
 
     Returns
     -------
@@ -48,18 +45,23 @@ def load_model(run: RunDirectory, device: torch.device, checkpoint: Path | None 
     Raises
     ------
     InputError
-        The run has no whole checkpoint yet, or it is damaged or of another model.
+        The run has no such checkpoint, or it is damaged or of another model.
     """
+    if checkpoint is not None and checkpoint not in run.whole_checkpoints().values():
+        there = ", ".join(f"step={step}" for step in sorted(run.whole_checkpoints())) or "none"
+        raise InputError(f"{run.path} has no whole checkpoint {checkpoint.name}; it has {there}.")
+    checkpoint = checkpoint or run.best_checkpoint()
     if checkpoint is None:
-        _, checkpoint = find_checkpoint(run.path)
+        raise InputError(f"{run.path} has no checkpoint yet: let `pretrain` reach training.checkpoint_every steps.")
     one_process_groups(device)
     record = run.read()
     model = ScaleModel(record.model_config(tensor_parallel=1), record.model_vocabulary()).to(device)
     # NeMo's training wraps the model once and keeps weights and optimizer state in one place.
-    wanted = {"state_dict": model.sharded_state_dict(prefix="module.")}
+    prefix = "module.average.model." if record.training["average_decay"] else "module."
+    wanted = {"state_dict": model.sharded_state_dict(prefix=prefix)}
     with reading(checkpoint):
         loaded: dict[str, Any] = dist_checkpointing.load(wanted, str(checkpoint / "weights"))  # type: ignore[assignment]
-        weights = {name.removeprefix("module."): value for name, value in loaded["state_dict"].items()}
+        weights = {name.removeprefix(prefix): value for name, value in loaded["state_dict"].items()}
         model.load_state_dict(weights)
     return model.eval(), checkpoint_step(checkpoint)
 

@@ -73,7 +73,7 @@ class CellEncoder(MegatronModule):
     def __init__(self, config: ScaleConfig, spec: LayerSpec, n_genes: int):
         super().__init__(config=config.transformer())
         self.within_cell = GeneModuleEncoder(config, spec, n_genes)
-        self.across_cells = DeepSets(config)
+        self.across_cells = DeepSets(config) if config.deep_sets else None
 
     def forward(self, x_BSG: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
         """Encode.
@@ -90,4 +90,5 @@ class CellEncoder(MegatronModule):
         torch.Tensor
             Latents [B, S, D].
         """
-        return self.across_cells(self.within_cell(x_BSG), mask_BS)
+        h_BSD = self.within_cell(x_BSG)
+        return h_BSD if self.across_cells is None else self.across_cells(h_BSD, mask_BS)

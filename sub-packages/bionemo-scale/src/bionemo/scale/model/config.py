@@ -31,15 +31,47 @@ class Pairing(StrEnum):
     OPTIMAL_TRANSPORT = "optimal_transport"
 
 
+class Prediction(StrEnum):
+    """What the transport answers and is supervised on: where a cell ends, or how fast it moves."""
+
+    ENDPOINT = "endpoint"
+    VELOCITY = "velocity"
+
+
+class SetLoss(StrEnum):
+    """Distance between predicted and observed populations that training adds to the loss."""
+
+    NONE = "none"
+    ENERGY = "energy"
+    MMD = "mmd"
+
+
+class ConditionPooling(StrEnum):
+    """How the tokens of a condition become one vector."""
+
+    SEED_ATTENTION = "seed_attention"
+    MEAN = "mean"
+
+
+class PerturbationTokens(StrEnum):
+    """Where perturbation tokens come from: a learned table, supplied embeddings, or the sum of both."""
+
+    LEARNED = "learned"
+    EMBEDDING = "embedding"
+    BOTH = "both"
+
+
 class Head(StrEnum):
     """How predicted latents become expression.
 
     ``residual`` moves the control cell itself by the decoded change of its latent, ``regression`` decodes the
-    predicted latent alone.
+    predicted latent alone, ``negative_binomial`` decodes rates that counts are drawn from with the control cell's
+    library size.
     """
 
     RESIDUAL = "residual"
     REGRESSION = "regression"
+    NEGATIVE_BINOMIAL = "negative_binomial"
 
 
 class Fp8(StrEnum):
@@ -53,6 +85,20 @@ class Fp8(StrEnum):
 
 _FP8_RECIPES = {Fp8.DELAYED: "delayed", Fp8.CURRENT: "tensorwise", Fp8.MXFP8: "mxfp8"}
 """Megatron's names."""
+
+
+_CHOICES = {
+    "source": Source,
+    "pairing": Pairing,
+    "prediction": Prediction,
+    "condition_pooling": ConditionPooling,
+    "perturbation_tokens": PerturbationTokens,
+    "head": Head,
+    "set_loss": SetLoss,
+    "fp8": Fp8,
+}
+CHOICES = tuple(_CHOICES.values())
+"""Every enumeration that a field takes a name of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,25 +123,43 @@ class ScaleConfig:
     """Width d of a gene-module token."""
     encoder_layers: int = 1
     """Blocks over the M tokens of a cell."""
+    deep_sets: bool = True
+    """Whether the encoder lets the cells of a set see their mean."""
+    condition_pooling: ConditionPooling = ConditionPooling.SEED_ATTENTION
     condition_seeds: int = 4
     """Learnable queries of the seed-attention pooling over a condition's tokens."""
+    perturbation_tokens: PerturbationTokens = PerturbationTokens.LEARNED
+    """``embedding`` and ``both`` need a file of embeddings."""
+    token_dropout: float = 0.3
+    """With ``both``, share of training sets that have only the embeddings of their perturbations."""
 
     source: Source = Source.MIXED
     source_control_share: float = 0.8
     """``a`` of the mixed source ``a * z0 + sqrt(1 - a^2) * noise``, in [0, 1]."""
     pairing: Pairing = Pairing.OPTIMAL_TRANSPORT
     """``optimal_transport`` is solved on the CPU in every step, which large sets (hundreds of cells) feel."""
+    prediction: Prediction = Prediction.ENDPOINT
     start_fraction: float = 0.6
     """Share of training sets whose time is 0, the only time a one-step prediction uses."""
     solver_steps: int = 1
     context_dropout: float = 0.3
     """Share of training sets whose context and batch tokens are hidden, so that the model can do without them."""
+    gene_dropout: float = 0.0
+    """Share of each cell's genes that the encoder does not see in training."""
     head: Head = Head.RESIDUAL
+    transfer: bool = False
+    """Start from control cells moved by what the perturbation did in the other training contexts."""
+    gate: float | None = None
+    """With ``transfer``, the share of its own change that the model adds to it, in [0, 1]; chosen on validation
+    conditions where not given."""
 
     endpoint_weight: float = 1.0
     reconstruction_weight: float = 1.0
+    set_loss: SetLoss = SetLoss.ENERGY
     set_weight: float = 30.0
-    """Weight of the energy distance between predicted and observed populations."""
+    """Weight of the set loss between predicted and observed populations."""
+    likelihood_weight: float = 1.0
+    """Weight of the negative log-likelihood of counts, for the head that has one."""
 
     tensor_parallel: int = 1
     layer_spec: str = "auto"
@@ -106,14 +170,23 @@ class ScaleConfig:
     """Compute the inside of a block again in the backward pass instead of keeping it: less memory, more time."""
 
     def __post_init__(self):
-        for name, kind in {"source": Source, "pairing": Pairing, "head": Head, "fp8": Fp8}.items():
+        for name, kind in _CHOICES.items():
             try:
                 object.__setattr__(self, name, kind(getattr(self, name)))
             except ValueError:
                 raise InputError(f"{name}={getattr(self, name)!r} is not one of {', '.join(kind)}.") from None
-        for name in ("source_control_share", "start_fraction", "context_dropout"):
+        for name in ("source_control_share", "start_fraction", "context_dropout", "token_dropout", "gene_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}={getattr(self, name)} is outside [0, 1].")
+        if self.head is Head.NEGATIVE_BINOMIAL and self.set_loss is not SetLoss.NONE:
+            raise InputError(
+                f"set_loss={self.set_loss} needs predicted cells that gradients pass through, and counts drawn by "
+                f"head={self.head} are none: set set_loss=none."
+            )
+        if self.transfer and self.head is not Head.RESIDUAL:
+            raise InputError(f"transfer=true moves control cells, which head={self.head} does not: set head=residual.")
+        if self.gate is not None and not (self.transfer and 0 <= self.gate <= 1):
+            raise InputError(f"gate={self.gate} is outside [0, 1], or given without transfer=true: leave it out.")
         if self.layer_spec not in ("auto", "local", "transformer_engine"):
             raise InputError(f"layer_spec={self.layer_spec!r} is not one of auto, local, transformer_engine.")
         for field in fields(self):

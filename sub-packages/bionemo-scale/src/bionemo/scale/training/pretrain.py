@@ -12,10 +12,12 @@ from nemo import lightning as nl
 from nemo.utils import logging as nemo_log
 
 from bionemo.cellsets import CellStore, Split
+from bionemo.scale.errors import InputError
 from bionemo.scale.model.config import ScaleConfig
 from bionemo.scale.quiet import hush
 from bionemo.scale.training.cpu import redirect_cuda_to_cpu
-from bionemo.scale.training.data import CellSetsDataModule, training_vocabulary
+from bionemo.scale.training.data import CellSetsDataModule
+from bionemo.scale.training.embeddings import Embeddings
 from bionemo.scale.training.failures import one_sentence
 from bionemo.scale.training.module import ScaleModule, precision_plugin
 from bionemo.scale.training.nan_watch import NanWatch
@@ -26,12 +28,16 @@ from bionemo.scale.training.refusals import check_data, check_settings
 from bionemo.scale.training.run_directory import RunDirectory, RunRecord, checkpoint_step
 from bionemo.scale.training.safe_reading import reading
 from bionemo.scale.training.saving import Checkpoints
+from bionemo.scale.training.selection import Selection
 from bionemo.scale.training.settings import TrainingConfig
+from bionemo.scale.training.vocabulary import training_vocabulary
 
 _log = logging.getLogger("bionemo.scale")
 
 
-def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: TrainingConfig) -> None:
+def pretrain(
+    store: str, split: str, out: str, model: ScaleConfig, training: TrainingConfig, embeddings: str | None = None
+) -> None:
     """Train, and leave the run in ``out``.
 
     Called again with the same arguments it goes on from the last whole checkpoint, and sees every set that was left
@@ -50,6 +56,8 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
         The model to build.
     training
         How to train it.
+    embeddings
+        Parquet or npz file of perturbation embeddings, for a model that takes them.
 
     Raises
     ------
@@ -65,7 +73,8 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
         torch.set_num_threads(training.threads)
     cells = CellStore.open(Path(store))
     held_out = Split.from_toml(Path(split))
-    vocabulary = training_vocabulary(cells, held_out)
+    supplied = None if embeddings is None else Embeddings.read(Path(embeddings))
+    vocabulary = training_vocabulary(cells, held_out, model, training.separator, supplied)
     data_parallel = training.world_size // model.tensor_parallel
     check_data(cells, np.asarray(held_out.assign(cells)) == "train", training, data_parallel)
 
@@ -77,6 +86,7 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
         global_batch=training.sets_per_batch * data_parallel * training.accumulate,
         store={"path": str(store), "fingerprint": cells.fingerprint, "keys": dict(cells.keys)},
         split=held_out.to_dict(),
+        embeddings=None if supplied is None else {"path": embeddings, "sha256": supplied.sha256},
     )
     run.start(record, write=rank_zero_only.rank == 0)
 
@@ -84,10 +94,22 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
     if last is not None and checkpoint_step(last) >= training.max_steps:
         _log.info("%s is done: raise training.max_steps above %d to train further", last, training.max_steps)
         return
+    best = run.best()
+    if last is not None and best is not None and training.is_over(checkpoint_step(last), best.step):
+        _log.info("%s is done: no better checkpoint since step %d; raise training.patience", last, best.step)
+        return
+    data = CellSetsDataModule(cells, held_out, vocabulary, model, training, data_parallel)
+    if model.transfer and model.gate is None and not data.has_validation:
+        raise InputError(
+            f"model.transfer=true lets validation conditions decide how much the model adds, and {split} marks none: "
+            f"list some training conditions under val, or set model.gate."
+        )
+    tables = data.tables()
+    if supplied is not None:
+        tables["condition_encoder.perturbation.embedding"] = supplied.table(vocabulary)
+    module = ScaleModule(model, vocabulary, tables, training, data.scores())
     # What `import` wrote has weights and no optimizer.
     imported = last is not None and checkpoint_step(last) == 0
-    data = CellSetsDataModule(cells, held_out, vocabulary, training, data_parallel)
-    module = ScaleModule(model, vocabulary, data.mean_expression(), training)
     throughput = Throughput(training.log_every)
     trainer = nl.Trainer(
         accelerator="gpu" if on_gpu else "cpu",
@@ -96,7 +118,7 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
         max_steps=training.max_steps,
         strategy=_strategy(model, on_gpu, start_from=last if imported else None),
         plugins=precision_plugin(model, training),
-        callbacks=[throughput, ProgressBar(throughput)],
+        callbacks=[throughput, ProgressBar(throughput), Selection(run, training)],
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -123,7 +145,7 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
     with one_sentence(run):
         trainer.fit(module, data, ckpt_path=None if last is None or imported else str(last))
     if rank_zero_only.rank == 0:
-        _log.info("trained: %s", run.last_checkpoint())
+        _log.info("trained: %s, predictions come from %s", run.last_checkpoint(), run.best_checkpoint())
 
 
 def _wandb(training: TrainingConfig, run: RunDirectory) -> WandbLogger | None:

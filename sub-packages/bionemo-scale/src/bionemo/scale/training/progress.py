@@ -125,4 +125,6 @@ class ProgressBar(MegatronProgressBar):
         }
         if "val_loss" in trainer.callback_metrics:
             shown["val loss"] = f"{float(trainer.callback_metrics['val_loss']):.4f}"
+        if "val_pdcorr" in trainer.callback_metrics:
+            shown["val PDCorr"] = f"{float(trainer.callback_metrics['val_pdcorr']):.3f}"
         return shown

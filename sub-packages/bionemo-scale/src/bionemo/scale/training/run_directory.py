@@ -11,14 +11,14 @@ from bionemo.scale.errors import InputError
 from bionemo.scale.model.config import ScaleConfig
 from bionemo.scale.model.vocabulary import Vocabulary
 
-FORMAT = 1
+FORMAT = 2
 PACKAGES = ("bionemo-scale", "bionemo-cellsets", "nemo-toolkit", "megatron-core", "torch")
 # What may differ between a run and its continuation. With `accumulate` kept, the sets of a step stay the same cells.
 _FREE = {
     "model": {"tensor_parallel", "layer_spec", "fp8", "recompute"},
     "training": {
         *("max_steps", "devices", "nodes", "threads", "sets_per_batch", "checkpoint_every", "keep_checkpoints"),
-        *("validate_every", "validation_batches", "log_every", "profile_steps", "wandb_project"),
+        *("validate_every", "validation_batches", "log_every", "patience", "profile_steps", "wandb_project"),
     },
 }
 _CHECKPOINT = re.compile(r"step=(\d+)")
@@ -36,6 +36,8 @@ class RunRecord:
     store: dict
     """Path, fingerprint and obs keys of the training data."""
     split: dict
+    embeddings: dict | None = None
+    """Path and sha256 of the file of perturbation embeddings, if one was given."""
 
     def model_config(self, **changes) -> ScaleConfig:
         """The model's configuration, with ``changes`` such as another tensor parallel size."""
@@ -87,6 +89,7 @@ class RunDirectory:
             record = RunRecord(**values)
             # Whatever will be looked up later must be there.
             _ = record.model_config(), record.model_vocabulary(), record.training["cells_per_set"]
+            _ = record.training["average_decay"]
             _ = record.store["fingerprint"], record.store["keys"]["context"], record.store["keys"]["perturbation"]
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{self.record_file} is damaged ({error}): restore it or train again.") from None
@@ -169,6 +172,8 @@ class RunDirectory:
         for section in ("split", "vocabulary"):
             if getattr(old, section) != json.loads(json.dumps(getattr(new, section))):
                 raise InputError(f"{self.path} was started with another {section}: {mend}.")
+        if (old.embeddings or {}).get("sha256") != (new.embeddings or {}).get("sha256"):
+            raise InputError(f"{self.path} was started with other embeddings: {mend}.")
         if old.global_batch != new.global_batch:
             raise InputError(
                 f"{self.path} takes {old.global_batch} sets a step over all ranks, not {new.global_batch}: adjust "

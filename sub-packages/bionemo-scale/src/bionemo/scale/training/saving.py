@@ -12,17 +12,15 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from bionemo.scale.errors import Stopped
 from bionemo.scale.training.failures import reason
-from bionemo.scale.training.run_directory import Best, RunDirectory
+from bionemo.scale.training.run_directory import RunDirectory
 from bionemo.scale.training.settings import TrainingConfig
 
 
 class Checkpoints(ModelCheckpoint):
     """Writes a checkpoint every few steps and at the end, named by the steps behind it; keeps the newest and the best.
 
-    The best is the one with the lowest ``monitored`` among those written right after a validation pass.
+    Which is the best, :class:`Selection` says.
     """
-
-    monitored = "val_loss"
 
     def __init__(self, run: RunDirectory, training: TrainingConfig):
         super().__init__(
@@ -39,9 +37,8 @@ class Checkpoints(ModelCheckpoint):
             save_context_on_train_end=False,
         )
         self.CHECKPOINT_NAME_LAST = "{step}"
-        self.run, self.keep = run, training.keep_checkpoints
+        self.run, self.keep, self._validate_every = run, training.keep_checkpoints, training.validate_every
         self._saved_step = -1
-        # Read once and followed by each rank for itself: a file another rank has just written may not be seen yet.
         self._best = run.best()
 
     def setup(self, trainer, *args, **kwargs) -> None:
@@ -53,17 +50,15 @@ class Checkpoints(ModelCheckpoint):
         """``step=100`` after the hundredth optimizer step."""
         return super().format_checkpoint_name({**metrics, "step": self._trainer.global_step}, *args, **kwargs)
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep what validated best so far."""
-        if trainer.sanity_checking or self.monitored not in trainer.callback_metrics:
-            return
-        value = float(trainer.callback_metrics[self.monitored])
-        if value == value and (self._best is None or value < self._best.value):
-            self.save_now(trainer)
-            self._best = Best(step=trainer.global_step, metric=self.monitored, value=value)
-            if rank_zero_only.rank == 0:
-                self.run.mark_best(**vars(self._best))
-            self._prune(trainer)
+    def on_train_batch_end(self, trainer, *args, **kwargs) -> None:
+        """Save every few steps; a step that is to be validated is saved after it, with what validation chooses."""
+        if not trainer.limit_val_batches or trainer.global_step % self._validate_every:
+            super().on_train_batch_end(trainer, *args, **kwargs)
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        """Save; :class:`Selection` has said before whether this is the best."""
+        self._best = self.run.best()
+        super().on_validation_end(trainer, pl_module)
 
     def save_now(self, trainer: pl.Trainer) -> None:
         """Write a checkpoint of this step, if there is none, and wait until it is whole."""
