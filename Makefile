@@ -9,7 +9,7 @@ DEMO ?= demo
 PYTEST_JOBS ?= -n logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint docs clean
+.PHONY: help setup demo test test-all test-gpu lint docs clean
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ test: setup  ## run the tests that take seconds each
 
 test-all: setup  ## run the slow tests as well
 	$(BIN)/python -m pytest $(PYTEST_JOBS) -m "not gpu"
+
+test-gpu:  ## run the tests that need an NVIDIA GPU, with the python of this environment (a container)
+	python -m pytest -m gpu
 
 lint: setup  ## check style and types
 	$(BIN)/ruff check .

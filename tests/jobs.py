@@ -24,3 +24,14 @@ def logged(run: Path, name: str = "train/loss") -> dict[int, list[float]]:
                 if value.tag == name:
                     values.setdefault(event.step, []).append(float(make_ndarray(value.tensor)))
     return values
+
+
+def saved_weights(run: Path) -> dict[str, bytes]:
+    """Weights of a run's newest checkpoint, bit for bit."""
+    import torch
+
+    from bionemo.scale.inference.checkpoint import load_model
+    from bionemo.scale.training.run_directory import RunDirectory
+
+    model, _ = load_model(RunDirectory(run), torch.device("cpu"))
+    return {name: value.numpy().tobytes() for name, value in model.state_dict().items() if value is not None}

@@ -6,6 +6,12 @@ import subprocess
 import anndata as ad
 import numpy as np
 import pytest
+from jobs import logged
+
+from bionemo.scale.model.flops import training_flops
+from bionemo.scale.training.run_directory import RunDirectory
+
+LOGGED = ("train/gradient_norm", "throughput/step_seconds", "throughput/flops_per_second", "memory/peak_gib")
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +46,16 @@ def test_predictions_mirror_the_held_out_conditions(predicted, workshop):
     assert made.uns["prediction"]["step"] == 20
     # On the count grid of the control cells: zeros are as frequent as cells have them, not smeared away.
     assert 0.4 < np.mean(made.X.toarray() == 0) < 0.9
+
+
+def test_a_log_says_what_a_step_costs(run):
+    seen = {name: logged(run, name) for name in LOGGED}
+    for name, values in seen.items():
+        assert sorted(values) == list(range(1, 21)), name
+        assert all(np.isfinite(value) and value > 0 for (value,) in values.values()), name
+    flops = seen["throughput/flops_per_second"][20][0] * seen["throughput/step_seconds"][20][0]
+    assert flops == pytest.approx(training_flops(RunDirectory(run).read().model_config(), 120, 4, 16), rel=1e-3)
+    assert not logged(run, "throughput/mfu")
 
 
 def test_evaluate_puts_the_prediction_among_its_baselines(predicted, workshop, command):

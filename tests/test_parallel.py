@@ -2,8 +2,9 @@
 
 import shutil
 
+import numpy as np
 import pytest
-from jobs import logged
+from jobs import logged, saved_weights
 
 STEPS = range(4, 7)
 
@@ -38,6 +39,37 @@ def test_tensor_parallel_2_has_the_losses_of_one_process(shared, one_process, pr
 def test_data_parallel_2_has_the_losses_of_one_process(shared, one_process, pretrain):
     found = losses(shared, "data", pretrain, "training.devices=2", "training.sets_per_batch=2")
     assert found == pytest.approx(one_process, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_tensor_parallel_2_times_data_parallel_2_has_the_losses_and_weights_of_one_process(
+    shared, one_process, pretrain
+):
+    four = ("training.devices=4", "model.tensor_parallel=2", "training.sets_per_batch=2")
+    assert losses(shared, "four", pretrain, *four) == pytest.approx(one_process, rel=1e-5)
+    # Three optimizer steps on: the gradients agreed as well, and so do their norms.
+    norms = [logged(shared.with_name(name), "train/gradient_norm") for name in ("one", "four")]
+    assert [norms[1][step][-1] for step in STEPS] == pytest.approx([norms[0][step][-1] for step in STEPS], rel=1e-4)
+    one, found = (saved_weights(shared.with_name(name)) for name in ("one", "four"))
+    for name in one:
+        np.testing.assert_allclose(*(np.frombuffer(w[name], np.float32) for w in (found, one)), atol=2e-5, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_four_processes_goes_on_as_one(shared, one_process, pretrain):
+    """Weights and optimizer state from TP2 x DP2 back to a single process."""
+    four = ("training.devices=4", "model.tensor_parallel=2", "training.sets_per_batch=2")
+    run = shared.with_name("back")
+    shutil.copytree(shared, run)
+    pretrain(run, "training.max_steps=5", "training.validate_every=3", *four)
+    pretrain(run, "training.max_steps=6", "training.validate_every=3")
+    # The schedule of the two is not the same: it ended at step 5 in between.
+    assert logged(run)[6][-1] == pytest.approx(one_process[-1], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_activations_that_are_computed_again_change_nothing(shared, one_process, pretrain):
+    assert losses(shared, "recompute", pretrain, "model.recompute=true") == one_process
 
 
 def test_a_tensor_parallel_size_that_does_not_divide_the_processes_is_refused(tmp_path, pretrain):

@@ -1,37 +1,145 @@
-"""A run that was killed goes on as if nothing had happened."""
+"""A run that was killed, preempted or out of disk goes on as if nothing had happened."""
 
+import json
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-from jobs import logged, pretrain_arguments
+import pytest
+from jobs import logged, pretrain_arguments, saved_weights
 
 SETTINGS = ("training.max_steps=40", "training.checkpoint_every=10", "training.validate_every=40")
 
 
-def test_kill_9_changes_nothing(tmp_path, workshop, pretrain, environment):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+@pytest.fixture
+def started(workshop, environment):
+    """Start a training run in a process of its own, and do not wait for it."""
+
+    def start(out, *overrides, **options) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", "bionemo.scale.cli", *pretrain_arguments(workshop, out, *overrides)],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+
+    return start
+
+
+def small_files_only() -> None:
+    """What a full disk does to a checkpoint: its large files cannot be written to their end."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+
+
+def test_kill_9_sigterm_and_a_full_disk_change_nothing(tmp_path, pretrain, started):
+    whole, run = tmp_path / "whole", tmp_path / "run"
     pretrain(whole, *SETTINGS)
 
-    arguments = pretrain_arguments(workshop, killed, *SETTINGS)
-    with subprocess.Popen(
-        [sys.executable, "-m", "bionemo.scale.cli", *arguments], env=environment, stderr=subprocess.DEVNULL
-    ) as process:
-        wait_for((killed / "checkpoints" / "step=10").exists)
-        wait_for(lambda: max(logged(killed), default=0) > 12)
+    with started(run, *SETTINGS) as process:
+        wait_for((run / "checkpoints" / "step=10").exists)
+        wait_for(lambda: max(logged(run), default=0) > 12)
         process.send_signal(signal.SIGKILL)
-    seen = logged(killed)
-    assert max(seen) < 40, "the run ended before it could be killed"
+    killed_at = max(logged(run))
+    assert killed_at < 40, "the run ended before it could be killed"
 
-    pretrain(killed, *SETTINGS)
-    expected, found = logged(whole), logged(killed)
+    with started(run, *SETTINGS) as process:
+        wait_for(lambda: len(logged(run).get(14, [])) > 1 or max(logged(run)) > killed_at)
+        process.send_signal(signal.SIGTERM)
+        told = process.stderr.read()
+    assert process.returncode == 143
+    saved = [path.name for path in (run / "checkpoints").iterdir()]
+    assert len(saved) == 1, "the newest checkpoint alone is kept"
+    assert saved[0] not in ("step=10", "step=20"), "saved where the signal came, not at the next multiple of ten"
+    assert f"stopped by SIGTERM after step {saved[0].removeprefix('step=')}, which is saved" in told
+
+    with started(run, *SETTINGS, preexec_fn=small_files_only) as process:
+        told = process.stderr.read()
+    assert process.returncode == 1
+    *_, sentence = told.strip().splitlines()
+    assert sentence.startswith(f"stopped: {run / 'checkpoints'} could not take checkpoint step=")
+    assert f"it goes on from {saved[0]}" in sentence
+    assert "Traceback" not in told
+    assert [path.name for path in (run / "checkpoints").iterdir()] == saved
+
+    pretrain(run, *SETTINGS)
+    expected, found = logged(whole), logged(run)
     assert sorted(found) == list(range(1, 41))
     # Every step, those repeated since the last checkpoint included, has the loss of the uninterrupted run to the bit:
     # it saw the same sets with the same noise from the same weights.
     assert {step: set(values) for step, values in found.items()} == {s: set(v) for s, v in expected.items()}
     assert any(len(values) > 1 for values in found.values()), "no step was repeated: the kill came too late"
+    assert saved_weights(run) == saved_weights(whole)
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_takes_the_others_along_with_a_sentence(tmp_path, started, pretrain):
+    run = tmp_path / "run"
+    settings = ("training.max_steps=3000", "training.checkpoint_every=10", "training.devices=2")
+    settings = (*settings, "training.sets_per_batch=2", "training.validate_every=3000")
+    with started(run, *settings) as process:
+        wait_for((run / "checkpoints" / "step=10").exists)
+        wait_for(lambda: not (run / "checkpoints" / "step=10-unfinished").exists())
+        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+        other = next(pid for pid in children if b"pretrain" in Path("/proc", pid, "cmdline").read_bytes())
+        subprocess.run(["kill", "-9", other], check=True)
+        since = time.monotonic()
+        told = process.stderr.read()
+    assert time.monotonic() - since < 30
+    assert process.returncode == 1
+    assert "rank 0 has lost another rank" in told
+    assert "it goes on from step=" in told
+    assert "Traceback" not in told
+    done = pretrain(run, *settings[1:], "training.max_steps=100", "training.devices=1", "training.sets_per_batch=4")
+    assert "going on from step=" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights(tmp_path, pretrain):
+    done = pretrain(tmp_path / "run", "training.max_steps=9", "training.learning_rate=1e30", code=1)
+    *_, sentence = done.stderr.strip().splitlines()
+    assert sentence.startswith("stopped: the gradient of step 2 is not finite; the first output that is not finite is")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_code_in_a_checkpoint_is_not_run_by_going_on_from_it(tmp_path, pretrain):
+    run, ran = tmp_path / "run", tmp_path / "ran"
+    pretrain(run, "training.max_steps=3")
+    (run / "checkpoints" / "step=3" / "weights" / ".metadata").write_bytes(
+        b"cos\nmkdir\n(V" + str(ran).encode() + b"\ntR."
+    )
+    done = pretrain(run, "training.max_steps=6", code=2)
+    assert "step=3 asks for os.mkdir to be run" in done.stderr
+    assert not ran.exists()
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_and_the_newest_are_kept(tmp_path, pretrain):
+    run = tmp_path / "run"
+    often = ("training.checkpoint_every=2", "training.validate_every=4", "training.keep_checkpoints=2")
+    pretrain(run, "training.max_steps=4", *often)
+    best = json.loads((run / "best.json").read_text())
+    assert (best["step"], best["metric"]) == (4, "val_loss")
+    # Nothing will be better than this.
+    (run / "best.json").write_text(json.dumps({**best, "value": 0.0}))
+    pretrain(run, "training.max_steps=10", *often)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step=10", "step=4", "step=8"]
+
+
+@pytest.mark.slow
+def test_an_imported_model_is_trained_from_its_weights(tmp_path, pretrain, command):
+    run, imported = tmp_path / "run", tmp_path / "imported"
+    pretrain(run, "training.max_steps=60")
+    command("export", run, "--out", tmp_path / "exported")
+    command("import", tmp_path / "exported", "--out", imported)
+    pretrain(imported, "training.max_steps=60")
+    assert logged(imported)[1][0] < 0.9 * logged(run)[1][0]
 
 
 def test_a_finished_run_is_trained_further_and_a_half_written_checkpoint_passed_over(tmp_path, pretrain):

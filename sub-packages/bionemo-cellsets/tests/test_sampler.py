@@ -227,3 +227,14 @@ def test_sets_of_all_runs_are_mixed_anew_each_epoch():
     orders = [sampler.step(epoch, 0)["run"].tolist() for epoch in (0, 1)]
     assert orders[0] != orders[1]
     assert all(sorted(order) == np.repeat(np.arange(20), 2).tolist() != order for order in orders)
+
+
+def test_an_epoch_that_goes_on_with_other_ranks_still_has_every_cell_once():
+    store = run_table([40, 3, 25, 17])
+    common = dict(eligible_runs=np.ones(4, bool), set_size=5, seed=7)
+    one = batches(store, sets_per_batch=4, **common)
+    for ranks, each in ((2, 2), (4, 1)):
+        others = [batches(store, sets_per_batch=each, rank=rank, world_size=ranks, **common) for rank in range(ranks)]
+        went_on = [step for steps in others for step in steps[2:]]
+        rows = set_rows(store.runs, np.concatenate([*one[:2], *went_on]), 5)
+        np.testing.assert_array_equal(np.sort(rows[rows >= 0]), np.arange(85))

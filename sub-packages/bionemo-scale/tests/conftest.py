@@ -12,9 +12,11 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
 from scipy import sparse
 
+from bionemo.scale.model.condition import Condition
 from bionemo.scale.model.config import ScaleConfig
-from bionemo.scale.model.scale_model import Condition, ScaleModel
+from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.scale.model.vocabulary import Vocabulary
+from bionemo.scale.training.cpu import writing_without_cuda
 from bionemo.scale.training.run_directory import RunDirectory, RunRecord
 from bionemo.scale.training.settings import TrainingConfig
 
@@ -77,6 +79,12 @@ def config() -> ScaleConfig:
         head="residual",
         endpoint_weight=1.0,
         reconstruction_weight=1.0,
+        prediction="endpoint",
+        gene_dropout=0.0,
+        transfer=False,
+        deep_sets=True,
+        condition_pooling="seed_attention",
+        set_loss="energy",
         set_weight=1.0,
     )
 
@@ -98,22 +106,35 @@ def vocabulary() -> Vocabulary:
 def build(groups, config, vocabulary):
     """Make a model with some settings changed; `awake` gives what starts at zero a value, as training would."""
 
-    def make(*, awake: bool = True, seed: int = 0, **changes) -> ScaleModel:
+    def make(*, awake: bool = True, seed: int = 0, names: Vocabulary = vocabulary, **changes) -> ScaleModel:
         torch.manual_seed(seed)
-        model = ScaleModel(replace(config, **changes), vocabulary)
-        model.set_gene_mean(torch.linspace(0, 1, len(GENES)))
+        model = ScaleModel(replace(config, **changes), names)
         if awake:
             with torch.no_grad():
                 for parameter in model.parameters():
                     if not parameter.any():
                         parameter.normal_(std=0.1)
+        model.set_gene_mean(torch.linspace(0, 1, len(GENES)))
         return model
 
     return make
 
 
+@pytest.fixture(scope="session")
+def condition_of():
+    """Make conditions of one perturbation a set, without doses."""
+
+    def make(perturbation, context, batch, delta=None) -> Condition:
+        rows, context, batch = (torch.as_tensor(numbers) for numbers in (perturbation, context, batch))
+        tokens = rows.reshape(len(rows), -1)
+        doses = torch.full(tokens.shape, torch.nan)
+        return Condition(perturbation=tokens, dose=doses, context=context, batch=batch, delta=delta)
+
+    return make
+
+
 @pytest.fixture
-def sets():
+def sets(condition_of):
     """Make a batch: arguments of `ScaleModel.forward` for sets of these many cells, padded to the largest."""
 
     def make(*sizes: int, padded_to: int | None = None) -> dict:
@@ -122,7 +143,7 @@ def sets():
         mask = torch.arange(shape[1])[None] < torch.tensor(sizes)[:, None]
         control, perturbed = (torch.randn(shape, generator=rng).relu() * mask[..., None] for _ in range(2))
         rows = torch.arange(len(sizes))
-        condition = Condition(perturbation=rows % 3, context=rows % 2, batch=rows % 2)
+        condition = condition_of(rows % 3, rows % 2, rows % 2)
         return dict(control=control, perturbed=perturbed, mask=mask, condition=condition, key=rows + 11)
 
     return make
@@ -178,11 +199,7 @@ def save_weights():
 
     def save(model: ScaleModel, weights: Path) -> None:
         weights.mkdir(parents=True)
-        with pytest.MonkeyPatch.context() as patch:
-            if not torch.cuda.is_available():
-                # Megatron's writer calls both without asking; training redirects them for its whole process.
-                patch.setattr(torch.cuda, "synchronize", lambda *_: None)
-                patch.setattr(torch.cuda, "current_device", lambda: torch.device("cpu"))
+        with writing_without_cuda():
             dist_checkpointing.save({"state_dict": model.sharded_state_dict(prefix="module.")}, str(weights))
 
     return save

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
+from bionemo.scale.model.condition import Condition
 from bionemo.scale.model.config import Head, Pairing, Source
-from bionemo.scale.model.scale_model import Condition
 
 
 def first(condition: Condition, keep) -> Condition:
-    return Condition(condition.perturbation[keep], condition.context[keep], condition.batch[keep])
+    parts = {name: value[keep] for name, value in vars(condition).items() if value is not None}
+    return Condition(**parts)
 
 
 def predicted(model, batch: dict) -> torch.Tensor:
@@ -142,31 +143,30 @@ def test_cells_without_a_single_count_are_finite(build, sets):
     assert predicted(model, batch).isfinite().all()
 
 
-def test_pooling_weights_sum_to_one_over_the_tokens_that_are_there(build):
+def test_pooling_weights_sum_to_one_over_the_tokens_that_are_there(build, condition_of):
     encoder = build().condition_encoder
-    perturbation, context, batch = torch.tensor([0, 1, 2]), torch.tensor([0, -1, -1]), torch.tensor([1, 1, -1])
-    condition, attention = encoder(perturbation, context, batch)
+    asked = condition_of([0, 1, 2], [0, -1, -1], [1, 1, -1])
+    condition, attention = encoder(asked)
     assert attention.shape == (3, 4, 3)
     torch.testing.assert_close(attention.sum(-1), torch.ones(3, 4))
     assert (attention > 0)[:, 0].tolist() == [[True, True, True], [True, False, True], [True, False, False]]
     with torch.no_grad():
         encoder.context.weight[0] += 3
         encoder.batch.weight[0] += 3
-    moved, _ = encoder(perturbation, context, batch)
+    moved, _ = encoder(asked)
     assert torch.equal(moved[1:], condition[1:])
     assert not torch.allclose(moved[0], condition[0])
 
 
-def test_hidden_contexts_do_not_reach_the_losses(build, sets):
+def test_hidden_contexts_do_not_reach_the_losses(build, sets, condition_of):
     model, batch = build(context_dropout=1.0), sets(6, 4)
     told = model(**batch)["endpoint"]
-    absent = torch.full((2,), -1)
-    batch["condition"] = Condition(batch["condition"].perturbation, absent, absent)
+    batch["condition"] = condition_of([0, 1], [-1, -1], [-1, -1])
     assert torch.equal(model(**batch)["endpoint"], told)
 
 
 @pytest.fixture(scope="module")
-def trained(build):
+def trained(build, condition_of):
     """A tiny model trained on two perturbations that raise one gene each, and a control set that maps to itself."""
     rng = torch.Generator().manual_seed(4)
     # The same control cells everywhere: nothing but the perturbation says which answer is right.
@@ -174,12 +174,11 @@ def trained(build):
     perturbed = control.flip(1).clone()
     perturbed[1, :, 0] += 2
     perturbed[2, :, 1] += 2
-    same = torch.zeros(3, dtype=torch.int64)
     batch = dict(
         control=control,
         perturbed=perturbed,
         mask=torch.ones(3, 8, dtype=torch.bool),
-        condition=Condition(torch.tensor([0, 1, 2]), same, same),
+        condition=condition_of([0, 1, 2], [0, 0, 0], [0, 0, 0]),
         key=torch.arange(3),
     )
     model = build(awake=False, start_fraction=1.0)
@@ -207,9 +206,9 @@ def test_latents_are_shaped_by_reconstruction_alone(build, sets):
     assert any(p.grad is not None and p.grad.any() for p in model.transport.parameters())
 
 
-def test_gradients_reach_every_parameter(build, sets):
+def test_gradients_reach_every_parameter(build, sets, condition_of):
     model, batch = build(awake=False, context_dropout=0.0, solver_steps=2), sets(6, 4, 5)
-    batch["condition"] = Condition(torch.tensor([0, 1, 2]), torch.tensor([0, 1, 0]), torch.tensor([0, 1, 1]))
+    batch["condition"] = condition_of([0, 1, 2], [0, 1, 0], [0, 1, 1])
     # What starts at zero hides what lies behind it for a step, the gates of a block what lies behind them.
     train(model, batch, 3)
     model.zero_grad()

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from bionemo.scale.errors import InputError
-from bionemo.scale.training.run_directory import RunDirectory
+from bionemo.scale.training.run_directory import Best, RunDirectory
 
 
 @pytest.fixture
@@ -110,14 +110,23 @@ def test_the_newest_whole_checkpoint_counts(run):
     assert run.last_checkpoint().name == "step=20"
 
 
+def test_the_best_checkpoint_is_remembered(run):
+    assert run.best() is None
+    run.mark_best(20, "val_loss", 1.5)
+    assert run.best() == Best(step=20, metric="val_loss", value=1.5)
+    run.best_file.write_text('{"step": 20}')
+    with pytest.raises(InputError, match=r"best\.json is damaged"):
+        run.best()
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda text: text[: len(text) // 2], "is damaged"),
         (lambda text: "", "is damaged"),
         (lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "model"}), "is damaged .*model"),
-        (lambda text: text.replace('"format": 1', '"format": 99'), "is not of format 1"),
-        (lambda text: "[]", "is not of format 1"),
+        (lambda text: text.replace('"format": 2', '"format": 99'), "is not of format 2"),
+        (lambda text: "[]", "is not of format 2"),
     ],
     ids=["cut", "empty", "no model", "another format", "a list"],
 )

@@ -1,5 +1,18 @@
-"""The one exception a user's mistake raises."""
+"""What a user is told in one sentence."""
 
 
 class InputError(ValueError):
     """Something the user gave is wrong; the message is one sentence that names the thing and the mend."""
+
+
+class Stopped(RuntimeError):
+    """Training ended before its last step, and goes on when it is started again; the message is one sentence."""
+
+    exit_code = 1
+
+
+class Preempted(Stopped):
+    """Training was told to end (SIGTERM) and has saved its state."""
+
+    exit_code = 143
+    """128 + SIGTERM, what a process ends with that the signal has killed: not a success, and not the user's mistake."""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bionemo.scale.cli.bench import app as bench
-from bionemo.scale.errors import InputError
+from bionemo.scale.errors import InputError, Stopped
 
 app = typer.Typer(
     name="bionemo-scale",
@@ -41,6 +41,9 @@ def main() -> None:
     except user_mistakes() as mistake:
         typer.secho(f"error: {mistake}", fg="red", err=True)
         sys.exit(2)
+    except Stopped as stopped:
+        typer.secho(f"stopped: {stopped}", fg="red", err=True)
+        sys.exit(stopped.exit_code)
 
 
 @app.command(epilog="Example: `bionemo-scale simulate screen.h5ad --cells 20000 --contexts 4 --perturbations 12`")
@@ -157,6 +160,9 @@ def pretrain(
     split: Annotated[Path, typer.Option(help="TOML file of held-out conditions, in the layout of STATE.")],
     out: Annotated[Path, typer.Option(help="Directory of the run; a run that was interrupted there goes on.")],
     recipe: Annotated[str, typer.Option(help="Model and training settings to start from.")] = "scale_tiny",
+    embeddings: Annotated[
+        Path | None, typer.Option(help="Parquet or npz file of vectors of the perturbations, by name.")
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. training.devices=2.")
     ] = None,
@@ -164,18 +170,49 @@ def pretrain(
     """Train a model, or go on with a run that was interrupted."""
     for override in overrides or []:
         key = override.partition("=")[0]
-        if key in ("store", "split", "out"):
+        if key in ("store", "split", "out", "embeddings"):
             raise InputError(f"{override!r} is among the settings, and --{key} says it already: leave one out.")
     from bionemo.scale.recipes.overrides import configured
 
-    configured(recipe, [f"store={store}", f"split={split}", f"out={out}", *(overrides or [])])()
+    given = {"store": store, "split": split, "out": out, "embeddings": embeddings}
+    paths = [f"{name}={path}" for name, path in given.items() if path is not None]
+    configured(recipe, [*paths, *(overrides or [])])()
+
+
+@app.command(
+    epilog="Example: `bionemo-scale profile --store store --split split.toml --recipe scale_tiny --out profiled`"
+)
+def profile(
+    store: Annotated[Path, typer.Option(help="Directory that `prepare` wrote.")],
+    split: Annotated[Path, typer.Option(help="TOML file of held-out conditions.")],
+    out: Annotated[Path, typer.Option(help="Directory to write; must not exist.")],
+    recipe: Annotated[str, typer.Option(help="Model and training settings.")] = "scale_tiny",
+    steps: Annotated[int, typer.Option(min=1, help="Training steps to profile, after three to warm up.")] = 5,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. training.devices=2.")
+    ] = None,
+) -> None:
+    """Say where the time of a training step goes: a table, and a trace for Perfetto."""
+    if out.exists():
+        raise InputError(f"--out {out} exists: name a directory that does not.")
+    from bionemo.scale.recipes.overrides import configured
+
+    # One step more than is profiled, so that writing the last checkpoint is no part of it.
+    lengths = [f"training.max_steps={steps + 4}", "training.warmup_steps=1", f"training.profile_steps={steps}"]
+    where = [f"store={store}", f"split={split}", f"out={out}"]
+    configured(recipe, [*where, *(overrides or []), *lengths])()
+    typer.echo((out / "profile" / "table.txt").read_text())
+    typer.echo(f"trace: {out / 'profile' / 'trace.json'}")
 
 
 @app.command(
     epilog="Example: `bionemo-scale predict --checkpoint run --controls screen.h5ad --like screen.h5ad --out pred.h5ad`"
 )
 def predict(
-    checkpoint: Annotated[Path, typer.Option(help="Directory that `pretrain` wrote.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Option(help="Directory that `pretrain` wrote, or one of its checkpoints/step=N; the best if not said."),
+    ],
     controls: Annotated[Path, typer.Option(help="h5ad file with the control cells to start from.")],
     out: Annotated[Path, typer.Option(help="h5ad file to write.")],
     perturbations: Annotated[
@@ -191,7 +228,8 @@ def predict(
     from bionemo.scale.inference.predict import predict as run
 
     names = [*(perturbations or []), *(more_perturbations or [])]
-    for notice in run(checkpoint, controls, out, perturbations=names, like=like, part=part, layer=layer, seed=seed):
+    chosen = None if part is None else part.value
+    for notice in run(checkpoint, controls, out, perturbations=names, like=like, part=chosen, layer=layer, seed=seed):
         typer.echo(f"note: {notice}", err=True)
     typer.echo(f"wrote {out}")
 
@@ -247,3 +285,27 @@ def evaluate(
         engine=engine,
         seed=seed,
     )
+
+
+@app.command(epilog="Example: `bionemo-scale export run --out exported`")
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Directory that `pretrain` wrote, or one of its checkpoints.")],
+    out: Annotated[Path, typer.Option(help="Directory to write.")],
+) -> None:
+    """Write a model as safetensors and JSON, with the one file of plain torch that runs it."""
+    from bionemo.scale.export.write import export as run
+
+    run(checkpoint, out)
+    typer.echo(f"wrote {out}: model.safetensors, config.json, scale_portable.py")
+
+
+@app.command("import", epilog="Example: `bionemo-scale import exported --out run`")
+def import_(
+    folder: Annotated[Path, typer.Argument(metavar="EXPORTED", help="Directory that `export` wrote.")],
+    out: Annotated[Path, typer.Option(help="Run directory to write.")],
+) -> None:
+    """Make a run of an exported model: it predicts, and `pretrain` starts from its weights."""
+    from bionemo.scale.export.read import import_export as run
+
+    run(folder, out)
+    typer.echo(f"wrote {out}")

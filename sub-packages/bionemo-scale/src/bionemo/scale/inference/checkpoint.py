@@ -1,20 +1,39 @@
 """A trained model from its run directory, in this process alone."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
-from torch.distributed.checkpoint.api import CheckpointException
 
 from bionemo.scale.errors import InputError
 from bionemo.scale.model.scale_model import ScaleModel
-from bionemo.scale.training.run_directory import RunDirectory
+from bionemo.scale.training.run_directory import RunDirectory, checkpoint_step
+from bionemo.scale.training.safe_reading import reading
 
 
-def load_model(run: RunDirectory, device: torch.device) -> tuple[ScaleModel, int]:
-    """Build the model of a run and load its newest checkpoint, whatever parallelism wrote it.
+def find_checkpoint(path: Path) -> tuple[RunDirectory, Path | None]:
+    """The run that a path names, and the checkpoint, if the path names ``RUN/checkpoints/step=N``."""
+    if path.parent.name == "checkpoints" and path.name.startswith("step="):
+        return RunDirectory(path.parents[1]), path
+    return RunDirectory(path), None
+
+
+def load_model(run: RunDirectory, device: torch.device, checkpoint: Path | None = None) -> tuple[ScaleModel, int]:
+    """Build the model of a run and load a checkpoint, whatever parallelism wrote it.
+
+    Where training kept an average of the weights, the average is what is loaded.
+
+    Parameters
+    ----------
+    run
+        What ``pretrain`` wrote.
+    device
+        Where to put the model.
+    checkpoint
+        Which one; the one that validated best, or the newest where none was validated, if not given.
 
     Returns
     -------
@@ -26,34 +45,28 @@ def load_model(run: RunDirectory, device: torch.device) -> tuple[ScaleModel, int
     Raises
     ------
     InputError
-        The run has no whole checkpoint yet, or its newest is damaged or of another model.
+        The run has no such checkpoint, or it is damaged or of another model.
     """
-    checkpoint = run.last_checkpoint()
+    if checkpoint is not None and checkpoint not in run.whole_checkpoints().values():
+        there = ", ".join(f"step={step}" for step in sorted(run.whole_checkpoints())) or "none"
+        raise InputError(f"{run.path} has no whole checkpoint {checkpoint.name}; it has {there}.")
+    checkpoint = checkpoint or run.best_checkpoint()
     if checkpoint is None:
         raise InputError(f"{run.path} has no checkpoint yet: let `pretrain` reach training.checkpoint_every steps.")
-    _one_process_groups(device)
+    one_process_groups(device)
     record = run.read()
     model = ScaleModel(record.model_config(tensor_parallel=1), record.model_vocabulary()).to(device)
     # NeMo's training wraps the model once and keeps weights and optimizer state in one place.
-    wanted = {"state_dict": model.sharded_state_dict(prefix="module.")}
-    try:
+    prefix = "module.average.model." if record.training["average_decay"] else "module."
+    wanted = {"state_dict": model.sharded_state_dict(prefix=prefix)}
+    with reading(checkpoint):
         loaded: dict[str, Any] = dist_checkpointing.load(wanted, str(checkpoint / "weights"))  # type: ignore[assignment]
-        weights = {name.removeprefix("module."): value for name, value in loaded["state_dict"].items()}
+        weights = {name.removeprefix(prefix): value for name, value in loaded["state_dict"].items()}
         model.load_state_dict(weights)
-    except torch.OutOfMemoryError:
-        raise
-    # Every layer below has its own exceptions for a file that is missing, cut or of other shapes, and torch's
-    # CheckpointException is not even an Exception.
-    except (Exception, CheckpointException) as error:
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise InputError(
-            f"checkpoint {checkpoint} is damaged, incomplete or of another model ({reason[:200]}): restore it from a "
-            f"copy, or train again."
-        ) from error
-    return model.eval(), int(checkpoint.name.removeprefix("step=").split("-")[0])
+    return model.eval(), checkpoint_step(checkpoint)
 
 
-def _one_process_groups(device: torch.device) -> None:
+def one_process_groups(device: torch.device) -> None:
     """Megatron's layers look up their process groups even where they are alone."""
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"

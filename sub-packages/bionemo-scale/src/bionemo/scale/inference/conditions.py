@@ -99,19 +99,20 @@ def select(populations: Sequence[Population], perturbations: Sequence[str], path
 
 
 def check_known(populations: Sequence[Population], vocabulary: Vocabulary) -> None:
-    """Raise an InputError for a perturbation that the model has never seen."""
-    unknown = sorted({p.perturbation for p in populations} - set(vocabulary.perturbations))
+    """Raise an InputError for a perturbation that the model has neither seen nor an embedding of."""
+    unknown = sorted({name for p in populations for name in vocabulary.unknown(p.perturbation)})
     if unknown:
-        known = [name for name in vocabulary.perturbations if name != vocabulary.control]
+        known = [name for name in vocabulary.tokens if name != vocabulary.control]
         near = get_close_matches(unknown[0], known, 1)
         shown = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+        missing = "never seen in training" + (" and has no embedding" if vocabulary.embedding_size else "")
         raise InputError(
-            (f"perturbation {shown} was" if len(unknown) == 1 else f"perturbations {shown} were")
-            + " never seen in training: "
+            (f"perturbation {shown} was" if len(unknown) == 1 else f"{len(unknown)} perturbations ({shown}) were")
+            + f" {missing}: "
             + (
                 f"did you mean {near[0]!r}?"
                 if near
-                else f"give ones of its {len(known)} training perturbations, such as {', '.join(known[:3])}."
+                else f"give ones of the {len(known)} it knows, such as {', '.join(known[:3])}."
             )
         )
 

@@ -1,6 +1,7 @@
 """Predict populations and write them as AnnData."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from bionemo.cellsets import Split
 from bionemo.scale.errors import InputError
-from bionemo.scale.inference.checkpoint import load_model
+from bionemo.scale.inference.checkpoint import find_checkpoint, load_model
 from bionemo.scale.inference.conditions import (
     Population,
     batch_notices,
@@ -26,9 +27,10 @@ from bionemo.scale.inference.conditions import (
 from bionemo.scale.inference.controls import ControlCells, read_controls
 from bionemo.scale.inference.rounding import round_to_counts
 from bionemo.scale.inference.target import check_target, write_whole
-from bionemo.scale.model.scale_model import Condition, ScaleModel
+from bionemo.scale.model.condition import Condition, token_table
+from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.scale.model.vocabulary import Vocabulary
-from bionemo.scale.training.run_directory import RunDirectory, RunRecord
+from bionemo.scale.training.run_directory import RunRecord
 
 SETS_AT_ONCE = 16
 ORIGIN = "control_cell"
@@ -51,7 +53,7 @@ def predict(
     Parameters
     ----------
     checkpoint
-        Directory that ``pretrain`` wrote.
+        Directory that ``pretrain`` wrote, whose best checkpoint is taken, or one of its ``checkpoints/step=N``.
     controls
         h5ad file with the control cells to start from.
     out
@@ -90,7 +92,7 @@ def predict(
     if like is None and part is not None:
         raise InputError(f"--part {part} chooses among the conditions of --like, which was not given: give both.")
     part = part or "test"
-    run = RunDirectory(checkpoint)
+    run, chosen = find_checkpoint(checkpoint)
     record = run.read()
     vocabulary, keys = record.model_vocabulary(), record.store["keys"]
     cells = read_controls(
@@ -118,11 +120,13 @@ def predict(
     rows = [_draw(sources(p, cells.obs, keys, controls), p.cells, rng) for p in wanted]
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, step = load_model(run, device)
+    model, step = load_model(run, device, chosen)
+    control_means = _means_by_context(cells, keys["context"])
     predicted = []
     pieces = list(_pieces(wanted, rows, record.training["cells_per_set"], seed))
     for start in tqdm(range(0, len(pieces), SETS_AT_ONCE), desc="predict", unit="batch", disable=not progress):
-        predicted += _predict_batch(model, vocabulary, cells, pieces[start : start + SETS_AT_ONCE], device, rng)
+        batch = pieces[start : start + SETS_AT_ONCE]
+        predicted += _predict_batch(model, vocabulary, cells, control_means, batch, device, rng)
 
     taken = np.concatenate(rows)
     obs = cells.obs.iloc[taken].copy()
@@ -195,6 +199,7 @@ def _predict_batch(
     model: ScaleModel,
     vocabulary: Vocabulary,
     cells: ControlCells,
+    control_means: Mapping[str, torch.Tensor],
     batch: Sequence[tuple[Population, np.ndarray, int]],
     device: torch.device,
     rng: np.random.Generator,
@@ -206,20 +211,44 @@ def _predict_batch(
     for i, (_, rows, _) in enumerate(batch):
         control[i, : len(rows)] = torch.from_numpy(cells.expression[rows].toarray())
         mask[i, : len(rows)] = True
+    labels = [p.perturbation for p, _, _ in batch]
+    tokens, doses = token_table(labels, vocabulary)
     condition = Condition(
-        perturbation=_table_rows([p.perturbation for p, _, _ in batch], vocabulary.perturbations, device),
+        perturbation=tokens.to(device),
+        dose=doses.to(device),
         context=_table_rows([p.context for p, _, _ in batch], vocabulary.contexts, device),
         batch=_table_rows([p.batch for p, _, _ in batch], vocabulary.batches, device),
     )
+    if model.transfer is not None:
+        middle = torch.stack([control_means[p.context] for p, _, _ in batch]).to(device)
+        delta = model.transfer.delta(labels, condition.context, middle, vocabulary)
+        condition = replace(condition, delta=delta, control_mean=middle)
     noise_keys = torch.tensor([key for _, _, key in batch])
-    answer = model.predict(control.to(device), mask.to(device), condition, noise_keys).float().cpu().numpy()
+    predicted = model.predict(control.to(device), mask.to(device), condition, noise_keys)
+    rates = model.expression_decoder.rates
+    if rates is not None:
+        library = torch.zeros(mask.shape)
+        for i, (_, rows, _) in enumerate(batch):
+            library[i, : len(rows)] = torch.from_numpy(cells.library[rows])
+        generator = torch.Generator(device=device).manual_seed(int(rng.integers(2**62)))
+        predicted = rates.draw(predicted, library.to(device), generator)
+    answer = predicted.float().cpu().numpy()
     pieces = []
     for i, (_, rows, _) in enumerate(batch):
         expression = answer[i, : len(rows)]
-        if vocabulary.kind == "counts":
+        if vocabulary.kind == "counts" and rates is None:
             expression = round_to_counts(expression, cells.library[rows], vocabulary.target_sum, rng)
         pieces.append(sparse.csr_matrix(expression))
     return pieces
+
+
+def _means_by_context(cells: ControlCells, key: str) -> dict[str, torch.Tensor]:
+    """Mean log1p of the control cells of every context, [G] each."""
+    contexts = cells.obs[key].astype(str).to_numpy()
+    return {
+        context: torch.from_numpy(np.asarray(cells.expression[contexts == context].mean(0)).ravel()).float()
+        for context in np.unique(contexts)
+    }
 
 
 def _table_rows(names: Sequence[str | None], table: tuple[str, ...], device: torch.device) -> torch.Tensor:

@@ -5,12 +5,14 @@ Shapes: N members of a set (cells, or gene modules of a cell), B sets, D width; 
 
 import torch
 import torch.nn.functional as F
+from megatron.core.fp8_utils import get_fp8_context
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear
 from megatron.core.transformer.attention import SelfAttention
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
+from torch.utils.checkpoint import checkpoint
 
 from bionemo.scale.model.specs import LayerSpec
 
@@ -80,8 +82,9 @@ class LlamaStack(MegatronModule):
     ``sharded_state_dict`` on direct children only, and would save a list's tensor-parallel shards as replicas.
     """
 
-    def __init__(self, config: TransformerConfig, spec: LayerSpec, *, conditioned: bool):
+    def __init__(self, config: TransformerConfig, spec: LayerSpec, *, conditioned: bool, recompute: bool = False):
         super().__init__(config=config)
+        self.recompute = recompute
         for number in range(1, config.num_layers + 1):
             self.add_module(f"block_{number}", LlamaBlock(config, spec, number, conditioned=conditioned))
         self.norm = spec.norm(config=config, hidden_size=config.hidden_size, eps=config.layernorm_epsilon)
@@ -91,5 +94,11 @@ class LlamaStack(MegatronModule):
     ) -> torch.Tensor:
         """Apply every block, then the norm; see :meth:`LlamaBlock.forward`."""
         for number in range(1, self.config.num_layers + 1):
-            h_NBD = self.get_submodule(f"block_{number}")(h_NBD, padding, condition_BD)
+            block = self.get_submodule(f"block_{number}")
+            if self.recompute and torch.is_grad_enabled():
+                # Torch's own: there is no dropout whose random state Megatron's would have to keep, on CUDA.
+                h_NBD = checkpoint(block, h_NBD, padding, condition_BD, use_reentrant=False, preserve_rng_state=False)
+            else:
+                with get_fp8_context(self.config):
+                    h_NBD = block(h_NBD, padding, condition_BD)
         return self.norm(h_NBD)

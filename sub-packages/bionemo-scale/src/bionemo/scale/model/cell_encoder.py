@@ -26,7 +26,7 @@ class GeneModuleEncoder(MegatronModule):
         linear: dict[str, Any] = dict(config=modules, init_method=modules.init_method, bias=False)
         self.project = ColumnParallelLinear(n_genes, joined, gather_output=True, **linear)
         self.module_embedding = torch.nn.Parameter(torch.empty(self.shape).normal_(std=0.02))
-        self.blocks = LlamaStack(modules, spec, conditioned=False)
+        self.blocks = LlamaStack(modules, spec, conditioned=False, recompute=config.recompute)
         self.join = RowParallelLinear(
             joined, config.hidden_size, input_is_parallel=False, skip_bias_add=False, **linear
         )
@@ -73,7 +73,7 @@ class CellEncoder(MegatronModule):
     def __init__(self, config: ScaleConfig, spec: LayerSpec, n_genes: int):
         super().__init__(config=config.transformer())
         self.within_cell = GeneModuleEncoder(config, spec, n_genes)
-        self.across_cells = DeepSets(config)
+        self.across_cells = DeepSets(config) if config.deep_sets else None
 
     def forward(self, x_BSG: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
         """Encode.
@@ -90,4 +90,5 @@ class CellEncoder(MegatronModule):
         torch.Tensor
             Latents [B, S, D].
         """
-        return self.across_cells(self.within_cell(x_BSG), mask_BS)
+        h_BSD = self.within_cell(x_BSG)
+        return h_BSD if self.across_cells is None else self.across_cells(h_BSD, mask_BS)

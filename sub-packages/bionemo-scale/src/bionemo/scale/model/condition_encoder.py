@@ -1,67 +1,128 @@
 """A condition's covariates to one vector: seed attention over a token for each.
 
-Shapes: B sets, T tokens of a condition, K seeds, D latent. The tables and the pooling are replicated over
-tensor-parallel ranks: they see B * T tokens, a few hundred at most.
+Shapes: B sets, P perturbations of a combination, T = P + 2 tokens, K seeds, E embedding, D latent. All but the
+projection of embeddings is replicated over tensor-parallel ranks: it sees B * T tokens, a few hundred at most.
 """
 
 import math
 
 import torch
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear
 from megatron.core.transformer.module import MegatronModule
 from torch import nn
 
-from bionemo.scale.model.config import ScaleConfig
+from bionemo.scale.model.condition import Condition
+from bionemo.scale.model.config import ConditionPooling, PerturbationTokens, ScaleConfig
 from bionemo.scale.model.vocabulary import Vocabulary
 
 
+class PerturbationEncoder(MegatronModule):
+    """Tokens of perturbations: a learned table, a projection of supplied embeddings, or their sum; and the dose.
+
+    In the sum the learned part starts at zero and is hidden in some training sets, so that a perturbation without one
+    (never trained on) is nothing unusual.
+    """
+
+    embedding: torch.Tensor
+
+    def __init__(self, config: ScaleConfig, vocabulary: Vocabulary):
+        transformer = config.transformer()
+        super().__init__(config=transformer)
+        self.kind = config.perturbation_tokens
+        # The control label needs no embedding: its token is learned whatever the kind.
+        self.learned_rows = 1 if self.kind is PerturbationTokens.EMBEDDING else len(vocabulary.perturbations)
+        self.learned = nn.Embedding(self.learned_rows, config.hidden_size)
+        if self.kind is not PerturbationTokens.LEARNED:
+            size = vocabulary.embedding_size
+            self.register_buffer("embedding", torch.zeros(len(vocabulary.tokens), size))
+            self.project = ColumnParallelLinear(
+                size,
+                config.hidden_size,
+                config=transformer,
+                bias=False,
+                gather_output=True,
+                init_method=lambda weight: nn.init.normal_(weight, std=size**-0.5),
+            )
+        if self.kind is PerturbationTokens.BOTH:
+            nn.init.zeros_(self.learned.weight[1:])
+        self.dose = nn.Linear(3, config.hidden_size, bias=False) if vocabulary.log_dose else None
+
+    def forward(
+        self, perturbation_BP: torch.Tensor, dose_BP: torch.Tensor, hide_learned_B: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Tokens [B, P, D]; what stands where ``perturbation_BP`` is -1 means nothing."""
+        row_BP = perturbation_BP.clamp(min=0)
+        learned = perturbation_BP < self.learned_rows
+        if self.kind is PerturbationTokens.BOTH and hide_learned_B is not None:
+            # The control token has nothing but its learned part.
+            learned = learned & (~hide_learned_B[:, None] | (perturbation_BP == 0))
+        tokens_BPD = self.learned(row_BP.clamp(max=self.learned_rows - 1)) * learned[..., None]
+        if self.kind is not PerturbationTokens.LEARNED:
+            projected_BPD, _ = self.project(self.embedding[row_BP].to(tokens_BPD.dtype))
+            tokens_BPD = tokens_BPD + projected_BPD
+        if self.dose is None:
+            return tokens_BPD
+        # 1, u and u^2 of the standardised log dose u: a perturbation without a dose adds nothing.
+        u_BP = dose_BP.nan_to_num()
+        powers = torch.stack([torch.ones_like(u_BP), u_BP, u_BP.square()], dim=-1) * ~dose_BP.isnan()[..., None]
+        return tokens_BPD + self.dose(powers.to(tokens_BPD.dtype))
+
+
 class ConditionEncoder(MegatronModule):
-    """One token per covariate (perturbation, context, batch), pooled by learnable seed vectors.
+    """One token per covariate (each perturbation with its dose, context, batch), pooled by learnable seed vectors.
 
     The pooling is pooling by multi-head attention (Lee et al. 2019, "Set transformer") with one head per seed: seed k
-    attends over the tokens, and the K results are joined by a linear layer.
+    attends over the tokens, and the K results are joined by a linear layer. Mean pooling, for comparison, gives every
+    token the same weight.
     """
 
     def __init__(self, config: ScaleConfig, vocabulary: Vocabulary):
         super().__init__(config=config.transformer())
-        width, seeds = config.hidden_size, config.condition_seeds
-        self.perturbation = nn.Embedding(len(vocabulary.perturbations), width)
+        width = config.hidden_size
+        self.by_attention = config.condition_pooling is ConditionPooling.SEED_ATTENTION
+        seeds = config.condition_seeds if self.by_attention else 1
+        self.perturbation = PerturbationEncoder(config, vocabulary)
         # An empty table cannot be stored; one row stands in for it and is never looked up.
         self.context = nn.Embedding(max(len(vocabulary.contexts), 1), width)
         self.batch = nn.Embedding(max(len(vocabulary.batches), 1), width)
-        self.seeds = nn.Parameter(torch.empty(seeds, width).normal_(std=width**-0.5))
-        self.key = nn.Linear(width, width, bias=False)
+        if self.by_attention:
+            self.seeds = nn.Parameter(torch.empty(seeds, width).normal_(std=width**-0.5))
+            self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
         self.join = nn.Linear(seeds * width, width, bias=False)
 
     def forward(
-        self, perturbation_B: torch.Tensor, context_B: torch.Tensor, batch_B: torch.Tensor
+        self, condition: Condition, hide_learned_B: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode a batch of conditions.
 
         Parameters
         ----------
-        perturbation_B
-            int64 [B], rows of the perturbation table.
-        context_B, batch_B
-            int64 [B], rows of their tables; -1 where the condition has no such token.
+        condition
+            Of B sets.
+        hide_learned_B
+            bool [B], sets whose learned perturbation tokens are left out of the sum with their embeddings.
 
         Returns
         -------
         condition : torch.Tensor
             [B, D].
         attention : torch.Tensor
-            [B, K, T], the weight each seed gives to (perturbation, context, batch).
+            [B, K, T], the weight each seed gives to (perturbations, context, batch); 0 for a token that is not there.
         """
-        tokens_BTD = torch.stack(
+        tokens_BTD = torch.cat(
             [
-                self.perturbation(perturbation_B),
-                self.context(context_B.clamp(min=0)),
-                self.batch(batch_B.clamp(min=0)),
+                self.perturbation(condition.perturbation, condition.dose, hide_learned_B),
+                self.context(condition.context.clamp(min=0))[:, None],
+                self.batch(condition.batch.clamp(min=0))[:, None],
             ],
             dim=1,
         )
-        there_BT = torch.stack([perturbation_B >= 0, context_B >= 0, batch_B >= 0], dim=1)
-        scores_BKT = self.seeds @ self.key(tokens_BTD).transpose(1, 2) / math.sqrt(tokens_BTD.shape[-1])
-        attention_BKT = scores_BKT.masked_fill(~there_BT[:, None], float("-inf")).softmax(-1)
+        there_BT = torch.cat([condition.perturbation, condition.context[:, None], condition.batch[:, None]], 1) >= 0
+        if self.by_attention:
+            scores_BKT = self.seeds @ self.key(tokens_BTD).transpose(1, 2) / math.sqrt(tokens_BTD.shape[-1])
+            attention_BKT = scores_BKT.masked_fill(~there_BT[:, None], float("-inf")).softmax(-1)
+        else:
+            attention_BKT = (there_BT / there_BT.sum(1, keepdim=True))[:, None].to(tokens_BTD.dtype)
         pooled_BKD = attention_BKT @ self.value(tokens_BTD)
         return self.join(pooled_BKD.flatten(1)), attention_BKT

@@ -3,6 +3,7 @@
 import math
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,15 +31,74 @@ class Pairing(StrEnum):
     OPTIMAL_TRANSPORT = "optimal_transport"
 
 
+class Prediction(StrEnum):
+    """What the transport answers and is supervised on: where a cell ends, or how fast it moves."""
+
+    ENDPOINT = "endpoint"
+    VELOCITY = "velocity"
+
+
+class SetLoss(StrEnum):
+    """Distance between predicted and observed populations that training adds to the loss."""
+
+    NONE = "none"
+    ENERGY = "energy"
+    MMD = "mmd"
+
+
+class ConditionPooling(StrEnum):
+    """How the tokens of a condition become one vector."""
+
+    SEED_ATTENTION = "seed_attention"
+    MEAN = "mean"
+
+
+class PerturbationTokens(StrEnum):
+    """Where perturbation tokens come from: a learned table, supplied embeddings, or the sum of both."""
+
+    LEARNED = "learned"
+    EMBEDDING = "embedding"
+    BOTH = "both"
+
+
 class Head(StrEnum):
     """How predicted latents become expression.
 
     ``residual`` moves the control cell itself by the decoded change of its latent, ``regression`` decodes the
-    predicted latent alone.
+    predicted latent alone, ``negative_binomial`` decodes rates that counts are drawn from with the control cell's
+    library size.
     """
 
     RESIDUAL = "residual"
     REGRESSION = "regression"
+    NEGATIVE_BINOMIAL = "negative_binomial"
+
+
+class Fp8(StrEnum):
+    """How the products of the blocks are scaled to 8 bits: by past maxima, by the tensor's own, or in blocks of 32."""
+
+    NONE = "none"
+    DELAYED = "delayed"
+    CURRENT = "current"
+    MXFP8 = "mxfp8"
+
+
+_FP8_RECIPES = {Fp8.DELAYED: "delayed", Fp8.CURRENT: "tensorwise", Fp8.MXFP8: "mxfp8"}
+"""Megatron's names."""
+
+
+_CHOICES = {
+    "source": Source,
+    "pairing": Pairing,
+    "prediction": Prediction,
+    "condition_pooling": ConditionPooling,
+    "perturbation_tokens": PerturbationTokens,
+    "head": Head,
+    "set_loss": SetLoss,
+    "fp8": Fp8,
+}
+CHOICES = tuple(_CHOICES.values())
+"""Every enumeration that a field takes a name of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,40 +123,70 @@ class ScaleConfig:
     """Width d of a gene-module token."""
     encoder_layers: int = 1
     """Blocks over the M tokens of a cell."""
+    deep_sets: bool = True
+    """Whether the encoder lets the cells of a set see their mean."""
+    condition_pooling: ConditionPooling = ConditionPooling.SEED_ATTENTION
     condition_seeds: int = 4
     """Learnable queries of the seed-attention pooling over a condition's tokens."""
+    perturbation_tokens: PerturbationTokens = PerturbationTokens.LEARNED
+    """``embedding`` and ``both`` need a file of embeddings."""
+    token_dropout: float = 0.3
+    """With ``both``, share of training sets that have only the embeddings of their perturbations."""
 
     source: Source = Source.MIXED
     source_control_share: float = 0.8
     """``a`` of the mixed source ``a * z0 + sqrt(1 - a^2) * noise``, in [0, 1]."""
     pairing: Pairing = Pairing.OPTIMAL_TRANSPORT
     """``optimal_transport`` is solved on the CPU in every step, which large sets (hundreds of cells) feel."""
+    prediction: Prediction = Prediction.ENDPOINT
     start_fraction: float = 0.6
     """Share of training sets whose time is 0, the only time a one-step prediction uses."""
     solver_steps: int = 1
     context_dropout: float = 0.3
     """Share of training sets whose context and batch tokens are hidden, so that the model can do without them."""
+    gene_dropout: float = 0.0
+    """Share of each cell's genes that the encoder does not see in training."""
     head: Head = Head.RESIDUAL
+    transfer: bool = False
+    """Start from control cells moved by what the perturbation did in the other training contexts."""
+    gate: float | None = None
+    """With ``transfer``, the share of its own change that the model adds to it, in [0, 1]; chosen on validation
+    conditions where not given."""
 
     endpoint_weight: float = 1.0
     reconstruction_weight: float = 1.0
+    set_loss: SetLoss = SetLoss.ENERGY
     set_weight: float = 30.0
-    """Weight of the energy distance between predicted and observed populations."""
+    """Weight of the set loss between predicted and observed populations."""
+    likelihood_weight: float = 1.0
+    """Weight of the negative log-likelihood of counts, for the head that has one."""
 
     tensor_parallel: int = 1
     layer_spec: str = "auto"
     """``local`` (torch), ``transformer_engine``, or ``auto``: Transformer Engine where it works."""
+    fp8: Fp8 = Fp8.NONE
+    """8-bit products in the blocks; needs Transformer Engine, a chip that has them, and ``training.precision=bf16``."""
+    recompute: bool = False
+    """Compute the inside of a block again in the backward pass instead of keeping it: less memory, more time."""
 
     def __post_init__(self):
-        for name in ("source", "pairing", "head"):
-            kind = {"source": Source, "pairing": Pairing, "head": Head}[name]
+        for name, kind in _CHOICES.items():
             try:
                 object.__setattr__(self, name, kind(getattr(self, name)))
             except ValueError:
                 raise InputError(f"{name}={getattr(self, name)!r} is not one of {', '.join(kind)}.") from None
-        for name in ("source_control_share", "start_fraction", "context_dropout"):
+        for name in ("source_control_share", "start_fraction", "context_dropout", "token_dropout", "gene_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}={getattr(self, name)} is outside [0, 1].")
+        if self.head is Head.NEGATIVE_BINOMIAL and self.set_loss is not SetLoss.NONE:
+            raise InputError(
+                f"set_loss={self.set_loss} needs predicted cells that gradients pass through, and counts drawn by "
+                f"head={self.head} are none: set set_loss=none."
+            )
+        if self.transfer and self.head is not Head.RESIDUAL:
+            raise InputError(f"transfer=true moves control cells, which head={self.head} does not: set head=residual.")
+        if self.gate is not None and not (self.transfer and 0 <= self.gate <= 1):
+            raise InputError(f"gate={self.gate} is outside [0, 1], or given without transfer=true: leave it out.")
         if self.layer_spec not in ("auto", "local", "transformer_engine"):
             raise InputError(f"layer_spec={self.layer_spec!r} is not one of auto, local, transformer_engine.")
         for field in fields(self):
@@ -104,6 +194,8 @@ class ScaleConfig:
                 raise InputError(f"{field.name}={getattr(self, field.name)} must be a number of 0 or more.")
             if field.type is int and getattr(self, field.name) < 1:
                 raise InputError(f"{field.name}={getattr(self, field.name)} must be at least 1.")
+        if self.recompute and self.fp8 is not Fp8.NONE:
+            raise InputError(f"recompute and fp8={self.fp8} do not go together: leave one out.")
         if self.num_attention_heads % self.num_query_groups:
             raise InputError(
                 f"num_query_groups={self.num_query_groups} does not divide "
@@ -114,19 +206,29 @@ class ScaleConfig:
                 raise InputError(
                     f"num_attention_heads={self.num_attention_heads} does not divide {name}={getattr(self, name)}."
                 )
-        split_over_ranks = {
+        for name, size in self._split_sizes().items():
+            if size % self.tensor_parallel:
+                fitting = ", ".join(str(n) for n in range(1, size + 1) if self.widest_split % n == 0)
+                raise InputError(
+                    f"tensor_parallel={self.tensor_parallel} does not divide {name}={size}: {fitting} would divide all "
+                    f"sizes, or make {name} a multiple of {self.tensor_parallel}."
+                )
+
+    def _split_sizes(self) -> dict[str, int]:
+        """What is divided over tensor-parallel ranks."""
+        return {
             "num_attention_heads": self.num_attention_heads,
             "num_query_groups": self.num_query_groups,
             "hidden_size": self.hidden_size,
             "ffn_hidden_size": self.ffn_hidden_size,
-            "ffn_hidden_size * gene_module_size / hidden_size": self._feed_forward(self.gene_module_size),
+            "ffn_hidden_size * gene_module_size / hidden_size": self.feed_forward(self.gene_module_size),
             "GENE_MULTIPLE": GENE_MULTIPLE,
         }
-        for name, size in split_over_ranks.items():
-            if size % self.tensor_parallel:
-                raise InputError(
-                    f"tensor_parallel={self.tensor_parallel} does not divide {name}={size}: choose sizes that divide."
-                )
+
+    @property
+    def widest_split(self) -> int:
+        """The largest tensor parallel size that divides everything; its divisors do as well."""
+        return math.gcd(*self._split_sizes().values())
 
     def transformer(self, width: int | None = None, layers: int | None = None) -> TransformerConfig:
         """Megatron's configuration of LLaMA blocks: RMSNorm, SwiGLU, grouped-query attention, no bias, no dropout.
@@ -140,10 +242,13 @@ class ScaleConfig:
         """
         width = width or self.hidden_size
         on_cpu = not torch.cuda.is_available()
+        fp8: dict[str, Any] = {}
+        if self.fp8 is not Fp8.NONE:
+            fp8 = dict(fp8="hybrid", fp8_recipe=_FP8_RECIPES[self.fp8])
         return TransformerConfig(
             num_layers=layers or self.num_layers,
             hidden_size=width,
-            ffn_hidden_size=self._feed_forward(width),
+            ffn_hidden_size=self.feed_forward(width),
             num_attention_heads=self.num_attention_heads,
             num_query_groups=self.num_query_groups,
             normalization="RMSNorm",
@@ -159,9 +264,10 @@ class ScaleConfig:
             persist_layer_norm=False,
             apply_rope_fusion=False,
             gradient_accumulation_fusion=False,
+            **fp8,
         )
 
-    def _feed_forward(self, width: int) -> int:
+    def feed_forward(self, width: int) -> int:
         """Feed-forward width of blocks of that width: the same ratio for all."""
         return max(1, self.ffn_hidden_size * width // self.hidden_size)
 

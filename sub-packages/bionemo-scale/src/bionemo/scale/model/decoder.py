@@ -11,6 +11,7 @@ from megatron.core.tensor_parallel.layers import ColumnParallelLinear
 from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.module import MegatronModule
 
+from bionemo.scale.flow.likelihood import negative_binomial_loss
 from bionemo.scale.model.config import GENE_MULTIPLE, Head, ScaleConfig
 from bionemo.scale.model.specs import LayerSpec
 from bionemo.scale.model.vocabulary import Vocabulary
@@ -31,21 +32,90 @@ class Decoder(MegatronModule):
         # The columns beyond G are dropped.
         columns = math.ceil(self.n_genes / GENE_MULTIPLE) * GENE_MULTIPLE
         self.to_genes = ColumnParallelLinear(config.hidden_size, columns, bias=True, gather_output=True, **to_genes)
+        self.rates = CountRates(config, vocabulary, columns) if self.head is Head.NEGATIVE_BINOMIAL else None
+
+    def trunk(self, z_BSD: torch.Tensor) -> torch.Tensor:
+        """What all projections to genes start from, [B, S, D]."""
+        change, _ = self.mlp(self.norm(z_BSD))
+        return z_BSD + change
 
     def forward(self, z_BSD: torch.Tensor) -> torch.Tensor:
         """Decode [B, S, D] to log1p expression less the mean of each gene, [B, S, G]."""
-        change, _ = self.mlp(self.norm(z_BSD))
-        x_BSG, _ = self.to_genes(z_BSD + change)
+        x_BSG, _ = self.to_genes(self.trunk(z_BSD))
         return x_BSG[..., : self.n_genes]
 
     def predict(
-        self, z1_BSD: torch.Tensor, z0_BSD: torch.Tensor, x0_BSG: torch.Tensor, gene_mean_G: torch.Tensor
+        self,
+        z1_BSD: torch.Tensor,
+        z0_BSD: torch.Tensor,
+        x0_BSG: torch.Tensor,
+        gene_mean_G: torch.Tensor,
+        gate: torch.Tensor | float = 1.0,
     ) -> torch.Tensor:
         """Expression of the predicted cells, log1p [B, S, G].
 
-        The residual head answers ``x0 + h(z1) - h(z0)``: what the latent cannot hold of a cell, its own noise and its
-        zeros, is taken from the control cell. The regression head answers ``h(z1)``.
+        The residual head answers ``x0 + gate * (h(z1) - h(z0))``: what the latent cannot hold of a cell, its own noise
+        and its zeros, is taken from the control cell. The regression head answers ``h(z1)``, the negative binomial
+        head ``log1p`` of its rates, which counts are yet to be drawn from.
         """
+        if self.rates is not None:
+            return self.rates(self.trunk(z1_BSD), gene_mean_G).log1p()
         x1_BSG = self(z1_BSD)
-        x1_BSG = x0_BSG + x1_BSG - self(z0_BSD) if self.head is Head.RESIDUAL else x1_BSG + gene_mean_G
+        x1_BSG = x0_BSG + gate * (x1_BSG - self(z0_BSD)) if self.head is Head.RESIDUAL else x1_BSG + gene_mean_G
         return x1_BSG.clamp(0, self.ceiling)
+
+
+class CountRates(MegatronModule):
+    """Rates of a negative binomial for each gene, and one dispersion a gene for all cells (as in scVI)."""
+
+    def __init__(self, config: ScaleConfig, vocabulary: Vocabulary, columns: int):
+        transformer = config.transformer()
+        super().__init__(config=transformer)
+        self.n_genes, self.target_sum = len(vocabulary.genes), vocabulary.target_sum
+        to_rates: dict[str, Any] = dict(config=transformer, init_method=transformer.init_method)
+        self.to_rates = ColumnParallelLinear(config.hidden_size, columns, bias=True, gather_output=True, **to_rates)
+        self.log_inverse_dispersion = torch.nn.Parameter(torch.zeros(self.n_genes))
+
+    def forward(self, trunk_BSD: torch.Tensor, gene_mean_G: torch.Tensor) -> torch.Tensor:
+        """Expected counts of a cell whose counts sum to ``target_sum``, [B, S, G]."""
+        change_BSG, _ = self.to_rates(trunk_BSD)
+        start_G = gene_mean_G.float().expm1().clamp(min=1e-4).log()
+        return (start_G + change_BSG[..., : self.n_genes].float()).clamp(max=math.log(self.target_sum)).exp()
+
+    def loss(
+        self, trunk_BSD: torch.Tensor, gene_mean_G: torch.Tensor, x_BSG: torch.Tensor, library_BS: torch.Tensor
+    ) -> torch.Tensor:
+        """Negative log-likelihood of cells, [B, S, G].
+
+        Parameters
+        ----------
+        trunk_BSD, gene_mean_G
+            As in :meth:`forward`.
+        x_BSG
+            log1p of counts normalised to ``target_sum``: with the library size these are the counts again.
+        library_BS
+            Counts of each cell over all genes.
+        """
+        scale_BS1 = library_BS[..., None].float() / self.target_sum
+        counts_BSG = (x_BSG.float().expm1() * scale_BS1).round()
+        mean_BSG = self(trunk_BSD, gene_mean_G) * scale_BS1
+        return negative_binomial_loss(counts_BSG, mean_BSG, self.log_inverse_dispersion.float().exp())
+
+    def draw(self, x_BSG: torch.Tensor, library_BS: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Cells drawn from their rates: counts of cells of these library sizes, normalised and log1p again [B, S, G].
+
+        Parameters
+        ----------
+        x_BSG
+            ``log1p`` of the rates, as :meth:`Decoder.predict` gives them.
+        library_BS
+            Counts of each cell over all genes.
+        generator
+            On the device of the rates.
+        """
+        scale_BS1 = library_BS[..., None].float().clamp(min=1) / self.target_sum
+        shape_G = self.log_inverse_dispersion.float().exp()
+        # A negative binomial is a Poisson whose rate is drawn from a gamma distribution.
+        mean_BSG = x_BSG.float().expm1() * scale_BS1
+        gamma_BSG = torch._standard_gamma(shape_G.expand_as(mean_BSG).contiguous(), generator=generator)
+        return (torch.poisson(gamma_BSG * mean_BSG / shape_G, generator=generator) / scale_BS1).log1p()

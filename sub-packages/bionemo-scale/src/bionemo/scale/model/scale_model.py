@@ -3,48 +3,45 @@
 Shapes: B sets, S cells, G genes, D latent.
 """
 
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from megatron.core.transformer.enums import ModelType
 from megatron.core.transformer.module import MegatronModule
 
-from bionemo.scale.flow.endpoint import endpoint_loss
+from bionemo.scale.errors import InputError
+from bionemo.scale.flow.endpoint import endpoint_loss, velocity_loss
 from bionemo.scale.flow.noise import set_noise
 from bionemo.scale.flow.pairing import optimal_transport_order
 from bionemo.scale.flow.path import interpolate
 from bionemo.scale.flow.reduce import over_cells, over_sets
-from bionemo.scale.flow.set_loss import energy_distance
+from bionemo.scale.flow.set_loss import energy_distance, maximum_mean_discrepancy
 from bionemo.scale.flow.solver import solve
 from bionemo.scale.flow.source import source
 from bionemo.scale.model.cell_encoder import CellEncoder
+from bionemo.scale.model.condition import Condition
 from bionemo.scale.model.condition_encoder import ConditionEncoder
-from bionemo.scale.model.config import Pairing, ScaleConfig, Source
+from bionemo.scale.model.config import Head, Pairing, Prediction, ScaleConfig, SetLoss, Source
 from bionemo.scale.model.decoder import Decoder
 from bionemo.scale.model.specs import layer_spec
+from bionemo.scale.model.transfer import Transfer, move_cells
 from bionemo.scale.model.transport import EndpointTransport
 from bionemo.scale.model.vocabulary import Vocabulary
 
-
-@dataclass(frozen=True)
-class Condition:
-    """Rows of the vocabulary's tables for B sets; -1 for a context or batch that has no token."""
-
-    perturbation: torch.Tensor
-    """int64 [B]."""
-    context: torch.Tensor
-    """int64 [B]."""
-    batch: torch.Tensor
-    """int64 [B]."""
+EXTRA_STATE = "_extra_state"
+_SET_LOSSES = {SetLoss.ENERGY: energy_distance, SetLoss.MMD: maximum_mean_discrepancy}
 
 
 class ScaleModel(MegatronModule):
     """Set-aware endpoint transport of a control population to a perturbed one, ``p(X1 | X0, C)``."""
 
     gene_mean: torch.Tensor
+    gate: torch.Tensor
 
     def __init__(self, config: ScaleConfig, vocabulary: Vocabulary):
         super().__init__(config=config.transformer())
+        if config.head is Head.NEGATIVE_BINOMIAL and vocabulary.kind != "counts":
+            raise InputError(f"head={config.head} needs counts, and the store holds log1p data: set head=residual.")
         self.model_type = ModelType.encoder_or_decoder
         self.scale = config
         self.vocabulary = vocabulary
@@ -55,9 +52,13 @@ class ScaleModel(MegatronModule):
         # Not `decoder`: Megatron takes an attribute of that name for a stack of transformer layers.
         self.expression_decoder = Decoder(config, spec, vocabulary)
         self.register_buffer("gene_mean", torch.zeros(len(vocabulary.genes)))
+        self.transfer = Transfer(vocabulary) if config.transfer else None
+        # How much of what the model adds is kept: in a model that starts from a transferred delta, validation decides.
+        self.register_buffer("gate", torch.full((1,), (config.gate or 0.0) if config.transfer else 1.0))
         self.control_share = {Source.CONTROL: 1.0, Source.GAUSSIAN: 0.0, Source.MIXED: config.source_control_share}[
             config.source
         ]
+        self.register_load_state_dict_pre_hook(_without_extra_state)
 
     def set_gene_mean(self, gene_mean: torch.Tensor) -> None:
         """Centre expression on the mean log1p of each gene, [G], over training cells.
@@ -65,6 +66,15 @@ class ScaleModel(MegatronModule):
         Without it every cell's encoding is dominated by what all cells share, and latents collapse towards one point.
         """
         self.gene_mean.copy_(gene_mean)
+
+    def sharded_state_dict(self, prefix: str = "", *args, **kwargs) -> dict[str, Any]:
+        """Megatron's, less what layers keep beside their weights.
+
+        Transformer Engine pickles its FP8 scaling history there, and unpickles it when it is loaded. Without it nothing
+        in a checkpoint has to be unpickled, and torch and Transformer Engine layers read each other's checkpoints.
+        """
+        sharded = super().sharded_state_dict(prefix, *args, **kwargs)
+        return {name: part for name, part in sharded.items() if not name.endswith(EXTRA_STATE)}
 
     def set_input_tensor(self, input_tensor) -> None:
         """Part of Megatron's pipeline interface; the model is one stage and takes none."""
@@ -76,6 +86,7 @@ class ScaleModel(MegatronModule):
         mask: torch.Tensor,
         condition: Condition,
         key: torch.Tensor,
+        library: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """Losses of a batch.
 
@@ -89,33 +100,34 @@ class ScaleModel(MegatronModule):
             The conditions of the sets.
         key
             int64 [B], what the noise of each set is derived from; on the CPU.
+        library
+            Counts of each control and each perturbed cell, float32 [2, B, S]; for a head that counts.
 
         Returns
         -------
         dict
-            Scalars: ``loss``, the terms it is the weighted sum of (``endpoint``, ``reconstruction``, ``energy``), and
-            ``filled``, the share of sets that are not empty. A term divided by it is a mean over sets with cells.
+            Scalars: ``loss``, the terms it is the weighted sum of (``endpoint`` or ``velocity``, ``reconstruction``,
+            and by configuration ``energy`` or ``mmd``, ``likelihood``), and ``filled``, the share of sets that are not
+            empty. A term divided by it is a mean over sets with cells.
         """
-        config = self.scale
+        config, decoder = self.scale, self.expression_decoder
         noise = set_noise(
             key,
             cells=control.shape[1],
             width=config.hidden_size,
+            device=control.device,
             start_fraction=config.start_fraction,
             context_dropout=config.context_dropout,
-            device=control.device,
+            token_dropout=config.token_dropout,
+            gene_dropout=config.gene_dropout,
+            genes=control.shape[2],
         )
-        condition = Condition(
-            condition.perturbation,
-            condition.context.masked_fill(noise.hide_context, -1),
-            condition.batch.masked_fill(noise.hide_context, -1),
-        )
+        control = self.starting_cells(control, condition)
+        hide_control, hide_perturbed = (None, None) if noise.hide_genes is None else noise.hide_genes
 
-        z0, z1 = self.encode(control, mask), self.encode(perturbed, mask)
-        reconstruction = over_cells((self.expression_decoder(z0) - (control - self.gene_mean)).square(), mask)
-        reconstruction = reconstruction + over_cells(
-            (self.expression_decoder(z1) - (perturbed - self.gene_mean)).square(), mask
-        )
+        z0, z1 = self.encode(control, mask, hide_control), self.encode(perturbed, mask, hide_perturbed)
+        reconstruction = over_cells((decoder(z0) - (control - self.gene_mean)).square(), mask) / 2
+        reconstruction = reconstruction + over_cells((decoder(z1) - (perturbed - self.gene_mean)).square(), mask) / 2
 
         # The transport works on latents that the reconstruction alone shapes. A gradient of the endpoint loss through
         # z0 would pull the control cells together until every latent is the same.
@@ -125,32 +137,57 @@ class ScaleModel(MegatronModule):
             target = target.gather(1, order[..., None].expand_as(target))
         z_s = source(start, noise.gaussian, self.control_share, mask)
         z_t = interpolate(z_s, target, noise.t)
-        encoded_condition, _ = self.condition_encoder(condition.perturbation, condition.context, condition.batch)
+        told = condition.without_context(noise.hide_context)
+        encoded_condition, _ = self.condition_encoder(told, noise.hide_token)
         z1_hat = self.transport(z_t, noise.t, encoded_condition, start, mask)
-        endpoint = endpoint_loss(z1_hat, target, mask)
 
-        predicted = self.expression_decoder.predict(z1_hat, start, control, self.gene_mean)
-        energy = energy_distance(predicted, perturbed, mask)
-
-        terms = {
-            "endpoint": over_sets(endpoint),
-            "reconstruction": over_sets(reconstruction) / 2,
-            "energy": over_sets(energy),
+        weighted: dict[str, tuple[float, torch.Tensor]] = {
+            "reconstruction": (config.reconstruction_weight, reconstruction)
         }
-        loss = (
-            config.endpoint_weight * terms["endpoint"]
-            + config.reconstruction_weight * terms["reconstruction"]
-            + config.set_weight * terms["energy"]
-        )
+        if config.prediction is Prediction.ENDPOINT:
+            weighted["endpoint"] = config.endpoint_weight, endpoint_loss(z1_hat, target, mask)
+        else:
+            weighted["velocity"] = config.endpoint_weight, velocity_loss(z1_hat, target, noise.t, mask)
+        if config.set_loss is not SetLoss.NONE:
+            predicted = decoder.predict(z1_hat, start, control, self.gene_mean)
+            distance = _SET_LOSSES[config.set_loss](predicted, perturbed, mask)
+            weighted[config.set_loss.value] = config.set_weight, distance
+        if config.head is Head.NEGATIVE_BINOMIAL:
+            assert library is not None
+            # Of the cells as encoded, so that rates are learnt of every latent, and as predicted. The order in which
+            # perturbed cells are compared with predicted ones is that of their pairing.
+            likelihood = self._likelihood(z1, perturbed, library[1], mask)
+            if config.pairing is Pairing.OPTIMAL_TRANSPORT:
+                perturbed = perturbed.gather(1, order[..., None].expand_as(perturbed))
+                library = torch.stack([library[0], library[1].gather(1, order)])
+            likelihood = (likelihood + self._likelihood(z1_hat, perturbed, library[1], mask)) / 2
+            weighted["likelihood"] = config.likelihood_weight, likelihood
+
+        terms = {name: over_sets(value) for name, (_, value) in weighted.items()}
+        loss = torch.stack([weight * terms[name] for name, (weight, _) in weighted.items()]).sum()
         return {"loss": loss, **terms, "filled": mask.any(1).float().mean()}
 
-    def encode(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Latents [B, S, D] of log1p expression [B, S, G]."""
-        return self.encoder(x - self.gene_mean, mask)
+    def starting_cells(self, control: torch.Tensor, condition: Condition) -> torch.Tensor:
+        """The control cells; moved by the condition's delta in a model that transfers one, log1p [B, S, G]."""
+        if not self.scale.transfer:
+            return control
+        assert condition.delta is not None
+        assert condition.control_mean is not None
+        return move_cells(control, condition.delta, condition.control_mean, self.expression_decoder.ceiling)
+
+    def encode(self, x: torch.Tensor, mask: torch.Tensor, hide_genes: torch.Tensor | None = None) -> torch.Tensor:
+        """Latents [B, S, D] of log1p expression [B, S, G]; hidden genes, bool [B, S, G], are shown at their mean."""
+        centred = x - self.gene_mean
+        return self.encoder(centred if hide_genes is None else centred.masked_fill(hide_genes, 0.0), mask)
 
     @torch.no_grad()
     def predict(
-        self, control: torch.Tensor, mask: torch.Tensor, condition: Condition, key: torch.Tensor
+        self,
+        control: torch.Tensor,
+        mask: torch.Tensor,
+        condition: Condition,
+        key: torch.Tensor,
+        gate: torch.Tensor | float | None = None,
     ) -> torch.Tensor:
         """Perturbed populations, one cell for each control cell.
 
@@ -158,25 +195,34 @@ class ScaleModel(MegatronModule):
         ----------
         control, mask, condition, key
             As in :meth:`forward`.
+        gate
+            Share of the model's own change to keep; the one that validation has chosen if not given.
 
         Returns
         -------
         torch.Tensor
             log1p [B, S, G], before any rounding to counts.
         """
-        noise = set_noise(
-            key,
-            cells=control.shape[1],
-            width=self.scale.hidden_size,
-            start_fraction=0.0,
-            context_dropout=0.0,
-            device=control.device,
-        )
+        noise = set_noise(key, cells=control.shape[1], width=self.scale.hidden_size, device=control.device)
+        control = self.starting_cells(control, condition)
         z0 = self.encode(control, mask)
-        encoded_condition, _ = self.condition_encoder(condition.perturbation, condition.context, condition.batch)
+        encoded_condition, _ = self.condition_encoder(condition)
         z1 = solve(
             lambda z, t: self.transport(z, t, encoded_condition, z0, mask),
             source(z0, noise.gaussian, self.control_share, mask),
             self.scale.solver_steps,
         )
-        return self.expression_decoder.predict(z1, z0, control, self.gene_mean)
+        gate = self.gate if gate is None else gate
+        return self.expression_decoder.predict(z1, z0, control, self.gene_mean, gate)
+
+    def _likelihood(self, z: torch.Tensor, x: torch.Tensor, library: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        decoder = self.expression_decoder
+        assert decoder.rates is not None
+        return over_cells(decoder.rates.loss(decoder.trunk(z), self.gene_mean, x, library), mask)
+
+
+def _without_extra_state(model: torch.nn.Module, state: dict[str, Any], prefix: str, *_) -> None:
+    """Give layers that ask for extra state the answer that there is none."""
+    for name, module in model.named_modules():
+        if type(module).set_extra_state is not torch.nn.Module.set_extra_state:
+            state.setdefault(f"{prefix}{name}.{EXTRA_STATE}", None)

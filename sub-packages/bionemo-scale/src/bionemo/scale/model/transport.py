@@ -13,7 +13,7 @@ from megatron.core.transformer.module import MegatronModule
 from torch import nn
 
 from bionemo.scale.model.blocks import LlamaStack, Modulation
-from bionemo.scale.model.config import ScaleConfig
+from bionemo.scale.model.config import Prediction, ScaleConfig
 from bionemo.scale.model.specs import LayerSpec
 
 
@@ -38,17 +38,20 @@ class EndpointTransport(MegatronModule):
     """``z1_hat = g(z_t, t, C, z0)``: LLaMA blocks over the cells of a set, conditioned by adaLN-zero.
 
     The answer is ``z0`` plus a change that starts at zero: an untrained model leaves the control cells as they are.
+    Where the configuration asks for velocities, the network's answer is ``v_hat`` instead, and the endpoint is
+    ``z_t + (1 - t) v_hat``.
     """
 
     def __init__(self, config: ScaleConfig, spec: LayerSpec):
         transformer = config.transformer()
         super().__init__(config=transformer)
         width = config.hidden_size
+        self.prediction = config.prediction
         linear: dict[str, Any] = dict(config=transformer, bias=False, gather_output=True)
         self.time = TimeEmbedding(width)
         enter: dict[str, Any] = linear | {"init_method": transformer.init_method}
         self.enter = ColumnParallelLinear(2 * width, width, **enter)
-        self.blocks = LlamaStack(transformer, spec, conditioned=True)
+        self.blocks = LlamaStack(transformer, spec, conditioned=True, recompute=config.recompute)
         self.modulation = Modulation(transformer, parts=2)
         self.leave = ColumnParallelLinear(width, width, init_method=nn.init.zeros_, **linear)
 
@@ -87,4 +90,7 @@ class EndpointTransport(MegatronModule):
         h_SBD = self.blocks(h_BSD.transpose(0, 1).contiguous(), padding, condition_BD)
         shift, scale = self.modulation(condition_BD)
         change_SBD, _ = self.leave(h_SBD * (1 + scale) + shift)
-        return z0_BSD + change_SBD.transpose(0, 1)
+        change_BSD = change_SBD.transpose(0, 1)
+        if self.prediction is Prediction.VELOCITY:
+            return z_t_BSD + (1 - t_B)[:, None, None].to(change_BSD.dtype) * change_BSD
+        return z0_BSD + change_BSD

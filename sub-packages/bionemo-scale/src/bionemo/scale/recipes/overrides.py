@@ -56,7 +56,7 @@ def _checked_key(override: str, partial: fdl.Buildable) -> tuple[str, str]:
     key, equals, _ = override.partition("=")
     if not equals:
         raise InputError(f"{override!r} is not of the form key=value.")
-    known = {"store": "str", "split": "str", "out": "str"}
+    known = {"store": "str", "split": "str", "out": "str", "embeddings": "str"}
     for section in ("model", "training"):
         fields = dataclasses.fields(fdl.get_callable(getattr(partial, section)))  # type: ignore[arg-type]
         known |= {f"{section}.{field.name}": getattr(field.type, "__name__", str(field.type)) for field in fields}

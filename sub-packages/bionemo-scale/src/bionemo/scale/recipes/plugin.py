@@ -13,7 +13,7 @@ from nemo_run.cli.api import RunContext
 from nemo_run.cli.cli_parser import CLIException
 
 from bionemo.cellsets import InputError as CellsError
-from bionemo.scale.errors import InputError
+from bionemo.scale.errors import InputError, Stopped
 from bionemo.scale.quiet import hush
 from bionemo.scale.recipes.overrides import configured
 from bionemo.scale.recipes.pretrain import RECIPES
@@ -40,6 +40,9 @@ class OneSentence(RunContext):
             # fiddle adds lines about the call it made.
             typer.secho(f"error: {str(mistake).splitlines()[0]}", fg="red", err=True)
             sys.exit(2)
+        except Stopped as stopped:
+            typer.secho(f"stopped: {stopped}", fg="red", err=True)
+            sys.exit(stopped.exit_code)
 
 
 pretrain = run.cli.entrypoint(namespace="scale", run_ctx_cls=OneSentence)(_training.pretrain)

@@ -6,6 +6,9 @@ upgrade, try each.
 """
 
 import functools
+import queue
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -42,6 +45,37 @@ def _on_cpu(factory):
     return create
 
 
+def collect_write_results_here() -> None:
+    """Let Megatron's checkpoint writer, where it is not asynchronous, collect its results in this process.
+
+    megatron/core/dist_checkpointing/strategies/filesystem_async.py:51 starts another Python for them, which takes
+    seconds and 300 MB, and stays behind where this one is killed.
+    """
+    from megatron.core.dist_checkpointing.strategies import filesystem_async
+
+    if filesystem_async._results_queue is None:
+        filesystem_async._results_queue = queue.Queue()  # type: ignore[assignment]
+
+
+@contextmanager
+def writing_without_cuda() -> Iterator[None]:
+    """The two calls that Megatron's checkpoint writer makes without asking, on the CPU while it lasts.
+
+    For writing a checkpoint outside training; with CUDA it changes nothing.
+    """
+    if torch.cuda.is_available():
+        yield
+        return
+    collect_write_results_here()
+    before = torch.cuda.synchronize, torch.cuda.current_device
+    torch.cuda.synchronize = lambda *_args, **_kwargs: None
+    torch.cuda.current_device = lambda: _CPU  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.cuda.synchronize, torch.cuda.current_device = before
+
+
 def redirect_cuda_to_cpu() -> None:
     """Make the CUDA calls that NeMo and Megatron make without asking mean the CPU, for this whole process.
 
@@ -58,6 +92,7 @@ def redirect_cuda_to_cpu() -> None:
     def current_device() -> torch.device:
         return _CPU
 
+    collect_write_results_here()
     current_device.redirected = True  # type: ignore[attr-defined]
     # megatron/core/distributed/param_and_grad_buffer.py:725, the device of the gradient buffer.
     torch.cuda.current_device = current_device  # type: ignore[assignment]

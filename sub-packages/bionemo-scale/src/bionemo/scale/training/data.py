@@ -10,34 +10,13 @@ from megatron.core import parallel_state
 from nemo import lightning as nl
 
 from bionemo.cellsets import CellStore, DeviceBatches, SetBatch, SetLoader, SetSampler, Split
-from bionemo.scale.errors import InputError
+from bionemo.scale.model.condition import token_table
+from bionemo.scale.model.config import Head, ScaleConfig
 from bionemo.scale.model.vocabulary import Vocabulary
 from bionemo.scale.training.settings import TrainingConfig
-
-
-def training_vocabulary(store: CellStore, split: Split) -> Vocabulary:
-    """Names that the training part of a store can teach a model.
-
-    Raises
-    ------
-    InputError
-        The split leaves no perturbed cell to train on.
-    """
-    runs = store.runs[np.asarray(split.assign(store)) == "train"]
-    labels = np.asarray(store.perturbations)
-    perturbed = runs[labels[runs["perturbation"]] != store.control]
-    if not len(perturbed):
-        raise InputError(f"the split leaves no perturbed cell of {store.path} to train on: hold out less.")
-    batches = np.unique(perturbed["batch"][perturbed["batch"] >= 0])
-    return Vocabulary(
-        genes=tuple(map(str, store.genes)),
-        contexts=tuple(str(store.contexts[i]) for i in np.unique(perturbed["context"])),
-        perturbations=(store.control, *(str(labels[i]) for i in np.unique(perturbed["perturbation"]))),
-        batches=tuple(str(store.batches[i]) for i in batches),
-        control=store.control,
-        kind=store.kind,
-        target_sum=store.target_sum,
-    )
+from bionemo.scale.training.statistics import ConditionMeans
+from bionemo.scale.training.transfer import FittedTransfer
+from bionemo.scale.training.validation import GATES, ConditionScores
 
 
 def trained_conditions(store: CellStore, split: Split) -> dict[str, list[str]]:
@@ -69,10 +48,15 @@ class TrainingBatches:
 
     loader: SetLoader
     context_rows: torch.Tensor
-    perturbation_rows: torch.Tensor
     batch_rows: torch.Tensor
-    control: int
-    """The store's index of the control label."""
+    tokens: torch.Tensor
+    """int64 [labels, P], tokens of the store's labels."""
+    doses: torch.Tensor
+    """float32 [labels, P]."""
+    with_library: bool
+    """Whether to hand out library sizes."""
+    transfer: FittedTransfer | None
+    """Where the deltas that sets start from come from, if they do."""
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -84,21 +68,39 @@ class TrainingBatches:
             yield self.translate(batch)
 
     def translate(self, batch: SetBatch) -> dict[str, torch.Tensor]:
-        """Arguments of :meth:`ScaleModel.forward`, the condition still in its three parts, and a count of cells.
+        """Arguments of :meth:`ScaleModel.forward`, the condition still in its parts, and two more numbers.
 
+        ``condition`` is a set's place in the store's contexts x labels;
         ``perturbed_cells`` leaves out the control sets, which are trained on too and count into no throughput.
         """
-        return {
+        store = self.loader.store
+        arguments = {
             "control": batch.control,
             "perturbed": batch.perturbed,
             "mask": batch.mask,
-            # Sets that only fill up the last batch have no condition; any valid row will do under their mask.
-            "perturbation": self.perturbation_rows[batch.perturbation].clamp(min=0),
+            "perturbation": self.tokens[batch.perturbation],
+            "dose": self.doses[batch.perturbation],
             "context": self.context_rows[batch.context],
             "batch": self.batch_rows[batch.batch],
             "key": batch.key,
-            "perturbed_cells": batch.mask[batch.perturbation != self.control].sum(),
+            "condition": condition_number(store, batch.context, batch.perturbation),
+            "perturbed_cells": batch.mask[batch.perturbation != store.control_index].sum(),
         }
+        if self.with_library:
+            rows = torch.stack([batch.control_rows, batch.rows]).numpy()
+            sizes = torch.from_numpy(store.library_size[np.maximum(rows, 0)])
+            arguments["library"] = sizes.masked_fill(~batch.mask, 0.0)
+        if self.transfer is not None:
+            contexts = batch.context.tolist()
+            conditions = zip(contexts, batch.perturbation.tolist(), strict=True)
+            arguments["delta"] = torch.stack([self.transfer.delta(*condition) for condition in conditions])
+            arguments["control_mean"] = torch.stack([self.transfer.control_mean(context) for context in contexts])
+        return arguments
+
+
+def condition_number(store: CellStore, context, perturbation):
+    """Number of a (context, perturbation) of a store."""
+    return context * len(store.perturbations) + perturbation
 
 
 class _SetsAsTheyCome(nl.MegatronDataSampler):
@@ -119,10 +121,23 @@ class _SetsAsTheyCome(nl.MegatronDataSampler):
 class CellSetsDataModule(pl.LightningDataModule):
     """Training and validation sets of a store, divided over data-parallel ranks."""
 
-    def __init__(self, store: CellStore, split: Split, vocabulary: Vocabulary, training: TrainingConfig, data_parallel):
+    def __init__(
+        self,
+        store: CellStore,
+        split: Split,
+        vocabulary: Vocabulary,
+        model: ScaleConfig,
+        training: TrainingConfig,
+        data_parallel: int,
+    ):
         super().__init__()
-        self.store, self.vocabulary, self.training = store, vocabulary, training
+        self.store, self.vocabulary, self.model, self.training = store, vocabulary, model, training
         self.parts = np.asarray(split.assign(store))
+        self.labels = [str(label) for label in store.perturbations]
+        self.transfer: FittedTransfer | None = None
+        if model.transfer:
+            means = ConditionMeans(store, self._eligible("train"))
+            self.transfer = FittedTransfer(means, list(map(str, store.contexts)), self.labels, vocabulary)
         self.data_sampler = _SetsAsTheyCome(training, data_parallel)
         self.loader: SetLoader | None = None
 
@@ -157,6 +172,29 @@ class CellSetsDataModule(pl.LightningDataModule):
             return []
         return self._batches(SetLoader(self.store, self._sampler("val"), epochs=1))
 
+    def tables(self) -> dict[str, torch.Tensor]:
+        """What the data say of the model's buffers."""
+        found = {"gene_mean": self.mean_expression()}
+        if self.transfer is not None:
+            found |= self.transfer.buffers()
+        return found
+
+    def scores(self) -> ConditionScores | None:
+        """The score of the validation conditions, if there are any."""
+        if not self.has_validation:
+            return None
+        means = ConditionMeans(self.store, self._eligible("val"))
+        observed = {
+            int(condition_number(self.store, *condition)): torch.from_numpy(delta)
+            for condition, delta in means.delta.items()
+        }
+        return ConditionScores(observed, self._gates())
+
+    def _gates(self) -> tuple[float, ...]:
+        if not self.model.transfer:
+            return (1.0,)
+        return GATES if self.model.gate is None else (self.model.gate,)
+
     def mean_expression(self, cells: int = 4096) -> torch.Tensor:
         """Mean log1p of each gene over about ``cells`` training cells, taken evenly from every run, [G]."""
         runs = self.store.runs[self._eligible("train")]
@@ -172,8 +210,8 @@ class CellSetsDataModule(pl.LightningDataModule):
         eligible = self.parts == part
         if part == "val":
             # A control set maps to itself: it says nothing of how well a held-out condition is predicted.
-            known = table_rows(self.store.perturbations, self.vocabulary.perturbations).numpy()
-            eligible &= ~self.store.is_control & (known[self.store.runs["perturbation"]] >= 0)
+            known = np.array([not self.vocabulary.unknown(label) for label in self.labels])
+            eligible &= ~self.store.is_control & known[self.store.runs["perturbation"]]
         return eligible
 
     def _sampler(self, part: str) -> SetSampler:
@@ -188,10 +226,14 @@ class CellSetsDataModule(pl.LightningDataModule):
         )
 
     def _batches(self, loader: SetLoader) -> TrainingBatches:
+        tokens, doses = token_table(self.labels, self.vocabulary)
         return TrainingBatches(
             loader,
             context_rows=table_rows(self.store.contexts, self.vocabulary.contexts),
-            perturbation_rows=table_rows(self.store.perturbations, self.vocabulary.perturbations),
             batch_rows=table_rows(self.store.batches, self.vocabulary.batches),
-            control=self.store.control_index,
+            # Sets that only fill up the last batch have no condition; any valid row will do under their mask.
+            tokens=torch.where((tokens >= 0).any(1, keepdim=True), tokens, torch.zeros_like(tokens)),
+            doses=doses,
+            with_library=self.model.head is Head.NEGATIVE_BINOMIAL,
+            transfer=self.transfer,
         )

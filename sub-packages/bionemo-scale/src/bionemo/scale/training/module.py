@@ -7,15 +7,19 @@ import lightning.pytorch as pl
 import torch
 from megatron.core import parallel_state
 from megatron.core.optimizer import OptimizerConfig
+from megatron.core.utils import unwrap_model
 from nemo import lightning as nl
 from nemo.lightning.megatron_parallel import MegatronLossReduction
 from nemo.lightning.pytorch.optim import CosineAnnealingScheduler
 from nemo.lightning.pytorch.optim.megatron import MegatronOptimizerModule
 
-from bionemo.scale.model.config import ScaleConfig
-from bionemo.scale.model.scale_model import Condition, ScaleModel
+from bionemo.scale.model.average import WeightAverage
+from bionemo.scale.model.condition import Condition
+from bionemo.scale.model.config import Fp8, ScaleConfig
+from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.scale.model.vocabulary import Vocabulary
 from bionemo.scale.training.settings import Precision, TrainingConfig
+from bionemo.scale.training.validation import ConditionScores
 
 
 class MeanOverRanks(MegatronLossReduction):
@@ -43,14 +47,34 @@ class MeanOverRanks(MegatronLossReduction):
 class ScaleModule(pl.LightningModule):
     """Builds the model when Megatron's groups exist, and hands it batches."""
 
-    def __init__(self, model: ScaleConfig, vocabulary: Vocabulary, gene_mean: torch.Tensor, training: TrainingConfig):
+    def __init__(
+        self,
+        model: ScaleConfig,
+        vocabulary: Vocabulary,
+        tables: dict[str, torch.Tensor],
+        training: TrainingConfig,
+        scores: ConditionScores | None = None,
+    ):
+        """Take a configuration.
+
+        Parameters
+        ----------
+        model, vocabulary, training
+            What to build and how to train it.
+        tables
+            What the data say of the model's buffers: name of the buffer -> values.
+        scores
+            Of the validation conditions, if there are any.
+        """
         super().__init__()
-        self.scale, self.vocabulary, self.training_config = model, vocabulary, training
+        self.scale, self.vocabulary, self.training_config, self.scores = model, vocabulary, training, scores
         self.config = model.transformer()
-        self.gene_mean = gene_mean
+        self.tables = tables
         self.module: ScaleModel | None = None
         self.cells_seen = 0
         """Distinct perturbed cells this rank has been given."""
+        self.batch: dict[str, torch.Tensor] | None = None
+        """The last batch, on the device."""
         self.terms: dict[str, torch.Tensor] = {}
         """Loss terms of the last training step, on the device."""
         self.validation_terms: dict[str, torch.Tensor] = {}
@@ -61,8 +85,43 @@ class ScaleModule(pl.LightningModule):
         """Build the model; called more than once, builds it once."""
         if self.module is None:
             torch.manual_seed(self.training_config.seed)
-            self.module = ScaleModel(self.scale, self.vocabulary)
-            self.module.set_gene_mean(self.gene_mean)
+            self.module = self._model()
+            if self.training_config.average_decay:
+                average = self._model()
+                average.load_state_dict(self.module.state_dict())
+                self.module.add_module("average", WeightAverage(average))
+
+    def _model(self) -> ScaleModel:
+        model = ScaleModel(self.scale, self.vocabulary)
+        buffers = dict(model.named_buffers())
+        for name, values in self.tables.items():
+            buffers[name].copy_(values)
+        return model
+
+    @property
+    def model(self) -> ScaleModel:
+        """The model that is trained, out of Megatron's wrappers."""
+        return unwrap_model(self.module)
+
+    @property
+    def predicting_model(self) -> ScaleModel:
+        """The model that predictions are made with: the average of weights where one is kept."""
+        average = getattr(self.model, "average", None)
+        return self.model if average is None else average.model
+
+    def set_gate(self, gate: float) -> None:
+        """Set how much of the model's own change is kept, unless the configuration says it."""
+        if self.scale.gate is not None:
+            return
+        for model in (self.model, self.predicting_model):
+            model.gate.fill_(gate)
+
+    def on_train_batch_end(self, outputs, batch, batch_idx: int) -> None:
+        """Take the step's weights into their average."""
+        if self.training_config.average_decay:
+            # On a GPU the optimizer leaves its part of the weights on each rank until the next forward pass.
+            self.trainer.strategy.megatron_parallel.force_param_sync()
+            self.model.average.update(self.model, self.training_config.average_decay)
 
     def on_train_start(self) -> None:
         """Let a run that is trained further follow the schedule of its new length; NeMo restores the old one."""
@@ -81,13 +140,22 @@ class ScaleModule(pl.LightningModule):
         if self.training:
             self.cells_seen += perturbed_cells
         device = next(self.parameters()).device
-        return {name: value if name == "key" else value.to(device) for name, value in batch.items()}
+        self.batch = {
+            name: value if name in ("key", "condition") else value.to(device) for name, value in batch.items()
+        }
+        return self.batch
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Loss terms of a batch; see :meth:`ScaleModel.forward`."""
         assert self.module is not None
-        condition = Condition(batch["perturbation"], batch["context"], batch["batch"])
-        return self.module(batch["control"], batch["perturbed"], batch["mask"], condition, batch["key"])
+        return self.module(
+            batch["control"],
+            batch["perturbed"],
+            batch["mask"],
+            _condition(batch),
+            batch["key"],
+            library=batch.get("library"),
+        )
 
     def forward_step(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """One batch."""
@@ -98,7 +166,9 @@ class ScaleModule(pl.LightningModule):
         return self.forward_step(batch)
 
     def validation_step(self, batch, batch_idx: int | None = None):
-        """One batch."""
+        """One batch: its losses, and its part in the score of the validation conditions."""
+        if self.scores is not None:
+            self.scores.add(self.predicting_model, batch, _condition(batch))
         return self.forward_step(batch)
 
     @property
@@ -110,6 +180,17 @@ class ScaleModule(pl.LightningModule):
     def validation_loss_reduction(self) -> MeanOverRanks:
         """How validation batches add up."""
         return MeanOverRanks(self.validation_terms)
+
+
+def _condition(batch: dict[str, torch.Tensor]) -> Condition:
+    return Condition(
+        perturbation=batch["perturbation"],
+        dose=batch["dose"],
+        context=batch["context"],
+        batch=batch["batch"],
+        delta=batch.get("delta"),
+        control_mean=batch.get("control_mean"),
+    )
 
 
 def optimizer(training: TrainingConfig) -> MegatronOptimizerModule:
@@ -139,6 +220,13 @@ def optimizer(training: TrainingConfig) -> MegatronOptimizerModule:
     )
 
 
-def precision_plugin(training: TrainingConfig) -> nl.MegatronMixedPrecision | None:
-    """NeMo's mixed precision, or None for float32."""
-    return nl.MegatronMixedPrecision(precision="bf16-mixed") if training.precision is Precision.BF16 else None
+def precision_plugin(model: ScaleConfig, training: TrainingConfig) -> nl.MegatronMixedPrecision | None:
+    """NeMo's mixed precision, or None for float32.
+
+    With FP8 the weights stay bf16 (``fp8_param_gather`` is off), so that checkpoints do not depend on it.
+    """
+    if training.precision is not Precision.BF16:
+        return None
+    transformer = model.transformer()
+    fp8 = dict(fp8=transformer.fp8, fp8_recipe=transformer.fp8_recipe) if model.fp8 is not Fp8.NONE else {}
+    return nl.MegatronMixedPrecision(precision="bf16-mixed", fp8_param_gather=False, **fp8)  # type: ignore[arg-type]

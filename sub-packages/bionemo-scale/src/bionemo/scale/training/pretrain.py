@@ -3,12 +3,12 @@
 import logging
 from pathlib import Path
 
+import numpy as np
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from megatron.core.distributed import DistributedDataParallelConfig
 from nemo import lightning as nl
-from nemo.lightning.pytorch.callbacks import ModelCheckpoint
 from nemo.utils import logging as nemo_log
 
 from bionemo.cellsets import CellStore, Split
@@ -16,16 +16,28 @@ from bionemo.scale.errors import InputError
 from bionemo.scale.model.config import ScaleConfig
 from bionemo.scale.quiet import hush
 from bionemo.scale.training.cpu import redirect_cuda_to_cpu
-from bionemo.scale.training.data import CellSetsDataModule, gene_choice, trained_conditions, training_vocabulary
+from bionemo.scale.training.data import CellSetsDataModule, gene_choice, trained_conditions
+from bionemo.scale.training.embeddings import Embeddings
+from bionemo.scale.training.failures import one_sentence
 from bionemo.scale.training.module import ScaleModule, precision_plugin
+from bionemo.scale.training.nan_watch import NanWatch
+from bionemo.scale.training.preemption import StopOnSigterm
+from bionemo.scale.training.profiling import Profile
 from bionemo.scale.training.progress import ProgressBar, Throughput
+from bionemo.scale.training.refusals import check_data, check_settings
 from bionemo.scale.training.run_directory import RunDirectory, RunRecord, checkpoint_step
+from bionemo.scale.training.safe_reading import reading
+from bionemo.scale.training.saving import Checkpoints
+from bionemo.scale.training.selection import Selection
 from bionemo.scale.training.settings import TrainingConfig
+from bionemo.scale.training.vocabulary import training_vocabulary
 
 _log = logging.getLogger("bionemo.scale")
 
 
-def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: TrainingConfig) -> None:
+def pretrain(
+    store: str, split: str, out: str, model: ScaleConfig, training: TrainingConfig, embeddings: str | None = None
+) -> None:
     """Train, and leave the run in ``out``.
 
     Called again with the same arguments it goes on from the last whole checkpoint, and sees every set that was left
@@ -44,17 +56,15 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
         The model to build.
     training
         How to train it.
+    embeddings
+        Parquet or npz file of perturbation embeddings, for a model that takes them.
 
     Raises
     ------
     InputError
         The arguments do not fit each other, the data, or the run that ``out`` already holds.
     """
-    if training.world_size % model.tensor_parallel:
-        raise InputError(
-            f"model.tensor_parallel={model.tensor_parallel} does not divide the {training.world_size} processes of "
-            f"training.devices={training.devices} x training.nodes={training.nodes}."
-        )
+    check_settings(model, training)
     hush()
     nemo_log.remove_stream_handlers()
     on_gpu = torch.cuda.is_available()
@@ -63,8 +73,10 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
         torch.set_num_threads(training.threads)
     cells = CellStore.open(Path(store))
     held_out = Split.from_toml(Path(split))
-    vocabulary = training_vocabulary(cells, held_out)
+    supplied = None if embeddings is None else Embeddings.read(Path(embeddings))
+    vocabulary = training_vocabulary(cells, held_out, model, training.separator, supplied)
     data_parallel = training.world_size // model.tensor_parallel
+    check_data(cells, np.asarray(held_out.assign(cells)) == "train", training, data_parallel)
 
     run = RunDirectory(Path(out))
     record = RunRecord(
@@ -80,6 +92,7 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
         },
         split=held_out.to_dict(),
         trained=trained_conditions(cells, held_out),
+        embeddings=None if supplied is None else {"path": embeddings, "sha256": supplied.sha256},
     )
     run.start(record, write=rank_zero_only.rank == 0)
 
@@ -87,17 +100,31 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
     if last is not None and checkpoint_step(last) >= training.max_steps:
         _log.info("%s is done: raise training.max_steps above %d to train further", last, training.max_steps)
         return
-    data = CellSetsDataModule(cells, held_out, vocabulary, training, data_parallel)
-    module = ScaleModule(model, vocabulary, data.mean_expression(), training)
+    best = run.best()
+    if last is not None and best is not None and training.is_over(checkpoint_step(last), best.step):
+        _log.info("%s is done: no better checkpoint since step %d; raise training.patience", last, best.step)
+        return
+    data = CellSetsDataModule(cells, held_out, vocabulary, model, training, data_parallel)
+    if model.transfer and model.gate is None and not data.has_validation:
+        raise InputError(
+            f"model.transfer=true lets validation conditions decide how much the model adds, and {split} marks none: "
+            f"list some training conditions under val, or set model.gate."
+        )
+    tables = data.tables()
+    if supplied is not None:
+        tables["condition_encoder.perturbation.embedding"] = supplied.table(vocabulary)
+    module = ScaleModule(model, vocabulary, tables, training, data.scores())
+    # What `import` wrote has weights and no optimizer.
+    imported = last is not None and checkpoint_step(last) == 0
     throughput = Throughput(training.log_every)
     trainer = nl.Trainer(
         accelerator="gpu" if on_gpu else "cpu",
         devices=training.devices,
         num_nodes=training.nodes,
         max_steps=training.max_steps,
-        strategy=_strategy(model, on_gpu),
-        plugins=precision_plugin(training),
-        callbacks=[throughput, ProgressBar(throughput)],
+        strategy=_strategy(model, on_gpu, start_from=last if imported else None),
+        plugins=precision_plugin(model, training),
+        callbacks=[throughput, ProgressBar(throughput), Selection(run, training)],
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -111,50 +138,39 @@ def pretrain(store: str, split: str, out: str, model: ScaleConfig, training: Tra
     nl.NeMoLogger(
         explicit_log_dir=str(run.path / "logs"),
         tensorboard=TensorBoardLogger(save_dir=str(run.path), name="", version="tensorboard"),
+        wandb=_wandb(training, run),
         update_logger_directory=False,
     ).setup(trainer)
     if rank_zero_only.rank == 0:
         _log.info("%s, %s", data.summary(), f"going on from {last.name}" if last else f"{training.max_steps} steps")
+    checkpoints = Checkpoints(run, training)
     # Not handed to NeMoLogger, which would need nvidia-resiliency-ext to look at it.
-    trainer.callbacks.append(LastCheckpoint(run, training))  # type: ignore[attr-defined]
-    if last is not None:
-        nl.AutoResume(resume_from_path=str(last)).setup(trainer, module)
-    trainer.fit(module, data)
+    trainer.callbacks += [checkpoints, StopOnSigterm(checkpoints), NanWatch()]  # type: ignore[attr-defined]
+    if training.profile_steps:
+        trainer.callbacks.append(Profile(run.path / "profile", training.profile_steps))  # type: ignore[attr-defined]
+    with one_sentence(run):
+        trainer.fit(module, data, ckpt_path=None if last is None or imported else str(last))
     if rank_zero_only.rank == 0:
-        _log.info("trained: %s", run.last_checkpoint())
+        _log.info("trained: %s, predictions come from %s", run.last_checkpoint(), run.best_checkpoint())
 
 
-class LastCheckpoint(ModelCheckpoint):
-    """Keeps the newest checkpoint, written every few steps and at the end, named by the steps behind it."""
-
-    def __init__(self, run: RunDirectory, training: TrainingConfig):
-        super().__init__(
-            dirpath=str(run.checkpoints),
-            filename="{step}",
-            monitor=None,
-            save_last=True,
-            save_top_k=0,
-            every_n_train_steps=training.checkpoint_every,
-            # A finished run can be trained further.
-            save_optim_on_train_end=True,
-            # NeMo would pickle the whole trainer beside the weights; run.json says what is needed.
-            always_save_context=False,
-            save_context_on_train_end=False,
-        )
-        self.CHECKPOINT_NAME_LAST = "{step}"
-
-    def setup(self, trainer, *args, **kwargs) -> None:
-        """Remember the trainer: the step among the logged metrics is the one before."""
-        self._trainer = trainer
-        super().setup(trainer, *args, **kwargs)
-
-    def format_checkpoint_name(self, metrics, *args, **kwargs) -> str:
-        """``step=100`` after the hundredth optimizer step."""
-        return super().format_checkpoint_name({**metrics, "step": self._trainer.global_step}, *args, **kwargs)
+def _wandb(training: TrainingConfig, run: RunDirectory) -> WandbLogger | None:
+    if not training.wandb_project:
+        return None
+    return WandbLogger(project=training.wandb_project, name=run.path.name, save_dir=str(run.path))
 
 
-def _strategy(model: ScaleConfig, on_gpu: bool) -> nl.MegatronStrategy:
-    strategy = nl.MegatronStrategy(
+class SafeStrategy(nl.MegatronStrategy):
+    """NeMo's strategy; it runs nothing that a checkpoint holds."""
+
+    def load_checkpoint(self, checkpoint_path, *args, **kwargs) -> dict:
+        """Read tensors and plain values, see :func:`reading`."""
+        with reading(Path(checkpoint_path)):
+            return super().load_checkpoint(checkpoint_path, *args, **kwargs)
+
+
+def _strategy(model: ScaleConfig, on_gpu: bool, start_from: Path | None) -> nl.MegatronStrategy:
+    strategy = SafeStrategy(
         tensor_model_parallel_size=model.tensor_parallel,
         ddp=DistributedDataParallelConfig(
             use_distributed_optimizer=on_gpu, overlap_grad_reduce=on_gpu, overlap_param_gather=on_gpu
@@ -164,6 +180,7 @@ def _strategy(model: ScaleConfig, on_gpu: bool) -> nl.MegatronStrategy:
         # Ranks that read a part each exchange them on the GPU.
         ckpt_parallel_load=on_gpu,
         ckpt_optim_fully_reshardable=True,
+        restore_config=None if start_from is None else nl.RestoreConfig(path=str(start_from), load_optim_state=False),
     )
     # The loss is logged with its terms, by Throughput.
     strategy.log_train_loss = False

@@ -1,5 +1,6 @@
 """What a person watching a run sees: loss, cells per second, share of time waiting for data, time left."""
 
+import resource
 import time
 
 import lightning.pytorch as pl
@@ -8,12 +9,19 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from megatron.core import parallel_state
 from nemo.lightning.pytorch.callbacks import MegatronProgressBar
 
+from bionemo.scale.model.flops import peak_flops, training_flops
 from bionemo.scale.training.data import CellSetsDataModule
 from bionemo.scale.training.module import ScaleModule
+from bionemo.scale.training.settings import Precision
 
 
 class Throughput(pl.Callback):
-    """Logs the loss terms, distinct perturbed cells per second and the data wait of the steps since the last log."""
+    """Logs the loss terms and what the steps since the last log cost.
+
+    ``throughput/cells_per_second`` counts distinct perturbed cells over all ranks, ``throughput/data_wait`` is the
+    share of the time that this rank waited for data, ``throughput/flops_per_second`` is of one device, and
+    ``throughput/mfu`` its share of the device's dense bf16 peak, where that is known and the training is in bf16.
+    """
 
     def __init__(self, log_every: int):
         self.log_every = log_every
@@ -38,9 +46,13 @@ class Throughput(pl.Callback):
         self.latest = {
             **{f"train/{name}": value for name, value in terms.items()},
             "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            "throughput/step_seconds": seconds / (trainer.global_step - self._step),
             "throughput/cells_per_second": window.item() / seconds,
             "throughput/data_wait": (waited - self._waited) / seconds,
+            **_device_use(pl_module, (trainer.global_step - self._step) / seconds),
         }
+        if "grad_norm" in trainer.callback_metrics:  # not where nothing is clipped
+            self.latest["train/gradient_norm"] = float(trainer.callback_metrics["grad_norm"])
         if trainer.logger is not None:
             trainer.logger.log_metrics(self.latest, step=trainer.global_step)
         self._open_window(trainer, pl_module)
@@ -51,13 +63,28 @@ class Throughput(pl.Callback):
             self._open_window(trainer, pl_module)
 
     def _open_window(self, trainer: pl.Trainer, pl_module: ScaleModule) -> None:
-        self._since = time.perf_counter()
+        self._since, self._step = time.perf_counter(), trainer.global_step
         self._cells, self._waited = self._counts(trainer, pl_module)
 
     @staticmethod
     def _counts(trainer: pl.Trainer, pl_module: ScaleModule) -> tuple[int, float]:
         data: CellSetsDataModule = trainer.datamodule  # type: ignore[attr-defined]
         return pl_module.cells_seen, 0.0 if data.loader is None else data.loader.wait_seconds
+
+
+def _device_use(module: ScaleModule, steps_per_second: float) -> dict[str, float]:
+    """FLOP/s and memory of this device at that many optimizer steps per second."""
+    config, training = module.scale, module.training_config
+    flops = training_flops(config, len(module.vocabulary.genes), training.sets_per_batch, training.cells_per_set)
+    per_second = flops * training.accumulate / config.tensor_parallel * steps_per_second
+    if not torch.cuda.is_available():
+        peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
+        return {"throughput/flops_per_second": per_second, "memory/peak_gib": peak_memory}
+    use = {"throughput/flops_per_second": per_second, "memory/peak_gib": torch.cuda.max_memory_allocated() / 2**30}
+    peak = peak_flops(torch.cuda.get_device_name())
+    if peak is not None and training.precision is Precision.BF16:
+        use["throughput/mfu"] = per_second / peak
+    return use
 
 
 class ProgressBar(MegatronProgressBar):
@@ -77,6 +104,11 @@ class ProgressBar(MegatronProgressBar):
         self.train_progress_bar.set_postfix(self.get_metrics(trainer, pl_module), refresh=False)
         super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
 
+    def on_exception(self, *_) -> None:
+        """End the line of the bar: a sentence follows."""
+        if self._train_progress_bar is not None:
+            self.train_progress_bar.close()
+
     def init_validation_tqdm(self) -> Tqdm:
         """No bar for the short validation passes; their loss stands on the training bar."""
         return Tqdm(disable=True)
@@ -93,4 +125,6 @@ class ProgressBar(MegatronProgressBar):
         }
         if "val_loss" in trainer.callback_metrics:
             shown["val loss"] = f"{float(trainer.callback_metrics['val_loss']):.4f}"
+        if "val_pdcorr" in trainer.callback_metrics:
+            shown["val PDCorr"] = f"{float(trainer.callback_metrics['val_pdcorr']):.3f}"
         return shown

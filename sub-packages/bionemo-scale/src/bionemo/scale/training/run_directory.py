@@ -11,14 +11,15 @@ from bionemo.scale.errors import InputError
 from bionemo.scale.model.config import ScaleConfig
 from bionemo.scale.model.vocabulary import Vocabulary
 
-FORMAT = 1
-_PACKAGES = ("bionemo-scale", "bionemo-cellsets", "nemo-toolkit", "megatron-core", "torch")
+FORMAT = 2
+PACKAGES = ("bionemo-scale", "bionemo-cellsets", "nemo-toolkit", "megatron-core", "torch")
 # What may differ between a run and its continuation. With `accumulate` kept, the sets of a step stay the same cells.
 _FREE = {
-    "model": {"tensor_parallel", "layer_spec"},
+    "model": {"tensor_parallel", "layer_spec", "fp8", "recompute"},
     "training": {
         *("max_steps", "devices", "nodes", "threads", "upload_counts", "sets_per_batch"),
-        *("checkpoint_every", "validate_every", "validation_batches", "log_every"),
+        *("checkpoint_every", "keep_checkpoints", "validate_every", "validation_batches", "log_every"),
+        *("patience", "profile_steps", "wandb_project"),
     },
 }
 _CHECKPOINT = re.compile(r"step=(\d+)")
@@ -38,6 +39,8 @@ class RunRecord:
     split: dict
     trained: dict[str, list[str]] | None = None
     """Context -> perturbations with a training cell, controls included; None in runs that did not write it."""
+    embeddings: dict | None = None
+    """Path and sha256 of the file of perturbation embeddings, if one was given."""
 
     def model_config(self, **changes) -> ScaleConfig:
         """The model's configuration, with ``changes`` such as another tensor parallel size."""
@@ -48,13 +51,23 @@ class RunRecord:
         return Vocabulary.from_dict(self.vocabulary)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The checkpoint that validated best so far: ``best.json``."""
+
+    step: int
+    metric: str
+    value: float
+
+
 class RunDirectory:
-    """``run.json``, ``checkpoints/`` and ``tensorboard/`` of one run."""
+    """``run.json``, ``best.json``, ``checkpoints/`` and ``tensorboard/`` of one run."""
 
     def __init__(self, path: Path):
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.record_file = self.path / "run.json"
+        self.best_file = self.path / "best.json"
 
     def read(self) -> RunRecord:
         """What the run was started with.
@@ -79,6 +92,7 @@ class RunDirectory:
             record = RunRecord(**values)
             # Whatever will be looked up later must be there.
             _ = record.model_config(), record.model_vocabulary(), record.training["cells_per_set"]
+            _ = record.training["average_decay"]
             _ = record.store["fingerprint"], record.store["keys"]["context"], record.store["keys"]["perturbation"]
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{self.record_file} is damaged ({error}): restore it or train again.") from None
@@ -103,7 +117,7 @@ class RunDirectory:
             self._check(self.read(), record)
         if not write:
             return
-        values = {"format": FORMAT, "versions": {name: version(name) for name in _PACKAGES}} | vars(record)
+        values = {"format": FORMAT, "versions": {name: version(name) for name in PACKAGES}} | vars(record)
         partial = self.record_file.with_suffix(".partial")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -112,16 +126,47 @@ class RunDirectory:
         except OSError as error:
             raise InputError(f"{self.path} cannot be written ({error.strerror}): give another --out.") from None
 
-    def last_checkpoint(self) -> Path | None:
-        """Newest checkpoint that was written to its end; None if there is none."""
-        whole = {
+    def whole_checkpoints(self) -> dict[int, Path]:
+        """Checkpoints that were written to their end, by the steps behind them."""
+        return {
             checkpoint_step(path): path
             for path in self.checkpoints.glob("step=*")
             if _CHECKPOINT.fullmatch(path.name)
             and path.is_dir()
             and not path.with_name(path.name + "-unfinished").exists()
         }
+
+    def last_checkpoint(self) -> Path | None:
+        """Newest whole checkpoint; None if there is none."""
+        whole = self.whole_checkpoints()
         return whole[max(whole)] if whole else None
+
+    def best_checkpoint(self) -> Path | None:
+        """Whole checkpoint that validated best; the newest where none was validated."""
+        best = self.best()
+        chosen = None if best is None else self.whole_checkpoints().get(best.step)
+        return chosen or self.last_checkpoint()
+
+    def best(self) -> Best | None:
+        """Which checkpoint validated best; None before the first validation.
+
+        Raises
+        ------
+        InputError
+            ``best.json`` is damaged.
+        """
+        try:
+            return Best(**json.loads(self.best_file.read_text()))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"{self.best_file} is damaged ({error}): remove it.") from None
+
+    def mark_best(self, step: int, metric: str, value: float) -> None:
+        """Say that the checkpoint of ``step`` validated best so far."""
+        partial = self.best_file.with_suffix(".partial")
+        partial.write_text(json.dumps({"step": step, "metric": metric, "value": value}))
+        os.replace(partial, self.best_file)
 
     def _check(self, old: RunRecord, new: RunRecord) -> None:
         mend = "give another --out to start afresh, or the same settings to go on"
@@ -130,6 +175,8 @@ class RunDirectory:
         for section in ("split", "vocabulary"):
             if getattr(old, section) != json.loads(json.dumps(getattr(new, section))):
                 raise InputError(f"{self.path} was started with another {section}: {mend}.")
+        if (old.embeddings or {}).get("sha256") != (new.embeddings or {}).get("sha256"):
+            raise InputError(f"{self.path} was started with other embeddings: {mend}.")
         if old.global_batch != new.global_batch:
             raise InputError(
                 f"{self.path} takes {old.global_batch} sets a step over all ranks, not {new.global_batch}: adjust "

@@ -30,6 +30,8 @@ class TrainingConfig:
     weight_decay: float = 0.01
     clip_gradient: float = 1.0
     """Largest norm of the whole gradient."""
+    average_decay: float = 0.0
+    """Decay of the moving average of weights that predictions are made with; 0 for the weights themselves."""
     precision: Precision = Precision.FP32
     devices: int = 1
     """Processes on each node: a GPU each, or CPU processes where there is no GPU."""
@@ -40,10 +42,21 @@ class TrainingConfig:
     """Upload cells as the store keeps them and make them dense on the GPU, beside the computation. Same numbers."""
     seed: int = 0
     checkpoint_every: int = 100
+    keep_checkpoints: int = 1
+    """Newest checkpoints to keep, beside the one that validated best."""
     validate_every: int = 100
     validation_batches: int = 8
     """Batches of one validation pass; needs conditions marked ``val`` in the split."""
+    patience: int = 0
+    """Validations without a better one after which training stops; 0 to never stop."""
     log_every: int = 10
+    wandb_project: str = ""
+    """Weights & Biases project to log to as well; needs its package and an account."""
+    profile_steps: int = 0
+    """Steps to profile after the third, into the run's ``profile`` directory."""
+    separator: str = "+"
+    """What joins the perturbations of a combination, or a perturbation and its dose, in a label; empty for labels that
+    must not be taken apart."""
 
     def __post_init__(self):
         try:
@@ -51,12 +64,14 @@ class TrainingConfig:
         except ValueError:
             raise InputError(f"precision={self.precision!r} is not one of {', '.join(Precision)}.") from None
         for field in fields(self):
-            least = 0 if field.name in ("warmup_steps", "seed") else 1
+            least = 0 if field.name in ("warmup_steps", "seed", "patience", "profile_steps") else 1
             if field.type is int and getattr(self, field.name) < least:
                 raise InputError(f"{field.name}={getattr(self, field.name)} must be at least {least}.")
         for field in fields(self):
             if field.type is float and not 0 <= getattr(self, field.name) < math.inf:
                 raise InputError(f"{field.name}={getattr(self, field.name)} must be a number of 0 or more.")
+        if self.average_decay >= 1:
+            raise InputError(f"average_decay={self.average_decay} must be below 1.")
         if self.warmup_steps >= self.max_steps:
             raise InputError(
                 f"warmup_steps={self.warmup_steps} leaves nothing of max_steps={self.max_steps}: lower it."
@@ -66,6 +81,10 @@ class TrainingConfig:
     def world_size(self) -> int:
         """Processes of the whole run."""
         return self.devices * self.nodes
+
+    def is_over(self, step: int, best: int) -> bool:
+        """Whether a run whose best validation was that of step ``best`` has waited long enough at ``step``."""
+        return bool(self.patience) and step - best >= self.patience * self.validate_every
 
     def to_dict(self) -> dict:
         """JSON-ready fields."""

@@ -1,0 +1,426 @@
+"""Runs an exported SCALE model with torch and safetensors alone; this file is all it takes.
+
+    import scale_portable
+    model = scale_portable.load("exported")
+    x0 = model.normalise(counts)                                     # [B, S, G], genes in the order of model.genes
+    x1 = model.predict(x0, perturbation=["TP53"], context=["A549"])  # [B, S, G], log1p
+
+Shapes: B sets, S cells of a set, G genes, M gene modules of width d, D latent, K seeds. Weights have the names they
+have in training; the layouts of the fused projections are Megatron-Core's.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+FORMAT = 1
+EPSILON = 1e-5
+
+_USED = {
+    *("deep_sets", "condition_pooling", "perturbation_tokens", "prediction", "gate", "transfer"),
+    *("hidden_size", "num_layers", "num_attention_heads", "num_query_groups", "ffn_hidden_size", "gene_modules"),
+    *(
+        "gene_module_size",
+        "encoder_layers",
+        "condition_seeds",
+        "source",
+        "source_control_share",
+        "solver_steps",
+        "head",
+    ),
+}
+_TRAINING_ONLY = {
+    *("token_dropout", "gene_dropout", "set_loss", "likelihood_weight"),
+    *("pairing", "start_fraction", "context_dropout", "endpoint_weight", "reconstruction_weight", "set_weight"),
+    *("tensor_parallel", "layer_spec", "fp8", "recompute"),
+}
+
+
+def load(folder: str | Path) -> "ScaleModel":
+    """Read ``config.json`` and ``model.safetensors`` of an export.
+
+    Raises
+    ------
+    ValueError
+        The export is of another format, or of a model that this file does not know.
+    """
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    config = json.loads((folder / "config.json").read_text())
+    if config["format"] != FORMAT:
+        raise ValueError(
+            f"{folder} is of format {config['format']}, not {FORMAT}: use the scale_portable.py inside it."
+        )
+    model = ScaleModel(config["model"], config["vocabulary"])
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model.eval()
+
+
+def linear(inputs: int, outputs: int, bias: bool = False) -> nn.Linear:
+    """A projection, without bias unless asked for."""
+    return nn.Linear(inputs, outputs, bias=bias)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention in both directions; padding is not attended to."""
+
+    def __init__(self, width: int, heads: int, groups: int):
+        super().__init__()
+        self.groups, self.queries, self.size = groups, heads // groups, width // heads
+        self.linear_qkv = linear(width, (heads + 2 * groups) * self.size)
+        self.linear_proj = linear(heads * self.size, width)
+
+    def forward(self, h_BND: torch.Tensor, padding: torch.Tensor | None) -> torch.Tensor:
+        # Group by group: its queries, its key, its value.
+        grouped = self.linear_qkv(h_BND).unflatten(-1, (self.groups, self.queries + 2, self.size))
+        q, k, v = grouped.split([self.queries, 1, 1], dim=3)
+        q, k, v = (part.flatten(2, 3).transpose(1, 2) for part in (q, k, v))
+        k, v = (part.repeat_interleave(self.queries, dim=1) for part in (k, v))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=None if padding is None else ~padding)
+        return self.linear_proj(attended.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, width: int, inner: int):
+        super().__init__()
+        self.linear_fc1 = linear(width, 2 * inner)
+        self.linear_fc2 = linear(inner, width)
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        gate, value = self.linear_fc1(h).chunk(2, dim=-1)
+        return self.linear_fc2(F.silu(gate) * value)
+
+
+class Modulation(nn.Module):
+    """Shift, scale and gate of adaLN-zero: [B, D] to ``parts`` tensors [B, 1, D]."""
+
+    def __init__(self, width: int, parts: int):
+        super().__init__()
+        self.parts = parts
+        self.linear = linear(width, parts * width)
+
+    def forward(self, condition_BD: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.linear(F.silu(condition_BD)).unsqueeze(1).chunk(self.parts, dim=-1)
+
+
+class Block(nn.Module):
+    """``h <- h + gate * F(norm(h) * (1 + scale) + shift)``, for attention and feed-forward."""
+
+    def __init__(self, width: int, inner: int, heads: int, groups: int, conditioned: bool):
+        super().__init__()
+        self.modulation = Modulation(width, 6) if conditioned else None
+        self.attention_norm = nn.RMSNorm(width, eps=EPSILON)
+        self.attention = Attention(width, heads, groups)
+        self.mlp_norm = nn.RMSNorm(width, eps=EPSILON)
+        self.mlp = FeedForward(width, inner)
+
+    def forward(self, h_BND, padding=None, condition_BD=None) -> torch.Tensor:
+        if self.modulation is None:
+            h_BND = h_BND + self.attention(self.attention_norm(h_BND), padding)
+            return h_BND + self.mlp(self.mlp_norm(h_BND))
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(condition_BD)
+        h_BND = h_BND + gate_a * self.attention(self.attention_norm(h_BND) * (1 + scale_a) + shift_a, padding)
+        return h_BND + gate_f * self.mlp(self.mlp_norm(h_BND) * (1 + scale_f) + shift_f)
+
+
+class Stack(nn.Module):
+    """Blocks in a row and a last norm."""
+
+    def __init__(self, config: dict, width: int, layers: int, conditioned: bool):
+        super().__init__()
+        inner = max(1, config["ffn_hidden_size"] * width // config["hidden_size"])
+        self.layers = layers
+        for number in range(1, layers + 1):
+            block = Block(width, inner, config["num_attention_heads"], config["num_query_groups"], conditioned)
+            self.add_module(f"block_{number}", block)
+        self.norm = nn.RMSNorm(width, eps=EPSILON)
+
+    def forward(self, h_BND, padding=None, condition_BD=None) -> torch.Tensor:
+        for number in range(1, self.layers + 1):
+            h_BND = self.get_submodule(f"block_{number}")(h_BND, padding, condition_BD)
+        return self.norm(h_BND)
+
+
+class GeneModuleEncoder(nn.Module):
+    """Within a cell: G genes to M tokens, attention among them, joined to D."""
+
+    def __init__(self, config: dict, genes: int):
+        super().__init__()
+        self.shape = (config["gene_modules"], config["gene_module_size"])
+        joined = self.shape[0] * self.shape[1]
+        self.project = linear(genes, joined)
+        self.module_embedding = nn.Parameter(torch.empty(self.shape))
+        self.blocks = Stack(config, self.shape[1], config["encoder_layers"], conditioned=False)
+        self.join = linear(joined, config["hidden_size"])
+
+    def forward(self, x_BSG: torch.Tensor) -> torch.Tensor:
+        tokens_CMd = self.project(x_BSG).flatten(0, 1).unflatten(-1, self.shape) + self.module_embedding
+        return self.join(self.blocks(tokens_CMd).flatten(1)).unflatten(0, x_BSG.shape[:2])
+
+
+class DeepSets(nn.Module):
+    """Across cells: ``h_i <- h_i + rho(mean_j phi(h_j))`` over the valid cells."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.phi = linear(width, width)
+        self.rho = linear(width, width)
+
+    def forward(self, h_BSD: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
+        valid = mask_BS.unsqueeze(-1).to(h_BSD.dtype)
+        summary = (F.silu(self.phi(h_BSD)) * valid).sum(1, keepdim=True) / valid.sum(1, keepdim=True).clamp(min=1)
+        return h_BSD + self.rho(summary)
+
+
+class CellEncoder(nn.Module):
+    """Both levels."""
+
+    def __init__(self, config: dict, genes: int):
+        super().__init__()
+        self.within_cell = GeneModuleEncoder(config, genes)
+        self.across_cells = DeepSets(config["hidden_size"]) if config["deep_sets"] else None
+
+    def forward(self, x_BSG: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
+        h_BSD = self.within_cell(x_BSG)
+        return h_BSD if self.across_cells is None else self.across_cells(h_BSD, mask_BS)
+
+
+class PerturbationEncoder(nn.Module):
+    """Tokens of perturbations: learned, projected from embeddings, or both; and their doses."""
+
+    def __init__(self, config: dict, vocabulary: dict):
+        super().__init__()
+        width, kind = config["hidden_size"], config["perturbation_tokens"]
+        self.learned_rows = 1 if kind == "embedding" else len(vocabulary["perturbations"])
+        self.learned = nn.Embedding(self.learned_rows, width)
+        self.project = None
+        if kind != "learned":
+            rows = len(vocabulary["perturbations"]) + len(vocabulary["embedded"])
+            self.register_buffer("embedding", torch.zeros(rows, vocabulary["embedding_size"]))
+            self.project = linear(vocabulary["embedding_size"], width)
+        self.dose = linear(3, width) if vocabulary["log_dose"] else None
+
+    def forward(self, rows_BP: torch.Tensor, dose_BP: torch.Tensor) -> torch.Tensor:
+        learned = (rows_BP < self.learned_rows).unsqueeze(-1)
+        rows_BP = rows_BP.clamp(min=0)
+        tokens_BPD = self.learned(rows_BP.clamp(max=self.learned_rows - 1)) * learned
+        if self.project is not None:
+            tokens_BPD = tokens_BPD + self.project(self.embedding[rows_BP])
+        if self.dose is None:
+            return tokens_BPD
+        u_BP = dose_BP.nan_to_num()
+        powers = torch.stack([torch.ones_like(u_BP), u_BP, u_BP.square()], dim=-1) * ~dose_BP.isnan().unsqueeze(-1)
+        return tokens_BPD + self.dose(powers)
+
+
+class ConditionEncoder(nn.Module):
+    """Tokens of the perturbations, the context and the batch, pooled over those that are there (row -1 is not)."""
+
+    def __init__(self, config: dict, vocabulary: dict):
+        super().__init__()
+        self.by_attention = config["condition_pooling"] == "seed_attention"
+        width, seeds = config["hidden_size"], config["condition_seeds"] if self.by_attention else 1
+        self.perturbation = PerturbationEncoder(config, vocabulary)
+        self.context = nn.Embedding(max(len(vocabulary["contexts"]), 1), width)
+        self.batch = nn.Embedding(max(len(vocabulary["batches"]), 1), width)
+        if self.by_attention:
+            self.seeds = nn.Parameter(torch.empty(seeds, width))
+            self.key = linear(width, width)
+        self.value = linear(width, width)
+        self.join = linear(seeds * width, width)
+
+    def forward(self, perturbation_BP, dose_BP, context_B, batch_B) -> torch.Tensor:
+        others = (self.context, context_B[:, None]), (self.batch, batch_B[:, None])
+        tokens_BTD = torch.cat(
+            [self.perturbation(perturbation_BP, dose_BP), *(table(rows.clamp(min=0)) for table, rows in others)], dim=1
+        )
+        there_BT = torch.cat([perturbation_BP, context_B[:, None], batch_B[:, None]], dim=1) >= 0
+        if self.by_attention:
+            scores_BKT = self.seeds @ self.key(tokens_BTD).transpose(1, 2) / math.sqrt(tokens_BTD.shape[-1])
+            weights_BKT = scores_BKT.masked_fill(~there_BT[:, None], float("-inf")).softmax(-1)
+        else:
+            weights_BKT = (there_BT / there_BT.sum(1, keepdim=True))[:, None]
+        return self.join((weights_BKT @ self.value(tokens_BTD)).flatten(1))
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoids of t, then two layers."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.frequencies = width // 2
+        self.inner = linear(2 * self.frequencies, width, bias=True)
+        self.outer = linear(width, width, bias=True)
+
+    def forward(self, t_B: torch.Tensor) -> torch.Tensor:
+        steps = torch.arange(self.frequencies, device=t_B.device, dtype=torch.float32)
+        angles = 1000.0 * t_B.float()[:, None] * torch.exp(-math.log(10_000.0) * steps / self.frequencies)
+        return self.outer(F.silu(self.inner(torch.cat([angles.cos(), angles.sin()], dim=-1))))
+
+
+class Transport(nn.Module):
+    """``z1_hat = g(z_t, t, C, z0)``: ``z0`` plus a change, or ``z_t`` plus a velocity times the time that is left."""
+
+    def __init__(self, config: dict):
+        super().__init__()
+        width = config["hidden_size"]
+        self.velocity = config["prediction"] == "velocity"
+        self.time = TimeEmbedding(width)
+        self.enter = linear(2 * width, width)
+        self.blocks = Stack(config, width, config["num_layers"], conditioned=True)
+        self.modulation = Modulation(width, 2)
+        self.leave = linear(width, width)
+
+    def forward(self, z_t_BSD, t_B, condition_BD, z0_BSD, mask_BS) -> torch.Tensor:
+        condition_BD = condition_BD + self.time(t_B)
+        # An empty set may attend to itself: a row that is all masked would turn into NaN.
+        padding = (~mask_BS & mask_BS.any(1, keepdim=True))[:, None, None, :]
+        h_BSD = self.blocks(self.enter(torch.cat([z_t_BSD, z0_BSD], dim=-1)), padding, condition_BD)
+        shift, scale = self.modulation(condition_BD)
+        change_BSD = self.leave(h_BSD * (1 + scale) + shift)
+        return z_t_BSD + (1 - t_B)[:, None, None] * change_BSD if self.velocity else z0_BSD + change_BSD
+
+
+class Decoder(nn.Module):
+    """Latents to centred log1p expression; columns beyond G only fill up the projection."""
+
+    def __init__(self, config: dict, genes: int, columns_multiple: int = 64):
+        super().__init__()
+        width = config["hidden_size"]
+        self.genes = genes
+        self.norm = nn.RMSNorm(width, eps=EPSILON)
+        self.mlp = FeedForward(width, config["ffn_hidden_size"])
+        self.to_genes = linear(width, math.ceil(genes / columns_multiple) * columns_multiple, bias=True)
+
+    def forward(self, z_BSD: torch.Tensor) -> torch.Tensor:
+        return self.to_genes(z_BSD + self.mlp(self.norm(z_BSD)))[..., : self.genes]
+
+
+class ScaleModel(nn.Module):
+    """The exported model.
+
+    Attributes
+    ----------
+    genes, perturbations, contexts, batches
+        Names, in the order of the columns and tables.
+    target_sum
+        Counts a cell is normalised to before log1p.
+    """
+
+    def __init__(self, config: dict, vocabulary: dict):
+        super().__init__()
+        unknown = sorted(config.keys() - _USED - _TRAINING_ONLY)
+        if unknown:
+            raise ValueError(f"this file does not know model.{unknown[0]}={config[unknown[0]]!r}: use a newer one.")
+        if config["transfer"]:
+            raise ValueError("this file does not know model.transfer=True: use a newer one.")
+        if config["head"] not in ("residual", "regression"):
+            raise ValueError(f"this file does not know model.head={config['head']!r}: use a newer one.")
+        self.config = config
+        self.genes, self.perturbations = vocabulary["genes"], [*vocabulary["perturbations"], *vocabulary["embedded"]]
+        self.separator, self.log_dose = vocabulary["separator"], vocabulary["log_dose"]
+        self.contexts, self.batches = vocabulary["contexts"], vocabulary["batches"]
+        self.target_sum, self.kind = vocabulary["target_sum"], vocabulary["kind"]
+        self.ceiling = math.log1p(self.target_sum) if self.kind == "counts" else math.inf
+        self.control_share = {"control": 1.0, "gaussian": 0.0, "mixed": config["source_control_share"]}[
+            config["source"]
+        ]
+        self.encoder = CellEncoder(config, len(self.genes))
+        self.condition_encoder = ConditionEncoder(config, vocabulary)
+        self.transport = Transport(config)
+        self.expression_decoder = Decoder(config, len(self.genes))
+        self.register_buffer("gene_mean", torch.zeros(len(self.genes)))
+        self.register_buffer("gate", torch.ones(1))
+
+    def normalise(self, counts: torch.Tensor, library: torch.Tensor | None = None) -> torch.Tensor:
+        """log1p of counts [..., G] brought to ``target_sum``; ``library`` [...] counts all genes of the cell."""
+        library = counts.sum(-1) if library is None else library
+        return torch.log1p(counts * (self.target_sum / library.clamp(min=1)).unsqueeze(-1))
+
+    def forward(self, control, mask, perturbation, dose, context, batch, key) -> torch.Tensor:
+        """Predict from rows of the tables, int64 [B, P] and [B], -1 where there is no token; see :meth:`predict`."""
+        z0 = self.encoder(control - self.gene_mean, mask)
+        condition = self.condition_encoder(perturbation, dose, context, batch)
+        noise = torch.stack([self._noise(int(k), z0.shape[1:]) for k in key]).to(z0.device)
+        per_cell = z0.square().mean(2)
+        scale = (torch.where(mask, per_cell, 0.0).sum(1) / mask.sum(1).clamp(min=1)).sqrt()[:, None, None]
+        z = self.control_share * z0 + (1 - self.control_share**2) ** 0.5 * scale * noise
+        steps = self.config["solver_steps"]
+        for step in range(steps):
+            t = torch.full((z.shape[0],), step / steps, device=z.device)
+            z = z + (self.transport(z, t, condition, z0, mask) - z) / (steps - step)
+        x1 = self.expression_decoder(z)
+        residual = self.config["head"] == "residual"
+        x1 = control + self.gate * (x1 - self.expression_decoder(z0)) if residual else x1 + self.gene_mean
+        return x1.clamp(0, self.ceiling)
+
+    @torch.no_grad()
+    def predict(
+        self,
+        control: torch.Tensor,
+        *,
+        perturbation: list[str],
+        dose: list[list[float]] | None = None,
+        context: list[str] | None = None,
+        batch: list[str] | None = None,
+        mask: torch.Tensor | None = None,
+        key: list[int] | None = None,
+    ) -> torch.Tensor:
+        """Perturbed populations, a cell for each control cell.
+
+        Parameters
+        ----------
+        control
+            log1p [B, S, G], genes in the order of ``genes``.
+        perturbation, context, batch
+            A name for each set; a combination is joined by ``separator``. A context or batch the model has not seen
+            is known by its control cells alone; a perturbation it has not seen raises a ValueError.
+        dose
+            Of each perturbation of each set, in the unit of training; none if not given.
+        mask
+            bool [B, S], True where a cell is there; all of them if not given.
+        key
+            Where the noise of each set comes from; 0, 1, 2, ... if not given.
+
+        Returns
+        -------
+        torch.Tensor
+            log1p [B, S, G].
+        """
+        sets, device = control.shape[0], control.device
+        parts = [[name] if name in self.perturbations else self._parts(name) for name in perturbation]
+        unseen = sorted({name for names in parts for name in names} - set(self.perturbations))
+        if unseen:
+            raise ValueError(f"perturbation {unseen[0]!r} was never seen in training.")
+        rows = torch.full((sets, max(map(len, parts))), -1)
+        doses = torch.full(rows.shape, torch.nan)
+        mean, scale = self.log_dose or (0.0, 1.0)
+        for row, names in enumerate(parts):
+            for column, name in enumerate(names):
+                rows[row, column] = self.perturbations.index(name)
+                if dose is not None:
+                    doses[row, column] = (math.log10(dose[row][column]) - mean) / scale
+        others = [
+            torch.tensor([names.index(n) if n in names else -1 for n in given or [None] * sets], device=device)
+            for names, given in ((self.contexts, context), (self.batches, batch))
+        ]
+        mask = torch.ones(control.shape[:2], dtype=torch.bool, device=device) if mask is None else mask
+        return self(
+            control, mask, rows.to(device), doses.to(device), *others, list(range(sets)) if key is None else key
+        )
+
+    def _parts(self, label: str) -> list[str]:
+        return label.split(self.separator) if self.separator else [label]
+
+    @staticmethod
+    def _noise(key: int, shape: torch.Size) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(key)
+        torch.rand(3, generator=generator)  # what training draws first
+        return torch.randn(shape, generator=generator)

@@ -1,0 +1,111 @@
+"""Floating-point operations of a training step, and what a device can do.
+
+Counted are the matrix products that a step carries out, two operations for each multiply-add, on padded shapes.
+Normalisations, activations and the optimizer are left out; what recomputation does twice counts once.
+
+Shapes: B sets, S cells, G genes, M gene modules of width d, D latent, K seeds.
+"""
+
+import math
+from collections.abc import Iterator
+
+from bionemo.scale.model.config import GENE_MULTIPLE, Head, ScaleConfig
+
+CONDITION_TOKENS = 3
+"""Perturbation, context and batch."""
+FORWARD, ONE_GRADIENT, BOTH_GRADIENTS = 1, 2, 3
+"""How often a product's operations are spent: alone, with the gradient of one factor, with those of both."""
+
+# Dense bf16 in FLOP/s, from NVIDIA's data sheets. A name that is part of another comes after it.
+_PEAK_BF16 = {
+    "B200": 2.25e15,
+    "GH200": 0.989e15,
+    "H200": 0.989e15,
+    "H100 PCIe": 0.756e15,
+    "H100 NVL": 0.835e15,
+    "H100": 0.989e15,
+    "A100": 0.312e15,
+    "L40S": 0.362e15,
+}
+
+Product = tuple[int, int, int, int]
+"""Rows, inner size, columns, and one of the three above."""
+
+
+def peak_flops(device: str) -> float | None:
+    """Dense bf16 FLOP/s of a device by CUDA's name for it; None for one not in the table, and for CPUs."""
+    return next((peak for name, peak in _PEAK_BF16.items() if name in device), None)
+
+
+def training_flops(config: ScaleConfig, genes: int, sets: int, cells: int) -> int:
+    """Operations of the forward and backward pass over one batch, on all tensor-parallel ranks together.
+
+    Parameters
+    ----------
+    config
+        The model.
+    genes
+        G.
+    sets, cells
+        B and S, padding included.
+    """
+    return sum(2 * rows * inner * columns * times for rows, inner, columns, times in _step(config, genes, sets, cells))
+
+
+def _step(config: ScaleConfig, genes: int, sets: int, cells: int) -> Iterator[Product]:
+    """Products of ``ScaleModel.forward`` and its gradients, in its order."""
+    width, members = config.hidden_size, sets * cells
+    columns = math.ceil(genes / GENE_MULTIPLE) * GENE_MULTIPLE
+    decode = [*_feed_forward(config, members, width), (members, width, columns, BOTH_GRADIENTS)]
+    for _ in ("control", "perturbed"):
+        yield from _encode(config, genes, sets, members)
+        yield from decode
+    yield from _condition(config, sets)
+    yield from _transport(config, sets, cells)
+    yield from decode * (2 if config.head is Head.RESIDUAL else 1)
+    # Distances of the predicted to the observed cells, among the predicted, and among the observed.
+    for times in (ONE_GRADIENT, BOTH_GRADIENTS, FORWARD):
+        yield members, genes, cells, times
+
+
+def _encode(config: ScaleConfig, genes: int, sets: int, members: int) -> Iterator[Product]:
+    modules, size, width = config.gene_modules, config.gene_module_size, config.hidden_size
+    yield members, genes, modules * size, BOTH_GRADIENTS
+    yield from _blocks(config, members * modules, modules, size, config.encoder_layers)
+    yield members, modules * size, width, BOTH_GRADIENTS
+    yield members, width, width, BOTH_GRADIENTS  # phi
+    yield sets, width, width, BOTH_GRADIENTS  # rho, of a set's summary
+
+
+def _condition(config: ScaleConfig, sets: int) -> Iterator[Product]:
+    width, seeds = config.hidden_size, config.condition_seeds
+    for _ in ("key", "value"):
+        yield sets * CONDITION_TOKENS, width, width, BOTH_GRADIENTS
+        yield sets * seeds, width, CONDITION_TOKENS, BOTH_GRADIENTS  # the seeds' scores, what they gather
+    yield sets, seeds * width, width, BOTH_GRADIENTS
+
+
+def _transport(config: ScaleConfig, sets: int, cells: int) -> Iterator[Product]:
+    width, members = config.hidden_size, sets * cells
+    yield sets, 2 * (width // 2), width, ONE_GRADIENT  # of the times, which have no gradient
+    yield sets, width, width, BOTH_GRADIENTS
+    yield members, 2 * width, width, BOTH_GRADIENTS
+    yield sets, width, (6 * config.num_layers + 2) * width, BOTH_GRADIENTS  # modulations
+    yield from _blocks(config, members, cells, width, config.num_layers)
+    yield members, width, width, BOTH_GRADIENTS
+
+
+def _blocks(config: ScaleConfig, rows: int, attended: int, width: int, layers: int) -> Iterator[Product]:
+    """LLaMA blocks over ``rows`` members, each of which attends to ``attended``."""
+    head = width // config.num_attention_heads
+    for _ in range(layers):
+        yield rows, width, width + 2 * config.num_query_groups * head, BOTH_GRADIENTS
+        yield rows, width, attended, BOTH_GRADIENTS
+        yield rows, attended, width, BOTH_GRADIENTS
+        yield rows, width, width, BOTH_GRADIENTS
+        yield from _feed_forward(config, rows, width)
+
+
+def _feed_forward(config: ScaleConfig, rows: int, width: int) -> list[Product]:
+    inner = config.feed_forward(width)
+    return [(rows, width, 2 * inner, BOTH_GRADIENTS), (rows, inner, width, BOTH_GRADIENTS)]

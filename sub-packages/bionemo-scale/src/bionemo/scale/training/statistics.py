@@ -1,0 +1,46 @@
+"""Means of conditions, read once from the store: what validation compares with, and what a transfer starts from."""
+
+import numpy as np
+
+from bionemo.cellsets import CellStore
+
+CELLS_OF_A_RUN = 1024
+"""A mean is taken over so many cells of each run; cells lie in random order within it."""
+
+
+class ConditionMeans:
+    """Mean expression of (context, perturbation) conditions, and of every context's control cells.
+
+    Parameters
+    ----------
+    store
+        Where the cells are.
+    eligible
+        bool [runs], the runs to read beside the controls.
+
+    Attributes
+    ----------
+    control
+        The store's index of a context -> mean log1p of its control cells, float64 [G].
+    delta
+        (context, perturbation), the store's indices -> mean log1p less that of the context's controls, float64 [G].
+    """
+
+    def __init__(self, store: CellStore, eligible: np.ndarray):
+        sums: dict[tuple[int, int], np.ndarray] = {}
+        counts: dict[tuple[int, int], int] = {}
+        for run in store.runs[eligible | store.is_control]:
+            cells = store.read(run["start"] + np.arange(min(run["length"], CELLS_OF_A_RUN)))
+            condition = int(run["context"]), int(run["perturbation"])
+            # A run counts with all its cells, however few of them were read.
+            sums[condition] = sums.get(condition, 0.0) + cells.mean(0, dtype=np.float64) * run["length"]
+            counts[condition] = counts.get(condition, 0) + int(run["length"])
+        means = {condition: total / counts[condition] for condition, total in sums.items()}
+        self.control: dict[int, np.ndarray] = {
+            context: mean for (context, label), mean in means.items() if label == store.control_index
+        }
+        self.delta: dict[tuple[int, int], np.ndarray] = {
+            (context, label): mean - self.control[context]
+            for (context, label), mean in means.items()
+            if label != store.control_index
+        }

@@ -1,0 +1,78 @@
+"""How well held-out conditions are predicted: the score that checkpoints are chosen by."""
+
+from collections.abc import Sequence
+
+import torch
+from megatron.core import parallel_state
+
+from bionemo.scale.model.condition import Condition
+from bionemo.scale.model.scale_model import ScaleModel
+
+GATES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of the model's own change that validation chooses from, where it starts from a transferred delta."""
+
+
+class ConditionScores:
+    """PDCorr of validation conditions: Pearson correlation over genes of predicted and observed delta, their mean.
+
+    The observed delta is that of all cells, the predicted one the mean change of the control cells of the validation
+    sets. Predicted means are linear in the gate but for the clamp to expression's range, so one prediction serves
+    every gate.
+
+    Parameters
+    ----------
+    observed
+        Condition -> mean log1p less that of the context's controls, [G].
+    gates
+        Values to score; one for a model without a gate.
+    """
+
+    def __init__(self, observed: dict[int, torch.Tensor], gates: Sequence[float]):
+        self.gates = tuple(gates)
+        self._row = {condition: row for row, condition in enumerate(sorted(observed))}
+        self._observed = torch.stack([observed[condition] for condition in self._row])
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was predicted."""
+        # Summed change of cells by what they start with, and by the whole prediction; then the number of cells.
+        self._sums = torch.zeros(2, *self._observed.shape, dtype=torch.float64)
+        self._cells = torch.zeros(len(self._observed), dtype=torch.float64)
+
+    @torch.no_grad()
+    def add(self, model: ScaleModel, batch: dict[str, torch.Tensor], condition: Condition) -> None:
+        """Predict the sets of a batch."""
+        dtype = next(model.parameters()).dtype
+        control, mask = batch["control"].to(dtype), batch["mask"]
+        predicted = model.predict(control, mask, condition, batch["key"], gate=1.0)
+        if (rates := model.expression_decoder.rates) is not None:
+            generator = torch.Generator(device=control.device).manual_seed(int(batch["key"][0]))
+            predicted = rates.draw(predicted, batch["library"][0], generator)
+        start = model.starting_cells(control, condition)
+        weight = mask[..., None].double()
+        changes = torch.stack([((x.double() - control.double()) * weight).sum(1) for x in (start, predicted)]).cpu()
+        rows = [self._row.get(int(condition), -1) for condition in batch["condition"]]
+        for place, (row, cells) in enumerate(zip(rows, mask.sum(1).tolist(), strict=True)):
+            if row >= 0 and cells:
+                self._sums[:, row] += changes[:, place]
+                self._cells[row] += cells
+
+    def best(self, device: torch.device) -> tuple[float, float]:
+        """Score and gate of the best gate, over what all data-parallel ranks have predicted; the smaller at a tie."""
+        packed = torch.cat([self._sums.flatten(), self._cells]).to(device)
+        torch.distributed.all_reduce(packed, group=parallel_state.get_data_parallel_group())
+        packed = packed.cpu()
+        cells = packed[-len(self._cells) :]
+        seen = cells > 0
+        start, whole = packed[: -len(self._cells)].unflatten(0, self._sums.shape)[:, seen] / cells[seen][:, None]
+        observed = self._observed.double()[seen]
+        scores = [float(_pearson(start + gate * (whole - start), observed).mean()) for gate in self.gates]
+        best = max(scores)
+        return best, self.gates[scores.index(best)]
+
+
+def _pearson(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Correlation over the last axis; 0 where one of the two does not vary."""
+    x, y = x - x.mean(-1, keepdim=True), y - y.mean(-1, keepdim=True)
+    size = x.norm(dim=-1) * y.norm(dim=-1)
+    return torch.where(size > 0, (x * y).sum(-1) / size.clamp(min=1e-12), 0.0)

@@ -1,0 +1,167 @@
+"""An exported model predicts as the trained one, with torch and safetensors alone, and comes back as it was."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from bionemo.scale.errors import InputError
+from bionemo.scale.export import scale_portable
+from bionemo.scale.export.read import import_export
+from bionemo.scale.export.write import _check_portable, export
+from bionemo.scale.inference.checkpoint import load_model
+from bionemo.scale.training.run_directory import RunDirectory
+
+CPU = torch.device("cpu")
+ALONE = """
+import sys
+
+class Closed:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"megatron", "nemo", "nemo_run", "lightning", "bionemo", "transformer_engine"}:
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Closed())
+sys.path.insert(0, sys.argv[1])
+import scale_portable, torch
+from safetensors.torch import load_file, save_file
+
+given = load_file(sys.argv[2])
+model = scale_portable.load(sys.argv[1])
+answer = model.predict(
+    given["control"], perturbation=["MYC", "TP53"], context=["A", "elsewhere"], mask=given["mask"], key=[11, 12]
+)
+save_file({"answer": answer}, sys.argv[3])
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(run_path, tmp_path_factory, groups):
+    out = tmp_path_factory.mktemp("export") / "exported"
+    export(run_path, out)
+    return out
+
+
+@pytest.fixture
+def spoiled(exported, tmp_path):
+    """A copy of the export to spoil."""
+    return shutil.copytree(exported, tmp_path / "spoiled")
+
+
+def edit(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+def test_one_file_of_plain_torch_predicts_the_same(exported, build, sets, tmp_path):
+    batch = sets(6, 4)
+    condition = replace(
+        batch["condition"],
+        perturbation=torch.tensor([[1], [2]]),
+        dose=torch.full((2, 1), torch.nan),
+        context=torch.tensor([0, -1]),
+        batch=torch.tensor([-1, -1]),
+    )
+    expected = build().predict(batch["control"], batch["mask"], condition, torch.tensor([11, 12]))
+    save_file({name: batch[name] for name in ("control", "mask")}, tmp_path / "given")
+    subprocess.run(
+        [sys.executable, "-c", ALONE, exported, tmp_path / "given", tmp_path / "answer"],
+        check=True,
+        env={"OMP_NUM_THREADS": "1"},
+    )
+    found = load_file(tmp_path / "answer")["answer"]
+    assert (expected - batch["control"])[batch["mask"]].abs().max() > 0.01
+    torch.testing.assert_close(found[batch["mask"]], expected[batch["mask"]], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"head": "regression", "solver_steps": 3},
+        {"source": "gaussian", "num_query_groups": 4},
+        {"source": "control", "num_query_groups": 1, "encoder_layers": 2, "condition_seeds": 2},
+    ],
+)
+def test_every_kind_of_model_predicts_the_same(build, changes):
+    model = build(**changes)
+    weights = {name: tensor for name, tensor in model.state_dict().items() if tensor is not None}
+    _check_portable(model, {"model": model.scale.to_dict(), "vocabulary": model.vocabulary.to_dict()}, weights)
+
+
+def test_a_model_that_would_predict_otherwise_is_not_exported(build):
+    model = build()
+    weights = {name: tensor for name, tensor in model.state_dict().items() if tensor is not None}
+    config = {"model": model.scale.to_dict(), "vocabulary": model.vocabulary.to_dict()}
+    with pytest.raises(InputError, match="predicts otherwise"):
+        _check_portable(model, {**config, "model": {**config["model"], "solver_steps": 2}}, weights)
+    with pytest.raises(InputError, match=r"lacks a part of it \(.*model\.crossing='on'"):
+        _check_portable(model, {**config, "model": {**config["model"], "crossing": "on"}}, weights)
+    with pytest.raises(InputError, match="lacks a part of it"):
+        _check_portable(model, config, {**weights, "another.weight": torch.zeros(1)})
+
+
+def test_an_export_says_what_its_numbers_mean(exported, vocabulary, config):
+    stated = json.loads((exported / "config.json").read_text())
+    assert stated["vocabulary"]["genes"] == list(vocabulary.genes)
+    assert stated["vocabulary"]["target_sum"] == vocabulary.target_sum
+    assert stated["model"]["hidden_size"] == config.hidden_size
+    assert stated["store"]["fingerprint"] == "f" * 64
+    assert stated["step"] == 1
+    assert {"bionemo-scale", "torch", "megatron-core"} <= set(stated["versions"])
+    assert sorted(path.name for path in exported.iterdir() if path.is_file()) == [
+        "config.json",
+        "model.safetensors",
+        "scale_portable.py",
+    ]
+
+
+def test_an_import_is_the_model_that_was_exported(exported, build, sets, tmp_path, record):
+    import_export(exported, tmp_path / "run")
+    run = RunDirectory(tmp_path / "run")
+    assert vars(run.read()) == json.loads(json.dumps(vars(record)))
+    model, _ = load_model(run, CPU)
+    expected = build().state_dict()
+    for name, value in model.state_dict().items():
+        assert value is None or torch.equal(value, expected[name]), name
+
+
+def test_a_name_that_was_never_seen_is_refused(exported):
+    model = scale_portable.load(exported)
+    with pytest.raises(ValueError, match="'TP35' was never seen"):
+        model.predict(torch.zeros(1, 2, len(model.genes)), perturbation=["TP35"])
+
+
+def test_counts_are_normalised_as_in_training(exported, screen, written, vocabulary):
+    from bionemo.scale.inference.controls import read_controls
+
+    model = scale_portable.load(exported)
+    cells = read_controls(written(), vocabulary, perturbation_key="target", context_key="line")
+    counts = screen[screen.obs["target"] == "ctrl"].X.toarray()
+    torch.testing.assert_close(model.normalise(torch.tensor(counts)), torch.tensor(cells.expression.toarray()))
+
+
+def test_a_damaged_export_is_refused(spoiled, groups, tmp_path):
+    edit(spoiled, format=99)
+    with pytest.raises(InputError, match="is of format 99, not 1"):
+        import_export(spoiled, tmp_path / "run")
+    edit(spoiled, format=1, model={})
+    with pytest.raises(InputError, match="is damaged or of another model"):
+        import_export(spoiled, tmp_path / "run")
+    (spoiled / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"spoiled lacks model\.safetensors"):
+        import_export(spoiled, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_places_that_are_taken_and_checkpoints_that_are_not_there_are_refused(exported, run_path, tmp_path):
+    with pytest.raises(InputError, match="exists"):
+        export(run_path, tmp_path)
+    with pytest.raises(InputError, match="exists"):
+        import_export(exported, tmp_path)
+    with pytest.raises(InputError, match="has no whole checkpoint step=7"):
+        export(run_path / "checkpoints" / "step=7", tmp_path / "exported")

@@ -1,0 +1,31 @@
+"""The count of operations behind FLOP/s and MFU."""
+
+import pytest
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from bionemo.scale.model.flops import peak_flops, training_flops
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"head": "regression", "gene_modules": 1, "condition_seeds": 2},
+        {"hidden_size": 32, "num_query_groups": 4, "num_layers": 3, "encoder_layers": 2, "ffn_hidden_size": 48},
+    ],
+)
+def test_the_count_is_what_torch_counts(build, sets, changes):
+    model, batch = build(**changes), sets(6, 4, 5)
+    # Torch counts attention where it is made of products; the fused kernel of a CPU it does not know.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(**batch)["loss"].backward()
+    assert training_flops(model.scale, 20, sets=3, cells=6) == counter.get_total_flops()
+
+
+def test_the_peak_is_of_the_device_that_is_there():
+    assert peak_flops("NVIDIA H200") == 0.989e15
+    assert peak_flops("NVIDIA H100 80GB HBM3") == 0.989e15
+    assert peak_flops("NVIDIA H100 PCIe") == 0.756e15
+    assert peak_flops("NVIDIA A100-SXM4-80GB") == 0.312e15
+    assert peak_flops("a CPU") is None

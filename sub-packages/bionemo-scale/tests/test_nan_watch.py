@@ -1,0 +1,45 @@
+"""Where numbers stop being finite."""
+
+import pytest
+import torch
+
+from bionemo.scale.training.module import ScaleModule
+from bionemo.scale.training.nan_watch import first_not_finite
+from bionemo.scale.training.settings import TrainingConfig
+
+
+@pytest.fixture
+def module(build, config, vocabulary) -> ScaleModule:
+    training = TrainingConfig(max_steps=100, sets_per_batch=4, cells_per_set=8)
+    module = ScaleModule(config, vocabulary, {}, training)
+    module.module = build()
+    return module
+
+
+@pytest.fixture
+def batch(sets) -> dict:
+    given = sets(6, 4)
+    condition = given.pop("condition")
+    names = ("perturbation", "dose", "context", "batch")
+    parts = {name: getattr(condition, name) for name in names}
+    return {**given, **parts}
+
+
+def test_nothing_is_named_where_all_is_finite(module, batch):
+    assert first_not_finite(module, batch) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["encoder.within_cell.join", "condition_encoder.key", "transport.blocks.block_2.mlp.linear_fc1"],
+)
+def test_the_first_module_whose_output_is_not_finite_is_named(module, batch, name):
+    with torch.no_grad():
+        module.module.get_submodule(name).weight[0] = torch.inf
+    assert first_not_finite(module, batch) == name
+    assert not any(part._forward_hooks for part in module.module.modules())
+
+
+def test_a_loss_that_overflows_by_itself_is_named(module, batch):
+    batch["perturbed"] = batch["perturbed"] * 0 + torch.finfo(torch.float32).max
+    assert first_not_finite(module, batch) is not None

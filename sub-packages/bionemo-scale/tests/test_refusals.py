@@ -1,0 +1,95 @@
+"""Settings that do not fit each other, the chip or the data."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from bionemo.scale.errors import InputError
+from bionemo.scale.training import refusals
+from bionemo.scale.training.refusals import check_data, check_settings
+from bionemo.scale.training.settings import TrainingConfig
+
+
+@pytest.fixture
+def training() -> TrainingConfig:
+    return TrainingConfig(max_steps=100, sets_per_batch=4, cells_per_set=8, precision="bf16")
+
+
+@pytest.fixture
+def wide(config):
+    """A model whose widths FP8 takes."""
+    return replace(config, hidden_size=64, gene_module_size=16, ffn_hidden_size=128, layer_spec="auto")
+
+
+@pytest.fixture
+def chip(monkeypatch):
+    """Pretend to be on a GPU of that compute capability, with Transformer Engine."""
+
+    def make(*capability: int) -> None:
+        monkeypatch.setattr(refusals, "transformer_engine_works", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+
+    return make
+
+
+def test_processes_that_tensor_parallelism_does_not_divide_are_refused_with_sizes_that_would(config, training):
+    with pytest.raises(InputError, match=r"does not divide the 3 processes .*: 1 would, or a multiple of 2 processes"):
+        check_settings(replace(config, tensor_parallel=2), replace(training, devices=3))
+    check_settings(replace(config, tensor_parallel=2), replace(training, devices=4))
+
+
+def test_a_width_that_tensor_parallelism_does_not_divide_is_refused_with_sizes_that_would(config):
+    with pytest.raises(
+        InputError, match=r"num_query_groups=2: 1, 2 would divide all sizes, or make num_query_groups a"
+    ):
+        replace(config, tensor_parallel=4)
+
+
+@pytest.mark.parametrize(
+    ("capability", "fp8", "changes", "message"),
+    [
+        ((9, 0), "delayed", {"precision": "fp32"}, r"goes with training\.precision=bf16, not fp32"),
+        ((8, 0), "delayed", {}, r"needs compute capability 8\.9, which a GPU has not: use model\.fp8=none"),
+        ((9, 0), "mxfp8", {}, r"needs compute capability 10\.0"),
+        ((9, 0), "current", {"sets_per_batch": 1, "cells_per_set": 9}, r"is 9: 8 and 16 would do"),
+        ((9, 0), "delayed", {"devices": 9}, r"devices=9 is more than the 8 GPUs"),
+        ((10, 0), "mxfp8", {}, r"multiples of 32, and model\.gene_module_size is 16: 0 and 32 would do"),
+    ],
+)
+def test_fp8_that_cannot_run_is_refused(wide, training, chip, capability, fp8, changes, message):
+    chip(*capability)
+    with pytest.raises(InputError, match=message):
+        check_settings(replace(wide, fp8=fp8), replace(training, **changes))
+
+
+@pytest.mark.parametrize("fp8", ["delayed", "current"])
+def test_fp8_that_can_run_is_not(wide, training, chip, fp8):
+    chip(9, 0)
+    check_settings(replace(wide, fp8=fp8), training)
+
+
+def test_fp8_without_transformer_engine_is_refused(wide, training, monkeypatch):
+    monkeypatch.setattr(refusals, "transformer_engine_works", lambda: False)
+    with pytest.raises(InputError, match=r"fp8=delayed needs a GPU, a working transformer-engine"):
+        check_settings(replace(wide, fp8="delayed"), training)
+    with pytest.raises(InputError, match="fp8='e4m3' is not one of none, delayed, current, mxfp8"):
+        replace(wide, fp8="e4m3")
+    with pytest.raises(InputError, match="recompute and fp8=delayed do not go together"):
+        replace(wide, fp8="delayed", recompute=True)
+
+
+def test_fewer_sets_than_ranks_are_refused(training):
+    runs = np.zeros(3, dtype=[("length", int)])
+    runs["length"] = 8, 9, 100
+    store = SimpleNamespace(runs=runs, path="store")
+    eligible = np.array([True, True, False])
+    check_data(store, eligible, training, data_parallel=3)
+    with pytest.raises(InputError, match="has 3 sets of 8 cells to train on, fewer than the 4 data-parallel ranks"):
+        check_data(store, eligible, training, data_parallel=4)

@@ -1,0 +1,133 @@
+"""On an NVIDIA GPU: the precisions against float32, the layer specs against each other, recorded speed.
+
+None of these has been run where they were written.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+]
+BF16_TOLERANCE, FP8_TOLERANCE = 0.05, 0.15
+"""Relative error of the loss and of the whole gradient, as the norm of the difference over the norm."""
+
+
+@pytest.fixture(scope="module")
+def config():
+    from bionemo.scale.model.config import ScaleConfig
+
+    return ScaleConfig(
+        hidden_size=256,
+        num_layers=2,
+        num_attention_heads=8,
+        num_query_groups=4,
+        ffn_hidden_size=512,
+        gene_modules=8,
+        gene_module_size=64,
+        layer_spec="local",
+        pairing="none",
+    )
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+    from bionemo.scale.model.vocabulary import Vocabulary
+
+    return Vocabulary(
+        genes=tuple(f"g{i}" for i in range(512)),
+        contexts=("A",),
+        perturbations=("ctrl", "p"),
+        batches=(),
+        control="ctrl",
+        kind="counts",
+        target_sum=1e4,
+    )
+
+
+@pytest.fixture(scope="module")
+def loss_and_gradient(config, vocabulary):
+    """One forward and backward pass of the same weights under other settings."""
+    from bionemo.scale.inference.checkpoint import one_process_groups
+    from bionemo.scale.model.scale_model import Condition, ScaleModel
+
+    device = torch.device("cuda")
+    one_process_groups(device)
+    torch.manual_seed(0)
+    weights = ScaleModel(config, vocabulary).state_dict()
+    control, perturbed = torch.rand(2, 4, 64, 512, device=device, generator=torch.Generator(device).manual_seed(1))
+    rows = torch.tensor([0, 1, 1, 0], device=device)
+    batch = dict(
+        control=control,
+        perturbed=perturbed,
+        mask=torch.ones(4, 64, dtype=torch.bool, device=device),
+        condition=Condition(rows, torch.zeros_like(rows), torch.full_like(rows, -1)),
+        key=torch.arange(4),
+    )
+
+    def run(dtype: torch.dtype, **changes) -> tuple[float, torch.Tensor]:
+        model = ScaleModel(replace(config, **changes), vocabulary).to(device)
+        model.load_state_dict({name: value for name, value in weights.items() if value is not None}, strict=False)
+        model = model.to(dtype)
+        given = {k: v.to(dtype) if torch.is_tensor(v) and v.is_floating_point() else v for k, v in batch.items()}
+        loss = model(**given)["loss"]
+        loss.backward()
+        gradients = {n: p.grad.float().flatten() for n, p in sorted(model.named_parameters()) if p.grad is not None}
+        return float(loss), torch.cat(list(gradients.values()))
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("dtype", "changes", "tolerance"),
+    [
+        (torch.bfloat16, {}, BF16_TOLERANCE),
+        (torch.float32, {"layer_spec": "transformer_engine"}, 1e-3),
+        (torch.bfloat16, {"layer_spec": "transformer_engine"}, BF16_TOLERANCE),
+        (torch.bfloat16, {"layer_spec": "transformer_engine", "fp8": "delayed"}, FP8_TOLERANCE),
+        (torch.bfloat16, {"layer_spec": "transformer_engine", "fp8": "current"}, FP8_TOLERANCE),
+        (torch.bfloat16, {"layer_spec": "transformer_engine", "fp8": "mxfp8"}, FP8_TOLERANCE),
+        (torch.float32, {"recompute": True}, 1e-5),
+    ],
+    ids=str,
+)
+def test_a_pass_agrees_with_float32(loss_and_gradient, dtype, changes, tolerance):
+    from bionemo.scale.model.specs import transformer_engine_works
+
+    if "layer_spec" in changes and not transformer_engine_works():
+        pytest.skip("needs Transformer Engine")
+    if changes.get("fp8") == "mxfp8" and torch.cuda.get_device_capability() < (10, 0):
+        pytest.skip("needs a chip with MXFP8")
+    expected, expected_gradient = loss_and_gradient(torch.float32)
+    loss, gradient = loss_and_gradient(dtype, **changes)
+    assert loss == pytest.approx(expected, rel=tolerance)
+    assert (gradient - expected_gradient).norm() < tolerance * expected_gradient.norm()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("training.precision=bf16",),
+        ("training.precision=bf16", "model.layer_spec=transformer_engine", "model.fp8=current"),
+    ],
+    ids=["fp32", "bf16", "fp8"],
+)
+def test_a_run_trains_saves_and_goes_on(tmp_path, pretrain, overrides):
+    from jobs import logged
+
+    run = tmp_path / "run"
+    pretrain(run, "training.max_steps=4", "training.checkpoint_every=2", *overrides)
+    pretrain(run, "training.max_steps=6", "training.checkpoint_every=2", *overrides)
+    assert sorted(logged(run)) == list(range(1, 7))
+    assert logged(run, "throughput/flops_per_second")[6][-1] > 0
+
+
+def test_a_checkpoint_of_one_spec_is_read_by_the_other(tmp_path, pretrain):
+    run = tmp_path / "run"
+    pretrain(run, "training.max_steps=2", "training.warmup_steps=1", "model.layer_spec=local")
+    pretrain(run, "training.max_steps=4", "model.layer_spec=transformer_engine")
+    pretrain(run, "training.max_steps=6", "model.layer_spec=local")
