@@ -31,7 +31,7 @@ def encoder_of(build, embedded):
 
 def test_a_combination_has_no_order_and_padding_means_nothing(build, condition_of):
     encoder = build().condition_encoder
-    encoded, attention = encoder(condition_of([[1, 2, -1], [2, 1, -1], [1, -1, -1]], [0] * 3, ABSENT + [-1]))
+    encoded, attention = encoder(condition_of([[1, 2, -1], [2, 1, -1], [1, -1, -1]], [0] * 3, [*ABSENT, -1]))
     torch.testing.assert_close(encoded[0], encoded[1])
     assert not torch.allclose(encoded[0], encoded[2])
     torch.testing.assert_close(encoded[2:], encoder(condition_of([1], [0], [-1]))[0])

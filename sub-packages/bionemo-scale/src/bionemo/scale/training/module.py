@@ -117,8 +117,10 @@ class ScaleModule(pl.LightningModule):
     def on_train_batch_end(self, outputs, batch, batch_idx: int) -> None:
         """Take the step's weights into their average."""
         if self.training_config.average_decay:
-            # On a GPU the optimizer leaves its part of the weights on each rank until the next forward pass.
-            self.trainer.strategy.megatron_parallel.force_param_sync()
+            strategy: Any = self.trainer.strategy
+            if strategy.ddp_config.use_distributed_optimizer:
+                # Each rank has updated its part of the weights, and would gather the rest in the next forward pass.
+                strategy.megatron_parallel.force_param_sync()
             self.model.average.update(self.model, self.training_config.average_decay)
 
     def on_train_start(self) -> None:

@@ -47,8 +47,8 @@ class TrainingConfig:
     """Validations without a better one after which training stops; 0 to never stop."""
     log_every: int = 10
     separator: str = "+"
-    """What joins the perturbations of a combination, or a perturbation and its dose, in a label; empty for labels that
-    must not be taken apart."""
+    """What joins the perturbations of a combination, or a perturbation and its dose, in a label; ``none`` for labels
+    that must not be taken apart."""
 
     def __post_init__(self):
         try:
