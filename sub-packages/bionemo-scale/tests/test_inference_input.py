@@ -247,7 +247,7 @@ def test_a_perturbation_never_seen_is_refused_with_the_nearest(read, written, vo
         check_known(populations_of(["TP35"], cells, KEYS), vocabulary)
     with pytest.raises(InputError, match=r"2 perturbations \('TP35', 'aspirin'\) were never seen"):
         check_known(populations_of(["TP35", "aspirin"], cells, KEYS), vocabulary)
-    with pytest.raises(InputError, match="give ones of its 2 training perturbations, such as MYC, TP53"):
+    with pytest.raises(InputError, match="give ones of the 2 it knows, such as MYC, TP53"):
         check_known(populations_of(["aspirin"], cells, KEYS), vocabulary)
 
 

@@ -16,8 +16,8 @@ for _kind in (*CHOICES, Precision):
 
 
 # Nor a setting that may be None.
-@type_parser.register_parser(UnionType)
-def _optional(text: str, kind: UnionType) -> object:
+@type_parser.register_parser(UnionType)  # pyright: ignore[reportArgumentType]
+def _optional(text: str, kind) -> object:
     if text.lower() == "none":
         return None
     (given,) = (one for one in get_args(kind) if one is not type(None))

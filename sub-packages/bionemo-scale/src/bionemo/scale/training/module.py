@@ -1,7 +1,7 @@
 """The model as NeMo trains it."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -99,7 +99,7 @@ class ScaleModule(pl.LightningModule):
     @property
     def model(self) -> ScaleModel:
         """The model that is trained, out of Megatron's wrappers."""
-        return unwrap_model(self.module)
+        return cast(ScaleModel, unwrap_model(self.module))
 
     @property
     def predicting_model(self) -> ScaleModel:
@@ -121,7 +121,8 @@ class ScaleModule(pl.LightningModule):
             if strategy.ddp_config.use_distributed_optimizer:
                 # Each rank has updated its part of the weights, and would gather the rest in the next forward pass.
                 strategy.megatron_parallel.force_param_sync()
-            self.model.average.update(self.model, self.training_config.average_decay)
+            average = cast(WeightAverage, self.model.average)
+            average.update(self.model, self.training_config.average_decay)
 
     def on_train_start(self) -> None:
         """Let a run that is trained further follow the schedule of its new length; NeMo restores the old one."""
