@@ -27,7 +27,16 @@ from bionemo.scale.training.settings import Precision, TrainingConfig
         ({"gene_modules": 0}, "gene_modules=0 must be at least 1"),
         ({"source": "noise"}, "source='noise' is not one of control, gaussian, mixed"),
         ({"pairing": "best"}, "pairing='best' is not one of none, optimal_transport"),
-        ({"head": "both"}, "head='both' is not one of residual, regression"),
+        ({"head": "both"}, "head='both' is not one of residual, regression, negative_binomial"),
+        ({"head": "negative_binomial"}, "set_loss=energy needs .* set set_loss=none"),
+        ({"head": "regression", "transfer": True}, "transfer=true .* set head=residual"),
+        ({"transfer": True, "gate": 1.5}, "gate=1.5 is outside"),
+        ({"gate": 0.5}, "without transfer=true"),
+        ({"gene_dropout": 1.1}, "gene_dropout=1.1 is outside"),
+        ({"set_loss": "kl"}, "set_loss='kl' is not one of none, energy, mmd"),
+        ({"prediction": "noise"}, "prediction='noise' is not one of endpoint, velocity"),
+        ({"condition_pooling": "max"}, "condition_pooling='max' is not one of seed_attention, mean"),
+        ({"perturbation_tokens": "all"}, "perturbation_tokens='all' is not one of learned, embedding, both"),
         ({"layer_spec": "te"}, "layer_spec='te' is not one of"),
         *(
             ({name: 0}, f"{name}=0 must be at least 1")
@@ -48,6 +57,8 @@ def test_a_model_that_cannot_be_built_is_refused(config, changes, message):
         ({"sets_per_batch": 0}, "sets_per_batch=0 must be at least 1"),
         ({"checkpoint_every": 0}, "checkpoint_every=0 must be at least 1"),
         ({"warmup_steps": 100}, "warmup_steps=100 leaves nothing of max_steps=100"),
+        ({"average_decay": 1.0}, "average_decay=1.0 must be below 1"),
+        ({"patience": -1}, "patience=-1 must be at least 0"),
         ({"precision": "fp8"}, "precision='fp8' is not one of fp32, bf16"),
     ],
 )

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from bionemo.scale.flow.endpoint import endpoint_loss
+from bionemo.scale.flow.endpoint import endpoint_loss, velocity_loss
 from bionemo.scale.flow.noise import set_noise
 from bionemo.scale.flow.pairing import optimal_transport_order
 from bionemo.scale.flow.path import interpolate
 from bionemo.scale.flow.reduce import over_cells, over_sets
-from bionemo.scale.flow.set_loss import energy_distance
+from bionemo.scale.flow.set_loss import energy_distance, maximum_mean_discrepancy
 from bionemo.scale.flow.solver import solve
 from bionemo.scale.flow.source import source
 
@@ -41,6 +41,9 @@ def test_velocity_error_is_endpoint_error_over_the_time_left_squared():
     velocity_error = over_cells(((z1_hat - z_t) / left - (z1 - z_s)).square(), MASK)
     endpoint_error = endpoint_loss(z1_hat, z1, MASK) * over_cells(z1.square(), MASK)
     torch.testing.assert_close(velocity_error, endpoint_error / (1 - t) ** 2, rtol=1e-4, atol=1e-5)
+    loss = velocity_loss(z1_hat, z1, t, MASK) * over_cells(z1.square(), MASK)
+    torch.testing.assert_close(loss, velocity_error, rtol=1e-4, atol=1e-5)
+    assert velocity_loss(z1_hat, z1, torch.ones(B), MASK).isfinite().all()
 
 
 def test_endpoint_loss_is_one_for_predicting_zero_whatever_the_scale():
@@ -91,6 +94,37 @@ def test_energy_distance_ignores_padding_and_has_a_finite_gradient_where_cells_c
     same = x.clone().requires_grad_()
     energy_distance(same, x, MASK).sum().backward()
     assert same.grad.isfinite().all()
+
+
+def test_mmd_is_the_direct_double_sum_of_its_kernels():
+    x, y = torch.randn(B, S, 30), torch.randn(B, S, 30) + 1
+    for b, n in enumerate(MASK.sum(1).tolist()):
+        if not n:
+            continue
+
+        def squared(a, c):
+            return torch.cdist(a, c).square() / 30
+
+        one, other = x[b, :n], y[b, :n]
+        width = squared(one, other).mean().clamp(min=1e-6)
+
+        def kernel(a, c, width=width):
+            return sum(torch.exp(-squared(a, c) / width / f) for f in (0.25, 0.5, 1, 2, 4)).mean() / 5
+
+        direct = kernel(one, one) + kernel(other, other) - 2 * kernel(one, other)
+        assert maximum_mean_discrepancy(x, y, MASK)[b].item() == pytest.approx(direct.item(), abs=1e-4)
+
+
+def test_mmd_of_equal_samples_is_zero_and_padding_is_ignored():
+    x, y = torch.rand(B, S, 20), torch.rand(B, S, 20)
+    assert maximum_mean_discrepancy(y.flip(1), y, torch.ones(B, S, dtype=torch.bool)).abs().max() < 1e-5
+    dirty_x, dirty_y = (torch.where(MASK[..., None], v, torch.full_like(v, 7.0)) for v in (x, y))
+    torch.testing.assert_close(
+        maximum_mean_discrepancy(x, y, MASK)[:3],
+        maximum_mean_discrepancy(dirty_x, dirty_y, MASK)[:3],
+        atol=1e-5,
+        rtol=1e-3,
+    )
 
 
 def test_one_step_answers_the_transport_at_the_source():

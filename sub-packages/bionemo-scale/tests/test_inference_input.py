@@ -233,6 +233,13 @@ def test_a_joined_batch_key_is_found_and_a_batch_without_controls_is_said(read, 
     assert batch_notices(populations[:1], cells.obs, keys, path) == []
 
 
+def test_an_embedding_makes_a_perturbation_known_also_in_a_combination(read, written, vocabulary):
+    cells, names = read(written()), replace(vocabulary, embedded=("SOX2",), embedding_size=2)
+    check_known(populations_of(["SOX2", "TP53+SOX2"], cells, KEYS), names)
+    with pytest.raises(InputError, match="'E2F1' was never seen in training and has no embedding"):
+        check_known(populations_of(["TP53+E2F1"], cells, KEYS), names)
+
+
 def test_a_perturbation_never_seen_is_refused_with_the_nearest(read, written, vocabulary):
     cells = read(written())
     check_known(populations_of(["TP53"], cells, KEYS), vocabulary)
@@ -240,7 +247,7 @@ def test_a_perturbation_never_seen_is_refused_with_the_nearest(read, written, vo
         check_known(populations_of(["TP35"], cells, KEYS), vocabulary)
     with pytest.raises(InputError, match=r"2 perturbations \('TP35', 'aspirin'\) were never seen"):
         check_known(populations_of(["TP35", "aspirin"], cells, KEYS), vocabulary)
-    with pytest.raises(InputError, match="give ones of its 2 training perturbations, such as MYC, TP53"):
+    with pytest.raises(InputError, match="give ones of the 2 it knows, such as MYC, TP53"):
         check_known(populations_of(["aspirin"], cells, KEYS), vocabulary)
 
 

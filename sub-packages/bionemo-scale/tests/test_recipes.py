@@ -1,9 +1,12 @@
 """Overrides on the command line, applied to a recipe without starting it."""
 
 import pytest
+import torch
 
 from bionemo.scale.errors import InputError
 from bionemo.scale.model.config import Source
+from bionemo.scale.model.scale_model import ScaleModel
+from bionemo.scale.model.vocabulary import Vocabulary
 from bionemo.scale.recipes.overrides import configured
 from bionemo.scale.recipes.pretrain import RECIPES
 from bionemo.scale.training.pretrain import pretrain
@@ -27,12 +30,15 @@ def test_overrides_change_what_they_name_and_nothing_else():
         [
             *WHERE,
             *("model.hidden_size=128", "model.source=control", "model.start_fraction=1"),
+            *("model.transfer=true", "model.gate=0.5", "training.separator=none", "embeddings=a/file.npz"),
             *("training.max_steps=50", "training.learning_rate=3e-4", "training.precision=bf16"),
         ],
     ).keywords
     assert changed["model"].hidden_size == 128
     assert changed["model"].source is Source.CONTROL
     assert changed["model"].start_fraction == 1
+    assert (changed["model"].transfer, changed["model"].gate) == (True, 0.5)
+    assert (changed["training"].separator, changed["embeddings"]) == ("none", "a/file.npz")
     assert changed["training"].max_steps == 50
     assert changed["training"].learning_rate == 3e-4
     assert changed["training"].precision is Precision.BF16
@@ -54,6 +60,8 @@ def test_overrides_change_what_they_name_and_nothing_else():
         ("training.max_steps=1.5", "training.max_steps takes int, not '1.5'"),
         ("training.learning_rate=fast", "training.learning_rate takes float, not 'fast'"),
         ("model.source=noise", "source='noise' is not one of control, gaussian, mixed"),
+        ("model.gate=much", "model.gate takes .*float.*, not 'much'"),
+        ("model.gate=0.5", "gate=0.5 is .* without transfer=true"),
         ("training.precision=fp8", "precision='fp8' is not one of fp32, bf16"),
         ("model.num_attention_heads=3", "num_query_groups=2 does not divide num_attention_heads=3"),
     ],
@@ -62,6 +70,18 @@ def test_a_wrong_override_is_one_sentence(override, message):
     with pytest.raises(InputError, match=message) as refused:
         configured("scale_tiny", [*WHERE, override])
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("recipe", "millions"), [("scale_small", 2.7), ("scale_184m", 184), ("scale_280m", 280)])
+def test_the_weights_of_a_size_are_near_its_name(groups, recipe, millions):
+    genes = tuple(map(str, range(2000)))
+    names = Vocabulary(
+        genes=genes, contexts=("A",), perturbations=("ctrl", "X"), batches=(), control="ctrl", kind="counts",
+        target_sum=1e4,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = ScaleModel(configured(recipe, WHERE).keywords["model"], names)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.05)
 
 
 def test_an_unknown_recipe_offers_the_nearest():

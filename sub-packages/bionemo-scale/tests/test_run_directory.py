@@ -93,6 +93,11 @@ def test_a_record_without_a_part_is_damaged(run, damage):
         run.read()
 
 
+def test_other_embeddings_are_refused(begun, record):
+    with pytest.raises(InputError, match="was started with other embeddings"):
+        begun.start(replace(record, embeddings={"path": "vectors.npz", "sha256": "0"}), write=True)
+
+
 def test_another_number_of_sets_a_step_is_refused(begun, record):
     with pytest.raises(InputError, match="takes 4 sets a step over all ranks, not 8"):
         begun.start(replace(record, global_batch=8), write=True)

@@ -69,4 +69,4 @@ def set_noise(
         if gene_dropout:
             masks.append(torch.rand(2, cells, genes, generator=generator, device=device) < gene_dropout)
     hide_genes = torch.stack(masks, dim=1) if masks else None
-    return SetNoise(*(torch.stack(drawn) for drawn in (times, gaussians, hidden, tokens)), hide_genes)
+    return SetNoise(torch.stack(times), torch.stack(gaussians), torch.stack(hidden), torch.stack(tokens), hide_genes)

@@ -39,13 +39,13 @@ def energy_distance(x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor) -> tor
 def maximum_mean_discrepancy(x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Squared MMD, ``E k(x, x') + E k(y, y') - 2 E k(x, y)``, [B] (Gretton et al. 2012, "A kernel two-sample test").
 
-    The kernel is a mean of Gaussians of five widths around the mean squared distance of the observed cells, which
+    The kernel is a mean of Gaussians of five widths around the mean squared distance between the two populations, which
     spares a width of one's own choice. Means run over all pairs of valid cells, a cell with itself included.
 
     Parameters
     ----------
     x, y
-        Populations [B, S, G] of as many valid cells; the widths come from ``y``.
+        Populations [B, S, G] of as many valid cells.
     mask
         bool [B, S], for both.
     """
@@ -58,7 +58,7 @@ def maximum_mean_discrepancy(x: torch.Tensor, y: torch.Tensor, mask: torch.Tenso
         distance = a.square().sum(-1)[:, :, None] + b.square().sum(-1)[:, None, :] - 2 * a @ b.transpose(1, 2)
         return (distance / a.shape[-1]).clamp(min=0)
 
-    width = (squared(y, y).detach() * pairs).sum((1, 2), keepdim=True).clamp(min=1e-6)
+    width = (squared(x, y).detach() * pairs).sum((1, 2), keepdim=True).clamp(min=1e-6)
 
     def mean_kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         distance = squared(a, b) / width

@@ -1,5 +1,8 @@
 """Pretraining recipes, one a model size."""
 
+from types import UnionType
+from typing import get_args
+
 import nemo_run as run
 from nemo_run.cli.cli_parser import type_parser
 
@@ -10,6 +13,15 @@ from bionemo.scale.training.settings import Precision, TrainingConfig
 # nemo-run reads no enum from a command line; the configurations turn names into theirs and refuse the others.
 for _kind in (*CHOICES, Precision):
     type_parser.register_parser(_kind)(lambda name, _kind: name)
+
+
+# Nor a setting that may be None.
+@type_parser.register_parser(UnionType)  # pyright: ignore[reportArgumentType]
+def _optional(text: str, kind) -> object:
+    if text.lower() == "none":
+        return None
+    (given,) = (one for one in get_args(kind) if one is not type(None))
+    return given(text)
 
 
 @run.cli.factory(target=pretrain, name="scale_tiny")
@@ -33,7 +45,7 @@ def scale_tiny() -> run.Partial:
 
 @run.cli.factory(target=pretrain, name="scale_small")
 def scale_small() -> run.Partial:
-    """About 2 million weights for 2,000 genes: a screen of thousands of cells, on two CPU cores or one small GPU."""
+    """About 3 million weights for 2,000 genes: a screen of thousands of cells, on two CPU cores or one small GPU."""
     return run.Partial(
         pretrain,
         model=run.Config(

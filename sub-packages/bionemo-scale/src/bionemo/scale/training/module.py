@@ -1,7 +1,7 @@
 """The model as NeMo trains it."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -101,7 +101,7 @@ class ScaleModule(pl.LightningModule):
     @property
     def model(self) -> ScaleModel:
         """The model that is trained, out of Megatron's wrappers."""
-        return unwrap_model(self.module)
+        return cast(ScaleModel, unwrap_model(self.module))
 
     @property
     def predicting_model(self) -> ScaleModel:
@@ -119,9 +119,12 @@ class ScaleModule(pl.LightningModule):
     def on_train_batch_end(self, outputs, batch, batch_idx: int) -> None:
         """Take the step's weights into their average."""
         if self.training_config.average_decay:
-            # On a GPU the optimizer leaves its part of the weights on each rank until the next forward pass.
-            self.trainer.strategy.megatron_parallel.force_param_sync()
-            self.model.average.update(self.model, self.training_config.average_decay)
+            strategy: Any = self.trainer.strategy
+            if strategy.ddp_config.use_distributed_optimizer:
+                # Each rank has updated its part of the weights, and would gather the rest in the next forward pass.
+                strategy.megatron_parallel.force_param_sync()
+            average = cast(WeightAverage, self.model.average)
+            average.update(self.model, self.training_config.average_decay)
 
     def on_train_start(self) -> None:
         """Let a run that is trained further follow the schedule of its new length; NeMo restores the old one."""

@@ -74,7 +74,8 @@ def pretrain(
     cells = CellStore.open(Path(store))
     held_out = Split.from_toml(Path(split))
     supplied = None if embeddings is None else Embeddings.read(Path(embeddings))
-    vocabulary = training_vocabulary(cells, held_out, model, training.separator, supplied)
+    separator = "" if training.separator == "none" else training.separator
+    vocabulary = training_vocabulary(cells, held_out, model, separator, supplied)
     data_parallel = training.world_size // model.tensor_parallel
     check_data(cells, np.asarray(held_out.assign(cells)) == "train", training, data_parallel)
 

@@ -55,8 +55,8 @@ class TrainingConfig:
     profile_steps: int = 0
     """Steps to profile after the third, into the run's ``profile`` directory."""
     separator: str = "+"
-    """What joins the perturbations of a combination, or a perturbation and its dose, in a label; empty for labels that
-    must not be taken apart."""
+    """What joins the perturbations of a combination, or a perturbation and its dose, in a label; ``none`` for labels
+    that must not be taken apart."""
 
     def __post_init__(self):
         try:

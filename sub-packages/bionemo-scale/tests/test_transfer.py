@@ -1,0 +1,142 @@
+"""Starting from control cells moved by what the perturbation did elsewhere."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from bionemo.scale.model.transfer import Transfer, move_cells, rows_of
+from bionemo.scale.training.transfer import FittedTransfer
+
+G, CONTEXTS = 20, ["A", "B", "C", "D"]
+LABELS = ["ctrl", *(f"p{i}" for i in range(1, 9))]
+
+
+def screen(noise: float = 0.0, held_out: tuple = ()) -> SimpleNamespace:
+    """Condition means that are an effect and a context's common shift, with some noise."""
+    rng = np.random.default_rng(0)
+    effect, common = rng.normal(size=(len(LABELS), G)), rng.normal(size=(len(CONTEXTS), G))
+    control = {k: 3 + rng.normal(size=G) for k in range(len(CONTEXTS))}
+    delta = {
+        (k, p): effect[p] + common[k] + noise * rng.normal(size=G)
+        for k in range(len(CONTEXTS))
+        for p in range(1, len(LABELS))
+        if (k, p) not in held_out
+    }
+    return SimpleNamespace(control=control, delta=delta, truth=lambda k, p: effect[p] + common[k])
+
+
+@pytest.fixture
+def names(vocabulary):
+    return replace(
+        vocabulary, contexts=tuple(CONTEXTS), perturbations=tuple(LABELS), transferred=tuple(LABELS[1:]), batches=()
+    )
+
+
+def fitted(means, names) -> FittedTransfer:
+    return FittedTransfer(means, CONTEXTS, LABELS, names)
+
+
+def model_of(fit: FittedTransfer, names) -> Transfer:
+    transfer = Transfer(names)
+    transfer.load_state_dict({name.removeprefix("transfer."): value for name, value in fit.buffers().items()})
+    return transfer
+
+
+def test_additive_effects_are_recovered_in_a_context_that_did_not_show_them(names):
+    held_out = ((0, 1), (0, 2))
+    means = screen(held_out=held_out)
+    fit = fitted(means, names)
+    for condition in held_out:
+        correlation = np.corrcoef(fit.delta(*condition).numpy(), means.truth(*condition))[0, 1]
+        assert correlation > 0.95
+    plain = np.mean([means.delta[k, 1] for k in (1, 2, 3)], axis=0)
+    assert np.corrcoef(plain, means.truth(0, 1))[0, 1] < 0.8
+
+
+def test_a_training_condition_starts_from_others_only(names):
+    means = screen()
+    before = fitted(means, names)
+    shares, own, other = before.shares, before.delta(2, 3), before.delta(1, 3)
+    means.delta[2, 3] = means.delta[2, 3] + 100.0
+    after = fitted(means, names)
+    after.shares = shares
+    torch.testing.assert_close(after.delta(2, 3), own)
+    assert not torch.allclose(after.delta(1, 3), other)
+
+
+def test_noisy_effects_shrink(names):
+    assert fitted(screen(noise=0.01), names).shares[0] > 0.9
+    assert fitted(screen(noise=3.0), names).shares[0] < 0.5
+
+
+def test_the_model_and_its_training_sets_start_held_out_conditions_alike(names):
+    means = screen(noise=0.5, held_out=((0, 1), (3, 8)))
+    fit = fitted(means, names)
+    middle = torch.stack([fit.control_mean(0), fit.control_mean(3), fit.control_mean(0)])
+    delta = model_of(fit, names).delta(["p1", "p8", "ctrl"], torch.tensor([0, 3, 0]), middle, names)
+    torch.testing.assert_close(delta, torch.stack([fit.delta(0, 1), fit.delta(3, 8), torch.zeros(G)]))
+
+
+def test_a_context_and_a_perturbation_never_shown_get_what_all_have_in_common(names):
+    means = screen()
+    fit = fitted(means, replace(names, embedded=("new",)))
+    transfer = model_of(fit, names)
+    middle = torch.from_numpy(np.mean([means.control[k] for k in range(4)], axis=0)).float()[None]
+    new = transfer.delta(["new"], torch.tensor([-1]), middle, replace(names, embedded=("new",)))
+    everything = np.mean([means.delta[k, p] for k in range(4) for p in range(1, 9)], axis=0)
+    torch.testing.assert_close(new[0].double(), torch.from_numpy(fit.shares[1] * everything), atol=1e-5, rtol=1e-5)
+
+
+def test_one_perturbation_in_every_context_is_the_plain_transfer_shrunk(vocabulary):
+    names = replace(vocabulary, contexts=("A", "B", "C"), perturbations=("ctrl", "p1"), transferred=("p1",))
+    means = screen(held_out=tuple((k, p) for k in range(4) for p in range(1, 9) if p > 1 or k == 3))
+    fit = FittedTransfer(means, CONTEXTS, LABELS[:2], names)
+    delta = model_of(fit, names).delta(["p1"], torch.tensor([-1]), fit.control_mean(3)[None], names)
+    torch.testing.assert_close(delta[0], fit.delta(3, 1))
+    plain = np.mean([means.delta[k, 1] for k in range(3)], axis=0)
+    pull = np.mean([means.control[k] for k in range(3)], axis=0) - means.control[3]
+    expected = fit.shares[0] * plain + fit.shares[2] * pull
+    torch.testing.assert_close(delta[0].double(), torch.from_numpy(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_combinations_and_doses_are_made_of_what_was_shown_alone(vocabulary):
+    names = replace(
+        vocabulary,
+        perturbations=("ctrl", "A", "B", "C"),
+        transferred=("A", "B+1uM", "B+10uM", "A+C"),
+    )
+    assert rows_of("A", names) == [[0]]
+    assert rows_of("A+C", names) == [[3]]
+    assert rows_of("A+C", names, without=("A+C",)) == [[0], [4]]
+    assert rows_of("A+B", names) == [[0], [1, 2]]
+    assert rows_of("B+3uM", names) == [[1, 2]]
+
+
+def test_moved_cells_have_the_mean_that_was_asked_for_and_keep_their_zeros():
+    torch.manual_seed(0)
+    cells = torch.randn(1, 500, 6).relu()
+    mean = cells.mean(1)
+    delta = torch.tensor([[-0.3, -0.1, 0.0, 0.2, 1.0, -9.0]])
+    moved = move_cells(cells, delta, mean, 10.0)
+    torch.testing.assert_close(moved.mean(1), (mean + delta).clamp(min=0), atol=1e-5, rtol=0)
+    down = delta[0] <= 0
+    assert (moved[..., down][cells[..., down] == 0] == 0).all()
+
+
+def test_an_untrained_model_that_transfers_predicts_the_moved_cells(build, sets, vocabulary):
+    model = build(transfer=True, names=replace(vocabulary, transferred=("MYC", "TP53")))
+    batch = sets(6, 4)
+    given = dict(delta=torch.randn(2, 20), control_mean=batch["control"].mean(1))
+    condition = replace(batch["condition"], **given)
+    answer = model.predict(batch["control"], batch["mask"], condition, batch["key"])
+    expected = move_cells(batch["control"], given["delta"], given["control_mean"], model.expression_decoder.ceiling)
+    assert torch.equal(answer, expected)
+    model.gate.fill_(0.5)
+    half = model.predict(batch["control"], batch["mask"], condition, batch["key"])
+    whole = model.predict(batch["control"], batch["mask"], condition, batch["key"], gate=1.0)
+    inside = (whole > 0) & (whole < model.expression_decoder.ceiling) & (half > 0)
+    torch.testing.assert_close((half - expected)[inside], (whole - expected)[inside] / 2, atol=1e-5, rtol=1e-4)
+    assert (whole - expected).abs().max() > 1e-3

@@ -1,0 +1,139 @@
+"""The score that checkpoints are chosen by, the average of weights, and which checkpoint predicts."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from bionemo.scale.errors import InputError
+from bionemo.scale.inference.checkpoint import find_checkpoint, load_model
+from bionemo.scale.model.average import WeightAverage
+from bionemo.scale.training.run_directory import RunDirectory
+from bionemo.scale.training.selection import Selection
+from bionemo.scale.training.settings import TrainingConfig
+from bionemo.scale.training.validation import GATES, ConditionScores
+
+CPU = torch.device("cpu")
+
+
+class Shift:
+    """Stands in for a model: moves cells by a start and by a change of its own."""
+
+    expression_decoder = SimpleNamespace(rates=None)
+
+    def __init__(self, start, change):
+        self.start, self.change = start, change
+
+    def parameters(self):
+        return iter([torch.zeros(1)])
+
+    def starting_cells(self, control, condition):
+        return control + self.start
+
+    def predict(self, control, mask, condition, key, gate):
+        return control + self.start + gate * self.change
+
+
+def scored(model, observed, gates=(1.0,), sizes=((3, 4), (3, 2), (5, 4))):
+    scores = ConditionScores(observed, gates)
+    for condition, cells in sizes:
+        mask = torch.arange(4)[None] < cells
+        control = torch.rand(1, 4, 10)
+        scores.add(model, {"control": control, "mask": mask, "key": None, "condition": torch.tensor([condition])}, None)
+    return scores.best(CPU)
+
+
+def test_the_score_is_the_mean_correlation_of_deltas(groups):
+    torch.manual_seed(0)
+    observed, change = {3: torch.randn(10), 5: torch.randn(10)}, torch.randn(10)
+    expected = sum(torch.corrcoef(torch.stack([change, delta]))[0, 1].item() for delta in observed.values()) / 2
+    score, gate = scored(Shift(torch.zeros(10), change), observed)
+    assert score == pytest.approx(expected, abs=1e-5)
+    assert gate == 1.0
+
+
+def test_a_condition_that_no_set_showed_and_one_that_is_not_asked_for_count_for_nothing(groups):
+    torch.manual_seed(0)
+    change = torch.randn(10)
+    score, _ = scored(Shift(torch.zeros(10), change), {3: change, 9: torch.randn(10)})
+    assert score == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_gate_is_what_predicts_best(groups):
+    torch.manual_seed(0)
+    start, change = torch.randn(10), torch.randn(10)
+    for share in GATES:
+        observed = {3: start + share * change, 5: start + share * change}
+        assert scored(Shift(start, change), observed, GATES) == (pytest.approx(1.0, abs=1e-5), share)
+
+
+@pytest.fixture
+def selection(tmp_path, groups):
+    """A run that is told its scores, one each ten steps."""
+    run = RunDirectory(tmp_path)
+    training = TrainingConfig(max_steps=100, sets_per_batch=1, cells_per_set=1, validate_every=10, patience=3)
+    callback, gates = Selection(run, training), []
+    trainer = SimpleNamespace(callback_metrics={}, logger=None, global_step=0, should_stop=False)
+
+    def validate(score):
+        trainer.global_step += 10
+        scores = SimpleNamespace(best=lambda device: (score, 0.5))
+        module = SimpleNamespace(
+            scores=scores, terms={"loss": torch.zeros(())}, scale=SimpleNamespace(transfer=True), set_gate=gates.append
+        )
+        callback.on_validation_end(trainer, module)
+        return run.best().step, trainer.should_stop
+
+    return validate
+
+
+def test_the_best_step_is_remembered_and_a_run_that_does_not_improve_ends(selection):
+    told = [selection(score) for score in (0.2, 0.4, 0.3, 0.4, 0.1, 0.2, 0.3)]
+    assert told == [(10, False), (20, False), (20, False), (40, False), (40, False), (40, False), (40, True)]
+
+
+def test_the_average_of_weights_follows_them(build):
+    live, average = build(), WeightAverage(build())
+    start = live.gene_mean.clone()
+    before = {name: p.clone() for name, p in average.model.named_parameters()}
+    with torch.no_grad():
+        for parameter in live.parameters():
+            parameter += 1
+        live.gene_mean += 1
+    average.update(live, decay=0.9)
+    kept = 2 / 11
+    for name, parameter in average.model.named_parameters():
+        torch.testing.assert_close(parameter, before[name] + 1 - kept)
+    assert torch.equal(average.model.gene_mean, start + 1)
+    for _ in range(200):
+        average.update(live, decay=0.9)
+    torch.testing.assert_close(dict(average.model.named_parameters()), dict(live.named_parameters()), atol=1e-5, rtol=0)
+    assert not any(p.requires_grad for p in average.parameters())
+    average.bfloat16()
+    assert {p.dtype for p in average.parameters()} == {torch.float32}
+
+
+def test_the_best_checkpoint_predicts_and_another_can_be_named(build, record, save_weights, tmp_path):
+    averaging = replace(record, training={**record.training, "average_decay": 0.9})
+    run = RunDirectory(tmp_path / "run")
+    run.start(averaging, write=True)
+    models = {}
+    for step in (10, 20):
+        models[step] = build(seed=step)
+        models[step].add_module("average", WeightAverage(build(seed=step + 1)))
+        save_weights(models[step], run.checkpoints / f"step={step}" / "weights")
+    assert load_model(run, CPU)[1] == 20
+    run.mark_best(10, "val_pdcorr", 0.5)
+    loaded, step = load_model(run, CPU)
+    assert step == 10
+    for name, value in models[10].average.model.state_dict().items():
+        if value is not None:
+            assert torch.equal(loaded.state_dict()[name], value), name
+    named = find_checkpoint(run.checkpoints / "step=20")
+    assert load_model(named[0], CPU, named[1])[1] == 20
+    with pytest.raises(InputError, match="no whole checkpoint step=30; it has step=10, step=20"):
+        load_model(run, CPU, run.checkpoints / "step=30")
+    run.best_file.write_text("{")
+    with pytest.raises(InputError, match=r"best\.json is damaged"):
+        load_model(run, CPU)
