@@ -80,7 +80,10 @@ def selection(tmp_path, groups):
         trainer.global_step += 10
         scores = SimpleNamespace(best=lambda device: (score, 0.5))
         module = SimpleNamespace(
-            scores=scores, terms={"loss": torch.zeros(())}, scale=SimpleNamespace(transfer=True), set_gate=gates.append
+            scores=scores,
+            model=SimpleNamespace(gate=torch.zeros(1)),
+            scale=SimpleNamespace(transfer=True),
+            set_gate=gates.append,
         )
         callback.on_validation_end(trainer, module)
         return run.best().step, trainer.should_stop

@@ -32,7 +32,7 @@ class Selection(pl.Callback):
         """Finish the score and act on it."""
         if pl_module.scores is None:
             return
-        score, gate = pl_module.scores.best(pl_module.terms["loss"].device)
+        score, gate = pl_module.scores.best(pl_module.model.gate.device)
         pl_module.set_gate(gate)
         trainer.callback_metrics[METRIC] = torch.tensor(score)
         logged = {"val/pdcorr": score} | ({"val/gate": gate} if pl_module.scale.transfer else {})
