@@ -67,7 +67,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
     arms = [arm for arm in result["arms"] if "warm" in arm]
     arms.sort(key=lambda arm: arm["warm"]["cells_per_cpu_second"]["median"])
-    figure, axes = plt.subplots(figsize=(8, 0.8 + 0.36 * len(arms)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 1.3 + 0.34 * len(arms)), layout="constrained")
     for place, arm in enumerate(arms):
         rate, wall = (arm["warm"][name] for name in ("cells_per_cpu_second", "cells_per_second"))
         ours = arm["format"] == "store"
@@ -85,12 +85,12 @@ def plot(result: dict[str, Any], path: Path) -> None:
         axes.plot(wall["median"], place, "o", color="white", markeredgecolor="black", markersize=6, label="wall time")
     axes.set_yticks(range(len(arms)), [f"{arm['label']} ({arm['reads']})" for arm in arms])
     axes.set_xscale("log")
-    axes.set_xlabel("distinct target cells a second, warm; bar: median, whisker: least to greatest")
+    figure.supxlabel("distinct target cells a second, warm (median; whiskers: least to greatest)", fontsize="medium")
     axes.grid(axis="x", color="0.8", linewidth=0.6)
     axes.set_axisbelow(True)
     handles, labels = axes.get_legend_handles_labels()
     once = dict(zip(labels, handles, strict=True))
-    axes.legend(once.values(), once.keys(), loc="lower right", fontsize="small")
+    figure.legend(once.values(), once.keys(), loc="outside upper center", ncols=3, fontsize="small")
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
