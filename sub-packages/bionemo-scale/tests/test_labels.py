@@ -1,13 +1,13 @@
 """What perturbation labels say."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from bionemo.scale.errors import InputError
 from bionemo.scale.model.condition import token_table
 from bionemo.scale.model.labels import Treatment, parse_label, parse_labels
-from bionemo.scale.model.vocabulary import Vocabulary
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_a_name_that_contains_the_separator_is_no_combination():
 
 
 def test_tokens_of_combinations_and_doses(vocabulary):
-    known = Vocabulary(**{**vars(vocabulary), "perturbations": ("ctrl", "MYC", "TP53", "P+Q"), "log_dose": (-1.0, 2.0)})
+    known = replace(vocabulary, perturbations=("ctrl", "MYC", "TP53", "P+Q"), log_dose=(-1.0, 2.0))
     tokens, doses = token_table(["MYC", "TP53+MYC", "P+Q", "MYC+10+TP53+0.1", "MYC+X", "ctrl"], known)
     assert tokens.tolist() == [[1, -1], [2, 1], [3, -1], [1, 2], [-1, -1], [0, -1]]
     assert doses[3].tolist() == [1.0, 0.0]

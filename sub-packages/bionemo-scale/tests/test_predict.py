@@ -122,9 +122,9 @@ def test_a_misspelt_selection_is_refused_rather_than_left_out(predicted, written
 def test_sets_without_an_observed_file_keep_batches_apart_and_carry_their_token(predicted, vocabulary, monkeypatch):
     seen = []
 
-    def spy(_model, _vocabulary, cells, batch, *_):
+    def spy(_model, _vocabulary, cells, _means, batch, *_):
         seen.extend((piece.context, piece.batch, set(cells.obs["plate"].iloc[rows])) for piece, rows, _ in batch)
-        return original(_model, _vocabulary, cells, batch, *_)
+        return original(_model, _vocabulary, cells, _means, batch, *_)
 
     original = predict_module._predict_batch
     monkeypatch.setattr(predict_module, "_predict_batch", spy)

@@ -1,6 +1,5 @@
 """The loops that the loader benchmark compares."""
 
-import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,7 +64,7 @@ def _own(name: str, label: str, reads: str = PAIRS, **more: Any) -> Arm:
 
 def own_arms() -> list[Arm]:
     """Return the arms of this package, and sorted h5py slices, which need nothing else either."""
-    arms = [
+    return [
         _own("dense", "dense"),
         _own("dense-sets", "dense, no controls", SETS, loader={"controls": False}),
         _own("staged", "CSR staged", loader={"staged": True}),
@@ -87,7 +86,6 @@ def own_arms() -> list[Arm]:
             is_peer=False,
         ),
     ]
-    return [arm for arm in arms if _can_be_read(arm)]
 
 
 def peer_arms(workers: int) -> list[Arm]:
@@ -146,13 +144,3 @@ def peer_arms(workers: int) -> list[Arm]:
         annbatch("annbatch-class", "class sampler", SETS, by_class=True),
         annbatch("annbatch-random", "random chunks of 512", CELLS, by_class=False, chunk_size=512, preload_nchunks=32),
     ]
-
-
-def _can_be_read(arm: Arm) -> bool:
-    """Whether this version's loader and sampler take the arm's options."""
-    from bionemo.cellsets import SetLoader, SetSampler
-
-    return all(
-        set(arm.options.get(kind, {})) <= set(inspect.signature(taker).parameters)
-        for kind, taker in (("loader", SetLoader), ("sampler", SetSampler))
-    )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bionemo.cellsets.store import (
+from bionemo.cellsets.manifest import (
     COLUMNS,
     DATA,
     FORMAT,
@@ -13,11 +13,11 @@ from bionemo.cellsets.store import (
     LIBRARY_SIZE,
     MANIFEST,
     ROW_POINTERS,
-    RUN_DTYPE,
     RUNS,
     TABLES,
     fingerprint_of,
 )
+from bionemo.cellsets.store import RUN_DTYPE
 
 VALUES_PER_CELL = 199
 GENES = 2_000
@@ -80,6 +80,7 @@ def write_large_store(path: Path, cells: int, *, contexts: int = 50, perturbatio
         "n_cells": cells,
         "n_genes": GENES,
         "n_values": cells * VALUES_PER_CELL,
+        "gene_selection": {"of": GENES, "source": "all genes"},
         "files": files,
     }
     (path / MANIFEST).write_text(json.dumps(manifest | {"fingerprint": fingerprint_of(manifest)}))

@@ -195,6 +195,8 @@ class CellEncoder(nn.Module):
 class PerturbationEncoder(nn.Module):
     """Tokens of perturbations: learned, projected from embeddings, or both; and their doses."""
 
+    embedding: torch.Tensor
+
     def __init__(self, config: dict, vocabulary: dict):
         super().__init__()
         width, kind = config["hidden_size"], config["perturbation_tokens"]
