@@ -1,0 +1,83 @@
+"""Between our files and STATE's: the same cells in the form its loader is fastest with, and its predictions back.
+
+Runs in STATE's environment, which run.sh makes.
+"""
+
+import argparse
+import tomllib
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+
+def training_files(arguments: argparse.Namespace) -> None:
+    """Write DIR/NAME.h5ad (log1p, dense, sorted by condition) and DIR/data.toml from counts and a split."""
+    split = tomllib.loads(arguments.split.read_text())
+    (name,) = split["training"]
+    cells = ad.read_h5ad(arguments.screen)
+    counts = sp.csr_matrix(cells.X, dtype=np.float64)
+    if counts.data.size and not np.array_equal(counts.data, np.round(counts.data)):
+        raise SystemExit(f"error: X of {arguments.screen} does not hold counts")
+    scale = arguments.target_sum / np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1.0)
+    expression = np.log1p(sp.diags(scale).dot(counts).toarray()).astype(np.float32)
+    obs = pd.DataFrame(
+        {
+            "cell_type": cells.obs[arguments.context_key].astype(str),
+            "gene": cells.obs[arguments.perturbation_key].astype(str),
+        }
+    )
+    obs["gem_group"] = cells.obs[arguments.batch_key].astype(str) if arguments.batch_key else obs["cell_type"]
+    order = np.lexsort((obs["gem_group"], obs["gene"], obs["cell_type"]))
+    table = ad.AnnData(np.zeros((len(obs), 0), np.float32), obs=obs.iloc[order].astype("category"))
+    table = ad.AnnData(expression[order], obs=table.obs, var=pd.DataFrame(index=cells.var_names))
+    table.obsm["X_hvg"] = expression[order]
+    folder = arguments.out / name
+    folder.mkdir(parents=True, exist_ok=True)
+    table.write_h5ad(folder / f"{name}.h5ad")
+    # Our split files are STATE's, but for where the files are.
+    (arguments.out / "data.toml").write_text(
+        f'[datasets]\n{name} = "{folder.resolve()}"\n\n{arguments.split.read_text()}'
+    )
+
+
+def predicted_cells(arguments: argparse.Namespace) -> None:
+    """Write STATE's predicted cells under the screen's own column names and gene order."""
+    cells, screen = ad.read_h5ad(arguments.predicted), ad.read_h5ad(arguments.screen, backed="r")
+    perturbed = cells.obs["gene"].astype(str) != arguments.control
+    values = np.asarray(cells[perturbed.to_numpy()].X)
+    obs = cells.obs.loc[perturbed, ["gene", "cell_type"]].astype(str)
+    obs.columns = [arguments.perturbation_key, arguments.context_key]
+    obs.index = [f"predicted_{i}" for i in range(len(obs))]
+    out = ad.AnnData(
+        sp.csr_matrix(np.maximum(values, 0), dtype=np.float32), obs=obs, var=pd.DataFrame(index=screen.var_names)
+    )
+    out.write_h5ad(arguments.out)
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    for name, function in (("training", training_files), ("prediction", predicted_cells)):
+        command = commands.add_parser(name, help=function.__doc__)
+        command.set_defaults(run=function)
+        command.add_argument("--screen", type=Path, required=True)
+        command.add_argument("--out", type=Path, required=True)
+        command.add_argument("--perturbation-key", required=True)
+        command.add_argument("--context-key", required=True)
+        if name == "training":
+            command.add_argument("--batch-key")
+            command.add_argument("--split", type=Path, required=True)
+            command.add_argument("--target-sum", type=float, default=1e4)
+        else:
+            command.add_argument("--control", required=True)
+            command.add_argument("--predicted", type=Path, required=True)
+    arguments = parser.parse_args()
+    arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    main()
