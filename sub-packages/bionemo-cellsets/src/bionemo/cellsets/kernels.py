@@ -174,8 +174,8 @@ def gather(rows, first, out_data, out_columns, data, columns, row_pointers, n_ge
     i = 0
     while i < rows.shape[0]:
         row, at, stop = rows[i], first[i], i + 1
-        # Rows that follow each other in the store are one copy.
-        while stop < rows.shape[0] and rows[stop] == rows[stop - 1] + 1:
+        # Rows that follow each other in the store are one copy; -1 and 0 do not, for -1 is no row.
+        while row >= 0 and stop < rows.shape[0] and rows[stop] == rows[stop - 1] + 1:
             stop += 1
         if row >= 0:
             begin, end = np.int64(row_pointers[row]), np.int64(row_pointers[row + stop - i])

@@ -70,6 +70,8 @@ class LoaderBenchmark:
         for name, least in (("set_size", 1), ("sets_per_batch", 1), ("repeats", 3), ("large_cells", 0)):
             if (value := getattr(self, name)) < least:
                 raise InputError(f"{name} is {value}: it must be at least {least}")
+        if 0 < self.large_cells < 100_000:
+            raise InputError(f"large_cells is {self.large_cells}: give 0, or at least 100000")
         if self.seconds <= 0:
             raise InputError(f"seconds is {self.seconds}: it must be above 0")
 
@@ -216,8 +218,10 @@ class _Run:
             resident = page_cache.resident_share(self.formats.data_of(arms[name].format))
             with self._opened(arms[name]) as workers:
                 # What is compiled or mapped on first use is no part of a long run.
-                self._ask_all(workers, "run", seconds=min(1.0, self._benchmark.seconds), epochs=None)
-                return {"resident_before": resident, **self._timed(workers, epochs=None)}
+                warmed = self._ask_all(workers, "run", seconds=min(1.0, self._benchmark.seconds), epochs=None)
+                # The first batch after opening: ours goes on with its iterator afterwards, others begin a new one.
+                first = max(answer["first_batch_seconds"] for answer in warmed)
+                return {"resident_before": resident, **self._timed(workers, epochs=None), "first_batch_seconds": first}
 
         def cold_run(name: str) -> dict[str, Any]:
             self.say(f"{arms[name].label}: cold")
@@ -259,14 +263,16 @@ class _Run:
         self.say("a large store")
         folder = self._bench.data / "large"
         shutil.rmtree(folder, ignore_errors=True)
-        write_large_store(folder, self._benchmark.large_cells)
         store = FORMATS["store"]
         try:
+            write_large_store(folder, self._benchmark.large_cells)
             with self._bench.start(store.driver, store.environment) as worker:
                 sizes = {name: getattr(self._benchmark, name) for name in ("set_size", "sets_per_batch")}
                 return worker.ask("open_large", path=folder, steps=200, **sizes)
+        except (ArmError, OSError) as error:
+            return {"not_run": str(error)}
         finally:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
 
     def arm_result(self, arm: Arm) -> dict[str, Any]:
         """Return what was found of an arm, as it is written to JSON."""

@@ -178,7 +178,7 @@ def _beside(result: dict[str, Any]) -> list[str]:
                 f"two ranks over one, {one}: {rates[1] / rates[0]:.2f} (memset with two threads over one: "
                 f"{memset['2'] / memset['1']:.2f})"
             )
-    if large := result["large_store"]:
+    if (large := result["large_store"]) and "not_run" not in large:
         lines.append(
             f"a store of {large['cells']:,} cells in {large['runs']:,} runs: opened in {large['open_seconds']:.2f} s, "
             f"first step of the sampler {large['first_step_seconds']:.2f} s, further ones "

@@ -1,9 +1,12 @@
 """``bionemo-scale bench``: measurements beside other projects' tools, each in an environment of its own."""
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from bionemo.scale.errors import InputError
 
 app = typer.Typer(help="Measure beside other tools.", no_args_is_help=True, rich_markup_mode="markdown")
 
@@ -59,6 +62,11 @@ def loader(
         large_cells=large_cells,
         convert_again=convert_again,
     )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written ({error.strerror}): name another directory.") from error
     result = run_loader_benchmark(benchmark, cache.expanduser())
     files = write_report(result, out)
     show(rates_table(result, ratios(result)))
