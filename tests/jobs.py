@@ -33,5 +33,6 @@ def saved_weights(run: Path) -> dict[str, bytes]:
     from bionemo.scale.inference.checkpoint import load_model
     from bionemo.scale.training.run_directory import RunDirectory
 
-    model, _ = load_model(RunDirectory(run), torch.device("cpu"))
+    directory = RunDirectory(run)
+    model, _ = load_model(directory, torch.device("cpu"), directory.last_checkpoint())
     return {name: value.numpy().tobytes() for name, value in model.state_dict().items() if value is not None}

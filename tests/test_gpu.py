@@ -52,7 +52,8 @@ def vocabulary():
 def loss_and_gradient(config, vocabulary):
     """One forward and backward pass of the same weights under other settings."""
     from bionemo.scale.inference.checkpoint import one_process_groups
-    from bionemo.scale.model.scale_model import Condition, ScaleModel
+    from bionemo.scale.model.condition import Condition
+    from bionemo.scale.model.scale_model import ScaleModel
 
     device = torch.device("cuda")
     one_process_groups(device)
@@ -64,7 +65,12 @@ def loss_and_gradient(config, vocabulary):
         control=control,
         perturbed=perturbed,
         mask=torch.ones(4, 64, dtype=torch.bool, device=device),
-        condition=Condition(rows, torch.zeros_like(rows), torch.full_like(rows, -1)),
+        condition=Condition(
+            perturbation=rows[:, None],
+            dose=torch.full((4, 1), torch.nan, device=device),
+            context=torch.zeros_like(rows),
+            batch=torch.full_like(rows, -1),
+        ),
         key=torch.arange(4),
     )
 

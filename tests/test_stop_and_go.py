@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 from jobs import logged, pretrain_arguments, saved_weights
 
-SETTINGS = ("training.max_steps=40", "training.checkpoint_every=10", "training.validate_every=40")
+SETTINGS = (
+    *("training.max_steps=40", "training.checkpoint_every=10", "training.validate_every=40"),
+    "training.average_decay=0.9",
+)
 
 
 @pytest.fixture
@@ -125,9 +128,9 @@ def test_the_best_checkpoint_and_the_newest_are_kept(tmp_path, pretrain):
     often = ("training.checkpoint_every=2", "training.validate_every=4", "training.keep_checkpoints=2")
     pretrain(run, "training.max_steps=4", *often)
     best = json.loads((run / "best.json").read_text())
-    assert (best["step"], best["metric"]) == (4, "val_loss")
+    assert (best["step"], best["metric"]) == (4, "val_pdcorr")
     # Nothing will be better than this.
-    (run / "best.json").write_text(json.dumps({**best, "value": 0.0}))
+    (run / "best.json").write_text(json.dumps({**best, "value": 2.0}))
     pretrain(run, "training.max_steps=10", *often)
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step=10", "step=4", "step=8"]
 

@@ -274,8 +274,8 @@ def test_blocks_read_what_the_sampler_says_beside_controls_of_their_own(store, w
 def test_staged_log1p_values_are_read_unchanged(altered, tmp_path, keys):
     path = altered(lambda data: setattr(data, "X", data.X.log1p()))
     made = prepare([path], tmp_path / "s", already_log1p=True, progress=False, **keys)
-    rows = np.array([[3, -1], [300, 3]])
-    out = torch.full((2, 2, 30), 9.0)
+    rows = np.array([[3, -1], [0, 1], [300, 3]])  # -1 and 0 are no slice of the store
+    out = torch.full((3, 2, 30), 9.0)
     assert stage_rows(made, rows).densify(out=out) is out
     assert torch.equal(out, torch.from_numpy(made.read(rows)))
 

@@ -1,6 +1,6 @@
 """A model that has seen what it is scored on is refused by name."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anndata as ad
 import numpy as np
@@ -25,6 +25,7 @@ class _Screen:
 
     scored: dict
     rows: list
+    genes: np.ndarray = field(default_factory=lambda: np.zeros(2000))
 
 
 def _check(record=CLEAN, *, scored=(("A", "t"),), split=SPLIT, held_out=(("A", "u"), ("A", "v")), strict=False):

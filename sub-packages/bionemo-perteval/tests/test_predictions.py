@@ -59,9 +59,9 @@ def test_intervals_hold_the_mean(several):
 
 
 def test_split_has_a_hash(several, evaluation, noisy, counts):
-    assert several.settings["split_sha256"] == evaluation.settings["split_sha256"]
+    assert several.settings["conditions_sha256"] == evaluation.settings["conditions_sha256"]
     other = evaluate(noisy, counts, **OPTIONS)  # (C, p1) is training here
-    assert other.settings["split_sha256"] != evaluation.settings["split_sha256"]
+    assert other.settings["conditions_sha256"] != evaluation.settings["conditions_sha256"]
 
 
 def test_strong_subset_is_chosen_by_the_observed_cells(several):

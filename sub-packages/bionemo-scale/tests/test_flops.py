@@ -13,6 +13,9 @@ from bionemo.scale.model.flops import peak_flops, training_flops
         {},
         {"head": "regression", "gene_modules": 1, "condition_seeds": 2},
         {"hidden_size": 32, "num_query_groups": 4, "num_layers": 3, "encoder_layers": 2, "ffn_hidden_size": 48},
+        {"set_loss": "none", "prediction": "velocity"},
+        {"set_loss": "mmd", "deep_sets": False},
+        {"condition_pooling": "mean"},
     ],
 )
 def test_the_count_is_what_torch_counts(build, sets, changes):

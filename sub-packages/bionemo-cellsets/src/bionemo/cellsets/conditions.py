@@ -63,6 +63,12 @@ class Conditions:
         with file.open("wb") as condition_of_cell:
             for labels in (labels for cells_of in inputs for labels in self._label_blocks(cells_of)):
                 context, perturbation, batch = (_number(labels[kind], found[kind]) for kind in KINDS)
+                for kind in KINDS:
+                    if len(found[kind]) > 1 << _BITS:
+                        raise InputError(
+                            f"obs column '{keys[kind]}' has more than {1 << _BITS:,} labels: choose one of fewer as "
+                            f"the {kind} key"
+                        )
                 codes = _number((context << 2 * _BITS) | (perturbation << _BITS) | batch, numbers)
                 cells += [0] * (len(numbers) - len(cells))
                 for number, count in enumerate(np.bincount(codes).tolist()):

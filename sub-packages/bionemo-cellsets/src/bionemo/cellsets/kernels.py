@@ -91,7 +91,7 @@ def densify_counts(rows, out, data, columns, row_pointers, library_size, target_
             return row
         if begin == end:
             continue
-        if _largest(columns[begin:end]) >= line.shape[0] or not library_size[row] > 0:
+        if _largest(columns[begin:end]) >= line.shape[0] or not 0 < library_size[row] < np.inf:
             return row
         scale = target_sum / np.float64(library_size[row])
         counts, places = data[begin:end], columns[begin:end]
@@ -149,7 +149,7 @@ def lay_out(rows, pointers, scale, row_pointers, library_size, target_sum, n_val
         if scale.shape[0] > 0:
             scale[i] = 0.0
             if length > 0:
-                if not library_size[row] > 0:
+                if not 0 < library_size[row] < np.inf:
                     return row
                 scale[i] = target_sum / np.float64(library_size[row])
         pointers[i + 1] = pointers[i] + length

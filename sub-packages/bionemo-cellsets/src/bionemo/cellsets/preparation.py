@@ -17,6 +17,7 @@ from bionemo.cellsets.cell_input import CellInput
 from bionemo.cellsets.errors import InputError
 from bionemo.cellsets.manifest import FORMAT_VERSION
 from bionemo.cellsets.protocols import PROTOCOLS, find_protocol
+from bionemo.cellsets.reading import Workers
 from bionemo.cellsets.scdl_input import HEADER, ObsTable, ScdlInput
 from bionemo.cellsets.split import Split
 from bionemo.cellsets.store import CellStore
@@ -111,6 +112,7 @@ def prepare(
     """
     paths, store = [Path(path) for path in inputs], Path(store)
     check_target(store, overwrite=overwrite)
+    Workers(threads)  # refused before anything unfinished is touched
     _check_paths(paths)
     keys, control = complete_keys(
         protocol,

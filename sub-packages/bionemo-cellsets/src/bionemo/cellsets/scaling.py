@@ -112,9 +112,13 @@ def _join(barrier: Any) -> None:
 
 def _side_by_side(make_work: Callable[[int, int], Callable[[], int]], active: int, seconds: float, rank: int) -> float:
     """Return what one rank's work adds up to in a second, while the other active ranks do theirs."""
-    work = make_work(rank, active) if rank < active else None
-    if work is not None:
-        _rate(work, seconds / 3)
+    try:
+        work = make_work(rank, active) if rank < active else None
+        if work is not None:
+            _rate(work, seconds / 3)
+    except BaseException:
+        _barrier.abort()  # the others would wait for this one
+        raise
     # Nobody begins before all are here; so no process takes the work of two ranks either.
     _barrier.wait(timeout=300)
     rate = 0.0 if work is None else _rate(work, seconds)

@@ -108,7 +108,10 @@ class ScdlInput(CellInput):
         if obs is None:
             return pd.concat(_feature_tables(self.path, "obs_features"), ignore_index=True)
         try:
-            return pd.read_parquet(obs) if Path(obs).suffix == ".parquet" else pd.read_csv(obs, index_col=0, dtype=str)
+            if Path(obs).suffix == ".parquet":
+                return pd.read_parquet(obs)
+            table = pd.read_csv(obs, dtype=str)  # as an index, pandas would turn names such as 0001 into numbers
+            return table.set_index(table.columns[0])
         except Exception as error:  # whatever the reader stumbles over, the file is the cause
             raise InputError(
                 f"The obs table {obs} cannot be read ({brief(error)}): name a .csv or .parquet file"

@@ -1,7 +1,7 @@
 """Batches on a GPU: stored values are copied and made dense there while the batch before is computed with."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
@@ -42,13 +42,28 @@ class DeviceBatches:
         self.loader, self.device, self.dtype = loader, torch.device(device), dtype
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self._state: dict[str, int] | None = None
+        self._running: Generator[SetBatch, None, None] | None = None
 
     def __len__(self) -> int:
         """Return the batches of a pass from its beginning."""
         return len(self.loader)
 
     def __iter__(self) -> Iterator[SetBatch]:
-        """Yield batches: `perturbed` and `control` on the device, what describes them on the host."""
+        """Yield batches: `perturbed` and `control` on the device, what describes them on the host.
+
+        As with the loader, an iterator that was begun before ends.
+        """
+        self.close()
+        self._running = self._batches()
+        return self._running
+
+    def close(self) -> None:
+        """End the iteration, if one runs; what was uploaded ahead is read again."""
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+    def _batches(self) -> Generator[SetBatch, None, None]:
         source = iter(self.loader)
         ahead: deque[tuple[_Upload, dict[str, int]]] = deque()
         try:
@@ -78,6 +93,7 @@ class DeviceBatches:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go to a place; see `SetLoader.load_state_dict`."""
+        self.close()
         self.loader.load_state_dict(state)
         self._state = None
 

@@ -116,8 +116,8 @@ def evaluate(
 def reference(
     cells: Annotated[int, typer.Option(min=4, help="Cells of each perturbation.")] = 150,
     genes: Annotated[int, typer.Option(min=10, help="Genes.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 0,
-    threads: Annotated[int | None, typer.Option(help="Threads; all cores, sixteen at most.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation.")] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; all cores, sixteen at most.")] = None,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Score a perfect mean, a perfect shift and a perfect population on simulated cells: what the metrics reward."""
@@ -132,14 +132,14 @@ def reference(
 @app.command()
 def bench(
     out: Annotated[Path, typer.Option(help="JSON file for times, memory, differences, versions and machine.")],
-    cells: Annotated[int, typer.Option(help="Cells that both score.")] = 50_000,
-    genes: Annotated[int, typer.Option(help="Genes.")] = 2_000,
-    perturbations: Annotated[int, typer.Option(help="Perturbations.")] = 50,
-    growth: Annotated[str, typer.Option(help="Numbers of cells that perteval alone scores, with commas; or empty.")] = (
-        "50000,100000,200000,500000"
-    ),
+    cells: Annotated[int, typer.Option(min=1, help="Cells that both score.")] = 50_000,
+    genes: Annotated[int, typer.Option(min=1, help="Genes.")] = 2_000,
+    perturbations: Annotated[int, typer.Option(min=1, help="Perturbations.")] = 50,
+    growth: Annotated[
+        str, typer.Option(help="Numbers of cells at which perteval scores all arms, with commas; or empty.")
+    ] = ("50000,100000,200000,500000"),
     repeats: Annotated[int, typer.Option(min=0, help="Of the comparison, alternating.")] = 3,
-    threads: Annotated[int, typer.Option(help="Threads of perteval, worker processes of cell-eval.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of perteval, worker processes of cell-eval.")] = 2,
 ) -> None:
     """Time scoring beside cell-eval itself, and how it grows with the number of cells."""
     import json

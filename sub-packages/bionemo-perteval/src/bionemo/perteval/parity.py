@@ -67,6 +67,8 @@ class Rules:
         filled = dict(given)
         for name in _FLAGS:
             ruled = getattr(self.protocol, name)
+            if ruled is None:  # the protocol leaves it open
+                continue
             if given[name] is None:
                 filled[name] = ruled
             elif given[name] != ruled:
@@ -87,6 +89,13 @@ class Rules:
 
     def held_out(self, observed: Collection[Condition], control: str) -> set[Condition]:
         """Return every held-out condition, the controls apart; names of the split have to be observed."""
+        unknown = sorted(set(self.pairs) - set(observed))
+        if unknown:
+            context, name = unknown[0]
+            raise InputError(
+                f"--held-out names {context} / {name}, which was not observed ({len(unknown)} such pairs); mend the "
+                f"labels, or drop those lines."
+            )
         return set(self.pairs) | (self.split.held_out(observed, control) if self.split else set())
 
     def check_predictions(
@@ -148,6 +157,8 @@ class Rules:
             protocol = Protocol(name="", title="", hvg_from="given", **values)
         else:
             lacking = departures(protocol, _scored(screen), self.split, screen.rows)
+            if protocol.n_genes not in (None, screen.genes.size):
+                lacking.append(f"{screen.genes.size} genes were scored and not {protocol.n_genes}")
         return {
             "name": protocol.name or None,
             "title": protocol.title or None,

@@ -144,6 +144,9 @@ def departures(
         absent = [label for label in rule.labels if not any(_has(context, label) for context in contexts)]
         if absent:
             found.append(f"the observed file has no cells of {', '.join(absent)}")
+        unlisted = sorted(c for c in contexts if protocol.holds_out(c) and c not in split.fewshot)
+        if unlisted:
+            found.append(f"the split lists no held-out perturbations in {', '.join(unlisted)}")
         for context, parts in sorted(split.fewshot.items()):
             for part, wanted in (("val", rule.val), ("test", rule.test)):
                 size = len(parts.get(part, ()))

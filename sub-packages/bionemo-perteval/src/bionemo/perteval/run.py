@@ -182,7 +182,7 @@ def evaluate(
             "training": [list(condition) for condition in screen.training],
             "hvg_from": hvg_from,
             "protocol": rules.statement(screen, keys),
-            "split_sha256": _split_hash(screen, unseen),
+            "conditions_sha256": _conditions_hash(screen, unseen),
             "prediction": output.plain(stated[0]),
         },
         versions=versions,
@@ -194,7 +194,7 @@ def evaluate(
     return evaluation
 
 
-def _split_hash(screen: Screen, held_out: Collection[tuple[str, str]]) -> str:
+def _conditions_hash(screen: Screen, held_out: Collection[tuple[str, str]]) -> str:
     """Return the SHA-256 of what is scored, held out and trained on; reports with another one do not compare."""
     parts = {
         "scored": [[context, name] for context, names in screen.scored.items() for name in names],

@@ -138,7 +138,7 @@ def _prediction(evaluation: "Evaluation", arm: str, *, wide: bool) -> "Renderabl
     from rich.text import Text
 
     second = evaluation.comparisons.loc[[arm]].index.get_level_values("second")[-1]
-    compared = evaluation.compare(arm, second).loc[(arm, second)]
+    compared = evaluation.comparisons.loc[(arm, second)]
     strong = evaluation.strong
     spread = evaluation.seed_spread.loc[arm]
     normalised = evaluation.normalised().loc[arm]
@@ -185,7 +185,7 @@ def _comparison(evaluation: "Evaluation", first: str, second: str) -> "Renderabl
     from rich.console import Group
     from rich.text import Text
 
-    compared = evaluation.compare(first, second).loc[(first, second)]
+    compared = evaluation.comparisons.loc[(first, second)]
     table = _table(f"{first} less {second}", first, second, "difference", "95 % interval", "p", "conditions")
     for metric in METRICS:
         if metric.best is None:

@@ -257,6 +257,16 @@ def evaluate(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse also statistics of held-out cells, and what cannot be checked.")
     ] = False,
+    held_out: Annotated[
+        Path | None, typer.Option(help="CSV context,perturbation: further conditions the baselines must not use.")
+    ] = None,
+    training_conditions: Annotated[
+        Path | None,
+        typer.Option(help="CSV context,perturbation: what the models were trained on, beside their records."),
+    ] = None,
+    hvg_from: Annotated[
+        str | None, typer.Option(help="Cells that chose the genes, where predictions do not say: train, all, given.")
+    ] = None,
     perturbation_key: Annotated[str | None, typer.Option(help="obs column; as recorded in the predictions.")] = None,
     context_key: Annotated[str | None, typer.Option(help="obs column; as recorded in the predictions.")] = None,
     control: Annotated[str | None, typer.Option(help="Control label; as recorded in the predictions.")] = None,
@@ -264,7 +274,11 @@ def evaluate(
     layer: Annotated[str | None, typer.Option(help="Layer of the observed counts; as recorded.")] = None,
     arms: Annotated[str, typer.Option(help="`all` baselines and oracles, or the `main` ones.")] = "all",
     engine: Annotated[str, typer.Option(help="`0.8` also scores with that cell-eval, in its own environment.")] = "0.6",
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder where tests of observed cells are kept for the next evaluation.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the resampled baselines.")] = 0,
+    threads: Annotated[int | None, typer.Option(help="Threads; all cores, sixteen at most.")] = None,
 ) -> None:
     """Score predictions next to their baselines and their ceiling."""
     from bionemo.scale.cli.evaluate import evaluate as run
@@ -276,6 +290,9 @@ def evaluate(
         protocol=protocol,
         split=split,
         strict=strict,
+        held_out=held_out,
+        training_conditions=training_conditions,
+        hvg_from=hvg_from,
         perturbation_key=perturbation_key,
         context_key=context_key,
         control=control,
@@ -283,7 +300,9 @@ def evaluate(
         layer=layer,
         arms=arms,
         engine=engine,
+        cache=cache,
         seed=seed,
+        threads=threads,
     )
 
 

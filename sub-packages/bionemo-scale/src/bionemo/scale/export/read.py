@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from bionemo.scale.errors import InputError
 from bionemo.scale.export import scale_portable
 from bionemo.scale.inference.checkpoint import one_process_groups
+from bionemo.scale.model.average import WeightAverage
 from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.scale.training.cpu import writing_without_cuda
 from bionemo.scale.training.run_directory import RunDirectory, RunRecord
@@ -50,6 +51,10 @@ def import_export(folder: Path, out: Path) -> None:
         one_process_groups(torch.device("cpu"))
         model = ScaleModel(record.model_config(tensor_parallel=1, layer_spec="local"), record.model_vocabulary())
         model.load_state_dict(weights)
+        if record.training["average_decay"]:
+            average = ScaleModel(model.scale, model.vocabulary)
+            average.load_state_dict(weights)
+            model.add_module("average", WeightAverage(average))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         if isinstance(error, InputError):
             raise

@@ -328,6 +328,7 @@ class ScaleModel(nn.Module):
         self.config = config
         self.genes, self.perturbations = vocabulary["genes"], [*vocabulary["perturbations"], *vocabulary["embedded"]]
         self.separator, self.log_dose = vocabulary["separator"], vocabulary["log_dose"]
+        self.control = vocabulary["control"]
         self.contexts, self.batches = vocabulary["contexts"], vocabulary["batches"]
         self.target_sum, self.kind = vocabulary["target_sum"], vocabulary["kind"]
         self.ceiling = math.log1p(self.target_sum) if self.kind == "counts" else math.inf
@@ -403,6 +404,8 @@ class ScaleModel(nn.Module):
             raise ValueError(f"perturbation {unseen[0]!r} was never seen in training.")
         rows = torch.full((sets, max(map(len, parts))), -1)
         doses = torch.full(rows.shape, torch.nan)
+        if dose is not None and self.log_dose is None:
+            raise ValueError("doses are given, and training had none.")
         mean, scale = self.log_dose or (0.0, 1.0)
         for row, names in enumerate(parts):
             for column, name in enumerate(names):
@@ -419,7 +422,8 @@ class ScaleModel(nn.Module):
         )
 
     def _parts(self, label: str) -> list[str]:
-        return label.split(self.separator) if self.separator else [label]
+        parts = [part.strip() for part in label.split(self.separator)] if self.separator else [label]
+        return [part for part in parts if part != self.control] or [self.control]
 
     @staticmethod
     def _noise(key: int, shape: torch.Size) -> torch.Tensor:

@@ -31,7 +31,7 @@ def export(checkpoint: Path, out: Path) -> None:
     Parameters
     ----------
     checkpoint
-        A run's directory (its newest checkpoint is taken), or one of its ``checkpoints/step=N``.
+        A run's directory (its best checkpoint is taken), or one of its ``checkpoints/step=N``.
     out
         Directory to write; must not exist.
 

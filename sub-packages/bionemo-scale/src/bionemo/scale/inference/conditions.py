@@ -99,7 +99,7 @@ def select(populations: Sequence[Population], perturbations: Sequence[str], path
 
 
 def check_known(populations: Sequence[Population], vocabulary: Vocabulary) -> None:
-    """Raise an InputError for a perturbation that the model has neither seen nor an embedding of."""
+    """Raise an InputError for a perturbation neither seen nor embedded, or a dose unlike those of training."""
     unknown = sorted({name for p in populations for name in vocabulary.unknown(p.perturbation)})
     if unknown:
         known = [name for name in vocabulary.tokens if name != vocabulary.control]
@@ -115,6 +115,15 @@ def check_known(populations: Sequence[Population], vocabulary: Vocabulary) -> No
                 else f"give ones of the {len(known)} it knows, such as {', '.join(known[:3])}."
             )
         )
+    for label in sorted({p.perturbation for p in populations}):
+        for treatment in vocabulary.treatments(label):
+            if treatment.dose is None or (vocabulary.log_dose and treatment.unit == vocabulary.dose_unit):
+                continue
+            had = f"doses in {vocabulary.dose_unit or 'no unit'}" if vocabulary.log_dose else "no doses"
+            raise InputError(
+                f"perturbation {label!r} gives a dose in {treatment.unit or 'no unit'}, and training had {had}: give "
+                f"it as training did."
+            )
 
 
 def sources(population: Population, obs: pd.DataFrame, keys: dict[str, str | None], control_file: Path) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Floating-point operations of a training step, and what a device can do.
 
 Counted are the matrix products that a step carries out, two operations for each multiply-add, on padded shapes.
-Normalisations, activations and the optimizer are left out; what recomputation does twice counts once.
+Left out are normalisations, activations, the optimizer, and the further tokens of combinations, doses and embeddings;
+what recomputation does twice counts once.
 
 Shapes: B sets, S cells, G genes, M gene modules of width d, D latent, K seeds.
 """
@@ -9,7 +10,7 @@ Shapes: B sets, S cells, G genes, M gene modules of width d, D latent, K seeds.
 import math
 from collections.abc import Iterator
 
-from bionemo.scale.model.config import GENE_MULTIPLE, Head, ScaleConfig
+from bionemo.scale.model.config import GENE_MULTIPLE, ConditionPooling, Head, ScaleConfig, SetLoss
 
 CONDITION_TOKENS = 3
 """Perturbation, context and batch."""
@@ -62,10 +63,15 @@ def _step(config: ScaleConfig, genes: int, sets: int, cells: int) -> Iterator[Pr
         yield from decode
     yield from _condition(config, sets)
     yield from _transport(config, sets, cells)
-    yield from decode * (2 if config.head is Head.RESIDUAL else 1)
-    # Distances of the predicted to the observed cells, among the predicted, and among the observed.
-    for times in (ONE_GRADIENT, BOTH_GRADIENTS, FORWARD):
-        yield members, genes, cells, times
+    if config.set_loss is not SetLoss.NONE:
+        yield from decode * (2 if config.head is Head.RESIDUAL else 1)
+        # Distances of the predicted to the observed cells, among the predicted, and among the observed.
+        for times in (ONE_GRADIENT, BOTH_GRADIENTS, FORWARD):
+            yield members, genes, cells, times
+    if config.set_loss is SetLoss.MMD:
+        yield members, genes, cells, FORWARD  # for the width of the kernels
+    if config.head is Head.NEGATIVE_BINOMIAL:
+        yield from decode * 2  # rates of the cells as encoded and as predicted
 
 
 def _encode(config: ScaleConfig, genes: int, sets: int, members: int) -> Iterator[Product]:
@@ -73,15 +79,19 @@ def _encode(config: ScaleConfig, genes: int, sets: int, members: int) -> Iterato
     yield members, genes, modules * size, BOTH_GRADIENTS
     yield from _blocks(config, members * modules, modules, size, config.encoder_layers)
     yield members, modules * size, width, BOTH_GRADIENTS
-    yield members, width, width, BOTH_GRADIENTS  # phi
-    yield sets, width, width, BOTH_GRADIENTS  # rho, of a set's summary
+    if config.deep_sets:
+        yield members, width, width, BOTH_GRADIENTS  # phi
+        yield sets, width, width, BOTH_GRADIENTS  # rho, of a set's summary
 
 
 def _condition(config: ScaleConfig, sets: int) -> Iterator[Product]:
-    width, seeds = config.hidden_size, config.condition_seeds
-    for _ in ("key", "value"):
-        yield sets * CONDITION_TOKENS, width, width, BOTH_GRADIENTS
-        yield sets * seeds, width, CONDITION_TOKENS, BOTH_GRADIENTS  # the seeds' scores, what they gather
+    width, attention = config.hidden_size, config.condition_pooling is ConditionPooling.SEED_ATTENTION
+    seeds = config.condition_seeds if attention else 1
+    if attention:
+        yield sets * CONDITION_TOKENS, width, width, BOTH_GRADIENTS  # keys
+        yield sets * seeds, width, CONDITION_TOKENS, BOTH_GRADIENTS  # the seeds' scores
+    yield sets * CONDITION_TOKENS, width, width, BOTH_GRADIENTS  # values
+    yield sets * seeds, width, CONDITION_TOKENS, BOTH_GRADIENTS if attention else ONE_GRADIENT  # what is gathered
     yield sets, seeds * width, width, BOTH_GRADIENTS
 
 

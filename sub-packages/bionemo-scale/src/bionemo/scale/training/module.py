@@ -116,8 +116,8 @@ class ScaleModule(pl.LightningModule):
         for model in (self.model, self.predicting_model):
             model.gate.fill_(gate)
 
-    def on_train_batch_end(self, outputs, batch, batch_idx: int) -> None:
-        """Take the step's weights into their average."""
+    def average_weights(self) -> None:
+        """Take the step's weights into their average, where one is kept."""
         if self.training_config.average_decay:
             strategy: Any = self.trainer.strategy
             if strategy.ddp_config.use_distributed_optimizer:

@@ -21,6 +21,7 @@ class StopOnSigterm(pl.Callback):
     def __init__(self, checkpoints: Checkpoints):
         self.checkpoints = checkpoints
         self._told = False
+        self._stopping = False
         self._before: Any = None
         self._pending: tuple[Any, torch.Tensor] | None = None
         self._ranks: Any = None
@@ -39,16 +40,16 @@ class StopOnSigterm(pl.Callback):
             work, told = self._pending
             work.wait()
             if told.item():
-                self.checkpoints.save_now(trainer)
-                if trainer.global_rank:
-                    # Rank 0 says it. Any other code would make Lightning's launcher kill rank 0 before it can.
-                    raise SystemExit(0)
-                raise Preempted(
-                    f"stopped by SIGTERM after step {trainer.global_step}, which is saved: start the same command "
-                    f"again."
-                )
+                if not self.checkpoints.waits_for_validation(trainer):
+                    self._stop(trainer)
+                self._stopping = True
         told = torch.tensor([int(self._told)], dtype=torch.int32)
         self._pending = dist.all_reduce(told, dist.ReduceOp.MAX, group=self._ranks, async_op=True), told
+
+    def on_validation_end(self, trainer: pl.Trainer, *_) -> None:
+        """Stop where the step had to be validated first."""
+        if self._stopping:
+            self._stop(trainer)
 
     def on_train_end(self, *_) -> None:
         """Give the signal back."""
@@ -57,6 +58,15 @@ class StopOnSigterm(pl.Callback):
     def on_exception(self, *_) -> None:
         """Give the signal back."""
         self._release()
+
+    def _stop(self, trainer: pl.Trainer) -> None:
+        self.checkpoints.save_now(trainer)
+        if trainer.global_rank:
+            # Rank 0 says it. Any other code would make Lightning's launcher kill rank 0 before it can.
+            raise SystemExit(0)
+        raise Preempted(
+            f"stopped by SIGTERM after step {trainer.global_step}, which is saved: start the same command again."
+        )
 
     def _release(self) -> None:
         if self._before is not None:

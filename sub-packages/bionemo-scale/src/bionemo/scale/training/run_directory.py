@@ -121,6 +121,8 @@ class RunDirectory:
         partial = self.record_file.with_suffix(".partial")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            if self.last_checkpoint() is None:
+                self.best_file.unlink(missing_ok=True)  # of a run whose first checkpoint never became whole
             partial.write_text(json.dumps(values, indent=1))
             os.replace(partial, self.record_file)
         except OSError as error:

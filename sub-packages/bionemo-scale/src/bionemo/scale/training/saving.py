@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from bionemo.scale.errors import Stopped
 from bionemo.scale.training.failures import reason
-from bionemo.scale.training.run_directory import RunDirectory
+from bionemo.scale.training.run_directory import RunDirectory, checkpoint_step
 from bionemo.scale.training.settings import TrainingConfig
 
 
@@ -38,7 +38,8 @@ class Checkpoints(ModelCheckpoint):
         )
         self.CHECKPOINT_NAME_LAST = "{step}"
         self.run, self.keep, self._validate_every = run, training.keep_checkpoints, training.validate_every
-        self._saved_step = -1
+        last = run.last_checkpoint()
+        self._saved_step = -1 if last is None else checkpoint_step(last)
         self._best = run.best()
 
     def setup(self, trainer, *args, **kwargs) -> None:
@@ -52,13 +53,22 @@ class Checkpoints(ModelCheckpoint):
 
     def on_train_batch_end(self, trainer, *args, **kwargs) -> None:
         """Save every few steps; a step that is to be validated is saved after it, with what validation chooses."""
-        if not trainer.limit_val_batches or trainer.global_step % self._validate_every:
+        if not self.waits_for_validation(trainer):
             super().on_train_batch_end(trainer, *args, **kwargs)
+
+    def waits_for_validation(self, trainer: pl.Trainer) -> bool:
+        """Whether the step that has just been taken is validated next, which chooses what its checkpoint holds."""
+        return bool(trainer.limit_val_batches) and trainer.global_step % self._validate_every == 0
 
     def on_validation_end(self, trainer, pl_module) -> None:
         """Save; :class:`Selection` has said before whether this is the best."""
         self._best = self.run.best()
         super().on_validation_end(trainer, pl_module)
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        """Save the last step: NeMo leaves it to a validation, and there may be none."""
+        super().on_train_end(trainer, pl_module)
+        self.save_now(trainer)
 
     def save_now(self, trainer: pl.Trainer) -> None:
         """Write a checkpoint of this step, if there is none, and wait until it is whole."""

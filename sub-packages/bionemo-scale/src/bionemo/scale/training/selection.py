@@ -17,11 +17,20 @@ _log = logging.getLogger("bionemo.scale")
 class Selection(pl.Callback):
     """Scores every validation, tells the run of a new best, sets the gate, and ends a run that no longer improves.
 
-    It comes before the callback that writes checkpoints, so that a checkpoint holds the gate its validation chose.
+    It comes before the callback that writes checkpoints, so that a checkpoint holds the gate its validation chose, and
+    the average of weights with its own step.
     """
 
     def __init__(self, run: RunDirectory, training: TrainingConfig):
         self.run, self.training = run, training
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: ScaleModule) -> None:
+        """Repeat a whole validation where a resumed run repeats one: the loop remembers that its batches were taken."""
+        trainer.fit_loop.epoch_loop.val_loop.restarting = False
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: ScaleModule, *_) -> None:
+        """Take the step into the average of weights before a checkpoint of it is written."""
+        pl_module.average_weights()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: ScaleModule) -> None:
         """Begin a score."""
@@ -38,7 +47,6 @@ class Selection(pl.Callback):
         logged = {"val/pdcorr": score} | ({"val/gate": gate} if pl_module.scale.transfer else {})
         if trainer.logger is not None:
             trainer.logger.log_metrics(logged, step=trainer.global_step)
-        best = self.run.best()
         best = self.run.best()
         step = trainer.global_step
         # At a tie the later one; it may be the same step, validated again after an interruption.
