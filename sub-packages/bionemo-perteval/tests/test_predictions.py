@@ -30,6 +30,14 @@ def test_seeds_are_averaged_and_their_spread_is_told(several, evaluation):
     assert "2 training seeds" in several.definitions["scale"]
 
 
+def test_a_flag_is_raised_by_any_seed(several):
+    raised = {
+        name: {flag.check.name for flag in several.flags if flag.arm == name and flag.raised}
+        for name in ("scale", "state")
+    }
+    assert raised["scale"] - raised["state"]  # the second seed has half of the expression
+
+
 def test_order_of_a_later_predictions_genes_does_not_matter(several, evaluation):
     pd.testing.assert_series_equal(several.table.loc["state"], evaluation.table.loc["prediction"], check_names=False)
 

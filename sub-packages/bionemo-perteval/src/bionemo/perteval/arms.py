@@ -121,6 +121,8 @@ def score_arms(
                     frames.append(scores.assign(arm=name, seed=repeat, context=context))
                     if repeat == 0:
                         summaries.add(name, context, kept)
+                    elif arm.kind == "prediction":
+                        summaries.add_seed(name, repeat, context, kept)
         begin("done")
     return _collected(frames, rows, summaries, screen)
 

@@ -94,13 +94,17 @@ class Flag:
 
 
 def flags(profiles: Profiles, predictions: Iterable[str]) -> list[Flag]:
-    """Put every check to every prediction."""
+    """Put every check to every prediction; of several training seeds the first that raises it speaks."""
     found = []
     for arm in predictions:
-        evidence = Evidence(
-            predicted=profiles.responses[arm], observed=profiles.responses[OBSERVED], copies=profiles.copies[arm]
-        )
-        found += [Flag(arm=arm, check=check, value=check.value(evidence)) for check in CHECKS]
+        seeds = [(profiles.responses[arm], profiles.copies[arm]), *profiles.further.get(arm, {}).values()]
+        each = [
+            Evidence(predicted=responses, observed=profiles.responses[OBSERVED], copies=copies)
+            for responses, copies in seeds
+        ]
+        for check in CHECKS:
+            values = [check.value(evidence) for evidence in each]
+            found.append(Flag(arm=arm, check=check, value=next(filter(check.raised, values), values[0])))
     return found
 
 

@@ -95,6 +95,9 @@ class Profiles:
         Prediction (and `OBSERVED`) -> condition -> its response.
     copies
         Prediction -> condition -> cells that occur again.
+    further
+        Prediction -> its training seeds after the first, each with responses and copies as above: no picture shows
+        them, and the flags look at them.
     components
         Cells of the condition with the most observed DE genes.
     """
@@ -106,6 +109,7 @@ class Profiles:
     detected: dict[str, np.ndarray]
     responses: dict[str, dict[Condition, Response]]
     copies: dict[str, dict[Condition, Copies]]
+    further: dict[str, dict[int, tuple[dict[Condition, Response], dict[Condition, Copies]]]]
     components: Components
 
     def fraction_of_zeros(self, arm: str) -> float:
@@ -167,6 +171,7 @@ class Summaries:
         self._means: dict[str, dict[str, dict[str, np.ndarray]]] = {}
         self._responses: dict[str, dict[Condition, Response]] = {}
         self._copies: dict[str, dict[Condition, Copies]] = {}
+        self._further: dict[str, dict[int, tuple[dict[Condition, Response], dict[Condition, Copies]]]] = {}
         self._observed: dict[str, Fingerprints] = {}
 
     def add(self, arm: str, context: str, populations: list[Summary]) -> None:
@@ -188,6 +193,14 @@ class Summaries:
         else:
             self._copies.setdefault(arm, {}).update(self._count(context, prints))
 
+    def add_seed(self, arm: str, seed: int, context: str, populations: list[Summary]) -> None:
+        """Add the populations of a further training seed of a prediction, in the order of `Screen.scored`."""
+        names = self._screen.scored[context]
+        responses, copies = self._further.setdefault(arm, {}).setdefault(seed, ({}, {}))
+        responses.update(self._respond(context, names, [of.tested for of in populations]))
+        prints = {name: of.prints for name, of in zip(names, populations, strict=True) if of.prints is not None}
+        copies.update(self._count(context, prints))
+
     def profiles(self) -> Profiles:
         """Return the summaries."""
 
@@ -202,6 +215,7 @@ class Summaries:
             detected=over_contexts("detected"),
             responses=self._responses,
             copies=self._copies,
+            further=self._further,
             components=project(self._screen, self._strongest()),
         )
 
