@@ -29,7 +29,7 @@ from bionemo.scale.training.settings import Precision, TrainingConfig
         ({"pairing": "best"}, "pairing='best' is not one of none, optimal_transport"),
         ({"head": "both"}, "head='both' is not one of residual, regression, negative_binomial"),
         ({"head": "negative_binomial"}, "set_loss=energy needs .* set set_loss=none"),
-        ({"head": "regression", "transfer": True}, "transfer=true .* set head=residual"),
+        ({"head": "regression", "transfer": True}, "transfer=true .* set transfer=false"),
         ({"transfer": True, "gate": 1.5}, "gate=1.5 is outside"),
         ({"gate": 0.5}, "without transfer=true"),
         ({"gene_dropout": 1.1}, "gene_dropout=1.1 is outside"),

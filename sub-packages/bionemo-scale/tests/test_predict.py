@@ -123,7 +123,7 @@ def test_sets_without_an_observed_file_keep_batches_apart_and_carry_their_token(
     seen = []
 
     def spy(_model, _vocabulary, cells, _means, batch, *_):
-        seen.extend((piece.context, piece.batch, set(cells.obs["plate"].iloc[rows])) for piece, rows, _ in batch)
+        seen.extend((p.population.context, p.population.batch, set(cells.obs["plate"].iloc[p.rows])) for p in batch)
         return original(_model, _vocabulary, cells, _means, batch, *_)
 
     original = predict_module._predict_batch

@@ -61,7 +61,7 @@ def test_overrides_change_what_they_name_and_nothing_else():
         ("training.learning_rate=fast", "training.learning_rate takes float, not 'fast'"),
         ("model.source=noise", "source='noise' is not one of control, gaussian, mixed"),
         ("model.gate=much", "model.gate takes .*float.*, not 'much'"),
-        ("model.gate=0.5", "gate=0.5 is .* without transfer=true"),
+        ("model.gate=1.5", "gate=1.5 is outside"),
         ("training.precision=fp8", "precision='fp8' is not one of fp32, bf16"),
         ("model.num_attention_heads=3", "num_query_groups=2 does not divide num_attention_heads=3"),
     ],

@@ -1,8 +1,9 @@
 """Predict populations and write them as AnnData."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 
 import anndata as ad
@@ -25,7 +26,8 @@ from bionemo.scale.inference.conditions import (
     sources,
 )
 from bionemo.scale.inference.controls import ControlCells, read_controls
-from bionemo.scale.inference.rounding import round_to_counts
+from bionemo.scale.inference.rounding import CountRounding
+from bionemo.scale.inference.starts import Start, draw
 from bionemo.scale.inference.target import check_target, write_whole
 from bionemo.scale.model.condition import Condition, token_table
 from bionemo.scale.model.scale_model import ScaleModel
@@ -117,18 +119,20 @@ def predict(
         raise InputError("nothing to predict: name --perturbations, or give an observed file with --like.")
     check_known(wanted, vocabulary)
     rng = np.random.default_rng(seed)
-    rows = [_draw(sources(p, cells.obs, keys, controls), p.cells, rng) for p in wanted]
+    starts = [draw(p, sources(p, cells.obs, keys, controls), rng) for p in wanted]
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, step = load_model(run, device, chosen)
     control_means = _means_by_context(cells, keys["context"])
     predicted = []
-    pieces = list(_pieces(wanted, rows, record.training["cells_per_set"], seed))
-    for start in tqdm(range(0, len(pieces), SETS_AT_ONCE), desc="predict", unit="batch", disable=not progress):
-        batch = pieces[start : start + SETS_AT_ONCE]
-        predicted += _predict_batch(model, vocabulary, cells, control_means, batch, device, rng)
+    size = record.training["cells_per_set"]
+    pieces = _pieces(starts, cells, vocabulary, size, seed)
+    with tqdm(total=sum(-(-p.cells // size) for p in wanted), desc="predict", unit="set", disable=not progress) as bar:
+        while batch := list(islice(pieces, SETS_AT_ONCE)):
+            predicted += _predict_batch(model, vocabulary, cells, control_means, batch, device, rng)
+            bar.update(len(batch))
 
-    taken = np.concatenate(rows)
+    taken = np.concatenate([start.rows for start in starts])
     obs = cells.obs.iloc[taken].copy()
     counts = [p.cells for p in wanted]
     obs[keys["perturbation"]] = pd.Categorical(np.repeat([p.perturbation for p in wanted], counts))
@@ -179,20 +183,33 @@ def _condition_table(trained: dict[str, list[str]]) -> pd.DataFrame:
     return table
 
 
-def _draw(pool: np.ndarray, cells: int, rng: np.random.Generator) -> np.ndarray:
-    """Rows of ``pool``, none twice before all were taken once."""
-    rounds = [rng.permutation(pool) for _ in range(-(-cells // len(pool)))]
-    return np.concatenate(rounds)[:cells]
+@dataclass(frozen=True)
+class _Piece:
+    """As many cells of a population as the model takes at once."""
+
+    population: Population
+    rows: np.ndarray
+    control: np.ndarray
+    """Cells to start from, log1p [cells, G]."""
+    rounding: CountRounding
+    """Of the whole population."""
+    key: int
+    """Of the model's noise."""
 
 
 def _pieces(
-    populations: Sequence[Population], rows: Sequence[np.ndarray], cells_per_set: int, seed: int
-) -> Iterator[tuple[Population, np.ndarray, int]]:
-    """Populations cut into sets of the size the model was trained on, each with its noise key."""
-    keys = np.random.default_rng([seed, 1])
-    for population, of_population in zip(populations, rows, strict=True):
-        for start in range(0, len(of_population), cells_per_set):
-            yield population, of_population[start : start + cells_per_set], int(keys.integers(2**62))
+    starts: Sequence[Start], cells: ControlCells, vocabulary: Vocabulary, cells_per_set: int, seed: int
+) -> Iterator[_Piece]:
+    """Populations cut into sets of the size the model was trained on."""
+    keys, rounding = (np.random.default_rng([seed, part]) for part in (1, 2))
+    for start in starts:
+        scale = start.scale(cells.expression)
+        library = cells.library[start.rows]
+        of_population = CountRounding(len(vocabulary.genes), library, vocabulary.target_sum, rounding)
+        for first in range(0, len(start.rows), cells_per_set):
+            rows = start.rows[first : first + cells_per_set]
+            control = cells.expression[rows].toarray() * scale
+            yield _Piece(start.population, rows, control, of_population, int(keys.integers(2**62)))
 
 
 def _predict_batch(
@@ -200,44 +217,45 @@ def _predict_batch(
     vocabulary: Vocabulary,
     cells: ControlCells,
     control_means: Mapping[str, torch.Tensor],
-    batch: Sequence[tuple[Population, np.ndarray, int]],
+    batch: Sequence[_Piece],
     device: torch.device,
     rng: np.random.Generator,
 ) -> list[sparse.csr_matrix]:
     """Predicted expression of each piece, CSR log1p [cells, G]."""
-    size = max(len(rows) for _, rows, _ in batch)
+    size = max(len(piece.rows) for piece in batch)
     control = torch.zeros(len(batch), size, len(vocabulary.genes))
     mask = torch.zeros(len(batch), size, dtype=torch.bool)
-    for i, (_, rows, _) in enumerate(batch):
-        control[i, : len(rows)] = torch.from_numpy(cells.expression[rows].toarray())
-        mask[i, : len(rows)] = True
-    labels = [p.perturbation for p, _, _ in batch]
+    for i, piece in enumerate(batch):
+        control[i, : len(piece.rows)] = torch.from_numpy(piece.control)
+        mask[i, : len(piece.rows)] = True
+    populations = [piece.population for piece in batch]
+    labels = [p.perturbation for p in populations]
     tokens, doses = token_table(labels, vocabulary)
     condition = Condition(
         perturbation=tokens.to(device),
         dose=doses.to(device),
-        context=_table_rows([p.context for p, _, _ in batch], vocabulary.contexts, device),
-        batch=_table_rows([p.batch for p, _, _ in batch], vocabulary.batches, device),
+        context=_table_rows([p.context for p in populations], vocabulary.contexts, device),
+        batch=_table_rows([p.batch for p in populations], vocabulary.batches, device),
     )
     if model.transfer is not None:
-        middle = torch.stack([control_means[p.context] for p, _, _ in batch]).to(device)
+        middle = torch.stack([control_means[p.context] for p in populations]).to(device)
         delta = model.transfer.delta(labels, condition.context, middle, vocabulary)
         condition = replace(condition, delta=delta, control_mean=middle)
-    noise_keys = torch.tensor([key for _, _, key in batch])
+    noise_keys = torch.tensor([piece.key for piece in batch])
     predicted = model.predict(control.to(device), mask.to(device), condition, noise_keys)
     rates = model.expression_decoder.rates
     if rates is not None:
         library = torch.zeros(mask.shape)
-        for i, (_, rows, _) in enumerate(batch):
-            library[i, : len(rows)] = torch.from_numpy(cells.library[rows])
+        for i, piece in enumerate(batch):
+            library[i, : len(piece.rows)] = torch.from_numpy(cells.library[piece.rows])
         generator = torch.Generator(device=device).manual_seed(int(rng.integers(2**62)))
         predicted = rates.draw(predicted, library.to(device), generator)
     answer = predicted.float().cpu().numpy()
     pieces = []
-    for i, (_, rows, _) in enumerate(batch):
-        expression = answer[i, : len(rows)]
+    for i, piece in enumerate(batch):
+        expression = answer[i, : len(piece.rows)]
         if vocabulary.kind == "counts" and rates is None:
-            expression = round_to_counts(expression, cells.library[rows], vocabulary.target_sum, rng)
+            expression = piece.rounding(expression, cells.library[piece.rows])
         pieces.append(sparse.csr_matrix(expression))
     return pieces
 

@@ -147,11 +147,11 @@ class ScaleConfig:
     gene_dropout: float = 0.0
     """Share of each cell's genes that the encoder does not see in training."""
     head: Head = Head.RESIDUAL
-    transfer: bool = False
-    """Start from control cells moved by what the perturbation did in the other training contexts."""
+    transfer: bool = True
+    """Start from control cells moved by what the perturbation did in the other training contexts; ``residual`` head."""
     gate: float | None = None
-    """With ``transfer``, the share of its own change that the model adds to it, in [0, 1]; chosen on validation
-    conditions where not given."""
+    """With ``transfer``, the share of its own change that the network adds to it, in [0, 1]. Where not given,
+    validation conditions choose it, and without those it is 0."""
 
     endpoint_weight: float = 1.0
     reconstruction_weight: float = 1.0
@@ -184,7 +184,7 @@ class ScaleConfig:
                 f"head={self.head} are none: set set_loss=none."
             )
         if self.transfer and self.head is not Head.RESIDUAL:
-            raise InputError(f"transfer=true moves control cells, which head={self.head} does not: set head=residual.")
+            raise InputError(f"transfer=true moves control cells, which head={self.head} does not: set transfer=false.")
         if self.gate is not None and not (self.transfer and 0 <= self.gate <= 1):
             raise InputError(f"gate={self.gate} is outside [0, 1], or given without transfer=true: leave it out.")
         if self.layer_spec not in ("auto", "local", "transformer_engine"):

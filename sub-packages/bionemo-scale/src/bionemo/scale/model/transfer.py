@@ -2,13 +2,14 @@
 
 The shift of perturbation p in context k is that of a linear model of condition means,
 
-    delta(k, p) = s e_p + b c_k + a (m - m_k),
+    delta(k, p) = s_1 P e_p + s_2 (e_p - P e_p) + b c_k + a (m - m_k),
 
-with ``e_p`` the effect of p in other contexts beyond what their other perturbations have in common, ``c_k`` what the
-perturbations of context k have in common, ``m_k`` the mean of its control cells and ``m`` that mean over contexts. The
-three numbers are fitted to training conditions, each predicted from the others: noisy effects shrink, and ``a`` is
-regression towards the mean of contexts. ``s = b = 1, a = 0`` with the common part of the other contexts in place of
-``c_k`` is the plain transferred delta.
+with ``e_p`` the effect of p in other contexts beyond what their other perturbations have in common, P the projection on
+the few directions that the effects of other perturbations share, ``c_k`` what the perturbations of context k have in
+common, ``m_k`` the mean of its control cells and ``m`` that mean over contexts. The four numbers are fitted to training
+conditions, each predicted from the others: what is noise shrinks, and ``a`` is regression towards the mean of contexts.
+``s_1 = s_2 = b = 1, a = 0`` with the common part of the other contexts in place of ``c_k`` is the plain transferred
+delta.
 
 Shapes: B sets, S cells, G genes, L training labels, K contexts.
 """
@@ -36,12 +37,12 @@ class Transfer(nn.Module):
         super().__init__()
         labels, contexts, genes = len(vocabulary.transferred), len(vocabulary.contexts), len(vocabulary.genes)
         # The last row of each table is for a perturbation, or a context, that training has not shown.
-        self.register_buffer("effect", torch.zeros(labels + 1, genes))  # e_p
+        self.register_buffer("effect", torch.zeros(labels + 1, genes))  # s_1 P e_p + s_2 (e_p - P e_p)
         self.register_buffer("elsewhere", torch.zeros(labels + 1, genes))  # mean of c over contexts, without p
         self.register_buffer("common", torch.zeros(contexts + 1, genes))  # c_k
         self.register_buffer("known", torch.zeros(contexts + 1))  # 1 where there is a c_k, else 0
         self.register_buffer("middle", torch.zeros(genes))  # m
-        self.register_buffer("shares", torch.zeros(3))  # s, b, a
+        self.register_buffer("shares", torch.zeros(2))  # b, a
 
     def delta(
         self, labels: Sequence[str], context_B: torch.Tensor, control_mean_BG: torch.Tensor, vocabulary: Vocabulary
@@ -63,8 +64,8 @@ class Transfer(nn.Module):
         effect_BG = torch.stack([combine(self.effect, found) for found in rows])
         elsewhere_BG = torch.stack([self.elsewhere[list(chain(*found))].mean(0) for found in rows])
         common_BG = torch.where(self.known[context_B, None] > 0, self.common[context_B], elsewhere_BG)
-        s, b, a = self.shares
-        delta_BG = s * effect_BG + b * common_BG + a * (self.middle - control_mean_BG)
+        b, a = self.shares
+        delta_BG = effect_BG + b * common_BG + a * (self.middle - control_mean_BG)
         moves = torch.tensor([label != vocabulary.control for label in labels], device=delta_BG.device)
         return delta_BG * moves[:, None]
 
@@ -95,9 +96,9 @@ def rows_of(label: str, vocabulary: Vocabulary, without: Collection[str] = ()) -
     return [alone.get(treatment.name, last) for treatment in vocabulary.treatments(label)]
 
 
-def combine(effect_LG: torch.Tensor, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Sum over the lists of the mean of their rows, [G]."""
-    return torch.stack([effect_LG[list(part)].mean(0) for part in rows]).sum(0)
+def combine(effects: torch.Tensor, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Sum over the lists of the mean of their rows of ``effects``, [L, ...]."""
+    return torch.stack([effects[list(part)].mean(0) for part in rows]).sum(0)
 
 
 def move_cells(

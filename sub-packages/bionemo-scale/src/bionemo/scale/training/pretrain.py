@@ -106,11 +106,6 @@ def pretrain(
         _log.info("%s is done: no better checkpoint since step %d; raise training.patience", last, best.step)
         return
     data = CellSetsDataModule(cells, held_out, vocabulary, model, training, data_parallel)
-    if model.transfer and model.gate is None and not data.has_validation:
-        raise InputError(
-            f"model.transfer=true lets validation conditions decide how much the model adds, and {split} marks none: "
-            f"list some training conditions under val, or set model.gate."
-        )
     tables = data.tables()
     if supplied is not None:
         tables["condition_encoder.perturbation.embedding"] = supplied.table(vocabulary)
@@ -144,6 +139,12 @@ def pretrain(
     ).setup(trainer)
     if rank_zero_only.rank == 0:
         _log.info("%s, %s", data.summary(), f"going on from {last.name}" if last else f"{training.max_steps} steps")
+        if model.transfer and model.gate is None and not data.has_validation:
+            _log.warning(
+                "%s marks no validation conditions, so nothing can tell how much the network adds to the transferred "
+                "start: predictions will be that start alone. List some training conditions under val, or set model.gate",
+                split,
+            )
     checkpoints = Checkpoints(run, training)
     # Not handed to NeMoLogger, which would need nvidia-resiliency-ext to look at it.
     trainer.callbacks += [checkpoints, StopOnSigterm(checkpoints), NanWatch()]  # type: ignore[attr-defined]

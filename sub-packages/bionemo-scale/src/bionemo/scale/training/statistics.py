@@ -7,6 +7,9 @@ from bionemo.cellsets import CellStore
 CELLS_OF_A_RUN = 1024
 """A mean is taken over so many cells of each run; cells lie in random order within it."""
 
+Condition = tuple[int, int]
+"""(context, perturbation), the store's indices."""
+
 
 class ConditionMeans:
     """Mean expression of (context, perturbation) conditions, and of every context's control cells.
@@ -23,24 +26,37 @@ class ConditionMeans:
     control
         The store's index of a context -> mean log1p of its control cells, float64 [G].
     delta
-        (context, perturbation), the store's indices -> mean log1p less that of the context's controls, float64 [G].
+        Condition -> mean log1p less that of the context's controls, float64 [G].
+    cells
+        Condition -> how many cells it has.
+    noise
+        Condition -> expected squared length of what sampling cells adds to its delta, log1p squared.
     """
 
     def __init__(self, store: CellStore, eligible: np.ndarray):
-        sums: dict[tuple[int, int], np.ndarray] = {}
-        counts: dict[tuple[int, int], int] = {}
+        sums: dict[Condition, np.ndarray] = {}
+        variances: dict[Condition, float] = {}
+        self.cells: dict[Condition, int] = {}
+        read: dict[Condition, int] = {}
         for run in store.runs[eligible | store.is_control]:
             cells = store.read(run["start"] + np.arange(min(run["length"], CELLS_OF_A_RUN)))
             condition = int(run["context"]), int(run["perturbation"])
             # A run counts with all its cells, however few of them were read.
             sums[condition] = sums.get(condition, 0.0) + cells.mean(0, dtype=np.float64) * run["length"]
-            counts[condition] = counts.get(condition, 0) + int(run["length"])
-        means = {condition: total / counts[condition] for condition, total in sums.items()}
+            spread = float(cells.var(0, dtype=np.float64).sum()) * len(cells)
+            variances[condition] = variances.get(condition, 0.0) + spread
+            read[condition] = read.get(condition, 0) + len(cells)
+            self.cells[condition] = self.cells.get(condition, 0) + int(run["length"])
+        means = {condition: total / self.cells[condition] for condition, total in sums.items()}
+        noise = {condition: total / max(read[condition] - 1, 1) / read[condition] for condition, total in variances.items()}
         self.control: dict[int, np.ndarray] = {
             context: mean for (context, label), mean in means.items() if label == store.control_index
         }
-        self.delta: dict[tuple[int, int], np.ndarray] = {
+        self.delta: dict[Condition, np.ndarray] = {
             (context, label): mean - self.control[context]
             for (context, label), mean in means.items()
             if label != store.control_index
+        }
+        self.noise: dict[Condition, float] = {
+            condition: noise[condition] + noise[condition[0], store.control_index] for condition in self.delta
         }

@@ -5,22 +5,37 @@ import torch
 
 from bionemo.scale.model.transfer import combine, rows_of
 from bionemo.scale.model.vocabulary import Vocabulary
-from bionemo.scale.training.statistics import ConditionMeans
+from bionemo.scale.training.statistics import Condition, ConditionMeans
 
 LEAST_COMMON = 2
 """What fewer other perturbations than this have in common says nothing of a context."""
-
 
 PRIOR_CONDITIONS = 3
 """The plain transfer counts as much as so many training conditions: with a handful of contexts the fit alone misleads.
 """
 
+HALF_WEIGHT = 100
+"""Cells with which a condition weighs half of what it would weigh with any number of them."""
+
+COMPONENTS = 8
+"""Directions of expression that the effects of perturbations are taken to share."""
+
+GROUPS = 10
+"""Perturbations are divided into so many groups; the directions that a group shares are those of the other groups."""
+
+FITTED_CONDITIONS = 4096
+"""Four numbers need no more training conditions than so many, evenly taken from all."""
+
+PLAIN = np.array([1.0, 1.0, 1.0, 0.0])
+"""All of the effect, shared and own, all that is common, no pull."""
+
 
 class FittedTransfer:
     """Buffers of :class:`~bionemo.scale.model.transfer.Transfer`, and the shift that each training set starts from.
 
-    What a training condition starts from never contains its own cells: its effect is that of the other contexts, and
-    what its context's perturbations have in common is taken over the others.
+    What a training condition starts from never contains its own cells: its effect is that of the other contexts, the
+    directions that effects share are those of other perturbations, and what its context's perturbations have in common
+    is taken over the others.
 
     Parameters
     ----------
@@ -34,23 +49,25 @@ class FittedTransfer:
 
     def __init__(self, means: ConditionMeans, contexts: list[str], labels: list[str], vocabulary: Vocabulary):
         self._means, self._contexts, self._labels, self._vocabulary = means, contexts, labels, vocabulary
+        self._weight = {condition: means.cells[condition] / (means.cells[condition] + HALF_WEIGHT) for condition in means.delta}
         self._of_context: dict[int, list[int]] = {}
         self._of_label: dict[int, list[int]] = {}
         for context, label in means.delta:
             self._of_context.setdefault(context, []).append(label)
             self._of_label.setdefault(label, []).append(context)
-        self._total = {
-            context: np.sum([means.delta[context, label] for label in found], axis=0)
-            for context, found in self._of_context.items()
-        }
+        self._total = {context: self._sums(context, found) for context, found in self._of_context.items()}
         self._middle = np.mean([means.control[context] for context in self._of_context], axis=0)
         index = {label: i for i, label in enumerate(labels)}
         self._trained = [index[label] for label in vocabulary.transferred]
-        effects = [self._effect(label) for label in self._trained]
-        self._effects = torch.from_numpy(np.stack([*effects, np.zeros_like(self._middle)]))
+        effects = np.stack([self._effect(label) for label in self._trained])
+        self._directions = _shared_directions(np.stack([self._mean_delta(label) for label in self._trained]))
+        self._group = {label: place % len(self._directions) for place, label in enumerate(self._trained)}
+        parts = np.stack([self._split(label, effect) for label, effect in zip(self._trained, effects, strict=True)])
+        # The last row is for a perturbation that training has not shown.
+        self._parts = torch.from_numpy(np.concatenate([parts, np.zeros_like(parts[:1])]))
         self.shares = self._fit()
-        """s, b and a."""
-        self._made: dict[tuple[int, int], torch.Tensor] = {}
+        """Of the shared and the own part of an effect, of what is common, and of the pull."""
+        self._made: dict[Condition, torch.Tensor] = {}
 
     def buffers(self) -> dict[str, torch.Tensor]:
         """Values of the model's buffers, by their names in it."""
@@ -59,12 +76,12 @@ class FittedTransfer:
         nothing = np.zeros_like(self._middle)
         elsewhere = [self._common_elsewhere(None, label) for label in (*self._trained, None)]
         found = {
-            "effect": self._effects,
+            "effect": torch.einsum("s,lsg->lg", torch.from_numpy(self.shares[:2]), self._parts),
             "elsewhere": np.stack(elsewhere),
             "common": np.stack([nothing if row is None else row for row in common]),
             "known": np.array([row is not None for row in common]),
             "middle": self._middle,
-            "shares": self.shares,
+            "shares": self.shares[2:],
         }
         return {f"transfer.{name}": torch.as_tensor(values).float() for name, values in found.items()}
 
@@ -82,58 +99,105 @@ class FittedTransfer:
         return self._made[context, label]
 
     def _fit(self) -> np.ndarray:
-        """Least squares over genes and the conditions whose perturbation another context has.
+        """Least squares over genes and the conditions whose perturbation another context has, then a size.
 
-        A ridge draws it to the plain transfer (all of the effect, all that is common, no pull), which is also what is
-        left of it where the data determine nothing.
+        A ridge draws it to the plain transfer, which is also what is left of it where the data determine nothing.
+        Least squares answers shifts that are too small, the more so the less it knows: it is best on squared error and
+        wrong in how many genes move. What is predicted has the geometric mean of the two sizes.
         """
-        pairs = [(context, label) for context, label in self._means.delta if len(self._of_label[label]) > 1]
-        plain = np.array([1.0, 1.0, 0.0])
+        pairs = [condition for condition in self._means.delta if len(self._of_label[condition[1]]) > 1]
         if not pairs:
-            return plain
-        normal, right = np.zeros((3, 3)), np.zeros(3)
-        for pair in pairs:
-            features = self._features(*pair)
-            normal += features @ features.T
-            right += features @ (self._means.delta[pair] - plain @ features)
+            return PLAIN
+        pairs = pairs[:: -(-len(pairs) // FITTED_CONDITIONS)]
+        features = np.stack([self._features(*pair) for pair in pairs])
+        observed = np.stack([self._means.delta[pair] for pair in pairs])
+        weights = np.array([self._weight[pair] for pair in pairs])
+        normal = np.einsum("c,csg,ctg->st", weights, features, features)
+        right = np.einsum("c,csg,cg->s", weights, features, observed - PLAIN @ features)
         normal += PRIOR_CONDITIONS / len(pairs) * np.diag(np.diag(normal))
-        return plain + np.linalg.lstsq(normal, right, rcond=1e-8)[0]
+        shares = PLAIN + np.linalg.lstsq(normal, right, rcond=1e-8)[0]
+        noise = np.array([self._means.noise[pair] for pair in pairs])
+        real = weights @ (np.square(observed).sum(1) - noise)
+        fitted = weights @ np.square(shares @ features).sum(1)
+        return shares * max(real / fitted, 1.0) ** 0.25 if fitted > 0 else shares
 
     def _features(self, context: int, label: int) -> np.ndarray:
-        """Effect elsewhere, what is common here, and the way to the mean of contexts, [3, G]."""
+        """Effect elsewhere in its two parts, what is common here, and the way to the mean of contexts, [4, G]."""
         common = self._common(context, label)
         if common is None:
             common = self._common_elsewhere(context, label)
         pull = self._middle - self._means.control[context]
-        return np.stack([self._effect_elsewhere(context, label), common, pull])
+        return np.stack([*self._effect_elsewhere(context, label), common, pull])
 
     def _effect_elsewhere(self, context: int, label: int) -> np.ndarray:
-        if context not in self._of_label.get(label, []):
-            return combine(self._effects, rows_of(self._labels[label], self._vocabulary)).numpy()
-        if len(self._of_label[label]) > 1:
-            return self._effect(label, without=context)
+        """The shared and the own part, [2, G]."""
+        if context in self._of_label.get(label, []) and len(self._of_label[label]) > 1:
+            return self._split(label, self._effect(label, without=context))
         name = self._labels[label]
-        return combine(self._effects, rows_of(name, self._vocabulary, without=(name,))).numpy()
+        without = (name,) if context in self._of_label.get(label, []) else ()
+        return combine(self._parts, rows_of(name, self._vocabulary, without)).numpy()
+
+    def _split(self, label: int, effect: np.ndarray) -> np.ndarray:
+        """What of an effect lies in the directions that other perturbations share, and the rest, [2, G]."""
+        directions = self._directions[self._group[label]]
+        shared = effect @ directions.T @ directions if len(directions) else effect
+        return np.stack([shared, effect - shared])
+
+    def _mean_delta(self, label: int) -> np.ndarray:
+        conditions = [(context, label) for context in self._of_label[label]]
+        return np.average([self._means.delta[c] for c in conditions], axis=0, weights=[self._weight[c] for c in conditions])
 
     def _effect(self, label: int, without: int | None = None) -> np.ndarray:
-        effects = []
+        effects, weights = [], []
         for context in self._of_label[label]:
             if context != without:
                 common = self._common(context, label)
                 effects.append(self._means.delta[context, label] - (0.0 if common is None else common))
-        return np.mean(effects, axis=0)
+                weights.append(self._weight[context, label])
+        return np.average(effects, axis=0, weights=weights)
 
     def _common(self, context: int, without: int | None = None) -> np.ndarray | None:
         """Mean delta of a context's other training perturbations; None if there are too few."""
         found = self._of_context.get(context, [])
-        others = len(found) - (without in found)
-        if others < LEAST_COMMON:
+        if len(found) - (without in found) < LEAST_COMMON:
             return None
-        total = self._total[context] - (self._means.delta[context, without] if without in found else 0.0)
-        return total / others
+        total, weight = self._total[context]
+        if without in found:
+            own, own_weight = self._sums(context, [without])
+            total, weight = total - own, weight - own_weight
+        return total / weight
+
+    def _sums(self, context: int, labels: list[int]) -> tuple[np.ndarray, float]:
+        """Weighted deltas of conditions of a context, and their weights, summed."""
+        conditions = [(context, label) for label in labels]
+        total = np.sum([self._weight[c] * self._means.delta[c] for c in conditions], axis=0)
+        return total, sum(self._weight[c] for c in conditions)
 
     def _common_elsewhere(self, context: int | None, label: int | None) -> np.ndarray:
         """Mean of that over the other contexts; zeros if there is none."""
         others = [self._common(other, label) for other in self._of_context if other != context]
         known = [common for common in others if common is not None]
         return np.mean(known, axis=0) if known else np.zeros_like(self._middle)
+
+
+def _shared_directions(effects: np.ndarray) -> list[np.ndarray]:
+    """For each group of perturbations the first principal directions of the effects of the others, orthonormal rows.
+
+    Parameters
+    ----------
+    effects
+        Of one perturbation each, holding no other's cells [L, G]; row i belongs to group i modulo the number of groups.
+
+    Returns
+    -------
+    list
+        One array [at most COMPONENTS, G] a group; without rows where the others are too few to share anything.
+    """
+    groups = min(GROUPS, len(effects))
+    member = np.arange(len(effects)) % groups
+    found = []
+    for group in range(groups):
+        others = effects[member != group]
+        rank = min(COMPONENTS, len(others) // 2)
+        found.append(np.linalg.svd(others - others.mean(0), full_matrices=False)[2][:rank] if rank else others[:0])
+    return found
