@@ -29,7 +29,7 @@ def screen(noise: float = 0.0, held_out: tuple = ()) -> SimpleNamespace:
         control=control,
         delta=delta,
         cells=dict.fromkeys(delta, 200),
-        noise=dict.fromkeys(delta, G * noise**2),
+        noise=dict.fromkeys(delta, G * noise**2) | {(k, 0): 0.0 for k in range(len(CONTEXTS))},
         truth=lambda k, p: effect[p] + common[k],
     )
 
@@ -74,8 +74,27 @@ def test_a_training_condition_starts_from_others_only(names):
 
 
 def test_noisy_effects_shrink(names):
-    assert fitted(screen(noise=0.01), names).shares[:2].min() > 0.9
-    assert fitted(screen(noise=3.0), names).shares[:2].max() < 0.5
+    def kept(noise: float) -> float:
+        means = screen(noise)
+        plain = np.array([np.mean([means.delta[k, p] for k in range(4)], axis=0) for p in range(1, 9)])
+        effect = fitted(means, names).buffers()["transfer.effect"][:-1]
+        return float(effect.norm()) / np.linalg.norm(plain - plain.mean(axis=0))
+
+    assert kept(0.01) > 0.9
+    assert kept(3.0) < 0.6
+
+
+def test_an_own_effect_no_larger_than_its_noise_is_dropped(names):
+    means = screen()
+    for label in range(1, 9):
+        means.noise.update({(k, label): 1e6 for k in range(4)})
+    fit = fitted(means, names)
+    rows = fit.buffers()["transfer.effect"][:-1]
+    # What is left lies in the directions that other perturbations share, three of them for eight labels.
+    others = np.stack([np.mean([means.delta[k, p] for k in range(4)], axis=0) for p in range(2, 9)])
+    directions = np.linalg.svd(others - others.mean(axis=0), full_matrices=False)[2][:3]
+    row = rows[0].double().numpy()
+    np.testing.assert_allclose(row, row @ directions.T @ directions, atol=1e-4)
 
 
 def test_the_model_and_its_training_sets_start_held_out_conditions_alike(names):

@@ -30,7 +30,7 @@ class ConditionMeans:
     cells
         Condition -> how many cells it has.
     noise
-        Condition -> expected squared length of what sampling cells adds to its delta, log1p squared.
+        Condition, those of control cells too -> expected squared length of the error of its mean, log1p squared.
     """
 
     def __init__(self, store: CellStore, eligible: np.ndarray):
@@ -48,7 +48,9 @@ class ConditionMeans:
             read[condition] = read.get(condition, 0) + len(cells)
             self.cells[condition] = self.cells.get(condition, 0) + int(run["length"])
         means = {condition: total / self.cells[condition] for condition, total in sums.items()}
-        noise = {condition: total / max(read[condition] - 1, 1) / read[condition] for condition, total in variances.items()}
+        self.noise: dict[Condition, float] = {
+            condition: total / max(read[condition] - 1, 1) / read[condition] for condition, total in variances.items()
+        }
         self.control: dict[int, np.ndarray] = {
             context: mean for (context, label), mean in means.items() if label == store.control_index
         }
@@ -56,7 +58,4 @@ class ConditionMeans:
             (context, label): mean - self.control[context]
             for (context, label), mean in means.items()
             if label != store.control_index
-        }
-        self.noise: dict[Condition, float] = {
-            condition: noise[condition] + noise[condition[0], store.control_index] for condition in self.delta
         }

@@ -58,11 +58,11 @@ class FittedTransfer:
         self._total = {context: self._sums(context, found) for context, found in self._of_context.items()}
         self._middle = np.mean([means.control[context] for context in self._of_context], axis=0)
         index = {label: i for i, label in enumerate(labels)}
+        self._control = index[vocabulary.control]
         self._trained = [index[label] for label in vocabulary.transferred]
-        effects = np.stack([self._effect(label) for label in self._trained])
         self._directions = _shared_directions(np.stack([self._mean_delta(label) for label in self._trained]))
         self._group = {label: place % len(self._directions) for place, label in enumerate(self._trained)}
-        parts = np.stack([self._split(label, effect) for label, effect in zip(self._trained, effects, strict=True)])
+        parts = np.stack([self._effect(label) for label in self._trained])
         # The last row is for a perturbation that training has not shown.
         self._parts = torch.from_numpy(np.concatenate([parts, np.zeros_like(parts[:1])]))
         self.shares = self._fit()
@@ -116,7 +116,7 @@ class FittedTransfer:
         right = np.einsum("c,csg,cg->s", weights, features, observed - PLAIN @ features)
         normal += PRIOR_CONDITIONS / len(pairs) * np.diag(np.diag(normal))
         shares = PLAIN + np.linalg.lstsq(normal, right, rcond=1e-8)[0]
-        noise = np.array([self._means.noise[pair] for pair in pairs])
+        noise = np.array([self._means.noise[pair] + self._means.noise[pair[0], self._control] for pair in pairs])
         real = weights @ (np.square(observed).sum(1) - noise)
         fitted = weights @ np.square(shares @ features).sum(1)
         return shares * max(real / fitted, 1.0) ** 0.25 if fitted > 0 else shares
@@ -132,29 +132,36 @@ class FittedTransfer:
     def _effect_elsewhere(self, context: int, label: int) -> np.ndarray:
         """The shared and the own part, [2, G]."""
         if context in self._of_label.get(label, []) and len(self._of_label[label]) > 1:
-            return self._split(label, self._effect(label, without=context))
+            return self._effect(label, without=context)
         name = self._labels[label]
         without = (name,) if context in self._of_label.get(label, []) else ()
         return combine(self._parts, rows_of(name, self._vocabulary, without)).numpy()
-
-    def _split(self, label: int, effect: np.ndarray) -> np.ndarray:
-        """What of an effect lies in the directions that other perturbations share, and the rest, [2, G]."""
-        directions = self._directions[self._group[label]]
-        shared = effect @ directions.T @ directions if len(directions) else effect
-        return np.stack([shared, effect - shared])
 
     def _mean_delta(self, label: int) -> np.ndarray:
         conditions = [(context, label) for context in self._of_label[label]]
         return np.average([self._means.delta[c] for c in conditions], axis=0, weights=[self._weight[c] for c in conditions])
 
     def _effect(self, label: int, without: int | None = None) -> np.ndarray:
-        effects, weights = [], []
+        """Mean over contexts of what a label does beyond what is common there, in two parts [2, G].
+
+        The first is what of it lies in the directions that other perturbations share. The second is the rest, shrunk
+        by the share of its squared length that is the error of the means (James and Stein's estimator, positive part).
+        """
+        effects, weights, noise = [], [], []
         for context in self._of_label[label]:
-            if context != without:
-                common = self._common(context, label)
-                effects.append(self._means.delta[context, label] - (0.0 if common is None else common))
-                weights.append(self._weight[context, label])
-        return np.average(effects, axis=0, weights=weights)
+            if context == without:
+                continue
+            common = self._common(context, label)
+            effects.append(self._means.delta[context, label] - (0.0 if common is None else common))
+            weights.append(self._weight[context, label])
+            noise.append(self._means.noise[context, label])
+        weights = np.array(weights) / np.sum(weights)
+        effect = weights @ np.stack(effects)
+        directions = self._directions[self._group[label]]
+        shared = effect @ directions.T @ directions if len(directions) else effect
+        own = effect - shared
+        length = np.square(own).sum()
+        return np.stack([shared, own * max(0.0, 1 - np.square(weights) @ noise / length) if length else own])
 
     def _common(self, context: int, without: int | None = None) -> np.ndarray | None:
         """Mean delta of a context's other training perturbations; None if there are too few."""
