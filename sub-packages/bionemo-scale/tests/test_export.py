@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from bionemo.scale.errors import InputError
 from bionemo.scale.export import scale_portable
 from bionemo.scale.export.read import import_export
-from bionemo.scale.export.write import _check_portable, export
+from bionemo.scale.export.write import _check_portable, _labels, export
 from bionemo.scale.inference.checkpoint import load_model
 from bionemo.scale.training.run_directory import RunDirectory
 
@@ -89,14 +89,51 @@ def test_one_file_of_plain_torch_predicts_the_same(exported, build, sets, tmp_pa
 )
 def test_every_kind_of_model_predicts_the_same(build, changes):
     model = build(**changes)
+    _check_portable(model, *exported_parts(model))
+
+
+def exported_parts(model) -> tuple[dict, dict]:
     weights = {name: tensor for name, tensor in model.state_dict().items() if tensor is not None}
-    _check_portable(model, {"model": model.scale.to_dict(), "vocabulary": model.vocabulary.to_dict()}, weights)
+    names = model.vocabulary
+    return {"model": model.scale.to_dict(), "vocabulary": names.to_dict(), "labels": _labels(names)}, weights
+
+
+def test_a_model_that_starts_from_a_transfer_predicts_the_same(build, sets, vocabulary):
+    trained = ("MYC+1uM", "MYC+10uM", "MYC+TP53")
+    names = replace(vocabulary, transferred=trained, dose_unit="uM", log_dose=(0.5, 0.5))
+    model = build(transfer=True, names=names)
+    for name, buffer in model.transfer.named_buffers():
+        buffer.copy_(torch.ones_like(buffer) if name == "known" else torch.randn(buffer.shape))
+    model.transfer.known[0] = 0
+    model.gate.fill_(0.5)
+    config, weights = exported_parts(model)
+    _check_portable(model, config, weights)
+    portable = scale_portable.ScaleModel(config["model"], config["vocabulary"], config["labels"])
+    portable.load_state_dict(weights)
+    assert portable.transfer_rows("MYC+TP53") == [[2]]
+    assert portable.transfer_rows("MYC") == [[0, 1]]
+    assert portable.transfer_rows("TP53+MYC") == [[3], [0, 1]]
+    assert portable.transfer_rows("ctrl") == []
+    control = sets(6, 6)["control"]
+    answer = portable.eval().predict(control, perturbation=["MYC+10uM", "ctrl"], context=["A", "B"])
+    mean = control.mean(1)
+    delta = model.transfer.delta(["MYC+10uM", "ctrl"], torch.tensor([0, 1]), mean, names)
+    condition = replace(
+        sets(6, 6)["condition"],
+        perturbation=torch.tensor([[1], [0]]),
+        dose=torch.tensor([[1.0], [torch.nan]]),
+        context=torch.tensor([0, 1]),
+        batch=torch.tensor([-1, -1]),
+        delta=delta,
+        control_mean=mean,
+    )
+    expected = model.predict(control, torch.ones(2, 6, dtype=torch.bool), condition, torch.tensor([0, 1]))
+    torch.testing.assert_close(answer, expected, atol=1e-4, rtol=0)
 
 
 def test_a_model_that_would_predict_otherwise_is_not_exported(build):
     model = build()
-    weights = {name: tensor for name, tensor in model.state_dict().items() if tensor is not None}
-    config = {"model": model.scale.to_dict(), "vocabulary": model.vocabulary.to_dict()}
+    config, weights = exported_parts(model)
     with pytest.raises(InputError, match="predicts otherwise"):
         _check_portable(model, {**config, "model": {**config["model"], "solver_steps": 2}}, weights)
     with pytest.raises(InputError, match=r"lacks a part of it \(.*model\.crossing='on'"):
@@ -147,9 +184,9 @@ def test_counts_are_normalised_as_in_training(exported, screen, written, vocabul
 
 def test_a_damaged_export_is_refused(spoiled, groups, tmp_path):
     edit(spoiled, format=99)
-    with pytest.raises(InputError, match="is of format 99, not 1"):
+    with pytest.raises(InputError, match="is of format 99, not 2"):
         import_export(spoiled, tmp_path / "run")
-    edit(spoiled, format=1, model={})
+    edit(spoiled, format=2, model={})
     with pytest.raises(InputError, match="is damaged or of another model"):
         import_export(spoiled, tmp_path / "run")
     (spoiled / "model.safetensors").unlink()

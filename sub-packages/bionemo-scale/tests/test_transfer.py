@@ -9,6 +9,7 @@ import torch
 
 from bionemo.scale.model.transfer import Transfer, move_cells, rows_of
 from bionemo.scale.training.transfer import FittedTransfer
+from bionemo.scale.training.zero_shot import effects_from_embeddings
 
 G, CONTEXTS = 20, ["A", "B", "C", "D"]
 LABELS = ["ctrl", *(f"p{i}" for i in range(1, 9))]
@@ -107,10 +108,11 @@ def test_the_model_and_its_training_sets_start_held_out_conditions_alike(names):
 
 def test_a_context_and_a_perturbation_never_shown_get_what_all_have_in_common(names):
     means = screen()
-    fit = fitted(means, replace(names, embedded=("new",)))
-    transfer = model_of(fit, names)
+    with_new = replace(names, embedded=("new",))
+    fit = fitted(means, with_new)
+    transfer = model_of(fit, with_new)
     middle = torch.from_numpy(np.mean([means.control[k] for k in range(4)], axis=0)).float()[None]
-    new = transfer.delta(["new"], torch.tensor([-1]), middle, replace(names, embedded=("new",)))
+    new = transfer.delta(["new"], torch.tensor([-1]), middle, with_new)
     everything = np.mean([means.delta[k, p] for k in range(4) for p in range(1, 9)], axis=0)
     torch.testing.assert_close(new[0].double(), torch.from_numpy(fit.shares[2] * everything), atol=1e-5, rtol=1e-5)
 
@@ -165,3 +167,26 @@ def test_an_untrained_model_that_transfers_predicts_the_moved_cells(build, sets,
     inside = (whole > 0) & (whole < model.expression_decoder.ceiling) & (half > 0)
     torch.testing.assert_close((half - expected)[inside], (whole - expected)[inside] / 2, atol=1e-5, rtol=1e-4)
     assert (whole - expected).abs().max() > 1e-3
+
+
+def test_a_perturbation_that_has_only_an_embedding_gets_the_effect_it_says(names):
+    rng = np.random.default_rng(1)
+    vectors = rng.normal(size=(len(LABELS) + 1, 3))
+    map_to_genes = rng.normal(size=(3, G))
+    means = screen()
+    for (context, label), delta in list(means.delta.items()):
+        means.delta[context, label] = 0.1 * delta + vectors[label] @ map_to_genes
+    means.noise = dict.fromkeys(means.noise, 0.0)
+    with_new = replace(names, embedded=("new",), embedding_size=3)
+    fit = FittedTransfer(means, CONTEXTS, LABELS, with_new, vectors)
+    delta = model_of(fit, with_new).delta(["new"], torch.tensor([0]), fit.control_mean(0)[None], with_new)[0].numpy()
+    average = np.mean([means.delta[0, label] for label in range(1, 9)], axis=0)
+    truth = average + (vectors[-1] - vectors[1:-1].mean(axis=0)) @ map_to_genes
+    assert np.corrcoef(delta, truth)[0, 1] > 0.8
+    assert np.corrcoef(delta, truth)[0, 1] > np.corrcoef(average, truth)[0, 1] + 0.05
+
+
+def test_embeddings_that_say_nothing_give_no_effect():
+    rng = np.random.default_rng(2)
+    predicted = effects_from_embeddings(rng.normal(size=(40, 5)), rng.normal(size=(40, G)), rng.normal(size=(6, 5)))
+    assert np.abs(predicted).max() < 0.2

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-FORMAT = 1
+FORMAT = 2
 EPSILON = 1e-5
 
 _USED = {
@@ -56,7 +56,7 @@ def load(folder: str | Path) -> "ScaleModel":
         raise ValueError(
             f"{folder} is of format {config['format']}, not {FORMAT}: use the scale_portable.py inside it."
         )
-    model = ScaleModel(config["model"], config["vocabulary"])
+    model = ScaleModel(config["model"], config["vocabulary"], config["labels"])
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.eval()
 
@@ -305,6 +305,44 @@ class Decoder(nn.Module):
         return self.to_genes(z_BSD + self.mlp(self.norm(z_BSD)))[..., : self.genes]
 
 
+class Transfer(nn.Module):
+    """What a perturbation did in the training contexts, as a shift of control cells; L training labels, K contexts."""
+
+    def __init__(self, vocabulary: dict):
+        super().__init__()
+        contexts, genes = len(vocabulary["contexts"]), len(vocabulary["genes"])
+        labels = len(vocabulary["transferred"]) + len(vocabulary["embedded"])
+        # The last row of each table is for a perturbation, or a context, that nothing is known of.
+        for name, shape in {
+            "effect": (labels + 1, genes),
+            "elsewhere": (labels + 1, genes),
+            "common": (contexts + 1, genes),
+            "known": (contexts + 1,),
+            "middle": (genes,),
+            "shares": (2,),
+        }.items():
+            self.register_buffer(name, torch.zeros(shape))
+
+    def delta(self, rows: list[list[list[int]]], context_B, control_mean_BG) -> torch.Tensor:
+        """Shift of each set, [B, G]; ``rows`` of its parts are averaged, then summed, and no parts shift nothing."""
+        elsewhere_BG = torch.stack([self.elsewhere[[row for part in parts for row in part]].mean(0) for parts in rows])
+        common_BG = torch.where(self.known[context_B, None] > 0, self.common[context_B], elsewhere_BG)
+        b, a = self.shares
+        shifts = [
+            sum((self.effect[part].mean(0) for part in parts), b * common) + a * (self.middle - mean)
+            if parts
+            else torch.zeros_like(mean)
+            for parts, common, mean in zip(rows, common_BG, control_mean_BG, strict=True)
+        ]
+        return torch.stack(shifts)
+
+    @staticmethod
+    def move(x_BSG, delta_BG, control_mean_BG, ceiling: float) -> torch.Tensor:
+        """Cells whose mean moves by delta: up by a shift, down by a factor, which keeps zeros."""
+        keep_BG = (1 + delta_BG.clamp(max=0) / control_mean_BG.clamp(min=1e-6)).clamp(min=0)
+        return (x_BSG * keep_BG[:, None] + delta_BG.clamp(min=0)[:, None]).clamp(max=ceiling)
+
+
 class ScaleModel(nn.Module):
     """The exported model.
 
@@ -316,16 +354,14 @@ class ScaleModel(nn.Module):
         Counts a cell is normalised to before log1p.
     """
 
-    def __init__(self, config: dict, vocabulary: dict):
+    def __init__(self, config: dict, vocabulary: dict, labels: dict | None = None):
         super().__init__()
         unknown = sorted(config.keys() - _USED - _TRAINING_ONLY)
         if unknown:
             raise ValueError(f"this file does not know model.{unknown[0]}={config[unknown[0]]!r}: use a newer one.")
-        if config["transfer"]:
-            raise ValueError("this file does not know model.transfer=True: use a newer one.")
         if config["head"] not in ("residual", "regression"):
             raise ValueError(f"this file does not know model.head={config['head']!r}: use a newer one.")
-        self.config = config
+        self.config, self.labels = config, labels or {}
         self.genes, self.perturbations = vocabulary["genes"], [*vocabulary["perturbations"], *vocabulary["embedded"]]
         self.separator, self.log_dose = vocabulary["separator"], vocabulary["log_dose"]
         self.control = vocabulary["control"]
@@ -341,14 +377,19 @@ class ScaleModel(nn.Module):
         self.expression_decoder = Decoder(config, len(self.genes))
         self.register_buffer("gene_mean", torch.zeros(len(self.genes)))
         self.register_buffer("gate", torch.ones(1))
+        self.transfer = Transfer(vocabulary) if config["transfer"] else None
 
     def normalise(self, counts: torch.Tensor, library: torch.Tensor | None = None) -> torch.Tensor:
         """log1p of counts [..., G] brought to ``target_sum``; ``library`` [...] counts all genes of the cell."""
         library = counts.sum(-1) if library is None else library
         return torch.log1p(counts * (self.target_sum / library.clamp(min=1)).unsqueeze(-1))
 
-    def forward(self, control, mask, perturbation, dose, context, batch, key) -> torch.Tensor:
+    def forward(
+        self, control, mask, perturbation, dose, context, batch, key, delta=None, control_mean=None
+    ) -> torch.Tensor:
         """Predict from rows of the tables, int64 [B, P] and [B], -1 where there is no token; see :meth:`predict`."""
+        if self.transfer is not None:
+            control = self.transfer.move(control, delta, control_mean, self.ceiling)
         z0 = self.encoder(control - self.gene_mean, mask)
         condition = self.condition_encoder(perturbation, dose, context, batch)
         noise = torch.stack([self._noise(int(k), z0.shape[1:]) for k in key]).to(z0.device)
@@ -374,6 +415,7 @@ class ScaleModel(nn.Module):
         context: list[str] | None = None,
         batch: list[str] | None = None,
         mask: torch.Tensor | None = None,
+        control_mean: torch.Tensor | None = None,
         key: list[int] | None = None,
     ) -> torch.Tensor:
         """Perturbed populations, a cell for each control cell.
@@ -383,12 +425,15 @@ class ScaleModel(nn.Module):
         control
             log1p [B, S, G], genes in the order of ``genes``.
         perturbation, context, batch
-            A name for each set; a combination is joined by ``separator``. A context or batch the model has not seen
-            is known by its control cells alone; a perturbation it has not seen raises a ValueError.
+            A name for each set; a combination is joined by ``separator``, and a label of training is taken as it is. A
+            context or batch the model has not seen is known by its control cells alone; a perturbation it has not seen
+            raises a ValueError.
         dose
-            Of each perturbation of each set, in the unit of training; none if not given.
+            Of each perturbation of each set, in the unit of training; that of the label, or none, if not given.
         mask
             bool [B, S], True where a cell is there; all of them if not given.
+        control_mean
+            Mean of all control cells of each set's context, log1p [B, G]; that of the set's cells if not given.
         key
             Where the noise of each set comes from; 0, 1, 2, ... if not given.
 
@@ -398,28 +443,46 @@ class ScaleModel(nn.Module):
             log1p [B, S, G].
         """
         sets, device = control.shape[0], control.device
-        parts = [[name] if name in self.perturbations else self._parts(name) for name in perturbation]
-        unseen = sorted({name for names in parts for name in names} - set(self.perturbations))
-        if unseen:
-            raise ValueError(f"perturbation {unseen[0]!r} was never seen in training.")
-        rows = torch.full((sets, max(map(len, parts))), -1)
-        doses = torch.full(rows.shape, torch.nan)
         if dose is not None and self.log_dose is None:
             raise ValueError("doses are given, and training had none.")
         mean, scale = self.log_dose or (0.0, 1.0)
-        for row, names in enumerate(parts):
-            for column, name in enumerate(names):
-                rows[row, column] = self.perturbations.index(name)
-                if dose is not None:
-                    doses[row, column] = (math.log10(dose[row][column]) - mean) / scale
+        known = [self._tokens(label) for label in perturbation]
+        rows = torch.full((sets, max(len(tokens) for tokens, _ in known)), -1)
+        doses = torch.full(rows.shape, torch.nan)
+        for row, (tokens, of_label) in enumerate(known):
+            given = of_label if dose is None else [(math.log10(value) - mean) / scale for value in dose[row]]
+            rows[row, : len(tokens)], doses[row, : len(tokens)] = torch.tensor(tokens), torch.tensor(given)
         others = [
             torch.tensor([names.index(n) if n in names else -1 for n in given or [None] * sets], device=device)
             for names, given in ((self.contexts, context), (self.batches, batch))
         ]
         mask = torch.ones(control.shape[:2], dtype=torch.bool, device=device) if mask is None else mask
-        return self(
-            control, mask, rows.to(device), doses.to(device), *others, list(range(sets)) if key is None else key
-        )
+        start = {}
+        if self.transfer is not None:
+            if control_mean is None:
+                control_mean = (control * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+            parts = [self.transfer_rows(label) for label in perturbation]
+            delta = self.transfer.delta(parts, others[0], control_mean)
+            start = {"delta": delta, "control_mean": control_mean}
+        keys = list(range(sets)) if key is None else key
+        return self(control, mask, rows.to(device), doses.to(device), *others, keys, **start)
+
+    def transfer_rows(self, label: str) -> list[list[int]]:
+        """Rows of the transfer's tables that a label is made of: its own, or those of its parts alone; see Transfer."""
+        if label in self.labels:
+            return self.labels[label]["rows"]
+        parts = [self.perturbations[token] for token in self._tokens(label)[0]]
+        return [self.labels[name]["rows"][0] for name in parts if name != self.control]
+
+    def _tokens(self, label: str) -> tuple[list[int], list[float]]:
+        """Rows of the tokens of a label, and their doses, NaN where there is none."""
+        if label in self.labels:
+            return self.labels[label]["tokens"], [math.nan if d is None else d for d in self.labels[label]["doses"]]
+        names = [label] if label in self.perturbations else self._parts(label)
+        for name in names:
+            if name not in self.perturbations:
+                raise ValueError(f"perturbation {name!r} was never seen in training.")
+        return [self.perturbations.index(name) for name in names], [math.nan] * len(names)
 
     def _parts(self, label: str) -> list[str]:
         parts = [part.strip() for part in label.split(self.separator)] if self.separator else [label]

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from bionemo.scale.export import scale_portable
 from bionemo.scale.inference.checkpoint import find_checkpoint, load_model
 from bionemo.scale.model.condition import Condition
 from bionemo.scale.model.scale_model import ScaleModel
+from bionemo.scale.model.transfer import rows_of
+from bionemo.scale.model.vocabulary import Vocabulary
 from bionemo.scale.training.run_directory import PACKAGES
 
 TOLERANCE = 1e-5
@@ -53,6 +55,7 @@ def export(checkpoint: Path, out: Path) -> None:
         "format": scale_portable.FORMAT,
         "step": step,
         **asdict(record),
+        "labels": _labels(model.vocabulary),
         "versions": {name: version(name) for name in PACKAGES},
     }
     config = json.loads(json.dumps(config))
@@ -70,6 +73,19 @@ def export(checkpoint: Path, out: Path) -> None:
         raise InputError(f"--out {out} cannot be written ({error.strerror}): name another place.") from error
 
 
+def _labels(vocabulary: Vocabulary) -> dict[str, dict]:
+    """Of every label of training and every token: rows of its tokens, their doses, rows of the transfer's tables."""
+    found = {}
+    for label in dict.fromkeys((*vocabulary.transferred, *vocabulary.tokens)):
+        tokens = vocabulary.token_rows(label)
+        found[label] = {
+            "tokens": [token for token, _ in tokens],
+            "doses": [None if math.isnan(dose) else dose for _, dose in tokens],
+            "rows": [] if label == vocabulary.control else rows_of(label, vocabulary),
+        }
+    return found
+
+
 def _check_portable(model: ScaleModel, config: dict, weights: dict[str, torch.Tensor]) -> None:
     """Predict three sets of random cells, one of them padded, both ways."""
     rng = torch.Generator().manual_seed(0)
@@ -82,7 +98,7 @@ def _check_portable(model: ScaleModel, config: dict, weights: dict[str, torch.Te
     context, batch = torch.tensor([-1, last[1], 0]), torch.tensor([-1, -1, -1])
     key = torch.tensor([1, 2, 3])
     try:
-        portable = scale_portable.ScaleModel(config["model"], config["vocabulary"])
+        portable = scale_portable.ScaleModel(config["model"], config["vocabulary"], config["labels"])
         portable.load_state_dict(weights)
     except (ValueError, KeyError, RuntimeError) as error:
         raise InputError(
@@ -90,10 +106,20 @@ def _check_portable(model: ScaleModel, config: dict, weights: dict[str, torch.Te
             f"({str(error).splitlines()[0]}): use it with `bionemo-scale predict`."
         ) from error
     condition = Condition(perturbation=perturbation, dose=dose, context=context, batch=batch)
+    start: dict[str, torch.Tensor] = {}
+    difference = 0.0
+    if model.transfer is not None:
+        vocabulary = model.vocabulary
+        labels = [vocabulary.control, vocabulary.tokens[-1], vocabulary.transferred[0]]
+        mean = control.mean(1)
+        start = {"delta": model.transfer.delta(labels, context, mean, vocabulary), "control_mean": mean}
+        condition = replace(condition, **start)
+        moved = portable.transfer.delta([portable.transfer_rows(label) for label in labels], context, mean)
+        difference = float((moved - start["delta"]).abs().max())
     expected = model.predict(control, mask, condition, key)
     with torch.no_grad():
-        found = portable.eval()(control, mask, perturbation, dose, context, batch, key)
-    difference = float((found - expected)[mask].abs().max())
+        found = portable.eval()(control, mask, perturbation, dose, context, batch, key, **start)
+    difference = max(difference, float((found - expected)[mask].abs().max()))
     if not difference <= TOLERANCE * max(1.0, math.log1p(model.vocabulary.target_sum)):
         raise InputError(
             f"this model cannot be exported, since scale_portable.py predicts otherwise than it does (by "

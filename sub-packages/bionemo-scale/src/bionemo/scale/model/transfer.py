@@ -35,8 +35,8 @@ class Transfer(nn.Module):
 
     def __init__(self, vocabulary: Vocabulary):
         super().__init__()
-        labels, contexts, genes = len(vocabulary.transferred), len(vocabulary.contexts), len(vocabulary.genes)
-        # The last row of each table is for a perturbation, or a context, that training has not shown.
+        labels, contexts, genes = len(_rows(vocabulary)), len(vocabulary.contexts), len(vocabulary.genes)
+        # The last row of each table is for a perturbation, or a context, that nothing is known of.
         self.register_buffer("effect", torch.zeros(labels + 1, genes))  # s_1 P e_p + s_2 (e_p - P e_p)
         self.register_buffer("elsewhere", torch.zeros(labels + 1, genes))  # mean of c over contexts, without p
         self.register_buffer("common", torch.zeros(contexts + 1, genes))  # c_k
@@ -73,18 +73,19 @@ class Transfer(nn.Module):
 def rows_of(label: str, vocabulary: Vocabulary, without: Collection[str] = ()) -> list[list[int]]:
     """Rows of ``Transfer.effect`` that a label's effect is made of: averaged in each list, then summed.
 
-    That of the label itself; else, of each of its perturbations, those that have it alone, at any dose; else the last.
+    That of the label itself; else, of each of its perturbations, those that have it alone, at any dose, or that of its
+    embedding; else the last.
 
     Parameters
     ----------
     label
         A perturbation label whose names the vocabulary has.
     vocabulary
-        Its ``transferred`` labels are the rows.
+        Its ``transferred`` labels are the first rows, those that only have an embedding the next.
     without
         Labels whose rows are taken for absent.
     """
-    row_of = {name: row for row, name in enumerate(vocabulary.transferred) if name not in without}
+    row_of = {name: row for row, name in enumerate(_rows(vocabulary)) if name not in without}
     if label in row_of:
         return [[row_of[label]]]
     alone: dict[str, list[int]] = {}
@@ -92,8 +93,12 @@ def rows_of(label: str, vocabulary: Vocabulary, without: Collection[str] = ()) -
         names = [treatment.name for treatment in vocabulary.treatments(other)]
         if len(names) == 1:
             alone.setdefault(names[0], []).append(row)
-    last = [len(vocabulary.transferred)]
+    last = [len(_rows(vocabulary))]
     return [alone.get(treatment.name, last) for treatment in vocabulary.treatments(label)]
+
+
+def _rows(vocabulary: Vocabulary) -> tuple[str, ...]:
+    return vocabulary.transferred + vocabulary.embedded
 
 
 def combine(effects: torch.Tensor, rows: Sequence[Sequence[int]]) -> torch.Tensor:

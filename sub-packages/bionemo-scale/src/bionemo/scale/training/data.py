@@ -129,6 +129,7 @@ class CellSetsDataModule(pl.LightningDataModule):
         model: ScaleConfig,
         training: TrainingConfig,
         data_parallel: int,
+        embeddings: np.ndarray | None = None,
     ):
         super().__init__()
         self.store, self.vocabulary, self.model, self.training = store, vocabulary, model, training
@@ -137,7 +138,8 @@ class CellSetsDataModule(pl.LightningDataModule):
         self.transfer: FittedTransfer | None = None
         if model.transfer:
             means = ConditionMeans(store, self._eligible("train"))
-            self.transfer = FittedTransfer(means, list(map(str, store.contexts)), self.labels, vocabulary)
+            contexts = list(map(str, store.contexts))
+            self.transfer = FittedTransfer(means, contexts, self.labels, vocabulary, embeddings)
         self.data_sampler = _SetsAsTheyCome(training, data_parallel)
         self.loader: SetLoader | None = None
 

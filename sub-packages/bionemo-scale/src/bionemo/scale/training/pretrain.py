@@ -105,10 +105,13 @@ def pretrain(
     if last is not None and best is not None and training.is_over(checkpoint_step(last), best.step):
         _log.info("%s is done: no better checkpoint since step %d; raise training.patience", last, best.step)
         return
-    data = CellSetsDataModule(cells, held_out, vocabulary, model, training, data_parallel)
+    vectors = None if supplied is None else supplied.table(vocabulary)
+    data = CellSetsDataModule(
+        cells, held_out, vocabulary, model, training, data_parallel, None if vectors is None else vectors.numpy()
+    )
     tables = data.tables()
-    if supplied is not None:
-        tables["condition_encoder.perturbation.embedding"] = supplied.table(vocabulary)
+    if vectors is not None:
+        tables["condition_encoder.perturbation.embedding"] = vectors
     module = ScaleModule(model, vocabulary, tables, training, data.scores())
     # What `import` wrote has weights and no optimizer.
     imported = last is not None and checkpoint_step(last) == 0

@@ -6,6 +6,7 @@ import torch
 from bionemo.scale.model.transfer import combine, rows_of
 from bionemo.scale.model.vocabulary import Vocabulary
 from bionemo.scale.training.statistics import Condition, ConditionMeans
+from bionemo.scale.training.zero_shot import effects_from_embeddings
 
 LEAST_COMMON = 2
 """What fewer other perturbations than this have in common says nothing of a context."""
@@ -45,11 +46,23 @@ class FittedTransfer:
         The store's names.
     vocabulary
         Of the model.
+    embeddings
+        Of the vocabulary's tokens [tokens, E], for a model that takes them: from these come the effects of
+        perturbations that training has not shown.
     """
 
-    def __init__(self, means: ConditionMeans, contexts: list[str], labels: list[str], vocabulary: Vocabulary):
+    def __init__(
+        self,
+        means: ConditionMeans,
+        contexts: list[str],
+        labels: list[str],
+        vocabulary: Vocabulary,
+        embeddings: np.ndarray | None = None,
+    ):
         self._means, self._contexts, self._labels, self._vocabulary = means, contexts, labels, vocabulary
-        self._weight = {condition: means.cells[condition] / (means.cells[condition] + HALF_WEIGHT) for condition in means.delta}
+        self._weight = {
+            condition: means.cells[condition] / (means.cells[condition] + HALF_WEIGHT) for condition in means.delta
+        }
         self._of_context: dict[int, list[int]] = {}
         self._of_label: dict[int, list[int]] = {}
         for context, label in means.delta:
@@ -63,8 +76,10 @@ class FittedTransfer:
         self._directions = _shared_directions(np.stack([self._mean_delta(label) for label in self._trained]))
         self._group = {label: place % len(self._directions) for place, label in enumerate(self._trained)}
         parts = np.stack([self._effect(label) for label in self._trained])
-        # The last row is for a perturbation that training has not shown.
-        self._parts = torch.from_numpy(np.concatenate([parts, np.zeros_like(parts[:1])]))
+        further = np.zeros((len(vocabulary.embedded) + 1, *parts.shape[1:]))
+        if embeddings is not None and vocabulary.embedded:
+            further[:-1, 0] = self._zero_shot(parts.sum(1), embeddings)
+        self._parts = torch.from_numpy(np.concatenate([parts, further]))
         self.shares = self._fit()
         """Of the shared and the own part of an effect, of what is common, and of the pull."""
         self._made: dict[Condition, torch.Tensor] = {}
@@ -74,7 +89,8 @@ class FittedTransfer:
         place = {name: i for i, name in enumerate(self._contexts)}
         common = [self._common(place[name]) for name in self._vocabulary.contexts] + [None]
         nothing = np.zeros_like(self._middle)
-        elsewhere = [self._common_elsewhere(None, label) for label in (*self._trained, None)]
+        further = [None] * (len(self._vocabulary.embedded) + 1)
+        elsewhere = [self._common_elsewhere(None, label) for label in (*self._trained, *further)]
         found = {
             "effect": torch.einsum("s,lsg->lg", torch.from_numpy(self.shares[:2]), self._parts),
             "elsewhere": np.stack(elsewhere),
@@ -137,9 +153,17 @@ class FittedTransfer:
         without = (name,) if context in self._of_label.get(label, []) else ()
         return combine(self._parts, rows_of(name, self._vocabulary, without)).numpy()
 
+    def _zero_shot(self, effects: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
+        """Effects of the tokens that only have an embedding; that of a combination is the sum of its names'."""
+        rows = [[row for row, _ in self._vocabulary.token_rows(self._labels[label])] for label in self._trained]
+        known = np.stack([embeddings[found].sum(0) for found in rows]).astype(np.float64)
+        return effects_from_embeddings(known, effects, embeddings[len(self._vocabulary.perturbations) :])
+
     def _mean_delta(self, label: int) -> np.ndarray:
         conditions = [(context, label) for context in self._of_label[label]]
-        return np.average([self._means.delta[c] for c in conditions], axis=0, weights=[self._weight[c] for c in conditions])
+        return np.average(
+            [self._means.delta[c] for c in conditions], axis=0, weights=[self._weight[c] for c in conditions]
+        )
 
     def _effect(self, label: int, without: int | None = None) -> np.ndarray:
         """Mean over contexts of what a label does beyond what is common there, in two parts [2, G].

@@ -1,0 +1,42 @@
+"""Effects of perturbations that training has not shown, from embeddings: ridge regression in its kernel form."""
+
+import numpy as np
+
+PENALTIES = np.logspace(-3, 3, 13)
+"""Ridge penalties that leave-one-out chooses from, in units of the mean squared length of an embedding."""
+
+
+def effects_from_embeddings(known: np.ndarray, effects: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Predict effects that are a linear function of embeddings.
+
+    With ``K = X X^T`` and a penalty l the fitted effects are ``H Y`` with ``H = K (K + l)^-1``, and the error of a row
+    predicted from the others is ``(Y - H Y)_i / (1 - H_ii)``; the penalty with the smallest squared error of that kind
+    is taken. Where the embeddings say nothing it is the largest, and the prediction is close to zero.
+
+    Parameters
+    ----------
+    known
+        Embeddings of the L perturbations that training has shown [L, E].
+    effects
+        Their effects, log1p [L, G].
+    new
+        Embeddings of the others [N, E].
+
+    Returns
+    -------
+    np.ndarray
+        Their effects, log1p [N, G].
+    """
+    if len(known) < 2:
+        return np.zeros((len(new), effects.shape[1]))
+    scale = np.square(known).sum(1).mean()
+    kernel = known @ known.T / scale
+    best, weights = np.inf, np.zeros_like(effects)
+    for penalty in PENALTIES:
+        inverse = np.linalg.inv(kernel + penalty * np.eye(len(known)))
+        fitted = inverse @ effects
+        # 1 - H_ii is l times the inverse's diagonal, and Y - H Y is l times `fitted`.
+        error = np.square(fitted / np.diag(inverse)[:, None]).sum()
+        if error < best:
+            best, weights = error, fitted
+    return new @ known.T / scale @ weights
