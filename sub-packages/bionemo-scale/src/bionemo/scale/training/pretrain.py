@@ -12,7 +12,6 @@ from nemo import lightning as nl
 from nemo.utils import logging as nemo_log
 
 from bionemo.cellsets import CellStore, Split
-from bionemo.scale.errors import InputError
 from bionemo.scale.model.config import ScaleConfig
 from bionemo.scale.quiet import hush
 from bionemo.scale.training.cpu import redirect_cuda_to_cpu
@@ -145,7 +144,7 @@ def pretrain(
         if model.transfer and model.gate is None and not data.has_validation:
             _log.warning(
                 "%s marks no validation conditions, so nothing can tell how much the network adds to the transferred "
-                "start: predictions will be that start alone. List some training conditions under val, or set model.gate",
+                "start: predictions will be that start alone. List conditions under val, or set model.gate",
                 split,
             )
     checkpoints = Checkpoints(run, training)
