@@ -1,0 +1,47 @@
+"""Splits of the simulated screen, and vectors of its perturbations that say something of their effects."""
+
+import argparse
+import json
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+
+WIDTH = 32
+NOISE = 0.3  # of a vector, in units of the spread of the true vectors
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("screen", type=Path, help="h5ad file of `bionemo-scale simulate`")
+parser.add_argument("--out", type=Path, required=True, help="folder for fewshot.toml, unseen.toml and vectors.npz")
+parser.add_argument("--seed", type=int, default=0)
+arguments = parser.parse_args()
+
+truth = ad.read_h5ad(arguments.screen, backed="r").uns["simulation"]
+contexts, perturbations = ([str(name) for name in truth[key]] for key in ("context_labels", "perturbation_labels"))
+rng = np.random.default_rng(arguments.seed)
+
+
+def section(context: str, val: list[str], test: list[str]) -> str:
+    """One context of a split, as TOML."""
+    return f'\n[fewshot."screen.{context}"]\nval = {json.dumps(val)}\ntest = {json.dumps(test)}\n'
+
+
+def write(name: str, sections: list[str]) -> None:
+    """One split file; what no section names trains."""
+    (arguments.out / name).write_text('[training]\nscreen = "train"\n' + "".join(sections))
+
+
+few = []
+for context in contexts[:5]:
+    order = [str(label) for label in rng.permutation(perturbations)]
+    few.append(section(context, order[:6], order[6:30]))
+write("fewshot.toml", few)
+
+order = [str(label) for label in rng.permutation(perturbations)]
+write("unseen.toml", [section(context, order[:4], order[4:14]) for context in contexts])
+
+# A random map of the effect that the contexts share, with noise: what a good embedding of a gene or a molecule would be.
+effects = truth["log_fold_change"].mean(axis=0)
+vectors = effects @ rng.normal(size=(effects.shape[1], WIDTH))
+vectors += NOISE * vectors.std() * rng.normal(size=vectors.shape)
+np.savez(arguments.out / "vectors.npz", **dict(zip(perturbations, vectors, strict=True)))
