@@ -55,5 +55,6 @@ if [[ -n $LOCAL_DIR && -n $STORE ]]; then
 fi
 
 # Lightning reads SLURM_PROCID, SLURM_LOCALID and SLURM_NTASKS. Every task sees all GPUs and cores of its node.
+# shellcheck disable=SC2154 # submit.sh writes task
 srun --mpi="$MPI" --cpu-bind=none --kill-on-bad-exit=1 "${container[@]}" --container-mounts="$MOUNTS" \
     "${task[@]//\{store\}/$STORE}"

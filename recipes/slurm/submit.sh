@@ -31,6 +31,12 @@ for mount in ${MOUNTS//,/ }; do
 done
 MOUNTS=$both
 check_paths
+for argument in "$@"; do
+    if [[ $argument == /* && $argument != "$OUT"* ]]; then
+        [[ -e $argument ]] || fail "$argument, which the command names, does not exist: mend the path."
+        mounted "$argument" || fail "$argument is in none of MOUNTS=$MOUNTS, so the container would not see it: add its folder."
+    fi
+done
 
 job() {
     printf '#!/bin/bash\n'
