@@ -2,8 +2,8 @@
 
 ``python scoring_cells.py plates/*.h5ad --protocol tahoe100m --split split.toml --out scoring.h5ad``
 
-Of each condition, file by file: at most ``--held-out`` cells where the split holds it out, ``--training`` cells elsewhere,
-``--controls`` control cells. All genes are kept, since library sizes are over all genes.
+Of each condition, file by file: at most ``--held-out`` cells where the split holds it out, ``--training`` cells
+elsewhere, ``--controls`` control cells. All genes are kept, since library sizes are over all genes.
 """
 
 import argparse

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -103,13 +105,47 @@ def test_the_text_of_a_job(cluster, tmp_path):
         ({"STORE": "/none/store"}, "STORE=/none/store is no store on "),
         ({"OUT": "run"}, "OUT=run is no absolute path: begin it with /"),
         ({"NODES": "many"}, "NODES=many is no whole number above 0"),
+        ({"SPLIT": "/none/split.toml"}, "/none/split.toml, which the command names, does not exist: mend the path"),
         ({"PATH": "/usr/bin:/bin"}, "there is no sbatch on "),
     ],
 )
 def test_what_is_missing_is_one_sentence_before_anything_is_queued(cluster, changes, sentence):
-    done = submit(cluster, "bionemo-scale", "pretrain", "--store", "{store}", code=2, **changes)
+    split = [changes["SPLIT"]] if "SPLIT" in changes else []
+    done = submit(cluster, "bionemo-scale", "pretrain", "--store", "{store}", *split, code=2, **changes)
     assert sentence in done.stderr
     assert len(done.stderr.splitlines()) == 1
+    assert not Path(cluster["FAKE_SLURM_LOG"]).exists()
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent.name for path in SLURM.parent.glob("*/slurm.sh")))
+def test_the_job_of_a_recipe(cluster, tmp_path, folder):
+    (tmp_path / "split.toml").write_text("[training]\n")
+    given = {name: cluster[name] for name in ("PATH", "IMAGE", "FAKE_SLURM_LOG")}
+    script = SLURM.parent / folder / "slurm.sh"
+
+    def queue(**changes) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [script, "a.setting=1"], env={**given, **changes}, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    done = queue(ACCOUNT="account", FROM=str(tmp_path / "store"), DRYRUN="1")
+    assert done.returncode == 0, done.stderr
+    (task,) = [line for line in done.stdout.splitlines() if line.startswith("task=")]
+    words = shlex.split(task.removeprefix("task=(").removesuffix(")"))
+    assert words[0] == "bionemo-scale"
+    assert words[-1] == "a.setting=1"
+    headers = dict(re.findall(r"#SBATCH --([a-z-]+)=(\S+)", done.stdout))
+    if "pretrain" in folder:
+        # What the README starts by hand, on the job's GPUs.
+        readme = (script.parent / "README.md").read_text()
+        assert f"--recipe {words[words.index('--recipe') + 1]}" in readme
+        overrides = (script.parent / "overrides.txt").read_text().splitlines()
+        assert {line for line in overrides if not line.startswith("#")} < set(words)
+        assert f"training.devices={headers['gpus-per-node']}" in words
+        assert f"training.nodes={headers['nodes']}" in words
+    refused = queue(FROM=str(tmp_path / "store"))
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert refused.stderr.startswith("error: ACCOUNT is not set")
     assert not Path(cluster["FAKE_SLURM_LOG"]).exists()
 
 
