@@ -3,7 +3,7 @@
 import pytest
 
 from bionemo.perteval import InputError
-from bionemo.perteval.drawing import draw_split, split_toml
+from bionemo.perteval.drawing import draw_split, drawn_departures, split_toml
 from bionemo.perteval.protocol import departures
 from bionemo.perteval.protocol_files import find_protocol
 from bionemo.perteval.split import Split
@@ -40,9 +40,11 @@ def test_a_drawn_split_holds_out_what_the_protocol_says(name, tmp_path):
     assert departures(protocol, tested, split, conditions) == []
     contexts = {context for context, _ in conditions}
     assert set(split.fewshot) == {context for context in contexts if protocol.holds_out(context)} < contexts
-    # Nothing but names and the seed decides.
-    assert draw_split(protocol, conditions[::-1]).hash == split.hash
-    assert draw_split(protocol, conditions, seed=1).hash != split.hash
+    assert draw_split(protocol, conditions[::-1]).hash == split.hash, "nothing but names decides"
+    (said,) = drawn_departures(protocol, split, conditions)
+    assert "not the published ones" in said
+    a_list = Split.from_dict({"fewshot": {next(iter(split.fewshot)): {"test": [conditions[1][1]]}}}, "a list")
+    assert drawn_departures(protocol, a_list, conditions) == []
 
 
 def test_a_context_that_lacks_a_perturbation_holds_out_the_others():

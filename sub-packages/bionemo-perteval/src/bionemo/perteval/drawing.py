@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Collection
+from dataclasses import replace
 
 from bionemo.perteval.errors import InputError
 from bionemo.perteval.protocol import Protocol
@@ -10,12 +11,12 @@ from bionemo.perteval.screen import Condition
 from bionemo.perteval.split import Split
 
 
-def draw_split(protocol: Protocol, observed: Collection[Condition], *, seed: int = 0) -> Split:
+def draw_split(protocol: Protocol, observed: Collection[Condition]) -> Split:
     """Draw as many perturbations as a protocol holds out in each of its held-out contexts, the same in all of them.
 
-    The labels are ranked by a hash of their name and the seed. The first ``val`` that all held-out contexts have (or
-    that any has, where too few are common) are for validation, the next ``test`` for the test, or all others where
-    the protocol gives no number. A context that lacks some of them holds out those that it has.
+    The labels are ranked by a hash, so the same names give the same split. The first ``val`` that all held-out contexts
+    have (or that any has, where too few are common) are for validation, the next ``test`` for the test, or all others
+    where the protocol gives no number. A context that lacks some of them holds out those that it has.
 
     Parameters
     ----------
@@ -23,8 +24,6 @@ def draw_split(protocol: Protocol, observed: Collection[Condition], *, seed: int
         One that says what it holds out, but not which perturbations.
     observed
         (context, perturbation) of all cells, controls included.
-    seed
-        Another seed draws others.
 
     Returns
     -------
@@ -41,7 +40,8 @@ def draw_split(protocol: Protocol, observed: Collection[Condition], *, seed: int
     if rule is None or protocol.split is not None:
         raise InputError(f"The protocol {protocol.name!r} leaves nothing to draw: use the split that it states.")
     contexts = sorted({context for context, _ in observed if protocol.holds_out(context)})
-    absent = [label for label in rule.labels if not any(protocol.is_in(context, label) for context in contexts)]
+    alone = {label: replace(protocol, held_out=replace(rule, labels=(label,))) for label in rule.labels}
+    absent = [label for label, of_label in alone.items() if not any(map(of_label.holds_out, contexts))]
     if absent:
         raise InputError(
             f"{', '.join(absent)}, which the protocol {protocol.name!r} holds out, is not among the observed contexts: "
@@ -53,7 +53,7 @@ def draw_split(protocol: Protocol, observed: Collection[Condition], *, seed: int
             "the data set."
         )
     measured = {c: frozenset(p for context, p in observed if context == c) - {protocol.control} for c in contexts}
-    ranked = sorted(set().union(*measured.values()), key=lambda name: _rank(protocol.name, seed, name))
+    ranked = sorted(set().union(*measured.values()), key=lambda name: _rank(protocol.name, name))
     n_val, n_test = rule.val or 0, rule.test
     common = [name for name in ranked if all(name in names for names in measured.values())]
     val = (common if len(common) >= n_val else ranked)[:n_val]
@@ -66,6 +66,19 @@ def draw_split(protocol: Protocol, observed: Collection[Condition], *, seed: int
     return Split(
         fewshot={context: {"val": names & set(val), "test": names & set(test)} for context, names in measured.items()}
     )
+
+
+def drawn_departures(protocol: Protocol, split: Split | None, observed: Collection[Condition]) -> list[str]:
+    """Say that a split is the drawn one, and so not of the perturbations that the published scores are of."""
+    if split is None or protocol.held_out is None or protocol.split is not None:
+        return []
+    try:
+        drawn = draw_split(protocol, observed)
+    except InputError:
+        return []
+    if drawn.hash != split.hash:
+        return []
+    return ["the held-out perturbations were drawn by `bionemo-scale split`, which are not the published ones"]
 
 
 def split_toml(split: Split, dataset: str, comment: str) -> str:
@@ -81,8 +94,8 @@ def split_toml(split: Split, dataset: str, comment: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rank(protocol: str, seed: int, name: str) -> bytes:
-    return hashlib.sha256(f"{protocol}\n{seed}\n{name}".encode()).digest()
+def _rank(protocol: str, name: str) -> bytes:
+    return hashlib.sha256(f"{protocol}\n{name}".encode()).digest()
 
 
 def _text(value: str) -> str:

@@ -105,13 +105,7 @@ class Protocol:
 
     def holds_out(self, context: str) -> bool:
         """Say whether a context is one of the held-out ones."""
-        return self.held_out is None or any(self.is_in(context, label) for label in self.held_out.labels)
-
-    @staticmethod
-    def is_in(context: str, label: str) -> bool:
-        """Say whether a context, or one joined of several columns by plus signs, has a label; capitals do not count."""
-        # Labels may hold a plus themselves (CD14+ monocytes), so a joined context cannot be cut apart.
-        return f"+{label}+".casefold() in f"+{context}+".casefold()
+        return self.held_out is None or any(_has(context, label) for label in self.held_out.labels)
 
     def check_contexts(self, contexts: Collection[str]) -> None:
         """Refuse to score a context that the protocol trains on."""
@@ -147,7 +141,7 @@ def departures(
     found = []
     if rule is not None:
         contexts = {context for context, _ in observed}
-        absent = [label for label in rule.labels if not any(protocol.is_in(context, label) for context in contexts)]
+        absent = [label for label in rule.labels if not any(_has(context, label) for context in contexts)]
         if absent:
             found.append(f"the observed file has no cells of {', '.join(absent)}")
         unlisted = sorted(c for c in contexts if protocol.holds_out(c) and c not in split.fewshot)
@@ -163,3 +157,9 @@ def departures(
     if unpredicted:
         found.append(f"{unpredicted} of {len(tested)} observed test conditions have no prediction")
     return found
+
+
+def _has(context: str, label: str) -> bool:
+    """Say whether a context, or a context joined of several columns by plus signs, has a label."""
+    # Labels may hold a plus themselves (CD14+ monocytes), so a joined context cannot be cut apart.
+    return f"+{label}+".casefold() in f"+{context}+".casefold()

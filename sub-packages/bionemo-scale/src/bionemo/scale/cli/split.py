@@ -12,7 +12,6 @@ def split(
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help=".h5ad files or .zarr directories.")],
     protocol: Annotated[str, typer.Option(help="tahoe100m, parse10m-pbmc, replogle-nadig, or a TOML file.")],
     out: Annotated[Path, typer.Option(help="TOML file to write; must not exist.")],
-    seed: Annotated[int, typer.Option(help="Another seed draws other perturbations.")] = 0,
 ) -> None:
     """Draw the held-out perturbations of a benchmark, where the published lists are not at hand."""
     from bionemo.cellsets.observed import observed_conditions
@@ -23,8 +22,8 @@ def split(
         raise InputError(f"--out {out} exists: name another file, or remove it.")
     rules = find_protocol(protocol)
     observed = observed_conditions(inputs, perturbation_key=rules.perturbation_key, context_key=rules.context_key)
-    drawn = draw_split(rules, observed.keys(), seed=seed)
-    comment = f"Drawn by `bionemo-scale split --protocol {rules.name} --seed {seed}`: not the published lists."
+    drawn = draw_split(rules, observed.keys())
+    comment = f"Drawn by `bionemo-scale split --protocol {rules.name}`: not the published lists."
     try:
         out.write_text(split_toml(drawn, rules.name, comment), encoding="utf-8")
     except OSError as error:
