@@ -104,11 +104,14 @@ def test_the_commands_of_the_readme_run(folder, tmp_path, command, environment):
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
-    scored = metrics["settings"]["held_out"]
+    settings = json.loads((tmp_path / "report" / "metrics.json").read_text())["settings"]
     protocol = find_protocol(BENCHMARKS[folder])
-    tested = {context for context, _ in scored}
-    assert all(protocol.holds_out(context) for context in tested)
+    assert settings["held_out"]
+    assert all(protocol.holds_out(context) for context, _ in settings["held_out"])
+    # All of the protocol but its lists and its 2,000 genes.
+    departures = settings["protocol"]["departures"]
+    assert any("drawn by `bionemo-scale split`" in departure for departure in departures)
+    assert all("drawn" in departure or "genes" in departure for departure in departures), departures
 
 
 @pytest.mark.parametrize("folder", BENCHMARKS)
