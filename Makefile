@@ -35,10 +35,12 @@ test-all: setup  ## run the slow tests as well
 test-gpu:  ## run the tests that need an NVIDIA GPU, with the python of this environment (a container)
 	python -m pytest -m gpu
 
-lint: setup  ## check style and types
+lint: setup  ## check style and types, scripts and Dockerfiles
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/shellcheck -x -s bash .ci/run docker/*.sh recipes/*/*.sh
+	$(BIN)/hadolint docker/Dockerfile*
 
 docs: setup  ## build the documentation into site/
 	$(BIN)/mkdocs build --strict

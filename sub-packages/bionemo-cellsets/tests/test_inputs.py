@@ -1,6 +1,7 @@
 """Every layout that expression and labels come in makes the same store, in one block or in many."""
 
 import itertools
+from collections import Counter
 
 import anndata as ad
 import h5py
@@ -11,6 +12,7 @@ import scipy.sparse as sp
 import zarr
 
 from bionemo.cellsets import InputError, prepare, reading, row_readers, sorting, survey
+from bionemo.cellsets.observed import observed_conditions
 
 ALL = {"n_genes": None, "progress": False}
 
@@ -223,3 +225,12 @@ def test_a_directory_that_is_no_anndata_is_refused(tmp_path, keys):
 def test_an_unknown_layer_of_a_file_without_any_is_said_so(screen_path, tmp_path, keys):
     with pytest.raises(InputError, match=r"no layer 'counts': there are none to choose from$"):
         prepare([screen_path], tmp_path / "store", layer="counts", progress=False, **keys)
+
+
+def test_conditions_are_counted_without_a_store(screen, screen_path):
+    found = observed_conditions([screen_path], perturbation_key="gene", context_key="line")
+    assert found == Counter(zip(screen.obs["line"], screen.obs["gene"], strict=True))
+    joined = observed_conditions([screen_path, screen_path], perturbation_key="gene", context_key="line+plate")
+    assert joined["A+p1", "TP53"] == 2 * ((screen.obs == ["A", "TP53", "p1"]).all(axis=1)).sum()
+    with pytest.raises(InputError, match="no obs column 'cell_line'"):
+        observed_conditions([screen_path], perturbation_key="gene", context_key="cell_line")

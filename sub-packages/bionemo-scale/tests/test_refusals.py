@@ -45,6 +45,19 @@ def test_processes_that_tensor_parallelism_does_not_divide_are_refused_with_size
     check_settings(replace(config, tensor_parallel=2), replace(training, devices=4))
 
 
+def test_tasks_that_slurm_started_in_another_number_are_refused(config, training, monkeypatch):
+    for name, value in {"SLURM_NTASKS": "16", "SLURM_JOB_NAME": "scale", "SLURM_STEP_ID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    check_settings(config, replace(training, devices=8, nodes=2))
+    with pytest.raises(
+        InputError, match=r"starts 16 tasks, and training\.devices=8 x training\.nodes=1 asks for 8: set"
+    ):
+        check_settings(config, replace(training, devices=8))
+    monkeypatch.setenv("SLURM_JOB_NAME", "my-interactive")
+    with pytest.raises(InputError, match=r"does not use the 16 tasks .*'my-interactive': give it another --job-name"):
+        check_settings(config, replace(training, devices=8, nodes=2))
+
+
 def test_a_width_that_tensor_parallelism_does_not_divide_is_refused_with_sizes_that_would(config):
     with pytest.raises(
         InputError, match=r"num_query_groups=2: 1, 2 would divide all sizes, or make num_query_groups a"

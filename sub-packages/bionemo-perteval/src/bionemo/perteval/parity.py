@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bionemo.perteval.checks import Keys
+from bionemo.perteval.drawing import drawn_departures
 from bionemo.perteval.errors import InputError
 from bionemo.perteval.leakage import TrainingRecord, check_leakage
 from bionemo.perteval.protocol import Protocol, Published, departures
@@ -157,6 +158,7 @@ class Rules:
             protocol = Protocol(name="", title="", hvg_from="given", **values)
         else:
             lacking = departures(protocol, _scored(screen), self.split, screen.rows)
+            lacking += drawn_departures(protocol, self.split, screen.rows)
             if protocol.n_genes not in (None, screen.genes.size):
                 lacking.append(f"{screen.genes.size} genes were scored and not {protocol.n_genes}")
         return {

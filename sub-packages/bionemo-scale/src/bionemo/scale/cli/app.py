@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bionemo.scale.cli.bench import app as bench
+from bionemo.scale.cli.split import split
 from bionemo.scale.errors import InputError, Stopped
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench, name="bench")
+app.command(epilog="Example: `bionemo-scale split plates/*.h5ad --protocol tahoe100m --out split.toml`")(split)
 
 
 class Part(StrEnum):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import os
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ _FP8_NEEDS = {Fp8.DELAYED: ((8, 9), 16, 8), Fp8.CURRENT: ((8, 9), 16, 8), Fp8.MX
 
 def check_settings(model: ScaleConfig, training: TrainingConfig) -> None:
     """Raise an InputError where the processes, the precision or the chip do not fit the model."""
+    _check_slurm(training)
     processes = training.world_size
     if processes % model.tensor_parallel:
         fitting = ", ".join(str(n) for n in divisors(math.gcd(processes, model.widest_split)))
@@ -65,6 +67,24 @@ def check_data(store: CellStore, eligible_runs: np.ndarray, training: TrainingCo
 def divisors(number: int) -> list[int]:
     """All that divide ``number``, ascending."""
     return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _check_slurm(training: TrainingConfig) -> None:
+    """Raise an InputError where Slurm started other tasks than the settings count on, which would never meet."""
+    tasks = int(os.environ.get("SLURM_NTASKS", 1))
+    name = os.environ.get("SLURM_JOB_NAME", "")
+    if name.endswith(("bash", "interactive")):  # nemo/lightning/__init__.py takes such a job for a terminal
+        if tasks > 1 and "SLURM_STEP_ID" in os.environ:
+            raise InputError(
+                f"NeMo does not use the {tasks} tasks that srun started, since the job is called {name!r}: give it "
+                f"another --job-name."
+            )
+        return
+    if tasks > 1 and tasks != training.world_size:
+        raise InputError(
+            f"Slurm starts {tasks} tasks, and training.devices={training.devices} x training.nodes={training.nodes} "
+            f"asks for {training.world_size}: set them to --ntasks-per-node and --nodes, and start this with srun."
+        )
 
 
 def _check_fp8(model: ScaleConfig, training: TrainingConfig) -> None:
