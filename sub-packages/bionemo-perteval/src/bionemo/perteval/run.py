@@ -145,7 +145,7 @@ def evaluate(
     parity = rules.check_predictions(predictions, screen, trained_on=training_conditions, hvg_from=hvg_from)
     environment = other_engine.prepare(progress=progress) if engine == "0.8" else None
     files = _files(predictions)
-    del predictions, observed_cells  # the screen has its own copy
+    del predictions, observed_cells  # the screen has what is scored of them
     main = arms == "main"
     scores = score_arms(
         screen,
