@@ -96,6 +96,19 @@ def test_report_is_one_file_that_needs_no_network(folder, evaluation):
         assert note.split(":")[0] in text
 
 
+def test_both_releases_of_cell_eval_stand_on_the_page(evaluation):
+    from dataclasses import replace
+
+    shared = ["arm", "context", "perturbation", "PDCorr", "DEOver"]
+    frame = evaluation.per_perturbation[shared].copy()
+    frame["DEOver"] = 0.125
+    versions = {**evaluation.versions, "other cell-eval": "9.9.9"}
+    page = replace(evaluation, other_engine=frame, versions=versions).page
+    assert f"cell-eval {evaluation.versions['cell-eval']} / 9.9.9" in page
+    assert f"<td>{evaluation.table.loc['prediction', 'DEOver']:.3f} / 0.125</td>" in page
+    assert "9.9.9" not in evaluation.page
+
+
 def test_labels_are_escaped(evaluation, tmp_path):
     from dataclasses import replace
 
