@@ -177,8 +177,17 @@ def test_table_fits_the_terminal(evaluation, width):
     assert "…" not in text
 
 
+ALONE = """
+import sys
+sys.modules.update(dict.fromkeys(["megatron", "nemo", "nemo_run", "torch", "bionemo.scale", "bionemo.cellsets"]))
+from bionemo.perteval.cli import main
+main()
+"""
+
+
 def _run(*arguments):
-    command = [sys.executable, "-c", "from bionemo.perteval.cli import main; main()", *map(str, arguments)]
+    """Run the command where nothing of the model's stack can be imported."""
+    command = [sys.executable, "-c", ALONE, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -197,6 +206,11 @@ def test_command(noisy, counts, tmp_path):
     assert bad.returncode == 2
     assert bad.stderr.startswith("perteval: Control label 'crtl'")
     assert len(bad.stderr.strip().splitlines()) == 1
+    unknown = _run(*arguments, "--protocol", "tahoe100n")
+    assert unknown.returncode == 2
+    assert unknown.stderr == (
+        "perteval: There is no protocol 'tahoe100n' (nearest: 'tahoe100m'); name one, or a file that ends in .toml.\n"
+    )
 
 
 def test_importing_is_quiet_and_scoring_leaves_logging_alone(evaluation):
