@@ -184,7 +184,8 @@ import sys
 class Absent:
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name.split(".")[0] in ("megatron", "nemo", "nemo_run", "torch") or name in ("bionemo.scale", "bionemo.cellsets"):
+        absent = ("megatron", "nemo", "nemo_run", "torch", "bionemo.scale", "bionemo.cellsets")
+        if name in absent or name.split(".")[0] in absent:
             raise ModuleNotFoundError(f"{name} is not installed here")
 
 
