@@ -10,7 +10,7 @@ from bionemo.perteval.checks import Keys
 from bionemo.perteval.estimates import Estimates
 from bionemo.perteval.reading import Prediction, build
 from bionemo.perteval.rounding import round_to_counts
-from bionemo.perteval.screen import generator
+from bionemo.perteval.screen import generator, mean_cell
 
 KEYS = Keys(perturbation_key="gene", context_key="line", control="ctrl", target_sum=1e4, layer=None)
 
@@ -84,6 +84,18 @@ def test_linear_delta_is_the_ridge_solution(screen):
         asked = np.array([[float(level in (context, name)) for level in levels]])
         found = Estimates(screen).linear_delta(context, name)
         np.testing.assert_allclose(found, ridge.predict(asked)[0], atol=1e-8)
+
+
+@pytest.mark.parametrize("context", ["A", "C"])
+def test_estimates_with_other_controls_are_those_of_a_screen_that_has_them(screen, context):
+    rows = screen.rows[context, "ctrl"][::3]
+    fresh = Estimates(screen.with_controls(context, rows))
+    shared = Estimates(screen).with_controls(context, mean_cell(screen.observed[rows]))
+    for asked in ((context, "p2"), ("B", "p4"), ("B", "unknown"), ("unknown", "p1")):
+        for name in ("mean_delta", "transferred_delta", "linear_delta", "context_mean"):
+            np.testing.assert_allclose(getattr(shared, name)(*asked), getattr(fresh, name)(*asked), atol=1e-12)
+    changed = Estimates(screen).linear_delta("B", "p4") - shared.linear_delta("B", "p4")
+    assert np.abs(changed).max() > 1e-3
 
 
 def test_context_and_mean_baselines_by_hand(screen, log1p):

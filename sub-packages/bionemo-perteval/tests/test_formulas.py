@@ -1,6 +1,7 @@
 """Every formula that is ours, against an example worked by hand or against the library that defines it."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 from scipy import stats
@@ -139,3 +140,35 @@ def test_bootstrap_of_one_context_is_over_perturbations():
     low, high = intervals.bootstrap(values, np.zeros(400, dtype=int))[:, 0]
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
     assert np.isnan(intervals.bootstrap(values[:1], np.zeros(1, dtype=int))).all()
+
+
+def test_genes_are_sorted_whatever_their_length():
+    from bionemo.perteval.ranks import kernels
+
+    rng = np.random.default_rng(0)
+    lengths = [0, 1, 3, 39, 40, 41, 300, 5000]
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    values = np.log1p(rng.poisson(2.0, starts[-1]) * rng.lognormal(0.0, 3.0, starts[-1])).astype(np.float32)
+    values[::11] = -0.0
+    genes = [np.sort(values[starts[i] : starts[i + 1]]) for i in range(len(lengths))]
+    kernels()[0](values, starts)
+    for i, gene in enumerate(genes):
+        np.testing.assert_array_equal(values[starts[i] : starts[i + 1]], gene)
+
+
+def test_intervals_of_several_arms_are_those_of_each_alone():
+    rng = np.random.default_rng(3)
+    frame = pd.DataFrame(
+        [(arm, c, f"p{i}", *rng.normal(size=2)) for arm in "xyz" for c in ("A", "B", "C") for i in range(5)],
+        columns=["arm", "context", "perturbation", "m", "n"],
+    )
+    frame.loc[[3, 21, 22, 23, 24, 25], "m"] = np.nan
+    together = intervals.intervals(frame, ["m", "n"], seed=1)
+    for arm in "xyz":
+        alone = intervals.intervals(frame[frame.arm == arm], ["m", "n"], seed=1)
+        np.testing.assert_allclose(together.loc[[arm]].to_numpy(), alone.to_numpy(), rtol=1e-12)
+    pairs = [("x", "y"), ("z", "y")]
+    compared = intervals.compare(frame, pairs, ["m", "n"], seed=1)
+    for pair in pairs:
+        one = intervals.compare(frame, [pair], ["m", "n"], seed=1)
+        np.testing.assert_allclose(compared.loc[[pair[0]]].to_numpy(float), one.to_numpy(float), rtol=1e-12)

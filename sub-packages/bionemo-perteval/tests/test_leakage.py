@@ -1,6 +1,7 @@
 """A model that has seen what it is scored on is refused by name."""
 
 from dataclasses import dataclass, field
+from html import escape
 
 import anndata as ad
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from bionemo.perteval import InputError, evaluate
 from bionemo.perteval.checks import Keys
+from bionemo.perteval.cli import of_training
 from bionemo.perteval.leakage import TrainingRecord, check_leakage, read_pairs
 from bionemo.perteval.parity import Rules
 from bionemo.perteval.protocol_files import find_protocol
@@ -120,7 +122,7 @@ def test_published_scores_stand_beside_only_the_whole_protocol():
     keys = Keys(perturbation_key="g", context_key="c", control="x", target_sum=1e4, layer=None)
 
     def statement(rules, scored):
-        return rules.statement(_Screen({"hepg2": scored}, observed), keys)
+        return rules.statement(_Screen({"hepg2": scored}, observed), keys, {"pred.h5ad": "train"})
 
     whole = statement(rules, names["test"])
     assert (whole["hash"], whole["split_hash"], whole["departures"]) == (protocol.hash, split.hash, [])
@@ -129,6 +131,14 @@ def test_published_scores_stand_beside_only_the_whole_protocol():
     partly = statement(rules, names["test"][1:])
     assert partly["published"] == []
     assert "1 of 624" in partly["departures"][0]
+    other_genes = rules.statement(
+        _Screen({"hepg2": names["test"]}, observed), keys, {"a": "all", "b": "train", "c": None}
+    )
+    assert other_genes["published"] == []
+    assert other_genes["departures"] == [
+        "the genes of a were chosen on all cells (hvg_from 'all'), and the protocol says 'train'",
+        "nothing says which cells chose the genes of c; the protocol says 'train'",
+    ]
     unnamed = statement(Rules(), names["test"])
     assert len(unnamed["hash"]) == 64
     assert unnamed["name"] is None
@@ -143,6 +153,65 @@ def test_evaluate_refuses_a_leak_before_it_scores(noisy, counts, tmp_path):
         evaluate(noisy, counts, split=split, strict=True, progress=False)
     with pytest.raises(InputError, match="contradicts the protocol 'replogle-nadig'"):
         evaluate(noisy, counts, protocol="replogle-nadig", control="ctrl", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (
+            {"training_conditions": [("B", "p44"), ("B", "p4")]},
+            r"--training-conditions names B / p44, .*nearest: .*'p4'",
+        ),
+        ({"training_conditions": {"state": [("BB", "p4")]}}, r"names BB / p4, which was not observed \(nearest: 'B'\)"),
+        ({"held_out": [("C", "q1")]}, r"--held-out names C / q1, which was not observed \(nearest: 'p1'"),
+        ({"hvg_from": {"stat": "train"}}, r"--hvg-from names 'stat', which is no prediction \(nearest: 'state'"),
+        ({"hvg_from": {"scale": "all"}}, "records hvg_from 'train', not 'all'"),
+        ({"training_conditions": {"state": [("A", "p1")]}}, "The model of state: .* was trained on A / p1"),
+    ],
+)
+def test_what_is_said_of_one_prediction_is_checked(noisy, counts, arguments, match):
+    ours = noisy.copy()
+    ours.uns["prediction"] = {**noisy.uns["prediction"], "hvg_from": "train"}
+    with pytest.raises(InputError, match=match) as error:
+        evaluate({"scale": ours, "state": noisy}, counts, progress=False, **arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_every_prediction_has_its_own_training(noisy, counts, tmp_path):
+    protocol = tmp_path / "mine.toml"
+    protocol.write_text(
+        'perturbation_key = "gene"\ncontrol = "ctrl"\ncontext_key = "line"\nhvg_from = "train"\n'
+        '[fewshot.A]\ntest = ["p1", "p2", "p3"]\n[fewshot.B]\ntest = ["p2"]\n'
+    )
+    found = evaluate(
+        {"scale": noisy, "state": noisy},
+        counts,
+        protocol=protocol,
+        hvg_from={"scale": "train", "state": "given"},
+        training_conditions={"scale": [("B", "p1")]},
+        arms="main",
+        threads=1,
+        progress=False,
+    )
+    assert list(found.settings["hvg_from"].values()) == ["train", "given"]
+    (departure,) = found.settings["protocol"]["departures"]
+    assert departure.startswith("the genes of state")
+    assert escape(departure) in found.page.replace("&#39;", "&#x27;")
+    assert [note for note in found.notes if "Leakage was not checked" in note and "state" in note]
+    assert not [note for note in found.notes if "Leakage was not checked" in note and "scale" in note]
+
+
+def test_options_of_one_prediction_or_of_all(tmp_path):
+    (tmp_path / "a=b.csv").write_text("context,perturbation\nA,a\n")
+    path = str(tmp_path / "a=b.csv")
+    assert of_training(None, None) == {"training_conditions": None, "hvg_from": None}
+    assert of_training([path], ["train"]) == {"training_conditions": [("A", "a")], "hvg_from": "train"}
+    each = of_training([f"state={path}"], ["scale=train", "state=given"])
+    assert each["training_conditions"] == {"state": [("A", "a")]}
+    assert each["hvg_from"] == {"scale": "train", "state": "given"}
+    for given, match in ((["train", "state=all"], "'train' names no prediction"), (["a=all", "a=train"], "two things")):
+        with pytest.raises(InputError, match=match):
+            of_training(None, given)
 
 
 def test_every_report_has_the_hash_of_its_rules(evaluation):

@@ -124,6 +124,30 @@ def test_engine_that_cannot_be_installed_is_one_sentence(noisy, counts, tmp_path
         evaluate(noisy, counts, engine="0.7", **OPTIONS)
 
 
+@pytest.mark.slow
+def test_the_current_release_of_cell_eval_scores_the_same_cells(noisy, counts, evaluation):
+    """Makes its environment where it is not there yet, which takes minutes and the package index."""
+    from bionemo.perteval import engine
+
+    try:
+        engine.prepare()
+    except InputError as error:
+        pytest.skip(str(error))
+    found = evaluate(noisy, counts, held_out=[("C", "p1")], engine="0.8", **OPTIONS)
+    pd.testing.assert_frame_equal(
+        found.per_perturbation, evaluation.per_perturbation[evaluation.per_perturbation.arm.isin(list(found.arms))]
+        .reset_index(drop=True),
+    )  # fmt: skip
+    ours, theirs = found.versions["cell-eval"], found.versions["other cell-eval"]
+    assert theirs == engine.RELEASE
+    for metric in ("MSE", "MAE", "PDCorr"):  # which do not depend on tests
+        both = found.engines.loc[("prediction", metric)]
+        assert both[theirs] == pytest.approx(both[ours], abs=1e-6)
+    assert found.to_dict()["other_engine"]["prediction"]["DEOver"][1] == pytest.approx(
+        found.engines.loc[("prediction", "DEOver"), theirs]
+    )
+
+
 def test_reference_experiment_shows_what_the_metrics_reward():
     from bionemo.perteval.reference import REPLICATE, reference
 

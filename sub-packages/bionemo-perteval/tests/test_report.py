@@ -96,6 +96,19 @@ def test_report_is_one_file_that_needs_no_network(folder, evaluation):
         assert note.split(":")[0] in text
 
 
+def test_both_releases_of_cell_eval_stand_on_the_page(evaluation):
+    from dataclasses import replace
+
+    shared = ["arm", "context", "perturbation", "PDCorr", "DEOver"]
+    frame = evaluation.per_perturbation[shared].copy()
+    frame["DEOver"] = 0.125
+    versions = {**evaluation.versions, "other cell-eval": "9.9.9"}
+    page = replace(evaluation, other_engine=frame, versions=versions).page
+    assert f"cell-eval {evaluation.versions['cell-eval']} / 9.9.9" in page
+    assert f"<td>{evaluation.table.loc['prediction', 'DEOver']:.3f} / 0.125</td>" in page
+    assert "9.9.9" not in evaluation.page
+
+
 def test_labels_are_escaped(evaluation, tmp_path):
     from dataclasses import replace
 
@@ -164,8 +177,28 @@ def test_table_fits_the_terminal(evaluation, width):
     assert "…" not in text
 
 
+ALONE = """
+import sys
+
+
+class Absent:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        absent = ("megatron", "nemo", "nemo_run", "torch", "bionemo.scale", "bionemo.cellsets")
+        if name in absent or name.split(".")[0] in absent:
+            raise ModuleNotFoundError(f"{name} is not installed here")
+
+
+sys.meta_path.insert(0, Absent)
+from bionemo.perteval.cli import main
+
+main()
+"""
+
+
 def _run(*arguments):
-    command = [sys.executable, "-c", "from bionemo.perteval.cli import main; main()", *map(str, arguments)]
+    """Run the command where nothing of the model's stack can be imported."""
+    command = [sys.executable, "-c", ALONE, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -184,6 +217,11 @@ def test_command(noisy, counts, tmp_path):
     assert bad.returncode == 2
     assert bad.stderr.startswith("perteval: Control label 'crtl'")
     assert len(bad.stderr.strip().splitlines()) == 1
+    unknown = _run(*arguments, "--protocol", "tahoe100n")
+    assert unknown.returncode == 2
+    assert unknown.stderr == (
+        "perteval: There is no protocol 'tahoe100n' (nearest: 'tahoe100m'); name one, or a file that ends in .toml.\n"
+    )
 
 
 def test_importing_is_quiet_and_scoring_leaves_logging_alone(evaluation):

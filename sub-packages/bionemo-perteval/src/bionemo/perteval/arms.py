@@ -111,8 +111,9 @@ def score_arms(
         ThreadPoolExecutor(threads) as pool,
         bar(progress, len(screen.scored) * sum(repeats.get(name, 1) for name in rows)) as begin,
     ):
+        estimates = Estimates(screen)
         for context in screen.scored:
-            bench = Bench(screen, context, seed, pool, cache)
+            bench = Bench(screen, estimates, context, seed, pool, cache)
             summaries.add(OBSERVED, context, bench.observed_summaries)
             for name, arm in rows.items():
                 for repeat in range(repeats.get(name, 1)):
@@ -183,8 +184,8 @@ class Bench:
 
     Parameters
     ----------
-    screen
-        The cells.
+    screen, estimates
+        The cells, and what their training conditions say.
     context
         Which one.
     seed
@@ -195,16 +196,24 @@ class Bench:
         Of tests of observed cells.
     """
 
-    def __init__(self, screen: Screen, context: str, seed: int, pool: ThreadPoolExecutor, cache: TestCache | None):
+    def __init__(
+        self,
+        screen: Screen,
+        estimates: Estimates,
+        context: str,
+        seed: int,
+        pool: ThreadPoolExecutor,
+        cache: TestCache | None,
+    ):
         self._screen, self._context, self._seed, self._pool = screen, context, seed, pool
         self._names = screen.scored[context]
-        self._estimates = Estimates(screen)
+        self._estimates = estimates
         self._controls: Controls = differential.sort_controls(screen.control_cells(context))
         halves = split_rows(screen, context, screen.control, seed)
         # The observed side takes its shift from the first half, the predicted side works with the second.
         self._observed_half, self._predicted_half = (mean_cell(screen.observed[rows]) for rows in halves)
         self._seen = screen.with_controls(context, halves[1])
-        self._seen_estimates = Estimates(self._seen)
+        self._seen_estimates = estimates.with_controls(context, self._predicted_half)
         self._reference = self._estimates.perturbed_reference(context)
         cached = cache.for_controls(screen.control_cells(context)) if cache else None
 

@@ -95,6 +95,7 @@ def _score(engine: str, screen: ad.AnnData, prediction: ad.AnnData, threads: int
 
     from bionemo.perteval.arms import Bench, score_arms
     from bionemo.perteval.checks import Keys
+    from bionemo.perteval.estimates import Estimates
     from bionemo.perteval.reading import Prediction, build
     from bionemo.perteval.simulation import CONTROL
 
@@ -105,7 +106,7 @@ def _score(engine: str, screen: ad.AnnData, prediction: ad.AnnData, threads: int
         mine = pd.DataFrame(scores[scores["arm"] == "prediction"]).set_index("perturbation")
         return pd.DataFrame(mine[[metric.name for metric in _SHARED]])
     with ThreadPoolExecutor(threads) as pool:
-        scores, _ = Bench(built, "c0", 0, pool, None).score("prediction", 0)
+        scores, _ = Bench(built, Estimates(built), "c0", 0, pool, None).score("prediction", 0)
     return pd.DataFrame(scores.set_index("perturbation")[[metric.name for metric in _SHARED]])
 
 

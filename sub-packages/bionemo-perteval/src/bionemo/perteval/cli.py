@@ -1,7 +1,7 @@
 """The `perteval` command."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -52,11 +52,18 @@ def evaluate(
         Path | None, typer.Option(help="TOML file of held-out conditions, in the layout of the training.")
     ] = None,
     training_conditions: Annotated[
-        Path | None, typer.Option(help="CSV with columns context,perturbation: what the model was trained on.")
+        list[str] | None,
+        typer.Option(
+            help="CSV with columns context,perturbation: what the model was trained on. Of one of several "
+            "predictions: `name=pairs.csv`, repeated."
+        ),
     ] = None,
     hvg_from: Annotated[
-        str | None,
-        typer.Option(help="Cells that chose the genes, where the prediction does not say: train, all, given."),
+        list[str] | None,
+        typer.Option(
+            help="Cells that chose the genes, where the prediction does not say: train, all, given. Of one of several "
+            "predictions: `name=train`, repeated."
+        ),
     ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse also statistics of held-out cells, and what cannot be checked.")
@@ -92,10 +99,7 @@ def evaluate(
             held_out=None if held_out is None else read_pairs(held_out, "--held-out"),
             protocol=protocol,
             split=split,
-            training_conditions=(
-                None if training_conditions is None else read_pairs(training_conditions, "--training-conditions")
-            ),
-            hvg_from=hvg_from,  # type: ignore[arg-type]
+            **of_training(training_conditions, hvg_from),
             strict=strict,
             seed=seed,
             arms=arms,  # type: ignore[arg-type]
@@ -180,6 +184,38 @@ def named(predicted: list[str]) -> Path | dict[str, list[Path]]:
             )
         files.setdefault(name, []).extend(Path(path) for path in paths.split(","))
     return files
+
+
+def of_training(training_conditions: list[str] | None, hvg_from: list[str] | None) -> dict[str, Any]:
+    """Return `training_conditions` and `hvg_from` of `evaluate` from what their options say."""
+    from bionemo.perteval.leakage import read_pairs
+
+    option = "--training-conditions"
+    files = _by_name(training_conditions, option)
+    if isinstance(files, dict):
+        pairs: Any = {name: read_pairs(path, option) for name, path in files.items()}
+    else:
+        pairs = None if files is None else read_pairs(files, option)
+    return {"training_conditions": pairs, "hvg_from": _by_name(hvg_from, "--hvg-from")}
+
+
+def _by_name(given: list[str] | None, option: str) -> str | dict[str, str] | None:
+    """Return what an option says of all predictions, or name -> what it says of each."""
+    from bionemo.perteval import InputError
+
+    if not given:
+        return None
+    if len(given) == 1 and ("=" not in given[0] or Path(given[0]).exists()):
+        return given[0]
+    values: dict[str, str] = {}
+    for each in given:
+        name, equals, value = each.partition("=")
+        if not equals or not name or not value:
+            raise InputError(f"{option} {each!r} names no prediction, but others do; write {option} name={each}.")
+        if name in values:
+            raise InputError(f"{option} says two things of {name!r}; leave one out.")
+        values[name] = value
+    return values
 
 
 def main() -> None:

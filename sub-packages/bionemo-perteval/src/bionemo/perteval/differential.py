@@ -12,7 +12,7 @@ import polars as pl
 import scipy.sparse as sp
 from scipy import special, stats
 
-from bionemo.perteval.ranks import kernel
+from bionemo.perteval.ranks import kernels
 from bionemo.perteval.screen import Population, cell_count, gene_count
 
 FDR = 0.05
@@ -193,7 +193,9 @@ def _rank(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     genes = starts.size - 1
     statistic, ties, sums = np.empty(genes), np.empty(genes), np.empty((3, genes))
-    kernel()(
+    sort, rank = kernels()
+    sort(values, starts)
+    rank(
         values, starts, cells, controls, control_starts, control_cells, control_ties, statistic, ties, sums
     )  # fmt: skip
     return statistic, ties, sums

@@ -113,8 +113,8 @@ def score_arms(screen: Screen, python: Path, *, main: bool, seed: int, threads: 
         bar(progress, len(screen.scored) * sum(repeats.get(name, 1) for name in rows)) as begin,
     ):
         folder = Path(scratch)
+        estimates = Estimates(screen)
         for context, names in screen.scored.items():
-            estimates = Estimates(screen)
             observed = {name: screen.cells(context, name) for name in names}
             _write(screen, context, observed, folder / "observed.h5ad")
             for arm, repeat in [(name, repeat) for name in rows for repeat in range(repeats.get(name, 1))]:

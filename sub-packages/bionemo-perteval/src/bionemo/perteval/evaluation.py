@@ -144,7 +144,7 @@ class Evaluation:
         pairs = [(first, second) for place, first in enumerate(names) for second in names[place + 1 :]]
         baseline = TRANSFERRED_DELTA if TRANSFERRED_DELTA in self.arms else CONTROL_CELLS
         pairs += [(name, baseline) for name in names]
-        return pd.concat([self.compare(*pair) for pair in pairs])
+        return intervals.compare(self.per_perturbation, pairs, NAMES, seed=self.settings["seed"])
 
     @cached_property
     def engines(self) -> pd.DataFrame | None:
@@ -173,7 +173,7 @@ class Evaluation:
         """
         for arm in (first, second):
             self._check_arm(arm)
-        return intervals.compare(self.per_perturbation, first, second, NAMES, seed=self.settings["seed"])
+        return intervals.compare(self.per_perturbation, [(first, second)], NAMES, seed=self.settings["seed"])
 
     def normalised(self, baseline: str = CONTROL_CELLS) -> pd.DataFrame:
         """Return (score - baseline) / (ceiling - baseline), not clipped: 0 is the baseline, 1 the ceiling.

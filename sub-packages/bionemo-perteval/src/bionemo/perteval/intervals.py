@@ -3,6 +3,8 @@
 Cells are not resampled: a score of one perturbation is one observation, whatever number of cells stands behind it.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -69,15 +71,18 @@ def bootstrap(values: np.ndarray, contexts: np.ndarray, *, seed: int = 0, draws:
         rows = contexts == context
         size = int(rows.sum())
         draw, _ = np.nonzero(chosen == place)
+        if not draw.size:
+            continue
         times = rng.multinomial(size, np.full(size, 1 / size), size=draw.size).astype(np.float64)
         having = times @ present[rows]
         mean = np.divide(times @ filled[rows], having, out=np.zeros_like(having), where=having > 0)
-        np.add.at(sums, draw, mean)
-        np.add.at(counts, draw, having > 0)
+        of_draw, starts = np.unique(draw, return_index=True)  # a draw may take a context several times
+        sums[of_draw] += np.add.reduceat(mean, starts)
+        counts[of_draw] += np.add.reduceat((having > 0).astype(np.float64), starts)
     drawn = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
     ends = np.full((2, values.shape[1]), np.nan)
+    tail = (1 - LEVEL) / 2
     for column in np.flatnonzero(present.sum(axis=0) > 1):
-        tail = (1 - LEVEL) / 2
         ends[:, column] = np.nanquantile(drawn[:, column], [tail, 1 - tail])
     return ends
 
@@ -99,27 +104,29 @@ def intervals(scores: pd.DataFrame, metrics: list[str], *, seed: int = 0) -> pd.
     pd.DataFrame
         Index: (arm, metric); columns: low, high.
     """
-    parts = {}
-    for arm, rows in scores.groupby("arm", sort=False):
-        contexts = np.unique(rows["context"], return_inverse=True)[1]
-        low, high = bootstrap(rows[metrics].to_numpy(np.float64), contexts, seed=seed)
-        parts[arm] = pd.DataFrame({"low": low, "high": high}, index=pd.Index(metrics, name="metric"))
-    return pd.concat(parts, names=["arm"])
+    by_arm = {str(arm): _of_arm(rows, metrics) for arm, rows in scores.groupby("arm", sort=False)}
+    conditions = next(iter(by_arm.values())).index
+    values = np.hstack([rows.reindex(conditions).to_numpy(np.float64) for rows in by_arm.values()])
+    low, high = bootstrap(values, _context_numbers(conditions), seed=seed)
+    index = pd.MultiIndex.from_product([list(by_arm), metrics], names=["arm", "metric"])
+    return pd.DataFrame({"low": low, "high": high}, index=index)
 
 
-def compare(scores: pd.DataFrame, first: str, second: str, metrics: list[str], *, seed: int = 0) -> pd.DataFrame:
-    """Compare two arms over the conditions where both have a value.
+def compare(
+    scores: pd.DataFrame, pairs: Sequence[tuple[str, str]], metrics: list[str], *, seed: int = 0
+) -> pd.DataFrame:
+    """Compare pairs of arms over the conditions where both have a value.
 
     Parameters
     ----------
     scores
         One row per arm, context and perturbation.
-    first, second
-        Arms.
+    pairs
+        (first, second): arms.
     metrics
         Columns.
     seed
-        Of the draws.
+        Of the draws; all pairs share them.
 
     Returns
     -------
@@ -128,23 +135,33 @@ def compare(scores: pd.DataFrame, first: str, second: str, metrics: list[str], *
         ``high``; ``p_value`` is of the two-sided Wilcoxon signed-rank test over (context, perturbation), not corrected
         for the number of comparisons; ``conditions`` is how many there are.
     """
-    keys = ["context", "perturbation"]
-    sides = [scores[scores["arm"] == arm].set_index(keys)[metrics] for arm in (first, second)]
-    difference = sides[0] - sides[1].reindex(sides[0].index)
-    values = difference.to_numpy(np.float64)
-    contexts = np.unique(difference.index.get_level_values("context"), return_inverse=True)[1]
+    asked = {arm for pair in pairs for arm in pair}
+    by_arm = {arm: _of_arm(pd.DataFrame(scores[scores["arm"] == arm]), metrics) for arm in asked}
+    conditions = by_arm[pairs[0][0]].index
+    sides = {arm: rows.reindex(conditions).to_numpy(np.float64) for arm, rows in by_arm.items()}
+    values = np.hstack([sides[first] - sides[second] for first, second in pairs])
+    contexts = _context_numbers(conditions)
     low, high = bootstrap(values, contexts, seed=seed)
     table = pd.DataFrame(
         {
             "difference": means(values, contexts),
             "low": low,
             "high": high,
-            "p_value": [_signed_rank(values[:, column]) for column in range(len(metrics))],
+            "p_value": [_signed_rank(column) for column in values.T],
             "conditions": (~np.isnan(values)).sum(axis=0),
         }
     )
-    table.index = pd.MultiIndex.from_product([[first], [second], metrics], names=["first", "second", "metric"])
+    rows = [(first, second, metric) for first, second in pairs for metric in metrics]
+    table.index = pd.MultiIndex.from_tuples(rows, names=["first", "second", "metric"])
     return table
+
+
+def _of_arm(rows: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
+    return pd.DataFrame(rows.set_index(["context", "perturbation"])[metrics])
+
+
+def _context_numbers(conditions: pd.Index) -> np.ndarray:
+    return np.unique(conditions.get_level_values("context"), return_inverse=True)[1]
 
 
 _EXACT = 50

@@ -7,15 +7,21 @@ from typing import Any
 
 from bionemo.perteval.checks import Keys
 from bionemo.perteval.drawing import drawn_departures
-from bionemo.perteval.errors import InputError
+from bionemo.perteval.errors import InputError, nearest
 from bionemo.perteval.leakage import TrainingRecord, check_leakage
-from bionemo.perteval.protocol import Protocol, Published, departures
+from bionemo.perteval.protocol import Protocol, Published, departures, gene_departures
 from bionemo.perteval.protocol_files import find_protocol
 from bionemo.perteval.reading import Prediction, stated
 from bionemo.perteval.screen import Condition, Screen
 from bionemo.perteval.split import Split
 
 _FLAGS = ("perturbation_key", "context_key", "control", "target_sum")
+
+TrainedOn = Collection[Condition] | Mapping[str, Collection[Condition]]
+"""Conditions that trained the models of all predictions, or prediction -> those of its model."""
+
+HvgFrom = str | Mapping[str, str]
+"""Which cells chose the genes of all predictions, or prediction -> which chose its genes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +96,7 @@ class Rules:
 
     def held_out(self, observed: Collection[Condition], control: str) -> set[Condition]:
         """Return every held-out condition, the controls apart; names of the split have to be observed."""
-        unknown = sorted(set(self.pairs) - set(observed))
-        if unknown:
-            context, name = unknown[0]
-            raise InputError(
-                f"--held-out names {context} / {name}, which was not observed ({len(unknown)} such pairs); mend the "
-                f"labels, or drop those lines."
-            )
+        _check_observed(self.pairs, observed, "--held-out")
         return set(self.pairs) | (self.split.held_out(observed, control) if self.split else set())
 
     def check_predictions(
@@ -104,10 +104,10 @@ class Rules:
         predictions: Sequence[Prediction],
         screen: Screen,
         *,
-        trained_on: Collection[Condition] | None,
-        hvg_from: str | None,
-    ) -> list[str]:
-        """Do `check_scale` and `check` for every file of predictions; return notes, none twice.
+        trained_on: TrainedOn | None,
+        hvg_from: HvgFrom | None,
+    ) -> tuple[list[str], dict[str, str | None]]:
+        """Do `check_scale` and `check` for every file of predictions.
 
         Parameters
         ----------
@@ -116,14 +116,36 @@ class Rules:
         screen
             What is scored and what was observed.
         trained_on, hvg_from
-            What the user says of the training, as in `TrainingRecord.of`.
+            What the user says of the training, as in `TrainingRecord.of`; for all files, or by the name of the
+            prediction.
+
+        Returns
+        -------
+        notes
+            None twice.
+        hvg_from
+            File -> which cells chose its genes; None where nobody said.
         """
-        notes = []
+        names = [prediction.arm for prediction in predictions]
+        trained_by, chosen_by = (
+            _by_name(trained_on, names, "--training-conditions"),
+            _by_name(hvg_from, names, "--hvg-from"),
+        )
+        for pairs in trained_by.values():
+            _check_observed({(str(c), str(p)) for c, p in pairs}, screen.rows, "--training-conditions")
+        notes: list[str] = []
+        sources: dict[str, str | None] = {}
         for prediction in predictions:
             self.check_scale(stated(prediction.cells), prediction.name)
-            record = TrainingRecord.of(prediction.cells, prediction.name, trained_on=trained_on, hvg_from=hvg_from)
+            record = TrainingRecord.of(
+                prediction.cells,
+                prediction.name,
+                trained_on=trained_by.get(prediction.arm),
+                hvg_from=chosen_by.get(prediction.arm),
+            )
             notes += self.check(prediction.name, record, screen)
-        return list(dict.fromkeys(notes))
+            sources[prediction.name] = record.hvg_from
+        return list(dict.fromkeys(notes)), sources
 
     def check(self, name: str, record: TrainingRecord, screen: Screen) -> list[str]:
         """Refuse what the protocol or the training forbids; return notes.
@@ -147,10 +169,17 @@ class Rules:
             strict=self.strict,
         )
 
-    def statement(self, screen: Screen, keys: Keys) -> dict[str, Any]:
+    def statement(self, screen: Screen, keys: Keys, hvg_from: Mapping[str, str | None]) -> dict[str, Any]:
         """Return what the report says of the protocol, as plain values.
 
         Without a protocol the keys are one of their own, so that every report has a hash.
+
+        Parameters
+        ----------
+        screen, keys
+            What is scored, and where it stands in the files.
+        hvg_from
+            Of `check_predictions`.
         """
         protocol, lacking = self.protocol, []
         if protocol is None:
@@ -161,6 +190,7 @@ class Rules:
             lacking += drawn_departures(protocol, self.split, screen.rows)
             if protocol.n_genes not in (None, screen.genes.size):
                 lacking.append(f"{screen.genes.size} genes were scored and not {protocol.n_genes}")
+            lacking += gene_departures(protocol, hvg_from)
         return {
             "name": protocol.name or None,
             "title": protocol.title or None,
@@ -172,6 +202,31 @@ class Rules:
             "departures": lacking,
             "published": [] if lacking else [_published(row) for row in protocol.published],
         }
+
+
+def _by_name(given: Any, names: Sequence[str], option: str) -> dict[str, Any]:
+    """Return prediction -> what the user says of it, from one value for all or from a mapping."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        return dict.fromkeys(names, given)
+    for name in given:
+        if name not in names:
+            raise InputError(f"{option} names {name!r}, which is no prediction{nearest(name, names)}; mend the name.")
+    return dict(given)
+
+
+def _check_observed(pairs: Collection[Condition], observed: Collection[Condition], option: str) -> None:
+    """Refuse pairs that were not observed: a misspelt one would hide what it should name."""
+    unknown = sorted(set(pairs) - set(observed))
+    if unknown:
+        context, name = unknown[0]
+        of_context = [p for c, p in observed if c == context]
+        hint = nearest(name, of_context) if of_context else nearest(context, {c for c, _ in observed})
+        raise InputError(
+            f"{option} names {context} / {name}, which was not observed{hint} ({len(unknown)} such pairs); mend the "
+            "labels, or drop those lines."
+        )
 
 
 def _scored(screen: Screen) -> list[Condition]:

@@ -17,6 +17,9 @@ OBSERVED = "observed"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Of the sizes of cells."""
 
+_AT_ONCE = 2_000
+"""Cells of a dense population whose counts are in memory together."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Response:
@@ -260,7 +263,9 @@ class Summaries:
 def _sizes(cells: Population) -> tuple[np.ndarray, np.ndarray]:
     """Return `QUANTILES` over the cells of their normalised counts and of their number of expressed genes [5] each."""
     if isinstance(cells, np.ndarray):
-        depth, detected = np.expm1(cells).sum(axis=1), (cells != 0).sum(axis=1)
+        blocks = [cells[start : start + _AT_ONCE] for start in range(0, len(cells), _AT_ONCE)]
+        depth = np.concatenate([np.expm1(block).sum(axis=1) for block in blocks])
+        detected = np.concatenate([np.count_nonzero(block, axis=1) for block in blocks])
     else:
         matrix = sp.csr_matrix(cells)
         starts = matrix.indptr

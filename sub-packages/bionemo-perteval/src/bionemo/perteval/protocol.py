@@ -118,6 +118,29 @@ class Protocol:
                 )
 
 
+def gene_departures(protocol: Protocol, hvg_from: Mapping[str, str | None]) -> list[str]:
+    """Say whose genes came from other cells than the protocol's, or from nobody knows where.
+
+    Parameters
+    ----------
+    protocol
+        The rules.
+    hvg_from
+        Prediction -> which of `HVG_SOURCES` chose its genes; None where nobody said.
+    """
+    means = {"train": "on the training cells", "all": "on all cells", "given": "before, as the panel of the data"}
+    found = []
+    for name, source in hvg_from.items():
+        if source is None:
+            found.append(f"nothing says which cells chose the genes of {name}; the protocol says {protocol.hvg_from!r}")
+        elif source != protocol.hvg_from:
+            found.append(
+                f"the genes of {name} were chosen {means[source]} (hvg_from {source!r}), and the protocol says "
+                f"{protocol.hvg_from!r}"
+            )
+    return found
+
+
 def departures(
     protocol: Protocol, scored: Collection[Condition], split: Split | None, observed: Collection[Condition]
 ) -> list[str]:

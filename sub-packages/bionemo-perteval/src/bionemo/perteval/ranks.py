@@ -1,7 +1,8 @@
-"""The kernel of the tests: what a Mann-Whitney test needs of one gene, from its non-zero values alone.
+"""The kernels of the tests: what a Mann-Whitney test needs of one gene, from its non-zero values alone.
 
 Most values are zeros, and zeros are the lowest value, so they are one group of ties that needs no sorting. Control
-cells are sorted once a gene; each perturbed value then finds its place among them by galloping.
+cells are sorted once a gene; each perturbed value then finds its place among them by galloping. Long genes are
+sorted by radix, so that the time of a test grows with the number of cells and not faster.
 """
 
 from collections.abc import Callable
@@ -10,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
+_RADIX_FROM = 40
+"""Values from which on sorting by radix is faster than by comparison."""
+
 
 @cache
-def kernel() -> Callable[..., Any]:
-    """Compile `_rank_genes`; kept on disk where the package's folder or the user's cache can be written."""
+def kernels() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Compile `_sort_genes` and `_rank_genes`; kept on disk where the package's folder or the user's cache can be."""
     import numba  # a second to import, so only a process that tests pays for it
 
     def compile_(function: Callable[..., Any]) -> Any:
@@ -22,7 +26,64 @@ def kernel() -> Callable[..., Any]:
         except RuntimeError:  # nowhere to keep compiled code
             return numba.njit(nogil=True)(function)
 
-    return compile_(_rank_genes)
+    return compile_(_sort_genes), compile_(_rank_genes)
+
+
+def _sort_genes(values: np.ndarray, starts: np.ndarray) -> None:
+    """Sort the values of every gene, in place.
+
+    Parameters
+    ----------
+    values
+        Values by gene, float32, none below zero.
+    starts
+        Gene g has ``values[starts[g]:starts[g + 1]]`` [G + 1].
+    """
+    longest = 0
+    for gene in range(starts.size - 1):
+        longest = max(longest, starts[gene + 1] - starts[gene])
+    scratch = np.empty(longest, dtype=np.uint32)
+    counts = np.empty((4, 256), dtype=np.int64)
+    for gene in range(starts.size - 1):
+        own = values[starts[gene] : starts[gene + 1]]
+        ordered = True
+        for i in range(1, own.size):
+            if own[i] < own[i - 1]:
+                ordered = False
+                break
+        if ordered:
+            continue
+        if own.size < _RADIX_FROM:
+            own.sort()
+            continue
+        # The bits of floats that are not negative are in the order of the floats: sort them byte by byte.
+        bits = own.view(np.uint32)
+        other = scratch[: bits.size]
+        counts[:] = 0
+        for i in range(bits.size):
+            key = bits[i] & np.uint32(0x7FFFFFFF)  # minus zero is zero
+            bits[i] = key
+            for byte in range(4):
+                counts[byte, (key >> np.uint32(8 * byte)) & np.uint32(255)] += 1
+        swapped = False
+        for byte in range(4):
+            shift = np.uint32(8 * byte)
+            if counts[byte, (bits[0] >> shift) & np.uint32(255)] == bits.size:
+                continue  # all have it in common
+            place = 0
+            for bucket in range(256):
+                size = counts[byte, bucket]
+                counts[byte, bucket] = place
+                place += size
+            for i in range(bits.size):
+                key = bits[i]
+                bucket = (key >> shift) & np.uint32(255)
+                other[counts[byte, bucket]] = key
+                counts[byte, bucket] += 1
+            bits, other = other, bits
+            swapped = not swapped
+        if swapped:
+            other[:] = bits
 
 
 def _rank_genes(
@@ -42,13 +103,13 @@ def _rank_genes(
     Parameters
     ----------
     values
-        Values of the group by gene, float32, explicit zeros allowed; sorted in place.
+        Values of the group by gene, float32, explicit zeros allowed; sorted.
     starts
         Gene g has ``values[starts[g]:starts[g + 1]]`` [G + 1].
     cells
         Cells of the group; what is not in `values` is zero.
     controls
-        Non-zero values of the control cells by gene, sorted; empty to sort `values` and take their moments alone.
+        Non-zero values of the control cells by gene, sorted; empty to take the moments of `values` alone.
     control_starts, control_cells
         The same for them.
     control_ties
@@ -62,10 +123,6 @@ def _rank_genes(
     """
     for gene in range(starts.size - 1):
         own = values[starts[gene] : starts[gene + 1]]
-        for i in range(1, own.size):
-            if own[i] < own[i - 1]:
-                own.sort()
-                break
         first = 0
         while first < own.size and own[first] == 0:
             first += 1

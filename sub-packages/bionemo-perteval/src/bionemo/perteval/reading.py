@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from bionemo.perteval import checks
 from bionemo.perteval.checks import Keys
 from bionemo.perteval.errors import InputError, nearest
-from bionemo.perteval.screen import Condition, Screen, gene_count, generator
+from bionemo.perteval.screen import Condition, Predicted, Screen, gene_count, generator
 
 _CELLS_AT_ONCE = 20_000
 
@@ -108,13 +108,13 @@ def build(
     genes, columns = checks.panel(first.cells, observed, first.name, observed_name)
     sizes = {condition: rows[condition].size for condition in wanted[0]}
     notes: list[str] = []
-    cells: dict[str, tuple[dict[Condition, sp.csr_matrix], ...]] = {}
+    cells: dict[str, tuple[Predicted, ...]] = {}
     for prediction, conditions in zip(predictions, wanted, strict=True):
         matrix = checks.log1p_matrix(prediction.cells, prediction.name)
         if prediction is not first:
             matrix = matrix[:, prediction.cells.var_names.get_indexer(pd.Index(genes))]
-        equal, said = _equalised(matrix, conditions, sizes, prediction.name if len(predictions) > 1 else "", seed)
-        cells[prediction.arm] = (*cells.get(prediction.arm, ()), equal)
+        rows_of, said = _equalised(conditions, sizes, prediction.name if len(predictions) > 1 else "", seed)
+        cells[prediction.arm] = (*cells.get(prediction.arm, ()), Predicted(matrix, rows_of))
         notes += said
     matrix, library, target_sum, said = _on_log1p(observed, keys, columns, observed_name)
     notes += said
@@ -153,10 +153,10 @@ def _wanted(prediction: Prediction, keys: Keys) -> dict[Condition, np.ndarray]:
 
 
 def _equalised(
-    matrix: sp.csr_matrix, wanted: dict[Condition, np.ndarray], sizes: dict[Condition, int], name: str, seed: int
-) -> tuple[dict[Condition, sp.csr_matrix], list[str]]:
-    """Return as many predicted as observed cells of each condition, and what to say where that took a draw."""
-    cells = {}
+    wanted: dict[Condition, np.ndarray], sizes: dict[Condition, int], name: str, seed: int
+) -> tuple[dict[Condition, np.ndarray], list[str]]:
+    """Return the rows of as many predicted as observed cells of each condition, and what to say of a draw."""
+    equal = {}
     resized = []
     for (context, perturbation), rows in wanted.items():
         size = sizes[context, perturbation]
@@ -164,12 +164,12 @@ def _equalised(
             rng = generator(seed, "resample", context, perturbation)
             resized.append(f"{context} / {perturbation}: {rows.size} to {size}")
             rows = np.sort(rng.choice(rows, size, replace=rows.size < size))
-        cells[context, perturbation] = matrix[rows]
+        equal[context, perturbation] = rows
     if not resized:
-        return cells, []
+        return equal, []
     shown = "; ".join(resized[:5]) + ("; ..." if len(resized) > 5 else "")
-    return cells, [
-        f"{len(resized)} of {len(cells)} conditions{f' of {name}' if name else ''} have another number of predicted "
+    return equal, [
+        f"{len(resized)} of {len(equal)} conditions{f' of {name}' if name else ''} have another number of predicted "
         f"than of observed cells and were resampled to the observed number, because DE counts depend on it ({shown})."
     ]
 

@@ -54,6 +54,7 @@ def html(evaluation: "Evaluation") -> str:
         target=TRANSFERRED_DELTA if TRANSFERRED_DELTA in evaluation.arms else CONTROL_CELLS,
         published=_published(settings["protocol"]),
         protocol=settings["protocol"],
+        engines=_engines(evaluation),
         several_contexts=len(settings["scored"]) > 1,
         contexts=_contexts(evaluation),
         shifts=figures.shifts(evaluation),
@@ -193,6 +194,29 @@ def _published(protocol: dict[str, Any]) -> list[dict[str, Any]]:
         }
         for row in protocol["published"]
     ]  # fmt: skip
+
+
+def _engines(evaluation: "Evaluation") -> dict[str, Any] | None:
+    """Return the headline scores of both releases of cell-eval side by side; None where there is only one."""
+    table = evaluation.engines
+    if table is None:
+        return None
+    rows = []
+    for arm in dict.fromkeys(table.index.get_level_values("arm")):
+        scores = table.loc[arm]
+        rows.append(
+            {
+                "arm": arm,
+                "kind": evaluation.arms[arm].kind,
+                "cells": [
+                    " / ".join(number(float(value), metric) for value in scores.loc[metric.name])
+                    if metric.name in scores.index
+                    else "–"
+                    for metric in HEADLINE
+                ],
+            }
+        )
+    return {"releases": list(table.columns), "rows": rows}
 
 
 def _contexts(evaluation: "Evaluation") -> list[dict[str, Any]]:

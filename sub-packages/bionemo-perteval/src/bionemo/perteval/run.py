@@ -18,7 +18,7 @@ from bionemo.perteval.ceiling import SPLIT_HALVES, SPLIT_REPEATS
 from bionemo.perteval.checks import Keys
 from bionemo.perteval.errors import InputError
 from bionemo.perteval.evaluation import Evaluation
-from bionemo.perteval.parity import Rules
+from bionemo.perteval.parity import HvgFrom, Rules, TrainedOn
 from bionemo.perteval.reading import Prediction
 from bionemo.perteval.screen import Screen
 
@@ -41,8 +41,8 @@ def evaluate(
     held_out: Collection[tuple[str, str]] | None = None,
     protocol: str | Path | None = None,
     split: str | Path | None = None,
-    training_conditions: Collection[tuple[str, str]] | None = None,
-    hvg_from: Literal["train", "all", "given"] | None = None,
+    training_conditions: TrainedOn | None = None,
+    hvg_from: HvgFrom | None = None,
     strict: bool = False,
     arms: Literal["all", "main"] = "all",
     engine: Literal["0.6", "0.8"] = "0.6",
@@ -83,9 +83,11 @@ def evaluate(
     split
         TOML file of held-out conditions in the layout of the training; the protocol's own where None.
     training_conditions
-        (context, perturbation) pairs that the models of the predictions were trained on, besides what they say.
+        (context, perturbation) pairs that the models of the predictions were trained on, besides what they say; or
+        name of a prediction -> pairs. Only observed pairs, because no other can leak.
     hvg_from
-        Which cells chose the genes, for predictions that do not say it.
+        Which cells chose the genes (train, all, given), for predictions that do not say it; or name of a prediction
+        -> which.
     strict
         Refuse also predictions that used a statistic of held-out cells, and what cannot be checked.
     arms
@@ -142,10 +144,10 @@ def evaluate(
         raise InputError(f"The engine is {engine!r}, but it can be 0.6 or 0.8.")
     unseen = rules.held_out(reading.conditions(observed_cells, keys, observed_name), keys.control)
     screen = reading.build(predictions, observed_cells, keys, observed_name=observed_name, held_out=unseen, seed=seed)
-    parity = rules.check_predictions(predictions, screen, trained_on=training_conditions, hvg_from=hvg_from)
+    parity, chosen = rules.check_predictions(predictions, screen, trained_on=training_conditions, hvg_from=hvg_from)
     environment = other_engine.prepare(progress=progress) if engine == "0.8" else None
     files = _files(predictions)
-    del predictions, observed_cells  # the screen has its own copy
+    del predictions, observed_cells  # the screen has what is scored of them
     main = arms == "main"
     scores = score_arms(
         screen,
@@ -180,8 +182,8 @@ def evaluate(
             "scored": {context: list(labels) for context, labels in screen.scored.items()},
             "held_out": sorted(map(list, unseen)),
             "training": [list(condition) for condition in screen.training],
-            "hvg_from": hvg_from,
-            "protocol": rules.statement(screen, keys),
+            "hvg_from": chosen,
+            "protocol": rules.statement(screen, keys, chosen),
             "conditions_sha256": _conditions_hash(screen, unseen),
             "prediction": output.plain(stated[0]),
         },

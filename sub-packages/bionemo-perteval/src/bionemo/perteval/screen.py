@@ -1,6 +1,7 @@
 """Observed and predicted cells on one panel and one scale: what is scored, and what the baselines may use."""
 
 import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -12,6 +13,31 @@ Condition = tuple[str, str]
 
 Population = sp.csr_matrix | np.ndarray
 """Cells, log1p float32 [n, G], sparse or dense."""
+
+
+@dataclass(frozen=True)
+class Predicted(Mapping[Condition, sp.csr_matrix]):
+    """One file of predicted cells: condition -> its cells, log1p [n, G], cut out when asked for.
+
+    Attributes
+    ----------
+    matrix
+        All cells of the file, log1p float32 [N, G].
+    rows
+        Condition -> rows of `matrix`; a row may stand there more than once.
+    """
+
+    matrix: sp.csr_matrix
+    rows: Mapping[Condition, np.ndarray]
+
+    def __getitem__(self, condition: Condition) -> sp.csr_matrix:
+        return self.matrix[self.rows[condition]]
+
+    def __iter__(self) -> Iterator[Condition]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +57,8 @@ class Screen:
     rows
         (context, perturbation) -> rows of `observed`, the control label included.
     predictions
-        Arm -> one dictionary a training seed: scored condition -> predicted cells, log1p [n, G], n the number of
-        observed cells of the condition. All have the same conditions.
+        Arm -> its training seeds: scored condition -> predicted cells, log1p [n, G], n the number of observed cells of
+        the condition. All have the same conditions.
     control
         Label of the control cells.
     training
@@ -46,7 +72,7 @@ class Screen:
     library: np.ndarray | None
     target_sum: float | None
     rows: dict[Condition, np.ndarray]
-    predictions: dict[str, tuple[dict[Condition, sp.csr_matrix], ...]]
+    predictions: dict[str, tuple[Predicted, ...]]
     control: str
     training: tuple[Condition, ...]
     notes: tuple[str, ...] = field(default=())

@@ -6,6 +6,9 @@ import numpy as np
 
 from bionemo.perteval.pictures.style import BLACK, BLUE, GREY, diagonal, picture, short
 
+_WIDE = 10.0
+"""Largest over median size from which on sizes are drawn on a logarithmic axis."""
+
 
 def genewise(predicted: np.ndarray, observed: np.ndarray, title: str, highest: float | None = None) -> str:
     """Draw a number of every gene in the predicted against the observed populations [G].
@@ -52,8 +55,14 @@ def sizes(rows: Sequence[tuple[str, tuple[np.ndarray, np.ndarray], bool]]) -> st
                 axes.plot([low, high], [place, place], color=ink, linewidth=0.8)
                 axes.barh(place, third - first, left=first, height=0.5, color="white", edgecolor=ink, linewidth=0.9)
                 axes.plot([middle, middle], [place - 0.25, place + 0.25], color=ink, linewidth=1.8)
+            tops, middles = (np.array([row[1][which][place] for row in rows]) for place in (4, 2))
+            if tops.max() > _WIDE * np.median(middles) > 0:
+                # One arm with monstrous cells would press all others into a line.
+                axes.set_xscale("symlog", linthresh=float(np.median(middles)) / _WIDE)
+                label += " (logarithmic)"
+            else:
+                axes.locator_params(axis="x", nbins=5)
             axes.set_xlabel(label)
-            axes.locator_params(axis="x", nbins=5)
             axes.set_xlim(left=0)
         panels[0].set_yticks(range(len(rows)), [short(row[0], 44) for row in rows])
         panels[0].invert_yaxis()

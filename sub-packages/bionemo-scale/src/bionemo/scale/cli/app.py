@@ -263,11 +263,18 @@ def evaluate(
         Path | None, typer.Option(help="CSV context,perturbation: further conditions the baselines must not use.")
     ] = None,
     training_conditions: Annotated[
-        Path | None,
-        typer.Option(help="CSV context,perturbation: what the models were trained on, beside their records."),
+        list[str] | None,
+        typer.Option(
+            help="CSV context,perturbation: what the models were trained on, beside their records; of one model: "
+            "`name=pairs.csv`, repeated."
+        ),
     ] = None,
     hvg_from: Annotated[
-        str | None, typer.Option(help="Cells that chose the genes, where predictions do not say: train, all, given.")
+        list[str] | None,
+        typer.Option(
+            help="Cells that chose the genes, where predictions do not say: train, all, given; of one model: "
+            "`name=train`, repeated."
+        ),
     ] = None,
     perturbation_key: Annotated[str | None, typer.Option(help="obs column; as recorded in the predictions.")] = None,
     context_key: Annotated[str | None, typer.Option(help="obs column; as recorded in the predictions.")] = None,

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from bionemo import perteval
-from bionemo.perteval.cli import named
+from bionemo.perteval.cli import named, of_training
 from bionemo.perteval.leakage import read_pairs
 
 
@@ -22,9 +22,9 @@ def evaluate(predicted: list[str], observed: Path, out: Path, **settings) -> Non
     settings
         Its further arguments.
     """
-    for option in ("held_out", "training_conditions"):
-        if settings.get(option) is not None:
-            settings[option] = read_pairs(settings[option], "--" + option.replace("_", "-"))
+    if settings.get("held_out") is not None:
+        settings["held_out"] = read_pairs(settings["held_out"], "--held-out")
+    settings |= of_training(settings.get("training_conditions"), settings.get("hvg_from"))
     evaluation = perteval.evaluate(named(predicted), observed, out=out, **settings)
     Console().print(perteval.render(evaluation))
     typer.echo(f"report: {out / 'report.html'}")
