@@ -180,6 +180,38 @@ def pretrain(
 
 
 @app.command(
+    epilog="Example: `bionemo-scale finetune --from run --data new_store --split new.toml --out tuned`; few weights: "
+    "`... --recipe low_rank tuning.rank=4`"
+)
+def finetune(
+    start: Annotated[
+        Path, typer.Option("--from", help="Directory of a run, or one of its checkpoints/step=N; the best if not said.")
+    ],
+    store: Annotated[Path, typer.Option("--data", "--store", help="Directory that `prepare` wrote of the new data.")],
+    split: Annotated[Path, typer.Option(help="TOML file of held-out conditions of the new data.")],
+    out: Annotated[Path, typer.Option(help="Directory of the run to make; one that was interrupted there goes on.")],
+    recipe: Annotated[str, typer.Option(help="full, frozen_encoder or low_rank.")] = "full",
+    embeddings: Annotated[
+        Path | None, typer.Option(help="For a model with embeddings: their file, the new perturbations added.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. training.max_steps=200.")
+    ] = None,
+) -> None:
+    """Train a trained model further on new data, contexts and perturbations."""
+    for override in overrides or []:
+        key = override.partition("=")[0]
+        if key in ("start", "store", "split", "out", "embeddings"):
+            raise InputError(f"{override!r} is among the settings, and an option says it already: leave one out.")
+    from bionemo.scale.recipes.finetune import FINETUNES
+    from bionemo.scale.recipes.overrides import configured
+
+    given = {"start": start, "store": store, "split": split, "out": out, "embeddings": embeddings}
+    paths = [f"{name}={path}" for name, path in given.items() if path is not None]
+    configured(recipe, [*paths, *(overrides or [])], FINETUNES)()
+
+
+@app.command(
     epilog="Example: `bionemo-scale profile --store store --split split.toml --recipe scale_tiny --out profiled`"
 )
 def profile(

@@ -1,7 +1,7 @@
 """Where a task runs: in a process of its own, under torchrun, or as a Slurm job; as nemo-run executors.
 
-``executor=torchrun executor.ntasks_per_node=2``, or ``executor=slurm`` with ``executor.account``, ``executor.partition``,
-``executor.container_image`` and ``executor.container_mounts``.
+``executor=torchrun executor.ntasks_per_node=2``, or ``executor=slurm`` with ``executor.account``,
+``executor.partition``, ``executor.container_image`` and ``executor.container_mounts``.
 """
 
 import ast

@@ -7,9 +7,10 @@ from nemo_run.cli.cli_parser import type_parser
 
 from bionemo.scale.model.config import CHOICES
 from bionemo.scale.training.settings import Precision
+from bionemo.scale.training.tuning import Method
 
 # nemo-run reads no enum from a command line; the configurations turn names into theirs and refuse the others.
-for _kind in (*CHOICES, Precision):
+for _kind in (*CHOICES, Precision, Method):
     type_parser.register_parser(_kind)(lambda name, _kind: name)
 
 

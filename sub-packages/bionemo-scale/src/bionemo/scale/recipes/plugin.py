@@ -16,14 +16,16 @@ from nemo_run.cli.api import RunContext
 
 from bionemo.cellsets import InputError as CellsError
 from bionemo.scale.errors import InputError, Stopped
+from bionemo.scale.finetuning import finetune as _finetuning
 from bionemo.scale.quiet import hush
 from bionemo.scale.recipes.executors import check_places, configured_executor
+from bionemo.scale.recipes.finetune import FINETUNES
 from bionemo.scale.recipes.job import in_job
 from bionemo.scale.recipes.overrides import Recipes, built, nearest, overridden
 from bionemo.scale.recipes.pretrain import RECIPES
 from bionemo.scale.training import pretrain as _training
 
-TASKS: dict[Callable, Recipes] = {_training.pretrain: RECIPES}
+TASKS: dict[Callable, Recipes] = {_training.pretrain: RECIPES, _finetuning.finetune: FINETUNES}
 """Recipes of each entry point."""
 PLACES = ("store", "split", "out", "embeddings", "start")
 """Arguments that are paths."""
@@ -130,3 +132,4 @@ def _spread(task: Any, executor: Any, given: set[str]) -> None:
 
 
 pretrain = run.cli.entrypoint(namespace="scale", run_ctx_cls=OneSentence)(_training.pretrain)
+finetune = run.cli.entrypoint(namespace="scale", run_ctx_cls=OneSentence)(_finetuning.finetune)

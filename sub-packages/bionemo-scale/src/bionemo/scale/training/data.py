@@ -129,7 +129,21 @@ class CellSetsDataModule(pl.LightningDataModule):
         model: ScaleConfig,
         training: TrainingConfig,
         data_parallel: int,
+        shown: Vocabulary | None = None,
     ):
+        """Take a configuration.
+
+        Parameters
+        ----------
+        store, split
+            The data and what of them is held out.
+        vocabulary, model, training
+            What is trained, and how.
+        data_parallel
+            Ranks that share the sets.
+        shown
+            Names that the store shows, where the vocabulary has more; a transfer is fitted to them alone.
+        """
         super().__init__()
         self.store, self.vocabulary, self.model, self.training = store, vocabulary, model, training
         self.parts = np.asarray(split.assign(store))
@@ -137,7 +151,7 @@ class CellSetsDataModule(pl.LightningDataModule):
         self.transfer: FittedTransfer | None = None
         if model.transfer:
             means = ConditionMeans(store, self._eligible("train"))
-            self.transfer = FittedTransfer(means, list(map(str, store.contexts)), self.labels, vocabulary)
+            self.transfer = FittedTransfer(means, list(map(str, store.contexts)), self.labels, shown or vocabulary)
         self.data_sampler = _SetsAsTheyCome(training, data_parallel)
         self.loader: SetLoader | None = None
 

@@ -65,17 +65,11 @@ def pretrain(
         The arguments do not fit each other, the data, or the run that ``out`` already holds.
     """
     check_settings(model, training)
-    hush()
-    nemo_log.remove_stream_handlers()
-    on_gpu = torch.cuda.is_available()
-    if not on_gpu:
-        redirect_cuda_to_cpu()
-        torch.set_num_threads(training.threads)
+    set_up(training)
     cells = CellStore.open(Path(store))
     held_out = Split.from_toml(Path(split))
     supplied = None if embeddings is None else Embeddings.read(Path(embeddings))
-    separator = "" if training.separator == "none" else training.separator
-    vocabulary = training_vocabulary(cells, held_out, model, separator, supplied)
+    vocabulary = training_vocabulary(cells, held_out, model, training.label_separator, supplied)
     data_parallel = training.world_size // model.tensor_parallel
     check_data(cells, np.asarray(held_out.assign(cells)) == "train", training, data_parallel)
 
@@ -85,18 +79,63 @@ def pretrain(
         vocabulary=vocabulary.to_dict(),
         training=training.to_dict(),
         global_batch=training.sets_per_batch * data_parallel * training.accumulate,
-        store={
-            "path": str(store),
-            "fingerprint": cells.fingerprint,
-            "keys": dict(cells.keys),
-            "genes": gene_choice(cells),
-        },
+        store=store_facts(cells, store),
         split=held_out.to_dict(),
         trained=trained_conditions(cells, held_out),
         embeddings=None if supplied is None else {"path": embeddings, "sha256": supplied.sha256},
     )
     run.start(record, write=rank_zero_only.rank == 0)
+    data = CellSetsDataModule(cells, held_out, vocabulary, model, training, data_parallel)
+    tables = data.tables()
+    if supplied is not None:
+        tables["condition_encoder.perturbation.embedding"] = supplied.table(vocabulary)
+    fit(run, data, tables, split)
 
+
+def set_up(training: TrainingConfig) -> None:
+    """Make this process one that trains: quiet, and on a machine without a GPU with the CPU in its place."""
+    hush()
+    nemo_log.remove_stream_handlers()
+    if not torch.cuda.is_available():
+        redirect_cuda_to_cpu()
+        torch.set_num_threads(training.threads)
+
+
+def store_facts(store: CellStore, path: str) -> dict:
+    """What a run's record says of its data."""
+    return {
+        "path": str(path),
+        "fingerprint": store.fingerprint,
+        "keys": dict(store.keys),
+        "genes": gene_choice(store),
+    }
+
+
+def fit(
+    run: RunDirectory, data: CellSetsDataModule, tables: dict[str, torch.Tensor], split: str, tuning: dict | None = None
+) -> None:
+    """Train in a run directory that was started, from its newest checkpoint if it has one.
+
+    Parameters
+    ----------
+    run
+        Whose ``run.json`` is written.
+    data
+        With the model's configuration, its vocabulary and the training settings.
+    tables
+        What the data say of the model's buffers.
+    split
+        Path of the split, for messages.
+    tuning
+        Of a finetuning: ``RunRecord.tuning``.
+
+    Raises
+    ------
+    InputError
+        A transferred start whose gate nothing decides.
+    """
+    model, vocabulary, training = data.model, data.vocabulary, data.training
+    on_gpu = torch.cuda.is_available()
     last = run.last_checkpoint()
     if last is not None and checkpoint_step(last) >= training.max_steps:
         _log.info("%s is done: raise training.max_steps above %d to train further", last, training.max_steps)
@@ -105,17 +144,13 @@ def pretrain(
     if last is not None and best is not None and training.is_over(checkpoint_step(last), best.step):
         _log.info("%s is done: no better checkpoint since step %d; raise training.patience", last, best.step)
         return
-    data = CellSetsDataModule(cells, held_out, vocabulary, model, training, data_parallel)
     if model.transfer and model.gate is None and not data.has_validation:
         raise InputError(
             f"model.transfer=true lets validation conditions decide how much the model adds, and {split} marks none: "
             f"list some training conditions under val, or set model.gate."
         )
-    tables = data.tables()
-    if supplied is not None:
-        tables["condition_encoder.perturbation.embedding"] = supplied.table(vocabulary)
-    module = ScaleModule(model, vocabulary, tables, training, data.scores())
-    # What `import` wrote has weights and no optimizer.
+    module = ScaleModule(model, vocabulary, tables, training, data.scores(), tuning)
+    # What `import` or `finetune` wrote has weights and no optimizer.
     imported = last is not None and checkpoint_step(last) == 0
     throughput = Throughput(training.log_every)
     trainer = nl.Trainer(
