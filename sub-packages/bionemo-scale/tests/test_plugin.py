@@ -15,6 +15,7 @@ SLURM = [
     *("executor.container_mounts=[/data:/data,/scratch/runs:/runs]", "executor.nodes=2", "executor.gpus_per_node=4"),
     "executor.ntasks_per_node=4",
 ]
+REQUIRED = {"pretrain": WHERE, "finetune": [*WHERE, "start=/data/old"], "throughput": ["out=/data/timed"]}
 ENTRIES = {task.__name__: task for task in TASKS}
 
 
@@ -45,19 +46,12 @@ def nemo(capsys):
     return run
 
 
-def arguments_of(task: str) -> list[str]:
-    return [argument for argument in REQUIRED.get(task, WHERE)]
-
-
-REQUIRED: dict[str, list[str]] = {}
-
-
 @pytest.mark.parametrize(
     ("task", "factory"), [(task.__name__, name) for task, known in TASKS.items() for name in known]
 )
 def test_a_dry_run_shows_the_task_of_every_factory_and_starts_nothing(nemo, monkeypatch, task, factory):
     monkeypatch.setattr("nemo_run.run", lambda **_: pytest.fail("it was started"))
-    code, shown = nemo(task, factory, *arguments_of(task), "training.seed=77")
+    code, shown = nemo(task, factory, *REQUIRED[task], "training.seed=77")
     assert code == 0
     assert f"{task}:{task}" in shown
     assert "seed=77" in shown

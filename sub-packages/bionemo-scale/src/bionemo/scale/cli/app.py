@@ -100,6 +100,9 @@ def prepare(
         typer.Option(help="Highly variable genes to keep; all where the file has fewer.", show_default="2000"),
     ] = None,
     all_genes: Annotated[bool, typer.Option("--all-genes", help="Keep every gene.")] = False,
+    genes_of: Annotated[
+        Path | None, typer.Option(help="Keep the genes of this run or store, which `finetune` needs.")
+    ] = None,
     split: Annotated[Path | None, typer.Option(help="Choose genes on the training cells of this split only.")] = None,
     hvg_from: Annotated[str, typer.Option(help="Choose them on train (the split's training cells) or all.")] = "train",
     target_sum: Annotated[float, typer.Option(help="Counts a cell is normalised to before log1p.")] = 10_000,
@@ -112,13 +115,17 @@ def prepare(
     """Turn AnnData into a store: memory-mapped, sorted by condition, checksummed."""
     from bionemo.cellsets import describe
     from bionemo.cellsets import prepare as run
+    from bionemo.scale.cli.genes import names_of_genes
     from bionemo.scale.cli.tables import inspection_table, show
 
     if all_genes and n_genes is not None:
         raise InputError(f"--n-genes {n_genes} and --all-genes contradict each other: give one of them.")
+    if genes_of is not None and (all_genes or n_genes is not None):
+        raise InputError("--genes-of says which genes to keep, and so does --n-genes or --all-genes: leave one out.")
     made = run(
         inputs,
         store,
+        gene_names=None if genes_of is None else names_of_genes(genes_of),
         obs=obs,
         gene_column=gene_column,
         protocol=protocol,

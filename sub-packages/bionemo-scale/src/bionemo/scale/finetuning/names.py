@@ -1,7 +1,6 @@
 """The names of a model that is trained further: its own, then those that the new data add."""
 
 from dataclasses import replace
-from difflib import get_close_matches
 
 from bionemo.scale.errors import InputError
 from bionemo.scale.model.labels import parse_label
@@ -65,8 +64,10 @@ def _check_genes(old: Vocabulary, new: Vocabulary) -> None:
         return
     said = []
     if missing:
-        near = get_close_matches(missing[0], extra, 1, cutoff=0.8)
-        hint = f", where the new data have {near[0]!r}" if near else ""
+        # Most often they are written in another way: Tp53 for TP53.
+        spelled = {name.casefold(): name for name in extra}
+        near = next((spelled[name.casefold()] for name in missing if name.casefold() in spelled), None)
+        hint = f"; they write {near}" if near else ""
         said.append(f"lack {len(missing)} of the model's {len(old.genes)} genes ({_some(missing)}{hint})")
     if extra:
         said.append(f"have {len(extra)} that it does not know ({_some(extra)})")

@@ -113,7 +113,7 @@ def configured_executor(name: str, settings: Sequence[str]) -> run.Executor:
                 parse_cli_args(config, [setting])
         except (CLIException, ValueError, TypeError, SyntaxError):
             raise InputError(f"executor.{key} does not take {value!r}.") from None
-    executor = fdl.build(config)
+    executor: Any = fdl.build(config)
     if isinstance(executor, run.SlurmExecutor):
         for key, what in _NEEDED.items():
             if not getattr(executor, key):

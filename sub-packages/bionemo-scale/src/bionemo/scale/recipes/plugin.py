@@ -23,9 +23,15 @@ from bionemo.scale.recipes.finetune import FINETUNES
 from bionemo.scale.recipes.job import in_job
 from bionemo.scale.recipes.overrides import Recipes, built, nearest, overridden
 from bionemo.scale.recipes.pretrain import RECIPES
+from bionemo.scale.recipes.throughput import THROUGHPUTS
 from bionemo.scale.training import pretrain as _training
+from bionemo.scale.training import throughput as _measuring
 
-TASKS: dict[Callable, Recipes] = {_training.pretrain: RECIPES, _finetuning.finetune: FINETUNES}
+TASKS: dict[Callable, Recipes] = {
+    _training.pretrain: RECIPES,
+    _finetuning.finetune: FINETUNES,
+    _measuring.throughput: THROUGHPUTS,
+}
 """Recipes of each entry point."""
 PLACES = ("store", "split", "out", "embeddings", "start")
 """Arguments that are paths."""
@@ -133,3 +139,4 @@ def _spread(task: Any, executor: Any, given: set[str]) -> None:
 
 pretrain = run.cli.entrypoint(namespace="scale", run_ctx_cls=OneSentence)(_training.pretrain)
 finetune = run.cli.entrypoint(namespace="scale", run_ctx_cls=OneSentence)(_finetuning.finetune)
+throughput = run.cli.entrypoint(namespace="scale", run_ctx_cls=OneSentence)(_measuring.throughput)

@@ -31,7 +31,7 @@ def trained_conditions(store: CellStore, split: Split) -> dict[str, list[str]]:
 def gene_choice(store: CellStore) -> dict[str, str | None]:
     """Which cells chose the store's genes: ``train`` of the split with hash ``hvg_split``, ``all``, or ``given``."""
     selection = store.manifest["gene_selection"]
-    if selection["of"] == store.n_genes:
+    if selection["of"] == store.n_genes or selection.get("given"):
         return {"hvg_from": "given", "hvg_split": None}
     return {"hvg_from": "train" if selection["split_hash"] else "all", "hvg_split": selection["split_hash"]}
 

@@ -1,8 +1,10 @@
 """Train a model on a store, from its first step or from where a run was interrupted."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
+import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
@@ -64,6 +66,13 @@ def pretrain(
     InputError
         The arguments do not fit each other, the data, or the run that ``out`` already holds.
     """
+    fit(*begin(store, split, out, model, training, embeddings), split)
+
+
+def begin(
+    store: str, split: str, out: str, model: ScaleConfig, training: TrainingConfig, embeddings: str | None = None
+) -> tuple[RunDirectory, CellSetsDataModule, dict[str, torch.Tensor]]:
+    """Open everything and start the run directory; see :func:`pretrain`, and :func:`fit` for what is answered."""
     check_settings(model, training)
     set_up(training)
     cells = CellStore.open(Path(store))
@@ -89,7 +98,7 @@ def pretrain(
     tables = data.tables()
     if supplied is not None:
         tables["condition_encoder.perturbation.embedding"] = supplied.table(vocabulary)
-    fit(run, data, tables, split)
+    return run, data, tables
 
 
 def set_up(training: TrainingConfig) -> None:
@@ -112,7 +121,12 @@ def store_facts(store: CellStore, path: str) -> dict:
 
 
 def fit(
-    run: RunDirectory, data: CellSetsDataModule, tables: dict[str, torch.Tensor], split: str, tuning: dict | None = None
+    run: RunDirectory,
+    data: CellSetsDataModule,
+    tables: dict[str, torch.Tensor],
+    split: str,
+    tuning: dict | None = None,
+    watchers: Sequence[pl.Callback] = (),
 ) -> None:
     """Train in a run directory that was started, from its newest checkpoint if it has one.
 
@@ -128,6 +142,8 @@ def fit(
         Path of the split, for messages.
     tuning
         Of a finetuning: ``RunRecord.tuning``.
+    watchers
+        Further callbacks.
 
     Raises
     ------
@@ -181,7 +197,7 @@ def fit(
         _log.info("%s, %s", data.summary(), f"going on from {last.name}" if last else f"{training.max_steps} steps")
     checkpoints = Checkpoints(run, training)
     # Not handed to NeMoLogger, which would need nvidia-resiliency-ext to look at it.
-    trainer.callbacks += [checkpoints, StopOnSigterm(checkpoints), NanWatch()]  # type: ignore[attr-defined]
+    trainer.callbacks += [checkpoints, StopOnSigterm(checkpoints), NanWatch(), *watchers]  # type: ignore[attr-defined]
     if training.profile_steps:
         trainer.callbacks.append(Profile(run.path / "profile", training.profile_steps))  # type: ignore[attr-defined]
     with one_sentence(run):
