@@ -126,6 +126,8 @@ def _show_job(experiment: run.Experiment) -> None:
 
 def _spread(task: Any, executor: Any, given: set[str]) -> None:
     """Let a task use the processes that its executor starts."""
+    if isinstance(executor, run.LocalExecutor) and executor.launcher is None:
+        return  # one process, which starts the others itself
     counts = {"training.devices": executor.nproc_per_node(), "training.nodes": executor.nnodes()}
     for key, count in counts.items():
         field = key.removeprefix("training.")
