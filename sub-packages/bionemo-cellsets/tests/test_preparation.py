@@ -163,6 +163,20 @@ def test_an_input_given_twice_is_refused(screen_path, tmp_path, keys):
         prepare([screen_path, screen_path], tmp_path / "s", progress=False, **keys)
 
 
+def test_genes_by_name_are_kept_in_their_order_and_change_no_size_of_a_cell(screen_path, tmp_path, keys):
+    whole = prepare([screen_path], tmp_path / "whole", n_genes=None, progress=False, **keys)
+    names = [str(name) for name in whole.genes[[7, 2, 20]]]
+    part = prepare([screen_path], tmp_path / "part", gene_names=names, progress=False, **keys)
+    assert list(part.genes) == names
+    assert part.manifest["gene_selection"]["given"]
+    rows = np.arange(whole.n_cells)
+    np.testing.assert_array_equal(part.read(rows), whole.read(rows)[:, [7, 2, 20]])
+    np.testing.assert_array_equal(part.library_size, whole.library_size)
+    part.verify()
+    with pytest.raises(InputError, match=r"lack 1 of the 2 genes that were asked for \(absent\)"):
+        prepare([screen_path], tmp_path / "s", gene_names=[names[0], "absent"], progress=False, **keys)
+
+
 def test_what_is_there_is_kept_unless_told(screen_path, tmp_path, keys):
     made = prepare([screen_path], tmp_path / "s", progress=False, **keys)
     with pytest.raises(InputError, match="exists: remove it, choose another directory"):

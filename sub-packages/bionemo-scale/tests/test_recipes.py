@@ -54,7 +54,7 @@ def test_overrides_change_what_they_name_and_nothing_else():
         ("model.hiden_size=3", "no setting 'model.hiden_size' .*did you mean 'model.hidden_size'"),
         ("max_steps=3", "no setting 'max_steps' .*did you mean 'training.max_steps'"),
         ("model=3", "no setting 'model'"),
-        ("xyz=3", "no setting 'xyz': see the fields of ScaleConfig and TrainingConfig"),
+        ("xyz=3", "no setting 'xyz': there are store, split, out, model.*"),
         ("training.max_steps", "is not of the form key=value"),
         ("training.max_steps=many", "training.max_steps takes int, not 'many'"),
         ("training.max_steps=1.5", "training.max_steps takes int, not '1.5'"),

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from tqdm import tqdm
 
 from bionemo.cellsets import csr_kernels
 from bionemo.cellsets.cell_input import CellInput
 from bionemo.cellsets.conditions import Conditions
 from bionemo.cellsets.errors import InputError, name_list
-from bionemo.cellsets.genes import GeneStatistics, join_genes
+from bionemo.cellsets.genes import GeneStatistics, check_named, join_genes
 from bionemo.cellsets.reading import Piece, Workers, cut_in_pieces
 from bionemo.cellsets.row_readers import Rows
 from bionemo.cellsets.sorting import PlaceInRun, SortedPiece, StoredRows, bucket_edges, gathered
@@ -35,7 +36,7 @@ class BuildConfig:
     ----------
     keys : dict
         The obs columns of ``perturbation``, ``context`` and ``batch`` (or None).
-    control, genes, n_genes, hvg_from, target_sum, already_log1p
+    control, genes, n_genes, hvg_from, target_sum, already_log1p, gene_names
         As for `prepare`.
     split : Split, optional
         Says which cells train.
@@ -49,6 +50,7 @@ class BuildConfig:
     target_sum: float
     split: Split | None
     already_log1p: bool
+    gene_names: tuple[str, ...] | None = None
 
     def __post_init__(self):
         if self.n_genes is not None and self.n_genes < 1:
@@ -95,6 +97,8 @@ def build_store(
         for cells in inputs:
             cells.check_genes()
         all_genes, positions = join_genes(inputs, config.genes)
+        if config.gene_names is not None:
+            check_named(config.gene_names, all_genes)
         bar.set_postfix_str("reading labels")
         conditions = Conditions(inputs, config.keys, config.control, place.scratch / "conditions")
         training = _training_runs(config, conditions, len(all_genes))
@@ -158,7 +162,10 @@ class _Genes:
 def _choose_genes(config: BuildConfig, statistics: GeneStatistics, all_genes: np.ndarray) -> _Genes:
     of = len(all_genes)
     chosen, source, split_hash = np.arange(of), "all genes of the input", None
-    if config.n_genes is not None and config.n_genes < of:
+    if config.gene_names is not None:
+        chosen = pd.Index(all_genes).get_indexer(pd.Index(config.gene_names))
+        source = f"{len(chosen)} genes given by name"
+    elif config.n_genes is not None and config.n_genes < of:
         chosen, on = statistics.most_variable(config.n_genes), "all cells"
         if config.split is not None and config.hvg_from == "train":
             on, split_hash = "the split's training cells", config.split.hash
@@ -169,7 +176,8 @@ def _choose_genes(config: BuildConfig, statistics: GeneStatistics, all_genes: np
         chosen=chosen,
         names=all_genes[chosen],
         of=of,
-        selection={"of": of, "source": source, "joined": config.genes, "split_hash": split_hash},
+        selection={"of": of, "source": source, "joined": config.genes, "split_hash": split_hash}
+        | ({"given": True} if config.gene_names is not None else {}),
         value_type=np.dtype(np.float32) if config.already_log1p else integer,
         share=float(statistics.values[chosen].sum() / statistics.values.sum()),
     )

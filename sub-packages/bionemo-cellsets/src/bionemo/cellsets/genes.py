@@ -56,6 +56,18 @@ def join_genes(inputs: Sequence[CellInput], policy: str) -> tuple[np.ndarray, li
     return np.array(joined.tolist(), dtype=str), positions
 
 
+def check_named(names: Sequence[str], all_genes: np.ndarray) -> None:
+    """Raise an InputError that counts and names the genes of a list that the inputs lack."""
+    there = set(all_genes.tolist())
+    missing = [name for name in names if name not in there]
+    if missing:
+        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise InputError(
+            f"The inputs lack {len(missing)} of the {len(names)} genes that were asked for ({shown}): name genes as "
+            "there, or give inputs that measured them"
+        )
+
+
 class GeneStatistics:
     """Sums over cells that tell how variable a gene is; blocks are added one by one.
 

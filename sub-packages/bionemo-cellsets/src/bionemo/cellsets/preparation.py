@@ -38,6 +38,7 @@ def prepare(
     layer: str | None = None,
     genes: str = "same",
     n_genes: int | None = 2000,
+    gene_names: Sequence[str] | None = None,
     hvg_from: str = "train",
     target_sum: float = 10_000.0,
     split: str | Path | None = None,
@@ -78,6 +79,9 @@ def prepare(
     n_genes : int, optional
         Keep this many highly variable genes (Seurat's dispersion of normalised counts); None, or a number that is not
         less than the input's, keeps all.
+    gene_names : sequence of str, optional
+        Keep these genes, in this order, instead of highly variable ones; all inputs' genes still count for the size
+        of a cell.
     hvg_from : {"train", "all"}
         Choose them on the training cells of `split`, or on all cells.
     target_sum : float
@@ -128,6 +132,7 @@ def prepare(
         target_sum=float(target_sum),
         split=None if split is None else Split.from_toml(split),
         already_log1p=already_log1p,
+        gene_names=None if gene_names is None else tuple(map(str, gene_names)),
     )
     with contextlib.ExitStack() as stack:
         cells = _open_inputs(paths, stack, obs=obs, gene_column=gene_column, layer=layer)

@@ -102,6 +102,9 @@ def prepare(
         typer.Option(help="Highly variable genes to keep; all where the file has fewer.", show_default="2000"),
     ] = None,
     all_genes: Annotated[bool, typer.Option("--all-genes", help="Keep every gene.")] = False,
+    genes_of: Annotated[
+        Path | None, typer.Option(help="Keep the genes of this run or store, which `finetune` needs.")
+    ] = None,
     split: Annotated[Path | None, typer.Option(help="Choose genes on the training cells of this split only.")] = None,
     hvg_from: Annotated[str, typer.Option(help="Choose them on train (the split's training cells) or all.")] = "train",
     target_sum: Annotated[float, typer.Option(help="Counts a cell is normalised to before log1p.")] = 10_000,
@@ -114,13 +117,17 @@ def prepare(
     """Turn AnnData into a store: memory-mapped, sorted by condition, checksummed."""
     from bionemo.cellsets import describe
     from bionemo.cellsets import prepare as run
+    from bionemo.scale.cli.genes import names_of_genes
     from bionemo.scale.cli.tables import inspection_table, show
 
     if all_genes and n_genes is not None:
         raise InputError(f"--n-genes {n_genes} and --all-genes contradict each other: give one of them.")
+    if genes_of is not None and (all_genes or n_genes is not None):
+        raise InputError("--genes-of says which genes to keep, and so does --n-genes or --all-genes: leave one out.")
     made = run(
         inputs,
         store,
+        gene_names=None if genes_of is None else names_of_genes(genes_of),
         obs=obs,
         gene_column=gene_column,
         protocol=protocol,
@@ -179,6 +186,38 @@ def pretrain(
     given = {"store": store, "split": split, "out": out, "embeddings": embeddings}
     paths = [f"{name}={path}" for name, path in given.items() if path is not None]
     configured(recipe, [*paths, *(overrides or [])])()
+
+
+@app.command(
+    epilog="Example: `bionemo-scale finetune --from run --data new_store --split new.toml --out tuned`; few weights: "
+    "`... --recipe low_rank tuning.rank=4`"
+)
+def finetune(
+    start: Annotated[
+        Path, typer.Option("--from", help="Directory of a run, or one of its checkpoints/step=N; the best if not said.")
+    ],
+    store: Annotated[Path, typer.Option("--data", "--store", help="Directory that `prepare` wrote of the new data.")],
+    split: Annotated[Path, typer.Option(help="TOML file of held-out conditions of the new data.")],
+    out: Annotated[Path, typer.Option(help="Directory of the run to make; one that was interrupted there goes on.")],
+    recipe: Annotated[str, typer.Option(help="full, frozen_encoder or low_rank.")] = "full",
+    embeddings: Annotated[
+        Path | None, typer.Option(help="For a model with embeddings: their file, the new perturbations added.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. training.max_steps=200.")
+    ] = None,
+) -> None:
+    """Train a trained model further on new data, contexts and perturbations."""
+    for override in overrides or []:
+        key = override.partition("=")[0]
+        if key in ("start", "store", "split", "out", "embeddings"):
+            raise InputError(f"{override!r} is among the settings, and an option says it already: leave one out.")
+    from bionemo.scale.recipes.finetune import FINETUNES
+    from bionemo.scale.recipes.overrides import configured
+
+    given = {"start": start, "store": store, "split": split, "out": out, "embeddings": embeddings}
+    paths = [f"{name}={path}" for name, path in given.items() if path is not None]
+    configured(recipe, [*paths, *(overrides or [])], FINETUNES)()
 
 
 @app.command(

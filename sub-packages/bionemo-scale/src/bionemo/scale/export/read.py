@@ -6,7 +6,6 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
-from megatron.core import dist_checkpointing
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -15,8 +14,8 @@ from bionemo.scale.export import scale_portable
 from bionemo.scale.inference.checkpoint import one_process_groups
 from bionemo.scale.model.average import WeightAverage
 from bionemo.scale.model.scale_model import ScaleModel
-from bionemo.scale.training.cpu import writing_without_cuda
 from bionemo.scale.training.run_directory import RunDirectory, RunRecord
+from bionemo.scale.training.starting_point import write_starting_point
 
 
 def import_export(folder: Path, out: Path) -> None:
@@ -46,7 +45,8 @@ def import_export(folder: Path, out: Path) -> None:
         config = json.loads((folder / "config.json").read_text())
         if config["format"] != scale_portable.FORMAT:
             raise InputError(f"{folder} is of format {config['format']}, not {scale_portable.FORMAT}: export it again.")
-        record = RunRecord(**{field.name: config[field.name] for field in fields(RunRecord)})
+        # What was finetuned is whole weights now.
+        record = RunRecord(**{f.name: config[f.name] for f in fields(RunRecord) if f.name != "tuning"})
         weights = load_file(folder / "model.safetensors")
         one_process_groups(torch.device("cpu"))
         model = ScaleModel(record.model_config(tensor_parallel=1, layer_spec="local"), record.model_vocabulary())
@@ -61,16 +61,9 @@ def import_export(folder: Path, out: Path) -> None:
         reason = str(error).splitlines()[0][:200]
         raise InputError(f"{folder} is damaged or of another model ({reason}): export it again.") from error
     run = RunDirectory(out)
-    place = run.checkpoints / "step=0"
     try:
         run.start(record, write=True)
-        place.with_name("step=0-unfinished").parent.mkdir(parents=True)
-        place.with_name("step=0-unfinished").touch()
-        (place / "weights").mkdir(parents=True)
-        with writing_without_cuda():
-            dist_checkpointing.save({"state_dict": model.sharded_state_dict(prefix="module.")}, str(place / "weights"))
-        (place / "imported.json").write_text(json.dumps({"from": str(folder), "step": config["step"]}))
-        place.with_name("step=0-unfinished").unlink()
+        write_starting_point(run, model, {"from": str(folder), "step": config["step"]})
     except OSError as error:
         shutil.rmtree(out, ignore_errors=True)
         raise InputError(f"--out {out} cannot be written ({error.strerror}): name another place.") from error

@@ -308,6 +308,13 @@ class Decoder(nn.Module):
 class Transfer(nn.Module):
     """What a perturbation did in the training contexts, as a shift of control cells; L training labels, K contexts."""
 
+    effect: torch.Tensor
+    elsewhere: torch.Tensor
+    common: torch.Tensor
+    known: torch.Tensor
+    middle: torch.Tensor
+    shares: torch.Tensor
+
     def __init__(self, vocabulary: dict):
         super().__init__()
         contexts, genes = len(vocabulary["contexts"]), len(vocabulary["genes"])

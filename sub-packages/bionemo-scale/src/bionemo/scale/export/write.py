@@ -108,7 +108,7 @@ def _check_portable(model: ScaleModel, config: dict, weights: dict[str, torch.Te
     condition = Condition(perturbation=perturbation, dose=dose, context=context, batch=batch)
     start: dict[str, torch.Tensor] = {}
     difference = 0.0
-    if model.transfer is not None:
+    if model.transfer is not None and portable.transfer is not None:
         vocabulary = model.vocabulary
         labels = [vocabulary.control, vocabulary.tokens[-1], vocabulary.transferred[0]]
         mean = control.mean(1)

@@ -12,6 +12,7 @@ from bionemo.scale.errors import InputError
 from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.scale.training.run_directory import RunDirectory, checkpoint_step
 from bionemo.scale.training.safe_reading import reading
+from bionemo.scale.training.tuning import tune
 
 
 def find_checkpoint(path: Path) -> tuple[RunDirectory, Path | None]:
@@ -24,7 +25,8 @@ def find_checkpoint(path: Path) -> tuple[RunDirectory, Path | None]:
 def load_model(run: RunDirectory, device: torch.device, checkpoint: Path | None = None) -> tuple[ScaleModel, int]:
     """Build the model of a run and load a checkpoint, whatever parallelism wrote it.
 
-    Where training kept an average of the weights, the average is what is loaded.
+    Where training kept an average of the weights, the average is what is loaded. Adapters of low rank are put into the
+    weights that they stand beside.
 
     Parameters
     ----------
@@ -56,6 +58,7 @@ def load_model(run: RunDirectory, device: torch.device, checkpoint: Path | None 
     one_process_groups(device)
     record = run.read()
     model = ScaleModel(record.model_config(tensor_parallel=1), record.model_vocabulary()).to(device)
+    adapters = None if record.tuning is None else tune(model, record.tuning)
     # NeMo's training wraps the model once and keeps weights and optimizer state in one place.
     prefix = "module.average.model." if record.training["average_decay"] else "module."
     wanted = {"state_dict": model.sharded_state_dict(prefix=prefix)}
@@ -63,6 +66,8 @@ def load_model(run: RunDirectory, device: torch.device, checkpoint: Path | None 
         loaded: dict[str, Any] = dist_checkpointing.load(wanted, str(checkpoint / "weights"))  # type: ignore[assignment]
         weights = {name.removeprefix(prefix): value for name, value in loaded["state_dict"].items()}
         model.load_state_dict(weights)
+    if adapters is not None:
+        adapters.merge(model)
     return model.eval(), checkpoint_step(checkpoint)
 
 

@@ -40,7 +40,8 @@ class Start:
         if len(self.rows) % len(self.pool) == 0:
             return np.ones(expression.shape[1], dtype=np.float32)
         wanted, drawn = (
-            np.asarray(expression[rows].mean(0), dtype=np.float64).ravel() for rows in (self.pool, self.rows)
+            np.asarray(expression[rows].mean(0), dtype=np.float64).ravel()  # type: ignore[index]
+            for rows in (self.pool, self.rows)
         )
         ratio = np.divide(wanted, drawn, out=np.ones_like(wanted), where=drawn > 0)
         return ratio.clip(1 / LARGEST_SCALE, LARGEST_SCALE).astype(np.float32)

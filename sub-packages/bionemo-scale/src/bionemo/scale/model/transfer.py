@@ -34,7 +34,7 @@ class Transfer(nn.Module):
 
     def __init__(self, vocabulary: Vocabulary):
         super().__init__()
-        labels, contexts, genes = len(_rows(vocabulary)), len(vocabulary.contexts), len(vocabulary.genes)
+        labels, contexts, genes = len(vocabulary.transfer_rows), len(vocabulary.contexts), len(vocabulary.genes)
         # The last row of each table is for a perturbation, or a context, that nothing is known of.
         self.register_buffer("effect", torch.zeros(labels + 1, genes))  # s_1 P e_p + s_2 J (e_p - P e_p) + s_3 W e_p
         self.register_buffer("elsewhere", torch.zeros(labels + 1, genes))  # mean of c over contexts, without p
@@ -84,7 +84,7 @@ def rows_of(label: str, vocabulary: Vocabulary, without: Collection[str] = ()) -
     without
         Labels whose rows are taken for absent.
     """
-    row_of = {name: row for row, name in enumerate(_rows(vocabulary)) if name not in without}
+    row_of = {name: row for row, name in enumerate(vocabulary.transfer_rows) if name not in without}
     if label in row_of:
         return [[row_of[label]]]
     alone: dict[str, list[int]] = {}
@@ -92,12 +92,8 @@ def rows_of(label: str, vocabulary: Vocabulary, without: Collection[str] = ()) -
         names = [treatment.name for treatment in vocabulary.treatments(other)]
         if len(names) == 1:
             alone.setdefault(names[0], []).append(row)
-    last = [len(_rows(vocabulary))]
+    last = [len(vocabulary.transfer_rows)]
     return [alone.get(treatment.name, last) for treatment in vocabulary.treatments(label)]
-
-
-def _rows(vocabulary: Vocabulary) -> tuple[str, ...]:
-    return vocabulary.transferred + vocabulary.embedded
 
 
 def combine(effects: torch.Tensor, rows: Sequence[Sequence[int]]) -> torch.Tensor:

@@ -38,6 +38,11 @@ class Vocabulary:
     """Training labels whose mean delta the model keeps; empty without ``transfer``."""
 
     @property
+    def transfer_rows(self) -> tuple[str, ...]:
+        """Names of the rows of a transfer's tables: training labels, then tokens that only have an embedding."""
+        return self.transferred + self.embedded
+
+    @property
     def tokens(self) -> tuple[str, ...]:
         """All perturbation tokens, by row."""
         return self.perturbations + self.embedded

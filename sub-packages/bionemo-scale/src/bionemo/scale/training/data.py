@@ -31,7 +31,7 @@ def trained_conditions(store: CellStore, split: Split) -> dict[str, list[str]]:
 def gene_choice(store: CellStore) -> dict[str, str | None]:
     """Which cells chose the store's genes: ``train`` of the split with hash ``hvg_split``, ``all``, or ``given``."""
     selection = store.manifest["gene_selection"]
-    if selection["of"] == store.n_genes:
+    if selection["of"] == store.n_genes or selection.get("given"):
         return {"hvg_from": "given", "hvg_split": None}
     return {"hvg_from": "train" if selection["split_hash"] else "all", "hvg_split": selection["split_hash"]}
 
@@ -129,8 +129,24 @@ class CellSetsDataModule(pl.LightningDataModule):
         model: ScaleConfig,
         training: TrainingConfig,
         data_parallel: int,
-        embeddings: np.ndarray | None = None,
+        embeddings: torch.Tensor | None = None,
+        shown: Vocabulary | None = None,
     ):
+        """Take a configuration.
+
+        Parameters
+        ----------
+        store, split
+            The data and what of them is held out.
+        vocabulary, model, training
+            What is trained, and how.
+        data_parallel
+            Ranks that share the sets.
+        embeddings
+            Of the tokens that the store shows, [tokens, E], for a model that takes them.
+        shown
+            Names that the store shows, where the vocabulary has more; a transfer is fitted to them alone.
+        """
         super().__init__()
         self.store, self.vocabulary, self.model, self.training = store, vocabulary, model, training
         self.parts = np.asarray(split.assign(store))
@@ -139,7 +155,8 @@ class CellSetsDataModule(pl.LightningDataModule):
         if model.transfer:
             means = ConditionMeans(store, self._eligible("train"))
             contexts = list(map(str, store.contexts))
-            self.transfer = FittedTransfer(means, contexts, self.labels, vocabulary, embeddings)
+            vectors = None if embeddings is None else embeddings.numpy()
+            self.transfer = FittedTransfer(means, contexts, self.labels, shown or vocabulary, vectors)
         self.data_sampler = _SetsAsTheyCome(training, data_parallel)
         self.loader: SetLoader | None = None
 

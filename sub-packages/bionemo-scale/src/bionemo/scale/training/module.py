@@ -19,6 +19,7 @@ from bionemo.scale.model.config import Fp8, ScaleConfig
 from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.scale.model.vocabulary import Vocabulary
 from bionemo.scale.training.settings import Precision, TrainingConfig
+from bionemo.scale.training.tuning import tune
 from bionemo.scale.training.validation import ConditionScores
 
 
@@ -54,6 +55,7 @@ class ScaleModule(pl.LightningModule):
         tables: dict[str, torch.Tensor],
         training: TrainingConfig,
         scores: ConditionScores | None = None,
+        tuning: dict | None = None,
     ):
         """Take a configuration.
 
@@ -65,8 +67,11 @@ class ScaleModule(pl.LightningModule):
             What the data say of the model's buffers: name of the buffer -> values.
         scores
             Of the validation conditions, if there are any.
+        tuning
+            Of a finetuning: ``RunRecord.tuning``.
         """
         super().__init__()
+        self.tuning = tuning
         self.scale, self.vocabulary, self.training_config, self.scores = model, vocabulary, training, scores
         self.config = model.transformer()
         self.tables = tables
@@ -96,6 +101,8 @@ class ScaleModule(pl.LightningModule):
         buffers = dict(model.named_buffers())
         for name, values in self.tables.items():
             buffers[name].copy_(values)
+        if self.tuning is not None:
+            tune(model, self.tuning)
         return model
 
     @property

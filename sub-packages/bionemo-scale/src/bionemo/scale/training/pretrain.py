@@ -1,8 +1,10 @@
 """Train a model on a store, from its first step or from where a run was interrupted."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
+import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
@@ -63,18 +65,19 @@ def pretrain(
     InputError
         The arguments do not fit each other, the data, or the run that ``out`` already holds.
     """
+    fit(*begin(store, split, out, model, training, embeddings), split)
+
+
+def begin(
+    store: str, split: str, out: str, model: ScaleConfig, training: TrainingConfig, embeddings: str | None = None
+) -> tuple[RunDirectory, CellSetsDataModule, dict[str, torch.Tensor]]:
+    """Open everything and start the run directory; see :func:`pretrain`, and :func:`fit` for what is answered."""
     check_settings(model, training)
-    hush()
-    nemo_log.remove_stream_handlers()
-    on_gpu = torch.cuda.is_available()
-    if not on_gpu:
-        redirect_cuda_to_cpu()
-        torch.set_num_threads(training.threads)
+    set_up(training)
     cells = CellStore.open(Path(store))
     held_out = Split.from_toml(Path(split))
     supplied = None if embeddings is None else Embeddings.read(Path(embeddings))
-    separator = "" if training.separator == "none" else training.separator
-    vocabulary = training_vocabulary(cells, held_out, model, separator, supplied)
+    vocabulary = training_vocabulary(cells, held_out, model, training.label_separator, supplied)
     data_parallel = training.world_size // model.tensor_parallel
     check_data(cells, np.asarray(held_out.assign(cells)) == "train", training, data_parallel)
 
@@ -84,18 +87,66 @@ def pretrain(
         vocabulary=vocabulary.to_dict(),
         training=training.to_dict(),
         global_batch=training.sets_per_batch * data_parallel * training.accumulate,
-        store={
-            "path": str(store),
-            "fingerprint": cells.fingerprint,
-            "keys": dict(cells.keys),
-            "genes": gene_choice(cells),
-        },
+        store=store_facts(cells, store),
         split=held_out.to_dict(),
         trained=trained_conditions(cells, held_out),
         embeddings=None if supplied is None else {"path": embeddings, "sha256": supplied.sha256},
     )
     run.start(record, write=rank_zero_only.rank == 0)
+    vectors = None if supplied is None else supplied.table(vocabulary)
+    data = CellSetsDataModule(cells, held_out, vocabulary, model, training, data_parallel, vectors)
+    tables = data.tables()
+    if vectors is not None:
+        tables["condition_encoder.perturbation.embedding"] = vectors
+    return run, data, tables
 
+
+def set_up(training: TrainingConfig) -> None:
+    """Make this process one that trains: quiet, and on a machine without a GPU with the CPU in its place."""
+    hush()
+    nemo_log.remove_stream_handlers()
+    if not torch.cuda.is_available():
+        redirect_cuda_to_cpu()
+        torch.set_num_threads(training.threads)
+
+
+def store_facts(store: CellStore, path: str) -> dict:
+    """What a run's record says of its data."""
+    return {
+        "path": str(path),
+        "fingerprint": store.fingerprint,
+        "keys": dict(store.keys),
+        "genes": gene_choice(store),
+    }
+
+
+def fit(
+    run: RunDirectory,
+    data: CellSetsDataModule,
+    tables: dict[str, torch.Tensor],
+    split: str,
+    tuning: dict | None = None,
+    watchers: Sequence[pl.Callback] = (),
+) -> None:
+    """Train in a run directory that was started, from its newest checkpoint if it has one.
+
+    Parameters
+    ----------
+    run
+        Whose ``run.json`` is written.
+    data
+        With the model's configuration, its vocabulary and the training settings.
+    tables
+        What the data say of the model's buffers.
+    split
+        Path of the split, for messages.
+    tuning
+        Of a finetuning: ``RunRecord.tuning``.
+    watchers
+        Further callbacks.
+    """
+    model, vocabulary, training = data.model, data.vocabulary, data.training
+    on_gpu = torch.cuda.is_available()
     last = run.last_checkpoint()
     if last is not None and checkpoint_step(last) >= training.max_steps:
         _log.info("%s is done: raise training.max_steps above %d to train further", last, training.max_steps)
@@ -104,15 +155,8 @@ def pretrain(
     if last is not None and best is not None and training.is_over(checkpoint_step(last), best.step):
         _log.info("%s is done: no better checkpoint since step %d; raise training.patience", last, best.step)
         return
-    vectors = None if supplied is None else supplied.table(vocabulary)
-    data = CellSetsDataModule(
-        cells, held_out, vocabulary, model, training, data_parallel, None if vectors is None else vectors.numpy()
-    )
-    tables = data.tables()
-    if vectors is not None:
-        tables["condition_encoder.perturbation.embedding"] = vectors
-    module = ScaleModule(model, vocabulary, tables, training, data.scores())
-    # What `import` wrote has weights and no optimizer.
+    module = ScaleModule(model, vocabulary, tables, training, data.scores(), tuning)
+    # What `import` or `finetune` wrote has weights and no optimizer.
     imported = last is not None and checkpoint_step(last) == 0
     throughput = Throughput(training.log_every)
     trainer = nl.Trainer(
@@ -149,7 +193,7 @@ def pretrain(
             )
     checkpoints = Checkpoints(run, training)
     # Not handed to NeMoLogger, which would need nvidia-resiliency-ext to look at it.
-    trainer.callbacks += [checkpoints, StopOnSigterm(checkpoints), NanWatch()]  # type: ignore[attr-defined]
+    trainer.callbacks += [checkpoints, StopOnSigterm(checkpoints), NanWatch(), *watchers]  # type: ignore[attr-defined]
     if training.profile_steps:
         trainer.callbacks.append(Profile(run.path / "profile", training.profile_steps))  # type: ignore[attr-defined]
     with one_sentence(run):

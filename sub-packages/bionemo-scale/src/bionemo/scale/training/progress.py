@@ -49,7 +49,7 @@ class Throughput(pl.Callback):
             "throughput/step_seconds": seconds / (trainer.global_step - self._step),
             "throughput/cells_per_second": window.item() / seconds,
             "throughput/data_wait": (waited - self._waited) / seconds,
-            **_device_use(pl_module, (trainer.global_step - self._step) / seconds),
+            **device_use(pl_module, (trainer.global_step - self._step) / seconds),
         }
         if "grad_norm" in trainer.callback_metrics:  # not where nothing is clipped
             self.latest["train/gradient_norm"] = float(trainer.callback_metrics["grad_norm"])
@@ -72,7 +72,7 @@ class Throughput(pl.Callback):
         return pl_module.cells_seen, 0.0 if data.loader is None else data.loader.wait_seconds
 
 
-def _device_use(module: ScaleModule, steps_per_second: float) -> dict[str, float]:
+def device_use(module: ScaleModule, steps_per_second: float) -> dict[str, float]:
     """FLOP/s and memory of this device at that many optimizer steps per second."""
     config, training = module.scale, module.training_config
     flops = training_flops(config, len(module.vocabulary.genes), training.sets_per_batch, training.cells_per_set)

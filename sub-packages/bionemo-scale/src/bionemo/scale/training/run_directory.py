@@ -42,6 +42,9 @@ class RunRecord:
     embeddings: dict | None = None
     """Path and sha256 of the file of perturbation embeddings, if one was given."""
 
+    tuning: dict | None = None
+    """Of a finetuned run: which weights moved, and how many names of each table the model knew before."""
+
     def model_config(self, **changes) -> ScaleConfig:
         """The model's configuration, with ``changes`` such as another tensor parallel size."""
         return ScaleConfig(**{**self.model, **changes})
@@ -179,6 +182,8 @@ class RunDirectory:
                 raise InputError(f"{self.path} was started with another {section}: {mend}.")
         if (old.embeddings or {}).get("sha256") != (new.embeddings or {}).get("sha256"):
             raise InputError(f"{self.path} was started with other embeddings: {mend}.")
+        if old.tuning != json.loads(json.dumps(new.tuning)):
+            raise InputError(f"{self.path} was started with another tuning, or with none: {mend}.")
         if old.global_batch != new.global_batch:
             raise InputError(
                 f"{self.path} takes {old.global_batch} sets a step over all ranks, not {new.global_batch}: adjust "

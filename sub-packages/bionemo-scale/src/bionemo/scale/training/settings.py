@@ -78,6 +78,11 @@ class TrainingConfig:
             )
 
     @property
+    def label_separator(self) -> str:
+        """What joins the parts of a label; empty where labels must not be taken apart."""
+        return "" if self.separator == "none" else self.separator
+
+    @property
     def world_size(self) -> int:
         """Processes of the whole run."""
         return self.devices * self.nodes

@@ -1,0 +1,185 @@
+"""Train a trained model further: on a new data set, with its contexts and perturbations beside the known ones."""
+
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightning.pytorch.utilities import rank_zero_only
+from megatron.core import parallel_state
+
+from bionemo.cellsets import CellStore, Split
+from bionemo.scale.errors import InputError, Stopped
+from bionemo.scale.finetuning.names import extended_vocabulary
+from bionemo.scale.finetuning.weights import EMBEDDING, joined_embeddings, known_rows, take_over
+from bionemo.scale.inference.checkpoint import find_checkpoint, load_model
+from bionemo.scale.model.average import WeightAverage
+from bionemo.scale.model.scale_model import ScaleModel
+from bionemo.scale.model.vocabulary import Vocabulary
+from bionemo.scale.training.data import CellSetsDataModule, trained_conditions
+from bionemo.scale.training.embeddings import Embeddings
+from bionemo.scale.training.pretrain import fit, set_up, store_facts
+from bionemo.scale.training.refusals import check_data, check_settings
+from bionemo.scale.training.run_directory import RunDirectory, RunRecord
+from bionemo.scale.training.settings import TrainingConfig
+from bionemo.scale.training.starting_point import write_starting_point
+from bionemo.scale.training.tuning import Placement, TuningConfig, tune
+from bionemo.scale.training.vocabulary import training_vocabulary
+
+PATIENCE = 1800
+"""Seconds that a process waits for the first one to write the weights that all start from."""
+_log = logging.getLogger("bionemo.scale")
+
+
+def finetune(
+    start: str,
+    store: str,
+    split: str,
+    out: str,
+    training: TrainingConfig,
+    tuning: TuningConfig,
+    model: Placement,
+    embeddings: str | None = None,
+) -> None:
+    """Train further what ``pretrain`` or ``finetune`` has trained, and leave a run like any other in ``out``.
+
+    Called again with the same arguments it goes on from the last whole checkpoint.
+
+    Parameters
+    ----------
+    start
+        Directory of a run, whose best checkpoint is taken, or one of its ``checkpoints/step=N``.
+    store
+        Directory that ``prepare`` wrote, with the model's genes in any order.
+    split
+        TOML file of held-out conditions of the new data.
+    out
+        Directory of the run to make.
+    training
+        How to train.
+    tuning
+        Which weights move.
+    model
+        How the model is computed; what it is, the run says that it starts from.
+    embeddings
+        For a model that was trained with embeddings: a file with the same vectors, and those of new perturbations.
+
+    Raises
+    ------
+    InputError
+        The arguments do not fit each other, the data, the trained model, or the run that ``out`` already holds.
+    """
+    source, chosen = find_checkpoint(Path(start))
+    if source.path.resolve() == Path(out).resolve():
+        raise InputError(f"--out {out} is the run that finetuning starts from: name another directory.")
+    before = source.read()
+    config = before.model_config(**vars(model))
+    check_settings(config, training)
+    set_up(training)
+    cells, held_out = CellStore.open(Path(store)), Split.from_toml(Path(split))
+    supplied = None if embeddings is None else Embeddings.read(Path(embeddings))
+    shown = training_vocabulary(cells, held_out, config, training.label_separator, supplied)
+    old = before.model_vocabulary()
+    vocabulary = extended_vocabulary(old, shown)
+    data_parallel = training.world_size // config.tensor_parallel
+    check_data(cells, np.asarray(held_out.assign(cells)) == "train", training, data_parallel)
+
+    run = RunDirectory(Path(out))
+    record = RunRecord(
+        model=config.to_dict(),
+        vocabulary=vocabulary.to_dict(),
+        training=training.to_dict(),
+        global_batch=training.sets_per_batch * data_parallel * training.accumulate,
+        store=store_facts(cells, store),
+        split=held_out.to_dict(),
+        trained=_both(before.trained, trained_conditions(cells, held_out)),
+        embeddings=None if supplied is None else {"path": embeddings, "sha256": supplied.sha256},
+        tuning={**tuning.to_dict(), "known": known_rows(old, config)},
+    )
+    run.start(record, write=rank_zero_only.rank == 0)
+    vectors = None if supplied is None else supplied.table(shown)
+    data = CellSetsDataModule(cells, held_out, vocabulary, config, training, data_parallel, vectors, shown)
+    if run.last_checkpoint() is None:
+        if rank_zero_only.rank == 0:
+            fitted = data.tables()
+            if supplied is not None:
+                fitted[EMBEDDING] = supplied.table(vocabulary)
+            _write_start(run, record, source, chosen, fitted, shown)
+            _log.info(
+                "%s knows %d contexts and %d perturbations; %d and %d are new", source.path, len(old.contexts),
+                len(old.perturbations) - 1, len(vocabulary.contexts) - len(old.contexts),
+                len(vocabulary.perturbations) - len(old.perturbations),
+            )  # fmt: skip
+        else:
+            _wait_for_start(run)
+    # Every weight and every buffer is in the checkpoint that it starts from.
+    fit(run, data, {}, split, record.tuning)
+
+
+def _write_start(
+    run: RunDirectory,
+    record: RunRecord,
+    source: RunDirectory,
+    chosen: Path | None,
+    fitted: dict[str, torch.Tensor],
+    shown: Vocabulary,
+) -> None:
+    """Write the weights that training starts from, in this process alone."""
+    ours = not dist.is_initialized()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    trained, step = load_model(source, device, chosen)
+    try:
+        made = _starting_model(trained, record, fitted, shown)
+        try:
+            write_starting_point(run, made, {"from": str(source.path), "step": step})
+        except OSError as error:
+            raise InputError(f"{run.path} cannot be written ({error.strerror}): give another --out.") from error
+    finally:
+        if ours:
+            # Training makes its own, of all its processes.
+            parallel_state.destroy_model_parallel()
+            dist.destroy_process_group()
+
+
+def _starting_model(
+    trained: ScaleModel, record: RunRecord, fitted: dict[str, torch.Tensor], shown: Vocabulary
+) -> ScaleModel:
+    """A model with the names of ``record`` and the weights of ``trained``, and what training adds to it."""
+    torch.manual_seed(record.training["seed"])
+    device, vocabulary, tuning = trained.gene_mean.device, record.model_vocabulary(), record.tuning
+    assert tuning is not None
+    if EMBEDDING in fitted:
+        old = trained.condition_encoder.perturbation.embedding.cpu()
+        fitted[EMBEDDING] = joined_embeddings(trained.vocabulary, old, vocabulary, fitted[EMBEDDING])
+    made = []
+    for _ in range(2 if record.training["average_decay"] else 1):
+        model = ScaleModel(replace(trained.scale, layer_spec=record.model["layer_spec"]), vocabulary).to(device)
+        take_over(trained, model, fitted, shown)
+        tune(model, tuning)
+        made.append(model)
+    if len(made) > 1:
+        made[1].load_state_dict(made[0].state_dict())
+        made[0].add_module("average", WeightAverage(made[1]))
+    return made[0]
+
+
+def _wait_for_start(run: RunDirectory) -> None:
+    """Until the first process has written the weights; there is no group of processes yet to wait in."""
+    until = time.monotonic() + PATIENCE
+    while run.last_checkpoint() is None:
+        if time.monotonic() > until:
+            raise Stopped(
+                f"no weights to start from appeared in {run.checkpoints} for {PATIENCE} seconds: let --out be on a "
+                f"disk that all processes share, and start the same command again."
+            )
+        time.sleep(0.5)
+
+
+def _both(before: dict[str, list[str]] | None, now: dict[str, list[str]]) -> dict[str, list[str]] | None:
+    """Context -> perturbations that trained the model, at any time; None where the first run did not say."""
+    if before is None:
+        return None
+    return {context: sorted({*before.get(context, []), *now.get(context, [])}) for context in sorted({*before, *now})}

@@ -1,0 +1,156 @@
+"""The weights of a trained model in one that knows more names."""
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import torch
+
+from bionemo.scale.errors import InputError
+from bionemo.scale.model.config import PerturbationTokens, ScaleConfig
+from bionemo.scale.model.low_rank import DOSE, TABLES
+from bionemo.scale.model.scale_model import ScaleModel
+from bionemo.scale.model.vocabulary import Vocabulary
+
+EMBEDDING = "condition_encoder.perturbation.embedding"
+GENES = {
+    "encoder.within_cell.project.weight": 1,
+    "expression_decoder.to_genes.weight": 0,
+    "expression_decoder.to_genes.bias": 0,
+    "expression_decoder.rates.to_rates.weight": 0,
+    "expression_decoder.rates.to_rates.bias": 0,
+    "expression_decoder.rates.log_inverse_dispersion": 0,
+    "gene_mean": 0,
+    **{f"transfer.{name}": 1 for name in ("effect", "elsewhere", "common")},
+    "transfer.middle": 0,
+}
+"""Tensors with an axis of genes, and which. Behind the genes there may be columns that nothing uses."""
+TRANSFER_ROWS = {"effect": "transfer_rows", "elsewhere": "transfer_rows", "common": "contexts", "known": "contexts"}
+"""Tables of the transfer -> the names of their rows; the last row is for any other name."""
+
+
+def known_rows(old: Vocabulary, config: ScaleConfig) -> dict[str, int]:
+    """Rows of each table that a trained model has filled, and whether it takes doses; see :class:`LowRank`."""
+    rows = {field: len(getattr(old, field)) for field in TABLES}
+    if config.perturbation_tokens is PerturbationTokens.EMBEDDING:
+        rows["perturbations"] = 1  # the control token alone is learned
+    return {**rows, "dose": int(old.log_dose is not None)}
+
+
+@torch.no_grad()
+def take_over(trained: ScaleModel, model: ScaleModel, fitted: Mapping[str, torch.Tensor], shown: Vocabulary) -> None:
+    """Give a model the weights of another, whose names it has among its own.
+
+    Rows of new names stay as the model was made, which is how every row starts. The mean of each gene stays that of
+    the trained model: the latents hang on it. What a transfer knows is refitted for the names that the new data show;
+    the others keep their rows.
+
+    Parameters
+    ----------
+    trained
+        The model to take from.
+    model
+        The model to fill; as it was made.
+    fitted
+        Buffers as the new data say them: those of a transfer, and embeddings of all tokens.
+    shown
+        Names of the new data, whose rows those of the transfer are.
+    """
+    old, new = trained.vocabulary, model.vocabulary
+    place = {gene: row for row, gene in enumerate(old.genes)}
+    order = torch.tensor([place[gene] for gene in new.genes])
+    state, taken = model.state_dict(), trained.state_dict()
+    known = known_rows(old, trained.scale)
+    rows = {f"{name}.weight": known[field] for field, name in TABLES.items()}
+    for name, values in state.items():
+        if not isinstance(values, torch.Tensor) or (name.startswith(DOSE) and name not in taken):
+            continue
+        if name == EMBEDDING:
+            values.copy_(fitted[name])
+            continue
+        part, _, table = name.partition(".")
+        if part == "transfer" and table not in TRANSFER_ROWS:
+            values.copy_(fitted[name])
+            continue
+        before = taken[name]
+        if name in GENES:
+            before = _by_gene(before, order.to(before.device), GENES[name])
+        if part == "transfer":
+            field = TRANSFER_ROWS[table]
+            names = tuple(getattr(vocabulary, field) for vocabulary in (old, shown, new))
+            # What was measured is not replaced by what embeddings say of it.
+            measured = set(old.transferred) - set(shown.transferred)
+            values.copy_(_rows_by_name(before, fitted[name].to(before), *names, kept=measured))
+        elif name in rows:
+            values[: rows[name]] = before[: rows[name]]
+        else:
+            values.copy_(before)
+
+
+def _by_gene(tensor: torch.Tensor, order: torch.Tensor, axis: int) -> torch.Tensor:
+    genes = len(order)
+    rest = tensor.narrow(axis, genes, tensor.shape[axis] - genes)
+    return torch.cat([tensor.index_select(axis, order), rest], dim=axis)
+
+
+def _rows_by_name(
+    before: torch.Tensor,
+    fitted: torch.Tensor,
+    old: tuple[str, ...],
+    shown: tuple[str, ...],
+    new: tuple[str, ...],
+    kept: Collection[str],
+) -> torch.Tensor:
+    """Row of each new name: the one before if it is kept or the data do not show it, else the fitted; then the last."""
+    fitted_row = {name: i for i, name in enumerate(shown) if name not in kept}
+    row = {name: i for i, name in enumerate(old)}
+    found = [fitted[fitted_row[name]] if name in fitted_row else before[row[name]] for name in new]
+    return torch.stack([*found, fitted[-1]])
+
+
+def joined_embeddings(old: Vocabulary, before: torch.Tensor, new: Vocabulary, table: torch.Tensor) -> torch.Tensor:
+    """Embeddings of the extended vocabulary's tokens, float32 [tokens, E], on the scale the model was trained on.
+
+    A file standardises each feature over its own names. The scale that the model knows follows from the names that it
+    shares with the new file, exactly if their vectors are the same.
+
+    Parameters
+    ----------
+    old, before
+        Names and vectors of the trained model.
+    new, table
+        Names of the model to be trained, and what the new file has for them; zeros where it has nothing.
+
+    Raises
+    ------
+    InputError
+        Vectors of another length, or others for the same names.
+    """
+    if before.shape[1] != table.shape[1]:
+        raise InputError(
+            f"--embeddings holds vectors of {table.shape[1]} numbers, and the model was trained with "
+            f"{before.shape[1]}: give vectors of the same kind."
+        )
+    old_row, rows = {name: row for row, name in enumerate(old.tokens)}, range(len(new.tokens))
+    given = table.abs().sum(1) > 0
+    shared = [row for row in rows if given[row] and new.tokens[row] in old_row and new.tokens[row] != new.control]
+    then = before[[old_row[new.tokens[row]] for row in shared]].double().numpy()
+    now = table[shared].double().numpy()
+    if len(shared) < 2:
+        raise InputError(
+            "--embeddings has fewer than two of the perturbations that the model was trained with: give a file with "
+            "their vectors too, from which the scale of the new ones follows."
+        )
+    spread = now.std(0)
+    slope = np.where(spread > 1e-6, then.std(0) / np.where(spread > 1e-6, spread, 1.0), 1.0)
+    shift = then.mean(0) - slope * now.mean(0)
+    if np.abs(now * slope + shift - then).max() > 1e-3 * max(1.0, float(np.abs(then).max())):
+        raise InputError(
+            "--embeddings has other vectors for perturbations that the model was trained with: give the file it was "
+            "trained with, with the new perturbations added."
+        )
+    joined = table.double() * torch.from_numpy(slope) + torch.from_numpy(shift)
+    joined[~given] = 0.0
+    for row in rows:
+        if new.tokens[row] in old_row:
+            joined[row] = before[old_row[new.tokens[row]]].double()
+    return joined.float()
