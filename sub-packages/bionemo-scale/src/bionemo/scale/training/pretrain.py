@@ -71,6 +71,7 @@ def pretrain(
     if not on_gpu:
         redirect_cuda_to_cpu()
         torch.set_num_threads(training.threads)
+    torch.set_float32_matmul_precision(training.matmul_precision)
     cells = CellStore.open(Path(store))
     held_out = Split.from_toml(Path(split))
     supplied = None if embeddings is None else Embeddings.read(Path(embeddings))
