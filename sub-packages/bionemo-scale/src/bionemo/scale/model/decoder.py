@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear
 from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.module import MegatronModule
@@ -15,6 +16,10 @@ from bionemo.scale.flow.likelihood import negative_binomial_loss
 from bionemo.scale.model.config import GENE_MULTIPLE, Head, ScaleConfig
 from bionemo.scale.model.specs import LayerSpec
 from bionemo.scale.model.vocabulary import Vocabulary
+
+
+_ALIGNED = 8
+"""A GPU is fast with products that have a multiple of so many columns."""
 
 
 class Decoder(MegatronModule):
@@ -32,6 +37,7 @@ class Decoder(MegatronModule):
         # The columns beyond G are dropped.
         columns = math.ceil(self.n_genes / GENE_MULTIPLE) * GENE_MULTIPLE
         self.to_genes = ColumnParallelLinear(config.hidden_size, columns, bias=True, gather_output=True, **to_genes)
+        self._whole = config.tensor_parallel == 1
         self.rates = CountRates(config, vocabulary, columns) if self.head is Head.NEGATIVE_BINOMIAL else None
 
     def trunk(self, z_BSD: torch.Tensor) -> torch.Tensor:
@@ -41,7 +47,12 @@ class Decoder(MegatronModule):
 
     def forward(self, z_BSD: torch.Tensor) -> torch.Tensor:
         """Decode [B, S, D] to log1p expression less the mean of each gene, [B, S, G]."""
-        x_BSG, _ = self.to_genes(self.trunk(z_BSD))
+        trunk_BSD = self.trunk(z_BSD)
+        if self._whole and self.n_genes % _ALIGNED == 0:
+            # The same product without the columns that only fill up the layer, and without cutting them off again.
+            weight, bias = self.to_genes.weight, self.to_genes.bias
+            return F.linear(trunk_BSD, weight[: self.n_genes], bias[: self.n_genes])
+        x_BSG, _ = self.to_genes(trunk_BSD)
         return x_BSG[..., : self.n_genes]
 
     def predict(
@@ -61,8 +72,31 @@ class Decoder(MegatronModule):
         if self.rates is not None:
             return self.rates(self.trunk(z1_BSD), gene_mean_G).log1p()
         x1_BSG = self(z1_BSD)
-        x1_BSG = x0_BSG + gate * (x1_BSG - self(z0_BSD)) if self.head is Head.RESIDUAL else x1_BSG + gene_mean_G
-        return x1_BSG.clamp(0, self.ceiling)
+        if self.head is Head.RESIDUAL:
+            return _MovedCells.apply(x0_BSG, x1_BSG, self(z0_BSD), gate, self.ceiling)
+        return (x1_BSG + gene_mean_G).clamp(0, self.ceiling)
+
+
+class _MovedCells(torch.autograd.Function):
+    """``clamp(x0 + gate * (h1 - h0), 0, ceiling)``, with a gradient for h1 and h0 that keeps a bit of each value.
+
+    As with torch's clamp, a value at the edge of the range still has its gradient: most genes of most cells are 0.
+    """
+
+    @staticmethod
+    def forward(ctx, x0_BSG: torch.Tensor, h1_BSG: torch.Tensor, h0_BSG: torch.Tensor, gate, ceiling: float):
+        moved_BSG = x0_BSG + gate * (h1_BSG - h0_BSG)
+        clamped_BSG = moved_BSG.clamp(0, ceiling)
+        ctx.save_for_backward(moved_BSG == clamped_BSG)
+        ctx.gate, ctx.dtypes = gate, (h1_BSG.dtype, h0_BSG.dtype)
+        return clamped_BSG
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_BSG: torch.Tensor):
+        (inside_BSG,) = ctx.saved_tensors
+        slope_BSG = grad_BSG * inside_BSG * ctx.gate
+        return None, slope_BSG.to(ctx.dtypes[0]), -slope_BSG.to(ctx.dtypes[1]), None, None
 
 
 class CountRates(MegatronModule):

@@ -15,7 +15,7 @@ from bionemo.cellsets import CellStore, Split
 from bionemo.scale.errors import InputError
 from bionemo.scale.model.config import ScaleConfig
 from bionemo.scale.quiet import hush
-from bionemo.scale.training.cpu import redirect_cuda_to_cpu
+from bionemo.scale.training.cpu import keep_freed_memory, redirect_cuda_to_cpu
 from bionemo.scale.training.data import CellSetsDataModule, gene_choice, trained_conditions
 from bionemo.scale.training.embeddings import Embeddings
 from bionemo.scale.training.failures import one_sentence
@@ -70,6 +70,7 @@ def pretrain(
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         redirect_cuda_to_cpu()
+        keep_freed_memory()
         torch.set_num_threads(training.threads)
     torch.set_float32_matmul_precision(training.matmul_precision)
     cells = CellStore.open(Path(store))
