@@ -16,8 +16,8 @@ _SUMMARISED = (*_RATES, "data_wait", "cells_per_joule")
 def training_rates(taken: Record) -> Record:
     """Return the rates of one window of training.
 
-    `cells_per_second` are distinct perturbed cells over wall time, `data_wait` the share of it spent waiting for batches,
-    `step_percentiles` of the steps' seconds.
+    `cells_per_second` are distinct perturbed cells over wall time, `data_wait` is the share of it spent waiting for
+    batches, `step_percentiles` are of the steps' seconds.
     """
     wall, cells = taken["wall_seconds"], taken["distinct_cells"]
     return {
@@ -116,12 +116,10 @@ def _line(what: str, found: dict[str, float], wanted: float) -> dict[str, Any]:
 
 
 def _ours(measured: Sequence[Record], arm: Record) -> Record | None:
-    name = "predict-1" if arm["task"] == INFERENCE else None
-    for other in measured:
-        if other["task"] == arm["task"] and other["system"] == SCALE:
-            if other["name"] == name or (name is None and other["precision"] == arm["precision"]):
-                return other
-    return None
+    own = [other for other in measured if other["task"] == arm["task"] and other["system"] == SCALE]
+    if arm["task"] == INFERENCE:
+        return next((other for other in own if other["name"] == "predict-1"), None)
+    return next((other for other in own if other["precision"] == arm["precision"]), None)
 
 
 def _speed(arm: Record) -> float:

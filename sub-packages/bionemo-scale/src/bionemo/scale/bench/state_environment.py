@@ -33,7 +33,9 @@ class StateEnvironment(Environment):
         python, complete = target / "bin/python", target / ".installed"
         if complete.is_file():
             if not python.is_file():
-                raise ArmError(f"STATE's environment {target} has no bin/python: remove it, or name another in {VARIABLE}")
+                raise ArmError(
+                    f"STATE's environment {target} has no bin/python: remove it, or name another in {VARIABLE}"
+                )
             return python
         if named and target.exists() and any(target.iterdir()):
             raise ArmError(f"{VARIABLE}={target} holds no finished environment of STATE: name another, or remove it")

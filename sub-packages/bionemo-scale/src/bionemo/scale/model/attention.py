@@ -4,7 +4,6 @@ import torch
 import torch.nn.functional as F
 from megatron.core.transformer.module import MegatronModule
 
-
 MOST_WHOLE = 256
 """Members of a set up to which a CPU keeps all their scores: its fused kernel is several times slower than that."""
 

@@ -17,7 +17,6 @@ from bionemo.scale.model.config import GENE_MULTIPLE, Head, ScaleConfig
 from bionemo.scale.model.specs import LayerSpec
 from bionemo.scale.model.vocabulary import Vocabulary
 
-
 _ALIGNED = 8
 """A GPU is fast with products that have a multiple of so many columns."""
 

@@ -150,7 +150,7 @@ def timed_loop(reader: Reader, seconds: float, epochs: int | None = None) -> dic
         seen[-1].append(batch.rows)
         control_rows += batch.control_rows
     end, cpu = time.monotonic(), cpu_seconds() - cpu
-    memory = memory()
+    used = memory()
     with contextlib.suppress(AttributeError):  # only generators have it
         batches.close()  # type: ignore[attr-defined]
     rows_seen = [_filled(rows) for rows in seen if rows]
@@ -163,7 +163,7 @@ def timed_loop(reader: Reader, seconds: float, epochs: int | None = None) -> dic
         "distinct_cells": sum(len(np.unique(rows)) for rows in rows_seen),
         "control_rows": control_rows,
         "epochs": len(seen),
-        **memory,
+        **used,
     }
 
 

@@ -6,6 +6,7 @@ around its batches. After some steps to warm up, the fit waits inside the callba
 """
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -150,7 +151,7 @@ class Stopwatch(pl.Callback):
             "wall_seconds": end - begin,
             "cpu_seconds": cpu - window["cpu"],
             "wait_seconds": loader.wait_seconds - window["wait"],
-            "step_seconds": [after - before for before, after in zip(ends, ends[1:], strict=False)],
+            "step_seconds": [after - before for before, after in itertools.pairwise(ends)],
             "distinct_cells": distinct_cells(batches),
             "epochs": len({epoch for epoch, _ in batches}),
             "batches_ready": [window["ready"], loader.ready()],
