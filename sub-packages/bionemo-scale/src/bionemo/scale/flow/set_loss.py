@@ -32,9 +32,11 @@ class _EnergyDistance(torch.autograd.Function):
         genes = x.shape[-1]
         ctx.dtypes = x.dtype, y.dtype
         # Distances do not change with the origin, but their rounding errors grow with the distance to it.
-        origin = y.float().mean(1, keepdim=True)
-        x, y = x.float() - origin, y.float() - origin
-        pairs = (mask[:, :, None] & mask[:, None, :]).float()
+        valid = mask.to(torch.promote_types(y.dtype, torch.float32))
+        weights = (valid / valid.sum(1, keepdim=True).clamp(min=1))[:, None]
+        origin = (weights.to(y.dtype) @ y).to(valid.dtype)
+        x, y = x - origin, y - origin
+        pairs = valid[:, :, None] * valid[:, None, :]
         pairs /= pairs.sum((1, 2), keepdim=True).clamp(min=1)
         squares = [torch.linalg.vector_norm(cells, dim=-1).square() for cells in (x, y)]
         itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)

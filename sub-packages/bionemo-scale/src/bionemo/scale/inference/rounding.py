@@ -1,6 +1,12 @@
 """Predicted expression to whole counts."""
 
+import numba
 import numpy as np
+
+_TABLE = 32
+"""Counts up to this are looked up."""
+_SLACK = 1e-6
+"""By how much a value may fall short of a whole count that it stands for."""
 
 
 def round_to_counts(
@@ -28,8 +34,36 @@ def round_to_counts(
     numpy.ndarray
         float32 [cells, G], log1p, every value on the grid of its cell.
     """
-    unit = (target_sum / np.maximum(library, 1))[:, None]
-    below = np.floor(np.expm1(expression.astype(np.float64)) / unit + 1e-6)
-    lower, upper = np.log1p(below * unit), np.log1p((below + 1) * unit)
-    share = (expression - lower) / (upper - lower)
-    return np.where(rng.random(expression.shape) < share, upper, lower).astype(np.float32)
+    unit = target_sum / np.maximum(library, 1)
+    return _rounded(expression, unit, rng.random(expression.shape))
+
+
+def _compiled(function):
+    try:
+        return numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # no writable folder for the cache, as in a read-only container
+        return numba.njit(nogil=True)(function)
+
+
+@_compiled
+def _rounded(expression, unit, chance):
+    out = np.empty(expression.shape, dtype=np.float32)
+    grid, reached = np.empty(_TABLE + 1), np.empty(_TABLE + 1)
+    for cell in range(expression.shape[0]):
+        # Few counts of a cell are large: the logarithms of the others are worked out once.
+        for count in range(_TABLE + 1):
+            grid[count] = np.log1p(count * unit[cell])
+            reached[count] = np.log1p(max(count - _SLACK, 0.0) * unit[cell])
+        for gene in range(expression.shape[1]):
+            value = np.float64(expression[cell, gene])
+            if value < reached[_TABLE]:
+                below = 0
+                while below + 1 < _TABLE and value >= reached[below + 1]:
+                    below += 1
+                lower, upper = grid[below], grid[below + 1]
+            else:
+                whole = np.floor(np.expm1(value) / unit[cell] + _SLACK)
+                lower, upper = np.log1p(whole * unit[cell]), np.log1p((whole + 1) * unit[cell])
+            share = (value - lower) / (upper - lower)
+            out[cell, gene] = upper if chance[cell, gene] < share else lower
+    return out

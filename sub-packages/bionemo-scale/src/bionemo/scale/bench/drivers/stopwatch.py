@@ -7,14 +7,18 @@ around its batches. After some steps to warm up, the fit waits inside the callba
 
 import contextlib
 import itertools
+import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from driver_protocol import cpu_seconds, memory, next_request, send_answer
+import torch.distributed as dist
+from driver_protocol import cpu_seconds, memory, next_request, send_answer, serve
 
+_REQUEST = "BIONEMO_SCALE_BENCH_REQUEST"
 MOST_WARM_UP = 60
 """Steps after which warming up ends even if worker processes have not filled their queue."""
 
@@ -110,12 +114,15 @@ class Stopwatch(pl.Callback):
         else:
             loader = self._loader()
             filled = loader.ready() >= loader.wanted_ready() or self._steps >= MOST_WARM_UP
-            if self._steps < self._warm_up or not filled:
+            if not from_first_rank(self._steps >= self._warm_up and filled):
                 return
             seconds = time.perf_counter() - self._began
             answer = {"warm_up_steps": self._steps, "warm_up_seconds": seconds, **self._facts(pl_module)}
-        send_answer(answer)
-        request = next_request()
+        request = None
+        if first_rank():
+            send_answer(answer)
+            request = next_request()
+        request = from_first_rank(request)
         if request is None or request["do"] == "end":
             self._window = None
             trainer.should_stop = True
@@ -152,12 +159,50 @@ class Stopwatch(pl.Callback):
             "cpu_seconds": cpu - window["cpu"],
             "wait_seconds": loader.wait_seconds - window["wait"],
             "step_seconds": [after - before for before, after in itertools.pairwise(ends)],
-            "distinct_cells": distinct_cells(batches),
+            "distinct_cells": over_ranks(distinct_cells(batches)),
             "epochs": len({epoch for epoch, _ in batches}),
             "batches_ready": [window["ready"], loader.ready()],
             "device_bytes": torch.cuda.max_memory_allocated() if on_gpu else 0,
             **memory(),
         }
+
+
+def serve_training(train: Callable[..., dict[str, Any]]) -> None:
+    """Answer requests to train; a process that a trainer has started for another rank does what the first was asked."""
+    told = os.environ.get(_REQUEST)
+    if told is not None:
+        os.dup2(2, 1)  # standard output belongs to the first rank
+        train(**json.loads(told))
+        return
+
+    def first(**request: Any) -> dict[str, Any]:
+        os.environ[_REQUEST] = json.dumps(request)
+        return train(**request)
+
+    serve(train=first)
+
+
+def first_rank() -> bool:
+    """Return whether this process is the one that is spoken to."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def from_first_rank(value: Any) -> Any:
+    """Return what the first rank has said."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    shared = [value]
+    dist.broadcast_object_list(shared, src=0)
+    return shared[0]
+
+
+def over_ranks(value: int) -> int:
+    """Return the sum over all ranks."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    each: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(each, value)
+    return sum(each)
 
 
 def learning(module: torch.nn.Module) -> dict[str, Any]:

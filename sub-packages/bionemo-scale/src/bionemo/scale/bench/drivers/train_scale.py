@@ -1,10 +1,10 @@
 """SCALE's own `pretrain`, step by step as the stopwatch is told."""
 
+from pathlib import Path
 from typing import Any
 
 import nemo.lightning as nl
-from driver_protocol import serve
-from stopwatch import Stopwatch, TimedLoader, add_callback, learning
+from stopwatch import Stopwatch, TimedLoader, add_callback, learning, serve_training
 
 from bionemo.scale.model.config import ScaleConfig
 from bionemo.scale.training import pretrain as training
@@ -28,8 +28,6 @@ def train(
     store: str, split: str, out: str, model: dict[str, Any], training_settings: dict[str, Any], warm_up: int
 ) -> dict[str, Any]:
     """Train until told to end, and say where the checkpoint is."""
-    from pathlib import Path
-
     training.CellSetsDataModule = TimedData  # type: ignore[misc]
     add_callback(nl, Stopwatch(lambda: TimedData.timed, warm_up, learning))
     training.pretrain(store, split, out, ScaleConfig(**model), TrainingConfig(**training_settings))
@@ -37,4 +35,4 @@ def train(
 
 
 if __name__ == "__main__":
-    serve(train=train)
+    serve_training(train)

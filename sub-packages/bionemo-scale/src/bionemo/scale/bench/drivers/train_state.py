@@ -11,8 +11,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from driver_protocol import serve
-from stopwatch import Stopwatch, TimedLoader, add_callback, learning
+from stopwatch import Stopwatch, TimedLoader, add_callback, learning, serve_training
 
 _CONTROL = "control"
 
@@ -126,4 +125,4 @@ def use_blocks(sizes: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    serve(train=train)
+    serve_training(train)
