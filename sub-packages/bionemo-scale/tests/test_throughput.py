@@ -19,7 +19,7 @@ from bionemo.scale.bench.measuring import DRIVERS
 from bionemo.scale.bench.records import headline, inference_rates, percentiles, ratios, summaries, training_rates
 from bionemo.scale.bench.regression import check_comparable, read_baseline, regressions, sentences
 from bionemo.scale.bench.report import markdown, write_report
-from bionemo.scale.bench.settings import ThroughputBenchmark
+from bionemo.scale.bench.settings import ThroughputBenchmark, described
 from bionemo.scale.bench.sizes import SIZES
 from bionemo.scale.bench.state_environment import DEFAULT, StateEnvironment
 from bionemo.scale.bench.throughput import SCHEMA, run_throughput_benchmark
