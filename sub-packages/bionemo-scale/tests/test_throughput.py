@@ -272,7 +272,7 @@ def test_every_arm_is_there_and_has_a_driver():
 def test_both_models_are_told_the_same_sizes(size):
     model = ScaleConfig(**size.scale_model())
     training = TrainingConfig(**size.scale_training(precision="bf16", threads=1, devices=1))
-    told = dict(item.split("=", 1) for item in size.state_config(data="d", workers=3, consecutive=True, device="cpu"))
+    told = dict(item.split("=", 1) for item in size.state_config(data="d", workers=3, consecutive=True))
     backbone = "model.kwargs.transformer_backbone_kwargs."
     assert int(told["model.kwargs.hidden_dim"]) == model.hidden_size
     assert int(told[f"{backbone}num_hidden_layers"]) == model.num_layers

@@ -116,10 +116,11 @@ class BenchmarkData:
         """Write the cells to predict and the control cells of their contexts: counts for us, dense log1p for STATE."""
         screen = ad.read_h5ad(self._formats.folder_of("sorted") / "data.h5ad", backed="r")
         tested = self._tested()
-        labels = screen.obs[["context", "perturbation"]].astype(str)
+        obs: Any = screen.obs
+        labels = obs[["context", "perturbation"]].astype(str)
         wanted = {(context, name) for context, names in tested.items() for name in [CONTROL, *names]}
         rows = np.flatnonzero([pair in wanted for pair in zip(labels["context"], labels["perturbation"], strict=True)])
-        part = screen[rows].to_memory()
+        part: Any = screen[rows].to_memory()
         part.write_h5ad(self.part_counts)
         file: Any
         with h5py.File(self._formats.folder_of("dense") / "data.h5ad") as file:

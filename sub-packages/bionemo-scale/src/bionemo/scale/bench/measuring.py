@@ -205,7 +205,6 @@ class Measuring:
             data=str(self.data.state_toml(sorted_rows=options["consecutive"])),
             workers=options["workers"],
             consecutive=options["consecutive"],
-            device=benchmark.device,
         )
         if benchmark.gpus > 1:
             # Its own `ddp` fails on parameters without a gradient.

@@ -79,7 +79,7 @@ class Size:
             "log_every": 50,
         }
 
-    def state_config(self, *, data: str, workers: int, consecutive: bool, device: str) -> list[str]:
+    def state_config(self, *, data: str, workers: int, consecutive: bool) -> list[str]:
         """Return what STATE's configuration is told beside its defaults."""
         never = 10**9
         backbone = {

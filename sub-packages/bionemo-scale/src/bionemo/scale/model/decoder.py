@@ -35,6 +35,7 @@ class GeneProjection(ColumnParallelLinear):
     def forward(self, trunk_BSD: torch.Tensor, with_bias: bool = True) -> torch.Tensor:  # type: ignore[override]
         """Project [B, S, D] to [B, S, G]."""
         if self.plain:
+            assert self.weight is not None
             return F.linear(trunk_BSD, self.weight[: self.n_genes], self.bias[: self.n_genes] if with_bias else None)
         x_BSG, _ = super().forward(trunk_BSD)
         if not with_bias:

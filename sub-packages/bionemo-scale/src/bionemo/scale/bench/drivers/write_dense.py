@@ -32,7 +32,8 @@ def convert(source: Path, target: Path, options: dict[str, Any]) -> None:
             first, last = pointers[begin], pointers[end]
             parts = file["X/data"][first:last], file["X/indices"][first:last], pointers[begin : end + 1] - first
             counts = sp.csr_matrix(parts, shape=(end - begin, genes), dtype=np.float32)
-            counts.data *= np.repeat(options["target_sum"] / np.maximum(counts.sum(1).A1, 1), np.diff(counts.indptr))
+            library = np.asarray(counts.sum(axis=1)).ravel()
+            counts.data *= np.repeat(options["target_sum"] / np.maximum(library, 1), np.diff(counts.indptr))
             counts.data = np.log1p(counts.data)
             dense[begin:end] = counts.toarray()
 
