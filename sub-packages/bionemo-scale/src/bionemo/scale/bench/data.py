@@ -102,7 +102,7 @@ class BenchmarkData:
 
     def _tested(self) -> dict[str, list[str]]:
         half = [f"p{number:05}" for number in range(2, 2 + max(1, self._size.perturbations // 2))]
-        contexts = [f"context{number:03}" for number in range(min(_TESTED_CONTEXTS, self._size.contexts))]
+        contexts = [f"context{number:03}" for number in range(min(_TESTED_CONTEXTS, self._size.contexts - 1))]
         return dict.fromkeys(contexts, half)
 
     def _split(self) -> str:

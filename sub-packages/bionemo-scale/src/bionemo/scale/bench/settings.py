@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bionemo.cellsets.bench.machine import machine_facts
-from bionemo.cellsets.bench.screen import ScreenSize
+from bionemo.cellsets.bench.screen import CONTROL_SHARE, ScreenSize
 from bionemo.cellsets.errors import choices
 from bionemo.scale.bench.arms import INFERENCE, TRAINING, Arm, inference_arms, training_arms
 from bionemo.scale.bench.gpu import gpu_facts
@@ -62,6 +62,15 @@ class ThroughputBenchmark:
             raise InputError(f"--device {self.device} is neither cpu nor cuda.")
         if self.gpus > 1 and self.device == "cpu":
             raise InputError(f"--gpus {self.gpus} needs --device cuda.")
+        if self.screen.contexts < 2:
+            raise InputError("--contexts 1 leaves no other to learn held-out perturbations in: ask for at least 2.")
+        # cell-load's consecutive mode takes the controls of a set from as many that lie together.
+        controls = CONTROL_SHARE * self.screen.cells / self.screen.contexts
+        if controls < self.sizes.set_size:
+            raise InputError(
+                f"--cells {self.screen.cells} leaves about {controls:.0f} control cells for a context, fewer than the "
+                f"{self.sizes.set_size} of a set: ask for more, or for fewer contexts."
+            )
         cells = self.screen.cells / self.screen.contexts / self.screen.perturbations
         if cells < self.sizes.set_size:
             raise InputError(
