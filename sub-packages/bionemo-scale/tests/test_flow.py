@@ -7,7 +7,7 @@ from bionemo.scale.flow.endpoint import endpoint_loss, velocity_loss
 from bionemo.scale.flow.noise import set_noise
 from bionemo.scale.flow.pairing import optimal_transport_order
 from bionemo.scale.flow.path import interpolate
-from bionemo.scale.flow.reduce import over_cells, over_sets
+from bionemo.scale.flow.reduce import over_cells, over_sets, squared_error
 from bionemo.scale.flow.set_loss import energy_distance, maximum_mean_discrepancy
 from bionemo.scale.flow.solver import solve
 from bionemo.scale.flow.source import source
@@ -94,6 +94,18 @@ def test_energy_distance_ignores_padding_and_has_a_finite_gradient_where_cells_c
     same = x.clone().requires_grad_()
     energy_distance(same, x, MASK).sum().backward()
     assert same.grad.isfinite().all()
+
+
+def test_gradients_that_are_written_out_are_those_of_the_formulas():
+    x, y = (torch.rand(B, S, 7, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    assert torch.autograd.gradcheck(lambda a, b: energy_distance(a, b, MASK), (x, y), eps=1e-6, atol=1e-6, rtol=1e-4)
+    expected = over_cells((x - y).square(), MASK)
+    found = squared_error(x, y, MASK)
+    torch.testing.assert_close(found, expected)
+    for theirs, ours in zip(
+        torch.autograd.grad(expected.sum(), (x, y)), torch.autograd.grad(found.sum(), (x, y)), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
 
 
 def test_mmd_is_the_direct_double_sum_of_its_kernels():

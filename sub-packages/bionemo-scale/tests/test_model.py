@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from bionemo.scale.model.attention import _with_all_scores
 from bionemo.scale.model.condition import Condition
 from bionemo.scale.model.config import Head, Pairing, Source
+from bionemo.scale.model.decoder import _MovedCells
 
 
 def first(condition: Condition, keep) -> Condition:
@@ -215,3 +217,39 @@ def test_gradients_reach_every_parameter(build, sets, condition_of):
     model(**batch)["loss"].backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_attention_over_whole_scores_is_that_of_torch(groups):
+    q = torch.randn(3, 4, 6, 8)
+    k, v = (torch.randn(3, groups, 6, 8) for _ in range(2))
+    mask = torch.rand(3, 1, 1, 6) < 0.7
+    mask[..., 0] = True
+    for attn_mask in (None, mask):
+        given = dict(attn_mask=attn_mask, scale=None, enable_gqa=groups != 4)
+        expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, **given)
+        torch.testing.assert_close(_with_all_scores(q, k, v, **given), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_moved_cells_keep_the_gradient_at_the_edge_of_their_range():
+    x0 = torch.tensor([0.0, 0.0, 1.0, 1.9, 2.0]).expand(2, 3, 5)
+    change = torch.tensor([0.0, -1.0, 0.5, 0.5, 0.0]).repeat(2, 3, 1).requires_grad_()
+    gate = torch.tensor([0.5])
+    direct = (x0 + gate * change).clamp(0, 2)
+    (expected,) = torch.autograd.grad(direct.sum(), change)
+    moved = _MovedCells.apply(x0, change, gate, 2.0)
+    torch.testing.assert_close(moved, direct)
+    torch.testing.assert_close(torch.autograd.grad(moved.sum(), change)[0], expected)
+    assert expected[0, 0].tolist() == [0.5, 0.0, 0.5, 0.0, 0.5]
+
+
+@pytest.mark.parametrize("genes", [16, 20])
+def test_a_change_is_the_difference_of_two_decoded_latents(genes, build):
+    decoder = build().expression_decoder
+    decoder.to_genes.keep(genes, whole=True)
+    with torch.no_grad():
+        decoder.to_genes.bias.normal_()
+    z1, z0 = torch.randn(2, 2, 3, decoder.config.hidden_size)
+    assert decoder.to_genes.plain == (genes == 16)
+    torch.testing.assert_close(decoder.change(z1, z0), decoder(z1) - decoder(z0), rtol=1e-4, atol=1e-5)
+    assert decoder(z1).shape == (2, 3, genes)

@@ -57,9 +57,9 @@ class Environment:
         complete = target / "installed.txt"
         if not complete.is_file():
             shutil.rmtree(target, ignore_errors=True)
-            _run([base, "-m", "venv", target], "no virtual environment could be made")
+            run_installer([base, "-m", "venv", target], "no virtual environment could be made")
             install = [python, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", *self.requirements]
-            _run(install, f"pip could not install {' '.join(self.requirements)}")
+            run_installer(install, f"pip could not install {' '.join(self.requirements)}")
             complete.write_text("\n".join(self.requirements))
         return python
 
@@ -84,7 +84,8 @@ def find_python(least: tuple[int, int]) -> Path | None:
     return None
 
 
-def _run(command: list[str | Path], failure: str) -> None:
+def run_installer(command: list[str | Path], failure: str) -> None:
+    """Run a command that installs something; raise an ArmError that says `failure` and why if it does not succeed."""
     try:
         subprocess.run(
             list(map(str, command)),

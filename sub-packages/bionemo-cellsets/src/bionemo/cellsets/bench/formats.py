@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,8 @@ class Formats:
         Make formats anew that are there.
     progress : bool
         Show a progress bar while the screen is written.
+    known : mapping, optional
+        Formats by name, instead of `FORMATS`.
 
     Attributes
     ----------
@@ -76,7 +79,17 @@ class Formats:
         What was found of each format that was asked for.
     """
 
-    def __init__(self, bench: Bench, folder: Path, size: ScreenSize, *, again: bool, progress: bool):
+    def __init__(
+        self,
+        bench: Bench,
+        folder: Path,
+        size: ScreenSize,
+        *,
+        again: bool,
+        progress: bool,
+        known: Mapping[str, Format] | None = None,
+    ):
+        self._known = FORMATS if known is None else known
         self._bench, self._folder, self._size = bench, folder, size
         self._again, self._progress = again, progress
         self.made: dict[str, dict[str, Any]] = {}
@@ -108,7 +121,7 @@ class Formats:
         """
         if name in self.made:
             return
-        wanted, target = FORMATS[name], self.folder_of(name)
+        wanted, target = self._known[name], self.folder_of(name)
         record = self._folder / f"{name}.json"
         if self._again or not (record.is_file() and target.exists()):
             record.unlink(missing_ok=True)

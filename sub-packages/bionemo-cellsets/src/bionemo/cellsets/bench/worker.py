@@ -4,15 +4,17 @@ import contextlib
 import json
 import os
 import selectors
+import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from bionemo.cellsets.bench.environments import ArmError, Environment
 
 DRIVERS = Path(__file__).parent / "drivers"
-_ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 class Bench:
@@ -31,8 +33,21 @@ class Bench:
         for folder in (self.data, self._environments, self._logs):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def start(self, driver: str, environment: Environment) -> "Worker":
+    def start(
+        self, driver: str | Path, environment: Environment, *, threads: int = 1, paths: Sequence[Path] = ()
+    ) -> "Worker":
         """Start a driver, its environment made first where need be.
+
+        Parameters
+        ----------
+        driver : str or Path
+            Name of one of `DRIVERS`, or a script elsewhere without its ending; it can import what lies in `DRIVERS`.
+        environment : Environment
+            Where it runs.
+        threads : int
+            That numerical libraries may use.
+        paths : sequence of Path
+            Folders that it imports from as well.
 
         Raises
         ------
@@ -41,7 +56,8 @@ class Bench:
         """
         script = DRIVERS / f"{driver}.py"
         python = environment.make(self._environments)
-        return Worker(python, script, self._logs / f"{script.stem}.log", own=environment.is_own)
+        log = self._logs / f"{script.stem}.log"
+        return Worker(python, script, log, own=environment.is_own, threads=threads, paths=paths)
 
 
 class Worker:
@@ -57,12 +73,18 @@ class Worker:
         File that what it prints is appended to.
     own : bool
         Whether it runs in the environment of this process, and sees its PYTHONPATH.
+    threads : int
+        That numerical libraries may use.
+    paths : sequence of Path
+        Folders that it imports from as well.
     """
 
-    def __init__(self, python: Path, driver: Path, log: Path, *, own: bool):
-        environment = {**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), "PYTHONNOUSERSITE": "1"}
-        if not own:
-            environment.pop("PYTHONPATH", None)
+    def __init__(
+        self, python: Path, driver: Path, log: Path, *, own: bool, threads: int = 1, paths: Sequence[Path] = ()
+    ):
+        environment = {**os.environ, **dict.fromkeys(_THREADS, str(threads)), "PYTHONNOUSERSITE": "1"}
+        inherited = [os.environ["PYTHONPATH"]] if own and os.environ.get("PYTHONPATH") else []
+        environment["PYTHONPATH"] = os.pathsep.join([str(DRIVERS), *map(str, paths), *inherited])
         self._log, self._driver = log, driver
         with log.open("a") as errors:
             self._process = subprocess.Popen(
@@ -72,6 +94,7 @@ class Worker:
                 stderr=errors,
                 env=environment,
                 bufsize=0,
+                start_new_session=True,  # with the processes it starts it is a group, which can be stopped as one
             )
 
     def __enter__(self) -> Self:
@@ -116,8 +139,21 @@ class Worker:
             raise ArmError(answer["error"].splitlines()[0])
         return answer
 
+    def pause(self) -> None:
+        """Stop the process and those it started, so that none of them works while others are measured."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let them go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
     def close(self) -> None:
-        """End the process."""
+        """End the process and those it started."""
+        self.resume()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 stream.close()
@@ -126,6 +162,7 @@ class Worker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._signal(signal.SIGKILL)
 
     def _last_words(self) -> str:
         lines = self._log.read_text(errors="replace").strip().splitlines()

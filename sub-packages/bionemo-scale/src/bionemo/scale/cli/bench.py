@@ -62,12 +62,96 @@ def loader(
         large_cells=large_cells,
         convert_again=convert_again,
     )
+    _check_writable(out)
+    result = run_loader_benchmark(benchmark, cache.expanduser())
+    files = write_report(result, out)
+    show(rates_table(result, ratios(result)))
+    typer.echo("wrote " + ", ".join(str(file) for file in files.values()))
+
+
+@app.command(
+    epilog="Examples: `bionemo-scale bench throughput --out results`, and again later "
+    "`bionemo-scale bench throughput --out again --baseline results/throughput.json --task training --arm scale`"
+)
+def throughput(
+    out: Annotated[Path, typer.Option(help="Directory for throughput.json, throughput.md and throughput.svg.")],
+    size: Annotated[str, typer.Option(help="Of both models: tiny, state_sm, state or tahoe.")] = "tiny",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    gpus: Annotated[int, typer.Option(help="GPUs that share a training.")] = 1,
+    tasks: Annotated[list[str] | None, typer.Option("--task", help="training or inference; both if not given.")] = None,
+    arms: Annotated[
+        list[str] | None, typer.Option("--arm", help="Measure only this arm; give it several times for several.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Of one measurement; 0 for what the size says.")] = 0,
+    repeats: Annotated[int, typer.Option(help="Measurements of each arm, in turn with the others; at least 3.")] = 3,
+    threads: Annotated[int, typer.Option(help="That each process computes with.")] = 1,
+    cells: Annotated[int, typer.Option(help="Cells of the screen that is made for it.")] = 160_000,
+    genes: Annotated[int, typer.Option(help="Genes.")] = 2_000,
+    nnz: Annotated[int, typer.Option(help="Non-zero counts of a cell, on average.")] = 540,
+    contexts: Annotated[int, typer.Option(help="Contexts.")] = 8,
+    perturbations: Annotated[int, typer.Option(help="Perturbations of each context, beside the control.")] = 12,
+    baseline: Annotated[
+        Path | None, typer.Option(help="An earlier throughput.json of this machine; end with 1 if 5% slower than it.")
+    ] = None,
+    read: Annotated[
+        Path | None, typer.Option(help="Measure nothing: write table and plot of this throughput.json again.")
+    ] = None,
+    convert_again: Annotated[
+        bool, typer.Option("--convert-again", help="Make and time every format anew, those in the cache too.")
+    ] = False,
+    cache: Annotated[Path, typer.Option(help="Directory of data and runs; what is there is used again.")] = Path(
+        "~/.cache/bionemo-scale/bench"
+    ),
+) -> None:
+    """Train and predict beside STATE at matched sizes; STATE's environment is made once, or named in STATE_VENV."""
+    from bionemo.cellsets.bench.screen import ScreenSize
+    from bionemo.scale.bench.arms import INFERENCE, TRAINING
+    from bionemo.scale.bench.regression import check_comparable, read_baseline, regressions, sentences
+    from bionemo.scale.bench.report import write_report
+    from bionemo.scale.bench.settings import ThroughputBenchmark, described
+    from bionemo.scale.bench.throughput import SCHEMA, run_throughput_benchmark
+    from bionemo.scale.cli.tables import headline_table, show
+
+    for task in tasks or ():
+        if task not in (TRAINING, INFERENCE):
+            raise InputError(f"--task {task} is neither {TRAINING} nor {INFERENCE}.")
+    benchmark = ThroughputBenchmark(
+        size=size,
+        screen=ScreenSize(
+            cells=cells, genes=genes, values_per_cell=nnz, contexts=contexts, perturbations=perturbations
+        ),
+        device=device,
+        gpus=gpus,
+        steps=steps,
+        repeats=repeats,
+        tasks=tuple(tasks or (TRAINING, INFERENCE)),
+        arms=tuple(arms or ()),
+        threads=threads,
+        convert_again=convert_again,
+    )
+    _check_writable(out)
+    before = None if baseline is None else read_baseline(baseline, SCHEMA)
+    if read is not None:
+        result = read_baseline(read, SCHEMA)
+    else:
+        machine, settings = described(benchmark)
+        if before is not None and baseline is not None:
+            check_comparable(before, machine, settings, baseline)
+        result = run_throughput_benchmark(benchmark, cache.expanduser())
+    files = write_report(result, out)
+    show(headline_table(result))
+    typer.echo("wrote " + ", ".join(str(file) for file in files.values()))
+    if before is not None:
+        found = regressions(result, before)
+        for sentence in sentences(found):
+            typer.echo(sentence)
+        if any(one["slower"] for one in found):
+            raise typer.Exit(1)
+
+
+def _check_writable(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()
     except OSError as error:
         raise InputError(f"--out {out} cannot be written ({error.strerror}): name another directory.") from error
-    result = run_loader_benchmark(benchmark, cache.expanduser())
-    files = write_report(result, out)
-    show(rates_table(result, ratios(result)))
-    typer.echo("wrote " + ", ".join(str(file) for file in files.values()))

@@ -16,3 +16,31 @@ def over_sets(value: torch.Tensor) -> torch.Tensor:
     sets would get, also in the last batch of an epoch, which empty sets fill up.
     """
     return value.mean()
+
+
+def squared_error(predicted: torch.Tensor, observed: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean of ``(predicted - observed)^2`` over the valid cells and all genes, [B, S, G] to [B]; as `over_cells`."""
+    return over_cells(_SquaredError.apply(predicted, observed)[..., None], mask)
+
+
+class _SquaredError(torch.autograd.Function):
+    """Mean square of the difference over the last axis; keeps the difference and goes over it once for the gradient."""
+
+    @staticmethod
+    def forward(ctx, predicted: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:
+        difference = predicted - observed
+        ctx.save_for_backward(difference)
+        ctx.dtypes = predicted.dtype, observed.dtype
+        norm = torch.linalg.vector_norm(difference, dim=-1, dtype=torch.promote_types(difference.dtype, torch.float32))
+        return norm.square() / difference.shape[-1]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: torch.Tensor):
+        (difference,) = ctx.saved_tensors
+        slope = difference * (grad * (2 / difference.shape[-1])).to(difference.dtype).unsqueeze(-1)
+        needs_predicted, needs_observed = ctx.needs_input_grad
+        return (
+            slope.to(ctx.dtypes[0]) if needs_predicted else None,
+            -slope.to(ctx.dtypes[1]) if needs_observed else None,
+        )

@@ -1,9 +1,14 @@
 """Predicted expression to whole counts."""
 
+import numba
 import numpy as np
 
 STRATA = 4
 """Cells are rounded in so many groups of like library size, whose counts are steps of like height."""
+_TABLE = 32
+"""Counts up to this are looked up."""
+_SLACK = 1e-6
+"""By how much a value may fall short of a whole count that it stands for."""
 
 
 class CountRounding:
@@ -49,15 +54,41 @@ class CountRounding:
         numpy.ndarray
             float32 [cells, G], log1p, every value on the grid of its cell.
         """
-        unit = (self._target_sum / np.maximum(library, 1))[:, None]
-        below = np.floor(np.expm1(expression.astype(np.float64)) / unit + 1e-6)
-        lower, upper = np.log1p(below * unit), np.log1p((below + 1) * unit)
-        share = ((expression - lower) / (upper - lower)).clip(0, 1)
-        up = np.empty(share.shape, dtype=bool)
-        stratum = np.searchsorted(self._edges, library)
-        for group in np.unique(stratum):
-            cells = stratum == group
-            sums = np.cumsum(np.concatenate([self._passed[group, None], share[cells]]), axis=0)
-            self._passed[group] = sums[-1] % 1
-            up[cells] = np.diff(np.floor(sums), axis=0) > 0
-        return np.where(up, upper, lower).astype(np.float32)
+        unit = self._target_sum / np.maximum(library, 1)
+        return _rounded(expression, unit, np.searchsorted(self._edges, library), self._passed)
+
+
+def _compiled(function):
+    try:
+        return numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # no writable folder for the cache, as in a read-only container
+        return numba.njit(nogil=True)(function)
+
+
+@_compiled
+def _rounded(expression, unit, stratum, passed):
+    out = np.empty(expression.shape, dtype=np.float32)
+    grid, reached = np.empty(_TABLE + 1), np.empty(_TABLE + 1)
+    for cell in range(expression.shape[0]):
+        # Few counts of a cell are large: the logarithms of the others are worked out once.
+        for count in range(_TABLE + 1):
+            grid[count] = np.log1p(count * unit[cell])
+            reached[count] = np.log1p(max(count - _SLACK, 0.0) * unit[cell])
+        sums = passed[stratum[cell]]
+        for gene in range(expression.shape[1]):
+            value = np.float64(expression[cell, gene])
+            if value < reached[_TABLE]:
+                below = 0
+                while below + 1 < _TABLE and value >= reached[below + 1]:
+                    below += 1
+                lower, upper = grid[below], grid[below + 1]
+            else:
+                whole = np.floor(np.expm1(value) / unit[cell] + _SLACK)
+                lower, upper = np.log1p(whole * unit[cell]), np.log1p((whole + 1) * unit[cell])
+            sums[gene] += min(max((value - lower) / (upper - lower), 0.0), 1.0)
+            if sums[gene] >= 1:
+                sums[gene] -= 1
+                out[cell, gene] = upper
+            else:
+                out[cell, gene] = lower
+    return out

@@ -39,12 +39,14 @@ class Start:
         """
         if len(self.rows) % len(self.pool) == 0:
             return np.ones(expression.shape[1], dtype=np.float32)
-        wanted, drawn = (
-            np.asarray(expression[rows].mean(0), dtype=np.float64).ravel()  # type: ignore[index]
-            for rows in (self.pool, self.rows)
-        )
+        wanted, drawn = (_mean(expression, rows) for rows in (self.pool, self.rows))
         ratio = np.divide(wanted, drawn, out=np.ones_like(wanted), where=drawn > 0)
         return ratio.clip(1 / LARGEST_SCALE, LARGEST_SCALE).astype(np.float32)
+
+
+def _mean(expression: sparse.csr_matrix, rows: np.ndarray) -> np.ndarray:
+    chosen: sparse.csr_matrix = expression[rows]  # type: ignore[index]
+    return np.asarray(chosen.mean(0), dtype=np.float64).ravel()
 
 
 def draw(population: Population, pool: np.ndarray, rng: np.random.Generator) -> Start:

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear
 from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.module import MegatronModule
@@ -15,6 +16,32 @@ from bionemo.scale.flow.likelihood import negative_binomial_loss
 from bionemo.scale.model.config import GENE_MULTIPLE, Head, ScaleConfig
 from bionemo.scale.model.specs import LayerSpec
 from bionemo.scale.model.vocabulary import Vocabulary
+
+_ALIGNED = 8
+"""A GPU is fast with products that have a multiple of so many columns."""
+
+
+class GeneProjection(ColumnParallelLinear):
+    """A latent to the first G columns of a layer that has a few more.
+
+    Where its weights lie whole in this process, the product is made without the other columns: cutting them off costs
+    more than they do.
+    """
+
+    def keep(self, n_genes: int, *, whole: bool) -> None:
+        """Set G, and whether the weights are whole here."""
+        self.n_genes, self.plain = n_genes, whole and n_genes % _ALIGNED == 0
+
+    def forward(self, trunk_BSD: torch.Tensor, with_bias: bool = True) -> torch.Tensor:  # type: ignore[override]
+        """Project [B, S, D] to [B, S, G]."""
+        if self.plain:
+            assert self.weight is not None
+            return F.linear(trunk_BSD, self.weight[: self.n_genes], self.bias[: self.n_genes] if with_bias else None)
+        x_BSG, _ = super().forward(trunk_BSD)
+        if not with_bias:
+            zero_BSG, _ = super().forward(torch.zeros_like(trunk_BSD[:1, :1]))
+            x_BSG = x_BSG - zero_BSG
+        return x_BSG[..., : self.n_genes]
 
 
 class Decoder(MegatronModule):
@@ -31,7 +58,8 @@ class Decoder(MegatronModule):
         to_genes: dict[str, Any] = dict(config=transformer, init_method=transformer.init_method)
         # The columns beyond G are dropped.
         columns = math.ceil(self.n_genes / GENE_MULTIPLE) * GENE_MULTIPLE
-        self.to_genes = ColumnParallelLinear(config.hidden_size, columns, bias=True, gather_output=True, **to_genes)
+        self.to_genes = GeneProjection(config.hidden_size, columns, bias=True, gather_output=True, **to_genes)
+        self.to_genes.keep(self.n_genes, whole=config.tensor_parallel == 1)
         self.rates = CountRates(config, vocabulary, columns) if self.head is Head.NEGATIVE_BINOMIAL else None
 
     def trunk(self, z_BSD: torch.Tensor) -> torch.Tensor:
@@ -41,8 +69,11 @@ class Decoder(MegatronModule):
 
     def forward(self, z_BSD: torch.Tensor) -> torch.Tensor:
         """Decode [B, S, D] to log1p expression less the mean of each gene, [B, S, G]."""
-        x_BSG, _ = self.to_genes(self.trunk(z_BSD))
-        return x_BSG[..., : self.n_genes]
+        return self.to_genes(self.trunk(z_BSD))
+
+    def change(self, z1_BSD: torch.Tensor, z0_BSD: torch.Tensor) -> torch.Tensor:
+        """``h(z1) - h(z0)``, [B, S, G]: the projection is linear, so one of the difference, without its bias."""
+        return self.to_genes(self.trunk(z1_BSD) - self.trunk(z0_BSD), with_bias=False)
 
     def predict(
         self,
@@ -60,9 +91,30 @@ class Decoder(MegatronModule):
         """
         if self.rates is not None:
             return self.rates(self.trunk(z1_BSD), gene_mean_G).log1p()
-        x1_BSG = self(z1_BSD)
-        x1_BSG = x0_BSG + gate * (x1_BSG - self(z0_BSD)) if self.head is Head.RESIDUAL else x1_BSG + gene_mean_G
-        return x1_BSG.clamp(0, self.ceiling)
+        if self.head is Head.RESIDUAL:
+            return _MovedCells.apply(x0_BSG, self.change(z1_BSD, z0_BSD), gate, self.ceiling)
+        return (self(z1_BSD) + gene_mean_G).clamp(0, self.ceiling)
+
+
+class _MovedCells(torch.autograd.Function):
+    """``clamp(x0 + gate * change, 0, ceiling)``, with a gradient for the change that keeps a bit of each value.
+
+    As with torch's clamp, a value at the edge of the range still has its gradient: most genes of most cells are 0.
+    """
+
+    @staticmethod
+    def forward(ctx, x0_BSG: torch.Tensor, change_BSG: torch.Tensor, gate, ceiling: float):
+        moved_BSG = x0_BSG + gate * change_BSG
+        clamped_BSG = moved_BSG.clamp(0, ceiling)
+        ctx.save_for_backward(moved_BSG == clamped_BSG)
+        ctx.gate, ctx.dtype = gate, change_BSG.dtype
+        return clamped_BSG
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_BSG: torch.Tensor):
+        (inside_BSG,) = ctx.saved_tensors
+        return None, (grad_BSG * inside_BSG * ctx.gate).to(ctx.dtype), None, None
 
 
 class CountRates(MegatronModule):

@@ -14,7 +14,7 @@ from bionemo.scale.flow.endpoint import endpoint_loss, velocity_loss
 from bionemo.scale.flow.noise import set_noise
 from bionemo.scale.flow.pairing import optimal_transport_order
 from bionemo.scale.flow.path import interpolate
-from bionemo.scale.flow.reduce import over_cells, over_sets
+from bionemo.scale.flow.reduce import over_cells, over_sets, squared_error
 from bionemo.scale.flow.set_loss import energy_distance, maximum_mean_discrepancy
 from bionemo.scale.flow.solver import solve
 from bionemo.scale.flow.source import source
@@ -126,8 +126,8 @@ class ScaleModel(MegatronModule):
         hide_control, hide_perturbed = (None, None) if noise.hide_genes is None else noise.hide_genes
 
         z0, z1 = self.encode(control, mask, hide_control), self.encode(perturbed, mask, hide_perturbed)
-        reconstruction = over_cells((decoder(z0) - (control - self.gene_mean)).square(), mask) / 2
-        reconstruction = reconstruction + over_cells((decoder(z1) - (perturbed - self.gene_mean)).square(), mask) / 2
+        reconstruction = squared_error(decoder(z0), control - self.gene_mean, mask) / 2
+        reconstruction = reconstruction + squared_error(decoder(z1), perturbed - self.gene_mean, mask) / 2
 
         # The transport works on latents that the reconstruction alone shapes. A gradient of the endpoint loss through
         # z0 would pull the control cells together until every latent is the same.

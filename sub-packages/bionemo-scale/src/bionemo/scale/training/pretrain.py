@@ -16,7 +16,7 @@ from nemo.utils import logging as nemo_log
 from bionemo.cellsets import CellStore, Split
 from bionemo.scale.model.config import ScaleConfig
 from bionemo.scale.quiet import hush
-from bionemo.scale.training.cpu import redirect_cuda_to_cpu
+from bionemo.scale.training.cpu import keep_freed_memory, redirect_cuda_to_cpu
 from bionemo.scale.training.data import CellSetsDataModule, gene_choice, trained_conditions
 from bionemo.scale.training.embeddings import Embeddings
 from bionemo.scale.training.failures import one_sentence
@@ -107,7 +107,9 @@ def set_up(training: TrainingConfig) -> None:
     nemo_log.remove_stream_handlers()
     if not torch.cuda.is_available():
         redirect_cuda_to_cpu()
+        keep_freed_memory()
         torch.set_num_threads(training.threads)
+    torch.set_float32_matmul_precision(training.matmul_precision)
 
 
 def store_facts(store: CellStore, path: str) -> dict:

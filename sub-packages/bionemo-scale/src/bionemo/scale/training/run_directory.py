@@ -22,6 +22,8 @@ _FREE = {
         *("patience", "profile_steps", "wandb_project"),
     },
 }
+# What runs were that are older than a field.
+_BEFORE = {"model": {}, "training": {"matmul_precision": "highest"}}
 _CHECKPOINT = re.compile(r"step=(\d+)")
 
 
@@ -190,7 +192,7 @@ class RunDirectory:
                 f"training.sets_per_batch to the number of devices, or give another --out."
             )
         for section in ("model", "training"):
-            before, now = getattr(old, section), json.loads(json.dumps(getattr(new, section)))
+            before, now = _BEFORE[section] | getattr(old, section), json.loads(json.dumps(getattr(new, section)))
             for name in now:
                 if name not in _FREE[section] and before.get(name) != now[name]:
                     raise InputError(

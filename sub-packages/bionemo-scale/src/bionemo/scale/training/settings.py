@@ -14,6 +14,10 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
+MATMUL_PRECISIONS = ("highest", "high", "medium")
+"""Torch's names."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """Settings of one training run."""
@@ -33,6 +37,9 @@ class TrainingConfig:
     average_decay: float = 0.0
     """Decay of the moving average of weights that predictions are made with; 0 for the weights themselves."""
     precision: Precision = Precision.FP32
+    matmul_precision: str = "highest"
+    """Products of float32 tensors: ``highest``, or ``high`` or ``medium``, which round their factors where the machine
+    is faster with that (TF32 on a GPU; bf16 on a CPU that multiplies it)."""
     devices: int = 1
     """Processes on each node: a GPU each, or CPU processes where there is no GPU."""
     nodes: int = 1
@@ -63,6 +70,10 @@ class TrainingConfig:
             object.__setattr__(self, "precision", Precision(self.precision))
         except ValueError:
             raise InputError(f"precision={self.precision!r} is not one of {', '.join(Precision)}.") from None
+        if self.matmul_precision not in MATMUL_PRECISIONS:
+            raise InputError(
+                f"matmul_precision={self.matmul_precision!r} is not one of {', '.join(MATMUL_PRECISIONS)}."
+            )
         for field in fields(self):
             least = 0 if field.name in ("warmup_steps", "seed", "patience", "profile_steps") else 1
             if field.type is int and getattr(self, field.name) < least:

@@ -65,24 +65,27 @@ class Reader(Protocol):
         ...
 
 
+_answers: TextIO = sys.stdout
+
+
 def serve(
-    open_data: Callable[[Path, dict[str, Any]], Reader],
+    open_data: Callable[[Path, dict[str, Any]], Reader] | None = None,
     convert: Callable[[Path, Path, dict[str, Any]], None] | None = None,
     **more: Callable[..., Any],
 ) -> None:
     """Answer requests until standard input ends; an error is an answer, and the driver goes on."""
-    answers = _own_standard_output()
+    _own_standard_output()
     reader: Reader | None = None
-    for line in sys.stdin:
-        request = json.loads(line)
+    while (request := next_request()) is not None:
         try:
             match request.pop("do"):
                 case "versions":
-                    answer = _versions()
+                    answer = versions()
                 case "convert":
                     assert convert is not None, "this driver's data are not converted"
                     answer = _timed(convert, Path(request["source"]), Path(request["target"]), request["options"])
                 case "open":
+                    assert open_data is not None, "this driver has no loop"
                     before = time.monotonic()
                     reader = open_data(Path(request["path"]), request["options"])
                     answer = {"seconds": time.monotonic() - before}
@@ -97,7 +100,18 @@ def serve(
         except Exception as error:
             traceback.print_exc()
             answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), file=answers, flush=True)
+        send_answer(answer)
+
+
+def next_request() -> dict[str, Any] | None:
+    """Return the next request, None where there are no more; for work that is told on the way how to go on."""
+    line = sys.stdin.readline()
+    return json.loads(line) if line else None
+
+
+def send_answer(answer: dict[str, Any]) -> None:
+    """Answer a request."""
+    print(json.dumps(answer), file=_answers, flush=True)
 
 
 def timed_loop(reader: Reader, seconds: float, epochs: int | None = None) -> dict[str, Any]:
@@ -122,7 +136,7 @@ def timed_loop(reader: Reader, seconds: float, epochs: int | None = None) -> dic
     before = time.monotonic()
     batches = iter(reader.batches())
     next(batches)
-    begin, cpu = time.monotonic(), _cpu_seconds()
+    begin, cpu = time.monotonic(), cpu_seconds()
     seen: list[list[Any]] = [[]]
     control_rows = 0
     while time.monotonic() - begin < seconds:
@@ -135,8 +149,8 @@ def timed_loop(reader: Reader, seconds: float, epochs: int | None = None) -> dic
             continue
         seen[-1].append(batch.rows)
         control_rows += batch.control_rows
-    end, cpu = time.monotonic(), _cpu_seconds() - cpu
-    memory = _memory()
+    end, cpu = time.monotonic(), cpu_seconds() - cpu
+    used = memory()
     with contextlib.suppress(AttributeError):  # only generators have it
         batches.close()  # type: ignore[attr-defined]
     rows_seen = [_filled(rows) for rows in seen if rows]
@@ -149,7 +163,7 @@ def timed_loop(reader: Reader, seconds: float, epochs: int | None = None) -> dic
         "distinct_cells": sum(len(np.unique(rows)) for rows in rows_seen),
         "control_rows": control_rows,
         "epochs": len(seen),
-        **memory,
+        **used,
     }
 
 
@@ -173,20 +187,21 @@ def _sample(reader: Reader, out: Path, n_batches: int) -> dict[str, Any]:
 
 
 def _timed(work: Callable[..., None], *arguments: Any) -> dict[str, Any]:
-    before, cpu = time.monotonic(), _cpu_seconds()
+    before, cpu = time.monotonic(), cpu_seconds()
     work(*arguments)
-    seconds, cpu = time.monotonic() - before, _cpu_seconds() - cpu
-    return {"seconds": seconds, "cpu_seconds": cpu, "peak_rss_bytes": _memory()["peak_rss_bytes"]}
+    seconds, cpu = time.monotonic() - before, cpu_seconds() - cpu
+    return {"seconds": seconds, "cpu_seconds": cpu, "peak_rss_bytes": memory()["peak_rss_bytes"]}
 
 
-def _own_standard_output() -> TextIO:
+def _own_standard_output() -> None:
     """Keep standard output for answers, and send what libraries print to standard error."""
-    answers = os.fdopen(os.dup(1), "w")
+    global _answers
+    _answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    return answers
 
 
-def _versions() -> dict[str, Any]:
+def versions() -> dict[str, Any]:
+    """Return the versions of Python and of every package."""
     packages = {item.metadata["Name"]: item.version for item in importlib.metadata.distributions()}
     return {"python": sys.version.split()[0], "packages": dict(sorted(packages.items(), key=lambda item: item[0]))}
 
@@ -201,7 +216,7 @@ def _processes() -> list[Path]:
     return found
 
 
-def _cpu_seconds() -> float:
+def cpu_seconds() -> float:
     """Return user and system time of this process, of its children that live, and of those that ended."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     ticks = 0
@@ -212,7 +227,8 @@ def _cpu_seconds() -> float:
     return time.process_time() + ended.ru_utime + ended.ru_stime + ticks / os.sysconf("SC_CLK_TCK")
 
 
-def _memory() -> dict[str, int]:
+def memory() -> dict[str, int]:
+    """Return the peak of resident memory, and what is no file cache, of this process and all it has started."""
     peak = own = 0
     for process in _processes():
         with contextlib.suppress(OSError):
