@@ -52,6 +52,15 @@ def test_a_width_that_tensor_parallelism_does_not_divide_is_refused_with_sizes_t
         replace(config, tensor_parallel=4)
 
 
+def test_sets_that_sequence_parallelism_does_not_divide_are_refused_with_sizes_that_would(config, training):
+    split = replace(config, tensor_parallel=2, sequence_parallel=True)
+    check_settings(split, replace(training, devices=2))
+    with pytest.raises(
+        InputError, match=r"cells_per_set=7 to be a multiple of model\.tensor_parallel=2: 6 or 8 would do"
+    ):
+        check_settings(split, replace(training, devices=2, cells_per_set=7))
+
+
 @pytest.mark.parametrize(
     ("capability", "fp8", "changes", "message"),
     [
