@@ -52,6 +52,12 @@ def test_a_width_that_tensor_parallelism_does_not_divide_is_refused_with_sizes_t
         replace(config, tensor_parallel=4)
 
 
+def test_weights_and_biases_without_its_package_is_refused(config, training, monkeypatch):
+    monkeypatch.setattr(refusals.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="wandb_project=screens needs the package wandb: pip install wandb"):
+        check_settings(config, replace(training, wandb_project="screens"))
+
+
 def test_sets_that_sequence_parallelism_does_not_divide_are_refused_with_sizes_that_would(config, training):
     split = replace(config, tensor_parallel=2, sequence_parallel=True)
     check_settings(split, replace(training, devices=2))
