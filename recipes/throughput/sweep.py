@@ -5,7 +5,9 @@ Each measurement is one ``nemo scale throughput`` in a process of its own, whose
 
 import argparse
 import json
+import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,6 +21,7 @@ PARTS = ("grid", "fp8", "compile", "upload", "recompute", "wide")
 PACKAGES = ("torch", "transformer-engine", "megatron-core", "nemo-toolkit", "bionemo-scale", "bionemo-cellsets")
 WIDE = ("model.hidden_size=2048", "model.ffn_hidden_size=6144", "model.gene_module_size=256")
 FP8 = ("current", "delayed")
+NEMO = shutil.which("nemo", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}") or "nemo"
 
 
 class Sweep:
@@ -55,7 +58,7 @@ class Sweep:
         began = time.time()
         done = subprocess.run(
             [
-                *("nemo", "scale", "throughput", "--factory", self.given.model, f"out={out}", *self.data, *settings),
+                *(NEMO, "scale", "throughput", "--factory", self.given.model, f"out={out}", *self.data, *settings),
                 *(f"steps={self.given.steps}", f"warm_up={self.given.warm_up}", "--yes"),
             ],
             capture_output=True,

@@ -49,9 +49,7 @@ def import_export(folder: Path, out: Path) -> None:
         record = RunRecord(**{field.name: config[field.name] for field in fields(RunRecord)})
         weights = load_file(folder / "model.safetensors")
         one_process_groups(torch.device("cpu"))
-        model = ScaleModel(
-            record.model_config(tensor_parallel=1, layer_spec="local", compile=False), record.model_vocabulary()
-        )
+        model = ScaleModel(record.model_config(tensor_parallel=1, layer_spec="local"), record.model_vocabulary())
         model.load_state_dict(weights)
         if record.training["average_decay"]:
             average = ScaleModel(model.scale, model.vocabulary)

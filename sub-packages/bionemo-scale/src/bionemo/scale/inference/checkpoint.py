@@ -55,7 +55,7 @@ def load_model(run: RunDirectory, device: torch.device, checkpoint: Path | None 
         raise InputError(f"{run.path} has no checkpoint yet: let `pretrain` reach training.checkpoint_every steps.")
     one_process_groups(device)
     record = run.read()
-    model = ScaleModel(record.model_config(tensor_parallel=1, compile=False), record.model_vocabulary()).to(device)
+    model = ScaleModel(record.model_config(tensor_parallel=1), record.model_vocabulary()).to(device)
     # NeMo's training wraps the model once and keeps weights and optimizer state in one place.
     prefix = "module.average.model." if record.training["average_decay"] else "module."
     wanted = {"state_dict": model.sharded_state_dict(prefix=prefix)}

@@ -45,10 +45,10 @@ class RunRecord:
     def model_config(self, **changes) -> ScaleConfig:
         """The model's configuration, with ``changes`` such as another tensor parallel size.
 
-        Sequence parallelism belongs to the tensor parallel size that it was asked for with.
+        With another tensor parallel size go neither the sequence parallelism nor the compiled blocks of the training.
         """
         if "tensor_parallel" in changes:
-            changes = {"sequence_parallel": False, **changes}
+            changes = {"sequence_parallel": False, "compile": False, **changes}
         return ScaleConfig(**{**self.model, **changes})
 
     def model_vocabulary(self) -> Vocabulary:
