@@ -42,7 +42,7 @@ def saved_weights(run: Path) -> dict[str, bytes]:
     return {name: value.numpy().tobytes() for name, value in model.state_dict().items() if value is not None}
 
 
-def gradients(run: Path, step: int, before: Path) -> dict[str, "torch.Tensor"]:
+def gradients(run: Path, step: int, before: Path | None = None) -> dict[str, "torch.Tensor"]:
     """Whole gradient of every weight in one step, as all ranks together had it.
 
     Adam's first moment is a moving average of gradients, so two checkpoints in a row tell the one between them.
@@ -54,9 +54,12 @@ def gradients(run: Path, step: int, before: Path) -> dict[str, "torch.Tensor"]:
     step
         The step.
     before
-        Run that has the checkpoint of the step before.
+        Run that has the checkpoint of the step before; there is none before the first.
     """
-    now, then = (_first_moments(where / "checkpoints" / f"step={n}") for where, n in ((run, step), (before, step - 1)))
+    now = _first_moments(run / "checkpoints" / f"step={step}")
+    if before is None:
+        return {name: moment / 0.1 for name, moment in now.items()}
+    then = _first_moments(before / "checkpoints" / f"step={step - 1}")
     assert now.keys() == then.keys()
     return {name: (now[name] - 0.9 * then[name]) / 0.1 for name in now}
 

@@ -92,6 +92,19 @@ def test_a_checkpoint_of_four_processes_goes_on_as_one(shared, pretrain):
 
 
 @slow
+def test_a_step_of_two_batches_has_the_mean_of_their_gradients(tmp_path, pretrain):
+    still = ("training.sets_per_batch=2", "training.learning_rate=0", "training.warmup_steps=0", *SETTINGS)
+    still = (*still, "training.clip_gradient=1e9")
+    pretrain(tmp_path / "apart", "training.max_steps=2", *still)
+    pretrain(tmp_path / "together", "training.max_steps=1", "training.accumulate=2", *still)
+    apart = gradients(tmp_path / "apart", 1), gradients(tmp_path / "apart", 2, before=tmp_path / "apart")
+    together = gradients(tmp_path / "together", 1)
+    for name, gradient in together.items():
+        mean = (apart[0][name] + apart[1][name]) / 2
+        assert (gradient - mean).norm() <= 1e-4 * mean.norm(), name
+
+
+@slow
 def test_activations_that_are_computed_again_change_nothing(gone_on):
     assert losses(gone_on("model.recompute=true")) == losses(gone_on())
 

@@ -90,6 +90,15 @@ def test_fp8_that_can_run_is_not(wide, training, chip, fp8):
     check_settings(replace(wide, fp8=fp8), training)
 
 
+def test_fp8_with_keys_too_narrow_for_it_is_refused(wide, training, chip):
+    chip(9, 0)
+    narrow = replace(wide, fp8="current", num_attention_heads=16, num_query_groups=1)
+    with pytest.raises(
+        InputError, match=r"keys and values that goes with model\.hidden_size on each rank is 8: 0 and 16"
+    ):
+        check_settings(narrow, training)
+
+
 def test_fp8_without_transformer_engine_is_refused(wide, training, monkeypatch):
     monkeypatch.setattr(refusals, "transformer_engine_works", lambda: False)
     with pytest.raises(InputError, match=r"fp8=delayed needs a GPU, a working transformer-engine"):

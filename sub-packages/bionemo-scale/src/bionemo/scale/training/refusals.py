@@ -93,6 +93,10 @@ def _check_fp8(model: ScaleConfig, training: TrainingConfig) -> None:
     sizes = {"training.sets_per_batch * training.cells_per_set on each rank": (rows, row_multiple)}
     for name, width in (("hidden_size", model.hidden_size), ("gene_module_size", model.gene_module_size)):
         sizes[f"model.{name}"] = width, width_multiple
+        queries = width // model.tensor_parallel
+        sizes[f"the width of the queries that goes with model.{name} on each rank"] = queries, width_multiple
+        keys = 2 * queries * model.num_query_groups // model.num_attention_heads
+        sizes[f"the width of keys and values that goes with model.{name} on each rank"] = keys, width_multiple
         sizes[f"the feed-forward width that goes with model.{name} on each rank"] = (
             model.feed_forward(width) // model.tensor_parallel,
             width_multiple,
