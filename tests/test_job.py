@@ -97,9 +97,11 @@ def test_another_seed_for_the_same_run_is_refused(run, pretrain):
 @pytest.mark.slow
 def test_weights_and_biases_keeps_the_curves_of_a_run_without_a_network(pretrain, tmp_path, monkeypatch, environment):
     monkeypatch.setitem(environment, "WANDB_MODE", "offline")
-    pretrain(tmp_path / "run", "training.max_steps=4", "training.wandb_project=perturbations")
+    pretrain(
+        tmp_path / "run", "training.max_steps=4", "training.validate_every=2", "training.wandb_project=perturbations"
+    )
     (kept,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
-    for name in ("train/loss", *LOGGED):
+    for name in ("train/loss", "val_pdcorr", *LOGGED):
         assert name.encode() in kept.read_bytes(), name
 
 
