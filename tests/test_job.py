@@ -101,7 +101,7 @@ def test_weights_and_biases_keeps_the_curves_of_a_run_without_a_network(pretrain
         tmp_path / "run", "training.max_steps=4", "training.validate_every=2", "training.wandb_project=perturbations"
     )
     (kept,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
-    for name in ("train/loss", "val_pdcorr", *LOGGED):
+    for name in ("train/loss", "val/pdcorr", *LOGGED):
         assert name.encode() in kept.read_bytes(), name
 
 
