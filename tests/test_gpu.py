@@ -132,6 +132,17 @@ def test_a_run_trains_saves_and_goes_on(tmp_path, pretrain, overrides):
     assert logged(run, "throughput/flops_per_second")[6][-1] > 0
 
 
+@pytest.mark.parametrize("fp8", ["none", "current"])
+def test_weights_of_another_precision_predict_and_are_exported(tmp_path, pretrain, command, workshop, fp8):
+    run, screen = tmp_path / "run", workshop / "screen.h5ad"
+    layers = () if fp8 == "none" else ("model.layer_spec=transformer_engine", f"model.fp8={fp8}")
+    pretrain(run, "training.max_steps=4", "training.precision=bf16", *layers)
+    command(
+        "predict", "--checkpoint", run, "--controls", screen, "--like", screen, "--out", tmp_path / "predicted.h5ad"
+    )
+    command("export", run, "--out", tmp_path / "exported")
+
+
 def test_cells_that_are_made_dense_on_the_gpu_are_the_same_cells(tmp_path, pretrain):
     from jobs import logged
 
