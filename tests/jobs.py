@@ -1,6 +1,10 @@
 """Starting training runs and reading their logs."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def pretrain_arguments(workshop: Path, out: Path, *overrides: str) -> list[str]:
@@ -36,3 +40,37 @@ def saved_weights(run: Path) -> dict[str, bytes]:
     directory = RunDirectory(run)
     model, _ = load_model(directory, torch.device("cpu"), directory.last_checkpoint())
     return {name: value.numpy().tobytes() for name, value in model.state_dict().items() if value is not None}
+
+
+def gradients(run: Path, step: int, before: Path | None = None) -> dict[str, "torch.Tensor"]:
+    """Whole gradient of every weight in one step, as all ranks together had it.
+
+    Adam's first moment is a moving average of gradients, so two checkpoints in a row tell the one between them.
+
+    Parameters
+    ----------
+    run
+        Has the checkpoint of ``step``.
+    step
+        The step.
+    before
+        Run that has the checkpoint of the step before; there is none before the first.
+    """
+    now = _first_moments(run / "checkpoints" / f"step={step}")
+    if before is None:
+        return {name: moment / 0.1 for name, moment in now.items()}
+    then = _first_moments(before / "checkpoints" / f"step={step - 1}")
+    assert now.keys() == then.keys()
+    return {name: (now[name] - 0.9 * then[name]) / 0.1 for name in now}
+
+
+def _first_moments(checkpoint: Path) -> dict[str, "torch.Tensor"]:
+    import torch
+    from megatron.core import dist_checkpointing
+
+    from bionemo.scale.inference.checkpoint import one_process_groups
+
+    one_process_groups(torch.device("cpu"))
+    tensors = dist_checkpointing.load_plain_tensors(str(checkpoint / "weights"))
+    mark = "exp_avg."
+    return {name.partition(mark)[2]: value.double() for name, value in tensors.items() if mark in name}

@@ -132,6 +132,71 @@ def test_a_run_trains_saves_and_goes_on(tmp_path, pretrain, overrides):
     assert logged(run, "throughput/flops_per_second")[6][-1] > 0
 
 
+@pytest.mark.parametrize("fp8", ["none", "current"])
+def test_weights_of_another_precision_predict_and_are_exported(tmp_path, pretrain, command, workshop, fp8):
+    run, screen = tmp_path / "run", workshop / "screen.h5ad"
+    layers = () if fp8 == "none" else ("model.layer_spec=transformer_engine", f"model.fp8={fp8}")
+    pretrain(run, "training.max_steps=4", "training.precision=bf16", *layers)
+    command(
+        "predict", "--checkpoint", run, "--controls", screen, "--like", screen, "--out", tmp_path / "predicted.h5ad"
+    )
+    command("export", run, "--out", tmp_path / "exported")
+
+
+def test_cells_that_are_made_dense_on_the_gpu_are_the_same_cells(tmp_path, pretrain):
+    from jobs import logged
+
+    for name, uploaded in (("dense", "false"), ("counts", "true")):
+        pretrain(tmp_path / name, "training.max_steps=4", f"training.upload_counts={uploaded}")
+    dense, counts = (logged(tmp_path / name) for name in ("dense", "counts"))
+    for step, (loss,) in dense.items():
+        assert counts[step] == pytest.approx([loss], rel=1e-4)
+
+
+def test_a_checkpoint_that_is_written_beside_the_training_holds_the_step_it_names(tmp_path, pretrain):
+    """Its bytes leave the machine while later steps change the weights."""
+    import shutil
+
+    from jobs import logged
+
+    run = tmp_path / "run"
+    settings = ("training.max_steps=6", "training.checkpoint_every=2", "training.keep_checkpoints=9")
+    settings = (*settings, "training.validate_every=100")
+    pretrain(run, *settings)
+    for step in (4, 6):
+        shutil.rmtree(run / "checkpoints" / f"step={step}")
+    pretrain(run, *settings)
+    for step in range(3, 7):
+        first, again = logged(run)[step]
+        assert again == pytest.approx(first, rel=1e-4)
+
+
+def test_the_fused_optimizer_is_used_where_it_is_installed():
+    from megatron.core import optimizer
+
+    from bionemo.scale.model.specs import transformer_engine_works
+
+    if not transformer_engine_works():
+        pytest.skip("needs Transformer Engine")
+    assert optimizer.Adam.__module__.startswith("transformer_engine.")
+
+
+def test_checkpoints_are_written_beside_the_training_and_gradients_reduced_beside_the_backward_pass(config):
+    from bionemo.scale.training.pretrain import _strategy
+
+    strategy = _strategy(config, on_gpu=True, start_from=None)
+    assert strategy.async_save
+    assert strategy.ddp_config.overlap_grad_reduce
+    assert strategy.ddp_config.overlap_param_gather
+
+
+def test_compiled_blocks_agree(loss_and_gradient):
+    expected, expected_gradient = loss_and_gradient(torch.float32)
+    loss, gradient = loss_and_gradient(torch.float32, compile=True)
+    assert loss == pytest.approx(expected, rel=1e-4)
+    assert (gradient - expected_gradient).norm() < 1e-3 * expected_gradient.norm()
+
+
 def test_a_checkpoint_of_one_spec_is_read_by_the_other(tmp_path, pretrain):
     run = tmp_path / "run"
     pretrain(run, "training.max_steps=2", "training.warmup_steps=1", "model.layer_spec=local")

@@ -94,6 +94,26 @@ def test_another_seed_for_the_same_run_is_refused(run, pretrain):
     assert "training.seed=0, not 1" in done.stderr
 
 
+@pytest.mark.slow
+def test_weights_and_biases_keeps_the_curves_of_a_run_without_a_network(pretrain, tmp_path, monkeypatch, environment):
+    monkeypatch.setitem(environment, "WANDB_MODE", "offline")
+    pretrain(
+        tmp_path / "run", "training.max_steps=4", "training.validate_every=2", "training.wandb_project=perturbations"
+    )
+    (kept,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
+    for name in ("train/loss", "val/pdcorr", *LOGGED):
+        assert name.encode() in kept.read_bytes(), name
+
+
+@pytest.mark.slow
+def test_weights_and_biases_without_an_account_is_a_sentence(pretrain, tmp_path, monkeypatch, environment):
+    for name, value in (("WANDB_MODE", "online"), ("WANDB_API_KEY", ""), ("HOME", str(tmp_path))):
+        monkeypatch.setitem(environment, name, value)
+    done = pretrain(tmp_path / "run", "training.max_steps=4", "training.wandb_project=perturbations", code=2)
+    assert "set WANDB_MODE=offline" in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
 def test_the_nemo_plug_in_runs_the_same_training(workshop, tmp_path, environment):
     done = subprocess.run(
         [

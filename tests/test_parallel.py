@@ -1,66 +1,88 @@
-"""Tensor and data parallel training on two CPU processes is the training of one."""
+"""Tensor, sequence and data parallel training on CPU processes is the training of one."""
 
 import shutil
+from functools import cache
 
+import anndata as ad
 import numpy as np
 import pytest
-from jobs import logged, saved_weights
+from jobs import gradients, logged, saved_weights
 
 STEPS = range(4, 7)
+SETTINGS = ("training.validate_every=3", "training.checkpoint_every=1", "training.keep_checkpoints=9")
+TENSOR = ("training.devices=2", "model.tensor_parallel=2")
+DATA = ("training.devices=2", "training.sets_per_batch=2")
+FOUR = ("training.devices=4", "model.tensor_parallel=2", "training.sets_per_batch=2")
+SEQUENCE = "model.sequence_parallel=true"
+slow = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory, pretrain):
-    """A run of three steps, to go on from."""
+    """A run of three steps, to go on from: by then no weight is at the zero where it may have started."""
     out = tmp_path_factory.mktemp("parallel") / "shared"
-    pretrain(out, "training.max_steps=3", "training.validate_every=3")
+    pretrain(out, "training.max_steps=3", *SETTINGS)
     return out
 
 
 @pytest.fixture(scope="module")
-def one_process(shared, pretrain):
-    """Losses of the next three steps on one process."""
-    return losses(shared, "one", pretrain)
+def gone_on(shared, pretrain):
+    """The run of the next three steps with other settings; each once."""
+
+    @cache
+    def run(*overrides):
+        out = shared.with_name("-".join(overrides) or "one process")
+        shutil.copytree(shared, out)
+        pretrain(out, "training.max_steps=6", *SETTINGS, *overrides)
+        return out
+
+    return run
 
 
-def losses(shared, name, pretrain, *overrides):
-    out = shared.with_name(name)
-    shutil.copytree(shared, out)
-    pretrain(out, "training.max_steps=6", "training.validate_every=3", *overrides)
-    logs = logged(out)
+def losses(run):
+    logs = logged(run)
     return [logs[step][-1] for step in STEPS]
 
 
-def test_tensor_parallel_2_has_the_losses_of_one_process(shared, one_process, pretrain):
-    found = losses(shared, "tensor", pretrain, "training.devices=2", "model.tensor_parallel=2")
-    assert found == pytest.approx(one_process, rel=1e-5)
+@pytest.mark.parametrize(
+    "processes",
+    [
+        pytest.param(TENSOR, id="tensor"),
+        pytest.param(DATA, id="data"),
+        pytest.param(FOUR, id="tensor x data", marks=slow),
+        pytest.param((*TENSOR, SEQUENCE), id="sequence", marks=slow),
+        pytest.param((*FOUR, SEQUENCE, "model.recompute=true"), id="sequence x data, recomputed", marks=slow),
+    ],
+)
+def test_more_processes_have_the_losses_weights_and_every_gradient_of_one(shared, gone_on, processes):
+    one, more = gone_on(), gone_on(*processes)
+    assert losses(more) == pytest.approx(losses(one), rel=1e-5)
+    expected, found = (gradients(run, 4, before=shared) for run in (one, more))
+    assert found.keys() == expected.keys()
+    assert len(found) > 50
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+    weights = [saved_weights(run) for run in (more, one)]
+    for name in weights[0]:
+        np.testing.assert_allclose(*(np.frombuffer(w[name], np.float32) for w in weights), atol=2e-5, err_msg=name)
 
 
-def test_data_parallel_2_has_the_losses_of_one_process(shared, one_process, pretrain):
-    found = losses(shared, "data", pretrain, "training.devices=2", "training.sets_per_batch=2")
-    assert found == pytest.approx(one_process, rel=1e-5)
+@slow
+def test_a_sequence_parallel_run_predicts_as_that_of_one_process(gone_on, workshop, command):
+    means = []
+    for run in (gone_on(), gone_on(*TENSOR, SEQUENCE)):
+        out = run / "predicted.h5ad"
+        given = ("--controls", workshop / "screen.h5ad", "--like", workshop / "screen.h5ad")
+        command("predict", "--checkpoint", run / "checkpoints" / "step=6", *given, "--out", out)
+        means.append(ad.read_h5ad(out).X.toarray().mean(0))
+    np.testing.assert_allclose(means[1], means[0], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.slow
-def test_tensor_parallel_2_times_data_parallel_2_has_the_losses_and_weights_of_one_process(
-    shared, one_process, pretrain
-):
-    four = ("training.devices=4", "model.tensor_parallel=2", "training.sets_per_batch=2")
-    assert losses(shared, "four", pretrain, *four) == pytest.approx(one_process, rel=1e-5)
-    # Three optimizer steps on: the gradients agreed as well, and so do their norms.
-    norms = [logged(shared.with_name(name), "train/gradient_norm") for name in ("one", "four")]
-    assert [norms[1][step][-1] for step in STEPS] == pytest.approx([norms[0][step][-1] for step in STEPS], rel=1e-4)
-    one, found = (saved_weights(shared.with_name(name)) for name in ("one", "four"))
-    for name in one:
-        np.testing.assert_allclose(*(np.frombuffer(w[name], np.float32) for w in (found, one)), atol=2e-5, err_msg=name)
-
-
-@pytest.mark.slow
+@slow
 def test_a_checkpoint_of_four_processes_goes_on_as_one(shared, pretrain):
     """Weights and optimizer state from TP2 x DP2 back to a single process."""
-    four = ("training.devices=4", "model.tensor_parallel=2", "training.sets_per_batch=2")
     found = []
-    for name, processes in (("by four", four), ("by one", ())):
+    for name, processes in (("by four", FOUR), ("by one", ())):
         run = shared.with_name(name)
         shutil.copytree(shared, run)
         pretrain(run, "training.max_steps=5", "training.validate_every=3", *processes)
@@ -69,9 +91,22 @@ def test_a_checkpoint_of_four_processes_goes_on_as_one(shared, pretrain):
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
-@pytest.mark.slow
-def test_activations_that_are_computed_again_change_nothing(shared, one_process, pretrain):
-    assert losses(shared, "recompute", pretrain, "model.recompute=true") == one_process
+@slow
+def test_a_step_of_two_batches_has_the_mean_of_their_gradients(tmp_path, pretrain):
+    still = ("training.sets_per_batch=2", "training.learning_rate=0", "training.warmup_steps=0", *SETTINGS)
+    still = (*still, "training.clip_gradient=1e9")
+    pretrain(tmp_path / "apart", "training.max_steps=2", *still)
+    pretrain(tmp_path / "together", "training.max_steps=1", "training.accumulate=2", *still)
+    apart = gradients(tmp_path / "apart", 1), gradients(tmp_path / "apart", 2, before=tmp_path / "apart")
+    together = gradients(tmp_path / "together", 1)
+    for name, gradient in together.items():
+        mean = (apart[0][name] + apart[1][name]) / 2
+        assert (gradient - mean).norm() <= 1e-4 * mean.norm(), name
+
+
+@slow
+def test_activations_that_are_computed_again_change_nothing(gone_on):
+    assert losses(gone_on("model.recompute=true")) == losses(gone_on())
 
 
 def test_a_tensor_parallel_size_that_does_not_divide_the_processes_is_refused(tmp_path, pretrain):

@@ -80,6 +80,34 @@ def test_kill_9_sigterm_and_a_full_disk_change_nothing(tmp_path, pretrain, start
     assert saved_weights(run) == saved_weights(whole)
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 7 MB: one checkpoint of about 4 MB fits, a second one beside it does not."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=7m", "tmpfs", disk], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small disk: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_costs_the_new_checkpoint_alone(tmp_path, pretrain, small_disk):
+    settings = ("training.max_steps=9", "training.checkpoint_every=3", "training.validate_every=100")
+    whole, run = tmp_path / "whole", small_disk / "run"
+    pretrain(whole, *settings)
+    *_, sentence = pretrain(run, *settings, code=1).stderr.strip().splitlines()
+    assert sentence.startswith(
+        f"stopped: {run / 'checkpoints'} could not take checkpoint step=6 (No space left on device)"
+    )
+    assert "it goes on from step=3" in sentence
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step=3"]
+    subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
+    assert "going on from step=3" in pretrain(run, *settings).stderr
+    assert saved_weights(run) == saved_weights(whole)
+
+
 @pytest.mark.slow
 def test_a_rank_that_dies_takes_the_others_along_with_a_sentence(tmp_path, started, pretrain):
     run = tmp_path / "run"

@@ -20,6 +20,11 @@ from bionemo.scale.training.settings import Precision, TrainingConfig
         ({"gene_module_size": 6}, "num_attention_heads=4 does not divide gene_module_size=6"),
         ({"tensor_parallel": 3}, "tensor_parallel=3 does not divide num_attention_heads=4"),
         ({"tensor_parallel": 4}, "tensor_parallel=4 does not divide num_query_groups=2"),
+        ({"sequence_parallel": True}, "tensor_parallel is 1: raise it"),
+        (
+            {"sequence_parallel": True, "tensor_parallel": 2, "gene_modules": 5},
+            "gene_modules=5 to be a multiple of tensor_parallel=2: 4 or 6 would do",
+        ),
         ({"source_control_share": 1.5}, "source_control_share=1.5 is outside"),
         ({"start_fraction": -0.1}, "start_fraction=-0.1 is outside"),
         ({"context_dropout": 2}, "context_dropout=2 is outside"),

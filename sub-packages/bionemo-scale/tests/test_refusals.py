@@ -65,6 +65,21 @@ def test_a_width_that_tensor_parallelism_does_not_divide_is_refused_with_sizes_t
         replace(config, tensor_parallel=4)
 
 
+def test_weights_and_biases_without_its_package_is_refused(config, training, monkeypatch):
+    monkeypatch.setattr(refusals.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="wandb_project=screens needs the package wandb: pip install wandb"):
+        check_settings(config, replace(training, wandb_project="screens"))
+
+
+def test_sets_that_sequence_parallelism_does_not_divide_are_refused_with_sizes_that_would(config, training):
+    split = replace(config, tensor_parallel=2, sequence_parallel=True)
+    check_settings(split, replace(training, devices=2))
+    with pytest.raises(
+        InputError, match=r"cells_per_set=7 to be a multiple of model\.tensor_parallel=2: 6 or 8 would do"
+    ):
+        check_settings(split, replace(training, devices=2, cells_per_set=7))
+
+
 @pytest.mark.parametrize(
     ("capability", "fp8", "changes", "message"),
     [
@@ -86,6 +101,15 @@ def test_fp8_that_cannot_run_is_refused(wide, training, chip, capability, fp8, c
 def test_fp8_that_can_run_is_not(wide, training, chip, fp8):
     chip(9, 0)
     check_settings(replace(wide, fp8=fp8), training)
+
+
+def test_fp8_with_keys_too_narrow_for_it_is_refused(wide, training, chip):
+    chip(9, 0)
+    narrow = replace(wide, fp8="current", num_attention_heads=16, num_query_groups=1)
+    with pytest.raises(
+        InputError, match=r"keys and values that goes with model\.hidden_size on each rank is 8: 0 and 16"
+    ):
+        check_settings(narrow, training)
 
 
 def test_fp8_without_transformer_engine_is_refused(wide, training, monkeypatch):

@@ -29,6 +29,15 @@ def test_a_record_is_read_as_it_was_written(run, record, config, vocabulary):
     assert run.read().store == record.store
 
 
+def test_a_sequence_parallel_run_is_read_by_one_process(record, tmp_path):
+    run = RunDirectory(tmp_path / "split")
+    spread = {"tensor_parallel": 2, "sequence_parallel": True, "compile": True}
+    run.start(replace(record, model={**record.model, **spread}), write=True)
+    assert run.read().model_config().sequence_parallel
+    alone = run.read().model_config(tensor_parallel=1)
+    assert (alone.sequence_parallel, alone.compile) == (False, False)
+
+
 def test_the_same_settings_go_on(begun, record):
     before = begun.record_file.read_bytes()
     begun.start(record, write=True)

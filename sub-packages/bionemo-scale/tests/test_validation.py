@@ -74,7 +74,7 @@ def selection(tmp_path, groups):
     run = RunDirectory(tmp_path)
     training = TrainingConfig(max_steps=100, sets_per_batch=1, cells_per_set=1, validate_every=10, patience=3)
     callback, gates = Selection(run, training), []
-    trainer = SimpleNamespace(callback_metrics={}, logger=None, global_step=0, should_stop=False)
+    trainer = SimpleNamespace(callback_metrics={}, loggers=[], global_step=0, should_stop=False)
 
     def validate(score):
         trainer.global_step += 10

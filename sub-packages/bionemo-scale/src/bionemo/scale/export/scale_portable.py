@@ -36,7 +36,7 @@ _USED = {
 _TRAINING_ONLY = {
     *("token_dropout", "gene_dropout", "set_loss", "likelihood_weight"),
     *("pairing", "start_fraction", "context_dropout", "endpoint_weight", "reconstruction_weight", "set_weight"),
-    *("tensor_parallel", "layer_spec", "fp8", "recompute"),
+    *("tensor_parallel", "sequence_parallel", "layer_spec", "fp8", "recompute", "compile"),
 }
 
 

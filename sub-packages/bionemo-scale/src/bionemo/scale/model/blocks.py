@@ -1,12 +1,20 @@
 """LLaMA blocks of Megatron layers, with or without adaLN-zero conditioning.
 
-Shapes: N members of a set (cells, or gene modules of a cell), B sets, D width; Megatron's order is [N, B, D].
+Shapes: N members of a set (cells, or gene modules of a cell), B sets, D width; Megatron's order is [N, B, D]. With
+sequence parallelism each tensor-parallel rank holds N / TP members between a block's projections.
 """
+
+from copy import copy
 
 import torch
 import torch.nn.functional as F
 from megatron.core.fp8_utils import get_fp8_context
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear
+from megatron.core.tensor_parallel.mappings import (
+    copy_to_tensor_model_parallel_region,
+    gather_from_sequence_parallel_region,
+    scatter_to_sequence_parallel_region,
+)
 from megatron.core.transformer.attention import SelfAttention
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.mlp import MLP
@@ -26,10 +34,13 @@ class Modulation(MegatronModule):
     def __init__(self, config: TransformerConfig, parts: int):
         super().__init__(config=config)
         self.parts = parts
+        # A condition belongs to the whole set: every rank has it.
+        whole = copy(config)
+        whole.sequence_parallel = False
         self.linear = ColumnParallelLinear(
             config.hidden_size,
             parts * config.hidden_size,
-            config=config,
+            config=whole,
             init_method=torch.nn.init.zeros_,
             bias=False,
             gather_output=True,
@@ -38,6 +49,9 @@ class Modulation(MegatronModule):
     def forward(self, condition_BD: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Split [B, D] into ``parts`` tensors [1, B, D] that broadcast over the members of a set."""
         modulation, _ = self.linear(F.silu(condition_BD)[None])
+        if self.config.sequence_parallel:
+            # Each rank modulates its own members; the gradient is the sum over all.
+            modulation = copy_to_tensor_model_parallel_region(modulation)
         return modulation.chunk(self.parts, dim=-1)
 
 
@@ -82,17 +96,30 @@ class LlamaStack(MegatronModule):
     ``sharded_state_dict`` on direct children only, and would save a list's tensor-parallel shards as replicas.
     """
 
-    def __init__(self, config: TransformerConfig, spec: LayerSpec, *, conditioned: bool, recompute: bool = False):
+    def __init__(
+        self,
+        config: TransformerConfig,
+        spec: LayerSpec,
+        *,
+        conditioned: bool,
+        recompute: bool = False,
+        compiled: bool = False,
+    ):
         super().__init__(config=config)
         self.recompute = recompute
         for number in range(1, config.num_layers + 1):
-            self.add_module(f"block_{number}", LlamaBlock(config, spec, number, conditioned=conditioned))
+            block = LlamaBlock(config, spec, number, conditioned=conditioned)
+            if compiled:
+                block.compile()
+            self.add_module(f"block_{number}", block)
         self.norm = spec.norm(config=config, hidden_size=config.hidden_size, eps=config.layernorm_epsilon)
 
     def forward(
         self, h_NBD: torch.Tensor, padding: torch.Tensor | None = None, condition_BD: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Apply every block, then the norm; see :meth:`LlamaBlock.forward`."""
+        """Apply every block, then the norm, to all N members; see :meth:`LlamaBlock.forward`."""
+        if self.config.sequence_parallel:
+            h_NBD = scatter_to_sequence_parallel_region(h_NBD)
         for number in range(1, self.config.num_layers + 1):
             block = self.get_submodule(f"block_{number}")
             if self.recompute and torch.is_grad_enabled():
@@ -101,4 +128,8 @@ class LlamaStack(MegatronModule):
             else:
                 with get_fp8_context(self.config):
                     h_NBD = block(h_NBD, padding, condition_BD)
-        return self.norm(h_NBD)
+        h_NBD = self.norm(h_NBD)
+        if self.config.sequence_parallel:
+            # What follows is the same on every rank, and so is its gradient: each takes its part of it.
+            h_NBD = gather_from_sequence_parallel_region(h_NBD, tensor_parallel_output_grad=False)
+        return h_NBD

@@ -26,7 +26,8 @@ class GeneModuleEncoder(MegatronModule):
         linear: dict[str, Any] = dict(config=modules, init_method=modules.init_method, bias=False)
         self.project = ColumnParallelLinear(n_genes, joined, gather_output=True, **linear)
         self.module_embedding = torch.nn.Parameter(torch.empty(self.shape).normal_(std=0.02))
-        self.blocks = LlamaStack(modules, spec, conditioned=False, recompute=config.recompute)
+        blocks = config.transformer(config.gene_module_size, config.encoder_layers, in_blocks=True)
+        self.blocks = LlamaStack(blocks, spec, conditioned=False, recompute=config.recompute, compiled=config.compile)
         self.join = RowParallelLinear(
             joined, config.hidden_size, input_is_parallel=False, skip_bias_add=False, **linear
         )

@@ -162,12 +162,16 @@ class ScaleConfig:
     """Weight of the negative log-likelihood of counts, for the head that has one."""
 
     tensor_parallel: int = 1
+    sequence_parallel: bool = False
+    """Split the members of a set over the tensor-parallel ranks wherever their projections are not."""
     layer_spec: str = "auto"
     """``local`` (torch), ``transformer_engine``, or ``auto``: Transformer Engine where it works."""
     fp8: Fp8 = Fp8.NONE
     """8-bit products in the blocks; needs Transformer Engine, a chip that has them, and ``training.precision=bf16``."""
     recompute: bool = False
     """Compute the inside of a block again in the backward pass instead of keeping it: less memory, more time."""
+    compile: bool = False
+    """Compile each block (torch.compile): minutes at the start, less time a step where small operations dominate."""
 
     def __post_init__(self):
         for name, kind in _CHOICES.items():
@@ -214,6 +218,24 @@ class ScaleConfig:
                     f"sizes, or make {name} a multiple of {self.tensor_parallel}."
                 )
 
+        self._check_sequence_parallel()
+
+    def _check_sequence_parallel(self) -> None:
+        if not self.sequence_parallel:
+            return
+        if self.tensor_parallel == 1:
+            raise InputError(
+                "sequence_parallel=true splits over tensor-parallel ranks, and tensor_parallel is 1: raise it, or set "
+                "sequence_parallel=false."
+            )
+        if self.gene_modules % self.tensor_parallel:
+            below = self.gene_modules // self.tensor_parallel * self.tensor_parallel
+            fitting = " or ".join(str(n) for n in (below, below + self.tensor_parallel) if n)
+            raise InputError(
+                f"sequence_parallel=true needs gene_modules={self.gene_modules} to be a multiple of "
+                f"tensor_parallel={self.tensor_parallel}: {fitting} would do."
+            )
+
     def _split_sizes(self) -> dict[str, int]:
         """What is divided over tensor-parallel ranks."""
         return {
@@ -230,7 +252,9 @@ class ScaleConfig:
         """The largest tensor parallel size that divides everything; its divisors do as well."""
         return math.gcd(*self._split_sizes().values())
 
-    def transformer(self, width: int | None = None, layers: int | None = None) -> TransformerConfig:
+    def transformer(
+        self, width: int | None = None, layers: int | None = None, *, in_blocks: bool = False
+    ) -> TransformerConfig:
         """Megatron's configuration of LLaMA blocks: RMSNorm, SwiGLU, grouped-query attention, no bias, no dropout.
 
         Parameters
@@ -239,6 +263,8 @@ class ScaleConfig:
             Width of the blocks; the latent width where not given. The feed-forward width keeps its ratio to it.
         layers
             Number of blocks; ``num_layers`` where not given.
+        in_blocks
+            For the layers inside of blocks, between which ``sequence_parallel`` splits the members.
         """
         width = width or self.hidden_size
         on_cpu = not torch.cuda.is_available()
@@ -258,6 +284,7 @@ class ScaleConfig:
             hidden_dropout=0.0,
             attention_dropout=0.0,
             tensor_model_parallel_size=self.tensor_parallel,
+            sequence_parallel=in_blocks and self.sequence_parallel,
             use_cpu_initialization=on_cpu,
             # Fused kernels that need apex or a GPU, and that the local layers do without.
             masked_softmax_fusion=False,

@@ -9,6 +9,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear
+from megatron.core.tensor_parallel.mappings import (
+    gather_from_sequence_parallel_region,
+    scatter_to_sequence_parallel_region,
+)
 from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.module import MegatronModule
 
@@ -53,8 +57,10 @@ class Decoder(MegatronModule):
         self.head, self.n_genes = config.head, len(vocabulary.genes)
         # log1p(target_sum) is what a cell would show that spent all its counts on one gene.
         self.ceiling = math.log1p(vocabulary.target_sum) if vocabulary.kind == "counts" else math.inf
-        self.norm = spec.norm(config=transformer, hidden_size=config.hidden_size, eps=transformer.layernorm_epsilon)
-        self.mlp = MLP(transformer, spec.mlp, ffn_hidden_size=config.ffn_hidden_size)
+        block = config.transformer(in_blocks=True)
+        self.sequence_parallel = block.sequence_parallel
+        self.norm = spec.norm(config=block, hidden_size=config.hidden_size, eps=block.layernorm_epsilon)
+        self.mlp = MLP(block, spec.mlp, ffn_hidden_size=config.ffn_hidden_size)
         to_genes: dict[str, Any] = dict(config=transformer, init_method=transformer.init_method)
         # The columns beyond G are dropped.
         columns = math.ceil(self.n_genes / GENE_MULTIPLE) * GENE_MULTIPLE
@@ -64,8 +70,14 @@ class Decoder(MegatronModule):
 
     def trunk(self, z_BSD: torch.Tensor) -> torch.Tensor:
         """What all projections to genes start from, [B, S, D]."""
-        change, _ = self.mlp(self.norm(z_BSD))
-        return z_BSD + change
+        if not self.sequence_parallel:
+            change, _ = self.mlp(self.norm(z_BSD))
+            return z_BSD + change
+        # A cell is decoded by itself, so the cells of all sets are one sequence.
+        part_ND = scatter_to_sequence_parallel_region(z_BSD.flatten(0, 1))
+        change_ND, _ = self.mlp(self.norm(part_ND))
+        decoded_ND = gather_from_sequence_parallel_region(part_ND + change_ND, tensor_parallel_output_grad=False)
+        return decoded_ND.unflatten(0, z_BSD.shape[:2])
 
     def forward(self, z_BSD: torch.Tensor) -> torch.Tensor:
         """Decode [B, S, D] to log1p expression less the mean of each gene, [B, S, G]."""

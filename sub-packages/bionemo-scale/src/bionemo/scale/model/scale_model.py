@@ -39,7 +39,7 @@ class ScaleModel(MegatronModule):
     gate: torch.Tensor
 
     def __init__(self, config: ScaleConfig, vocabulary: Vocabulary):
-        super().__init__(config=config.transformer())
+        super().__init__(config=config.transformer(in_blocks=True))
         if config.head is Head.NEGATIVE_BINOMIAL and vocabulary.kind != "counts":
             raise InputError(f"head={config.head} needs counts, and the store holds log1p data: set head=residual.")
         self.model_type = ModelType.encoder_or_decoder

@@ -7,7 +7,8 @@ from typing import Any
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.attention import SelfAttentionSubmodules
 from megatron.core.transformer.mlp import MLPSubmodules
-from megatron.core.transformer.torch_norm import WrappedTorchNorm
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import nn
 
 from bionemo.scale.errors import InputError
 from bionemo.scale.model.attention import SetAttention
@@ -32,6 +33,14 @@ class LayerSpec:
     def mlp(self) -> MLPSubmodules:
         """Submodules of Megatron's feed-forward layer."""
         return MLPSubmodules(linear_fc1=self.column_linear, linear_fc2=self.row_linear)
+
+
+def torch_norm(config: TransformerConfig, hidden_size: int, eps: float) -> nn.RMSNorm:
+    """RMSNorm of torch, for sequence parallelism as well, which Megatron's ``WrappedTorchNorm`` refuses."""
+    norm = nn.RMSNorm(hidden_size, eps=eps)
+    # Each rank then has the gradient of its own members. Megatron adds up those of the weights that say so.
+    norm.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+    return norm
 
 
 @cache
@@ -62,7 +71,7 @@ def layer_spec(name: str) -> LayerSpec:
             "layer_spec='transformer_engine' needs a GPU and a working transformer-engine: use layer_spec=local here."
         )
     if name == "local" or not transformer_engine_works():
-        return LayerSpec(column_linear=ColumnParallelLinear, row_linear=RowParallelLinear, norm=WrappedTorchNorm)
+        return LayerSpec(column_linear=ColumnParallelLinear, row_linear=RowParallelLinear, norm=torch_norm)
     from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TENorm, TERowParallelLinear
 
     return LayerSpec(column_linear=TEColumnParallelLinear, row_linear=TERowParallelLinear, norm=TENorm)

@@ -51,7 +51,13 @@ class EndpointTransport(MegatronModule):
         self.time = TimeEmbedding(width)
         enter: dict[str, Any] = linear | {"init_method": transformer.init_method}
         self.enter = ColumnParallelLinear(2 * width, width, **enter)
-        self.blocks = LlamaStack(transformer, spec, conditioned=True, recompute=config.recompute)
+        self.blocks = LlamaStack(
+            config.transformer(in_blocks=True),
+            spec,
+            conditioned=True,
+            recompute=config.recompute,
+            compiled=config.compile,
+        )
         self.modulation = Modulation(transformer, parts=2)
         self.leave = ColumnParallelLinear(width, width, init_method=nn.init.zeros_, **linear)
 

@@ -73,7 +73,7 @@ class ScaleModule(pl.LightningModule):
         super().__init__()
         self.tuning = tuning
         self.scale, self.vocabulary, self.training_config, self.scores = model, vocabulary, training, scores
-        self.config = model.transformer()
+        self.config = model.transformer(in_blocks=True)
         self.tables = tables
         self.module: ScaleModel | None = None
         self.cells_seen = 0

@@ -65,7 +65,8 @@ def first_not_finite(module: ScaleModule, batch: dict[str, torch.Tensor]) -> str
 
     hooks = [part.register_forward_hook(look(name)) for name, part in module.module.named_modules() if name]
     try:
-        with torch.no_grad():
+        # Compiled blocks would leave out the hooks that were not there when they were compiled.
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             loss = module(batch)["loss"]
     finally:
         for hook in hooks:

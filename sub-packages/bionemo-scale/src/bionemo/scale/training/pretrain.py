@@ -14,6 +14,7 @@ from nemo import lightning as nl
 from nemo.utils import logging as nemo_log
 
 from bionemo.cellsets import CellStore, Split
+from bionemo.scale.errors import InputError
 from bionemo.scale.model.config import ScaleConfig
 from bionemo.scale.quiet import hush
 from bionemo.scale.training.cpu import keep_freed_memory, redirect_cuda_to_cpu
@@ -207,7 +208,17 @@ def fit(
 def _wandb(training: TrainingConfig, run: RunDirectory) -> WandbLogger | None:
     if not training.wandb_project:
         return None
-    return WandbLogger(project=training.wandb_project, name=run.path.name, save_dir=str(run.path))
+    import wandb
+
+    logger = WandbLogger(project=training.wandb_project, name=run.path.name, save_dir=str(run.path))
+    try:
+        _ = logger.experiment  # reached now, rather than at the first number that is logged
+    except wandb.Error as error:
+        raise InputError(
+            f"training.wandb_project={training.wandb_project} cannot be logged to ({str(error).splitlines()[0]}): run "
+            "`wandb login`, or set WANDB_MODE=offline and send the run later with `wandb sync`."
+        ) from error
+    return logger
 
 
 class SafeStrategy(nl.MegatronStrategy):

@@ -53,8 +53,8 @@ class Throughput(pl.Callback):
         }
         if "grad_norm" in trainer.callback_metrics:  # not where nothing is clipped
             self.latest["train/gradient_norm"] = float(trainer.callback_metrics["grad_norm"])
-        if trainer.logger is not None:
-            trainer.logger.log_metrics(self.latest, step=trainer.global_step)
+        for logger in trainer.loggers:
+            logger.log_metrics(self.latest, step=trainer.global_step)
         self._open_window(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: ScaleModule) -> None:

@@ -28,6 +28,13 @@ def check_settings(model: ScaleConfig, training: TrainingConfig) -> None:
             f"training.devices={training.devices} x training.nodes={training.nodes}: {fitting} would, or a multiple of "
             f"{model.tensor_parallel} processes."
         )
+    if model.sequence_parallel and training.cells_per_set % model.tensor_parallel:
+        below = training.cells_per_set // model.tensor_parallel * model.tensor_parallel
+        fitting = " or ".join(str(n) for n in (below, below + model.tensor_parallel) if n)
+        raise InputError(
+            f"model.sequence_parallel=true needs training.cells_per_set={training.cells_per_set} to be a multiple of "
+            f"model.tensor_parallel={model.tensor_parallel}: {fitting} would do."
+        )
     if torch.cuda.is_available() and training.devices > torch.cuda.device_count():
         raise InputError(
             f"training.devices={training.devices} is more than the {torch.cuda.device_count()} GPUs of this machine: "
@@ -102,10 +109,14 @@ def _check_fp8(model: ScaleConfig, training: TrainingConfig) -> None:
             f"model.fp8={model.fp8} needs compute capability {capability[0]}.{capability[1]}, which "
             f"{torch.cuda.get_device_name()} has not: {mend}."
         )
-    rows = training.sets_per_batch * training.cells_per_set
-    sizes = {"training.sets_per_batch * training.cells_per_set": (rows, row_multiple)}
+    rows = training.sets_per_batch * training.cells_per_set // (model.tensor_parallel if model.sequence_parallel else 1)
+    sizes = {"training.sets_per_batch * training.cells_per_set on each rank": (rows, row_multiple)}
     for name, width in (("hidden_size", model.hidden_size), ("gene_module_size", model.gene_module_size)):
         sizes[f"model.{name}"] = width, width_multiple
+        queries = width // model.tensor_parallel
+        sizes[f"the width of the queries that goes with model.{name} on each rank"] = queries, width_multiple
+        keys = 2 * queries * model.num_query_groups // model.num_attention_heads
+        sizes[f"the width of keys and values that goes with model.{name} on each rank"] = keys, width_multiple
         sizes[f"the feed-forward width that goes with model.{name} on each rank"] = (
             model.feed_forward(width) // model.tensor_parallel,
             width_multiple,

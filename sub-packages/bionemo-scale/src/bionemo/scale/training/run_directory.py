@@ -15,7 +15,7 @@ FORMAT = 2
 PACKAGES = ("bionemo-scale", "bionemo-cellsets", "nemo-toolkit", "megatron-core", "torch")
 # What may differ between a run and its continuation. With `accumulate` kept, the sets of a step stay the same cells.
 _FREE = {
-    "model": {"tensor_parallel", "layer_spec", "fp8", "recompute"},
+    "model": {"tensor_parallel", "sequence_parallel", "layer_spec", "fp8", "recompute", "compile"},
     "training": {
         *("max_steps", "devices", "nodes", "threads", "upload_counts", "sets_per_batch"),
         *("checkpoint_every", "keep_checkpoints", "validate_every", "validation_batches", "log_every"),
@@ -48,7 +48,12 @@ class RunRecord:
     """Of a finetuned run: which weights moved, and how many names of each table the model knew before."""
 
     def model_config(self, **changes) -> ScaleConfig:
-        """The model's configuration, with ``changes`` such as another tensor parallel size."""
+        """The model's configuration, with ``changes`` such as another tensor parallel size.
+
+        With another tensor parallel size go neither the sequence parallelism nor the compiled blocks of the training.
+        """
+        if "tensor_parallel" in changes:
+            changes = {"sequence_parallel": False, "compile": False, **changes}
         return ScaleConfig(**{**self.model, **changes})
 
     def model_vocabulary(self) -> Vocabulary:

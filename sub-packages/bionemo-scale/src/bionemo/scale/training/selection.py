@@ -45,8 +45,8 @@ class Selection(pl.Callback):
         pl_module.set_gate(gate)
         trainer.callback_metrics[METRIC] = torch.tensor(score)
         logged = {"val/pdcorr": score} | ({"val/gate": gate} if pl_module.scale.transfer else {})
-        if trainer.logger is not None:
-            trainer.logger.log_metrics(logged, step=trainer.global_step)
+        for logger in trainer.loggers:
+            logger.log_metrics(logged, step=trainer.global_step)
         best = self.run.best()
         step = trainer.global_step
         # At a tie the later one; it may be the same step, validated again after an interruption.
