@@ -361,6 +361,9 @@ class ScaleModel(nn.Module):
         Counts a cell is normalised to before log1p.
     """
 
+    gene_mean: torch.Tensor
+    gate: torch.Tensor
+
     def __init__(self, config: dict, vocabulary: dict, labels: dict | None = None):
         super().__init__()
         unknown = sorted(config.keys() - _USED - _TRAINING_ONLY)
