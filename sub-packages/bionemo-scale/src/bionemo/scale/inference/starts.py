@@ -37,8 +37,6 @@ class Start:
         numpy.ndarray
             float32 [G].
         """
-        if len(self.rows) % len(self.pool) == 0:
-            return np.ones(expression.shape[1], dtype=np.float32)
         wanted, drawn = (_mean(expression, rows) for rows in (self.pool, self.rows))
         ratio = np.divide(wanted, drawn, out=np.ones_like(wanted), where=drawn > 0)
         return ratio.clip(1 / LARGEST_SCALE, LARGEST_SCALE).astype(np.float32)
