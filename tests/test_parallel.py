@@ -59,7 +59,7 @@ def test_more_processes_have_the_losses_weights_and_every_gradient_of_one(shared
     assert losses(more) == pytest.approx(losses(one), rel=1e-5)
     expected, found = (gradients(run, 4, before=shared) for run in (one, more))
     assert found.keys() == expected.keys()
-    assert len(found) > 50
+    assert len(found) > 40
     for name, gradient in expected.items():
         assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
     weights = [saved_weights(run) for run in (more, one)]
