@@ -51,7 +51,6 @@ def losses(run):
         pytest.param(DATA, id="data"),
         pytest.param(FOUR, id="tensor x data", marks=slow),
         pytest.param((*TENSOR, SEQUENCE), id="sequence", marks=slow),
-        pytest.param((*FOUR, SEQUENCE, "model.recompute=true"), id="sequence x data, recomputed", marks=slow),
     ],
 )
 def test_more_processes_have_the_losses_weights_and_every_gradient_of_one(shared, gone_on, processes):
@@ -59,7 +58,7 @@ def test_more_processes_have_the_losses_weights_and_every_gradient_of_one(shared
     assert losses(more) == pytest.approx(losses(one), rel=1e-5)
     expected, found = (gradients(run, 4, before=shared) for run in (one, more))
     assert found.keys() == expected.keys()
-    assert len(found) > 50
+    assert len(found) > 40
     for name, gradient in expected.items():
         assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
     weights = [saved_weights(run) for run in (more, one)]

@@ -233,6 +233,8 @@ class SafeStrategy(nl.MegatronStrategy):
 def _strategy(model: ScaleConfig, on_gpu: bool, start_from: Path | None) -> nl.MegatronStrategy:
     strategy = SafeStrategy(
         tensor_model_parallel_size=model.tensor_parallel,
+        # NeMo writes it into the module's configuration, by which Megatron adds up the norms' gradients.
+        sequence_parallel=model.sequence_parallel,
         ddp=DistributedDataParallelConfig(
             use_distributed_optimizer=on_gpu, overlap_grad_reduce=on_gpu, overlap_param_gather=on_gpu
         ),
