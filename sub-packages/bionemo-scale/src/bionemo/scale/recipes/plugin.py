@@ -13,6 +13,7 @@ from typing import Any
 import nemo_run as run
 import typer
 from nemo_run.cli.api import RunContext
+from torchx.specs import AppState
 
 from bionemo.cellsets import InputError as CellsError
 from bionemo.scale.errors import InputError, Stopped
@@ -108,10 +109,10 @@ class OneSentence(RunContext):
                 _show_job(experiment)
                 return
             experiment.run(detach=self.detach, tail_logs=self.tail_logs or isinstance(self.executor, run.LocalExecutor))
-            jobs = experiment.status(return_dict=True) or {}
-        failed = [name for name, job in jobs.items() if str(job["status"]).endswith(("FAILED", "CANCELLED"))]
+        # Leaving the block has waited for a job that was not detached.
+        failed = [job for job in experiment.jobs if job.state in (AppState.FAILED, AppState.CANCELLED)]
         if failed:
-            raise Stopped(f"{failed[0]} did not end well: its output is above, or in {jobs[failed[0]]['local_dir']}.")
+            raise Stopped(f"{failed[0].id} did not end well: its output is above, or in {failed[0].executor.job_dir}.")
 
 
 def _show_job(experiment: run.Experiment) -> None:

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from megatron.core.distributed import DistributedDataParallelConfig
 from nemo import lightning as nl
+from nemo.lightning.callback_group import CallbackGroup
 from nemo.utils import logging as nemo_log
 
 from bionemo.cellsets import CellStore, Split
@@ -106,6 +107,8 @@ def set_up(training: TrainingConfig) -> None:
     """Make this process one that trains: quiet, and on a machine without a GPU with the CPU in its place."""
     hush()
     nemo_log.remove_stream_handlers()
+    # NeMo's telemetry: under torchrun it fails the first checkpoint of a run that its own recipes have not set up.
+    CallbackGroup.get_instance().callbacks.clear()
     if not torch.cuda.is_available():
         redirect_cuda_to_cpu()
         keep_freed_memory()
