@@ -30,12 +30,12 @@ class ConditionMeans:
     cells
         Condition -> how many cells it has.
     noise
-        Condition, those of control cells too -> expected squared length of the error of its mean, log1p squared.
+        Condition, those of control cells too -> variance of the mean of its cells, log1p squared, float32 [G].
     """
 
     def __init__(self, store: CellStore, eligible: np.ndarray):
         sums: dict[Condition, np.ndarray] = {}
-        variances: dict[Condition, float] = {}
+        variances: dict[Condition, np.ndarray] = {}
         self.cells: dict[Condition, int] = {}
         read: dict[Condition, int] = {}
         for run in store.runs[eligible | store.is_control]:
@@ -43,13 +43,13 @@ class ConditionMeans:
             condition = int(run["context"]), int(run["perturbation"])
             # A run counts with all its cells, however few of them were read.
             sums[condition] = sums.get(condition, 0.0) + cells.mean(0, dtype=np.float64) * run["length"]
-            spread = float(cells.var(0, dtype=np.float64).sum()) * len(cells)
-            variances[condition] = variances.get(condition, 0.0) + spread
+            variances[condition] = variances.get(condition, 0.0) + cells.var(0, dtype=np.float64) * len(cells)
             read[condition] = read.get(condition, 0) + len(cells)
             self.cells[condition] = self.cells.get(condition, 0) + int(run["length"])
         means = {condition: total / self.cells[condition] for condition, total in sums.items()}
-        self.noise: dict[Condition, float] = {
-            condition: total / max(read[condition] - 1, 1) / read[condition] for condition, total in variances.items()
+        self.noise: dict[Condition, np.ndarray] = {
+            condition: (total / max(read[condition] - 1, 1) / read[condition]).astype(np.float32)
+            for condition, total in variances.items()
         }
         self.control: dict[int, np.ndarray] = {
             context: mean for (context, label), mean in means.items() if label == store.control_index

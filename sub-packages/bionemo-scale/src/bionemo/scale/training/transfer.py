@@ -25,10 +25,10 @@ GROUPS = 10
 """Perturbations are divided into so many groups; the directions that a group shares are those of the other groups."""
 
 FITTED_CONDITIONS = 4096
-"""Four numbers need no more training conditions than so many, evenly taken from all."""
+"""The fitted numbers need no more training conditions than so many, evenly taken from all."""
 
-PLAIN = np.array([1.0, 1.0, 1.0, 0.0])
-"""All of the effect, shared and own, all that is common, no pull."""
+PLAIN = np.array([0.5, 0.5, 0.5, 1.0, 0.0])
+"""Half of the effect in each of its two estimates, all that is common, no pull."""
 
 
 class FittedTransfer:
@@ -77,11 +77,13 @@ class FittedTransfer:
         self._group = {label: place % len(self._directions) for place, label in enumerate(self._trained)}
         parts = np.stack([self._effect(label) for label in self._trained])
         further = np.zeros((len(vocabulary.embedded) + 1, *parts.shape[1:]))
-        if embeddings is not None and vocabulary.embedded:
-            further[:-1, 0] = self._zero_shot(parts.sum(1), embeddings)
         self._parts = torch.from_numpy(np.concatenate([parts, further]))
         self.shares = self._fit()
-        """Of the shared and the own part of an effect, of what is common, and of the pull."""
+        """Of the three parts of an effect, of what is common, and of the pull."""
+        if embeddings is not None and vocabulary.embedded:
+            # Divided by what the parts are multiplied by: a regression has shrunk it already.
+            effects = self._zero_shot(parts[:, :2].sum(1), embeddings) / self.shares[:3].sum()
+            self._parts[len(parts) : -1] = torch.from_numpy(effects)[:, None]
         self._made: dict[Condition, torch.Tensor] = {}
 
     def buffers(self) -> dict[str, torch.Tensor]:
@@ -92,12 +94,12 @@ class FittedTransfer:
         further = [None] * (len(self._vocabulary.embedded) + 1)
         elsewhere = [self._common_elsewhere(None, label) for label in (*self._trained, *further)]
         found = {
-            "effect": torch.einsum("s,lsg->lg", torch.from_numpy(self.shares[:2]), self._parts),
+            "effect": torch.einsum("s,lsg->lg", torch.from_numpy(self.shares[:3]), self._parts),
             "elsewhere": np.stack(elsewhere),
             "common": np.stack([nothing if row is None else row for row in common]),
             "known": np.array([row is not None for row in common]),
             "middle": self._middle,
-            "shares": self.shares[2:],
+            "shares": self.shares[3:],
         }
         return {f"transfer.{name}": torch.as_tensor(values).float() for name, values in found.items()}
 
@@ -132,13 +134,13 @@ class FittedTransfer:
         right = np.einsum("c,csg,cg->s", weights, features, observed - PLAIN @ features)
         normal += PRIOR_CONDITIONS / len(pairs) * np.diag(np.diag(normal))
         shares = PLAIN + np.linalg.lstsq(normal, right, rcond=1e-8)[0]
-        noise = np.array([self._means.noise[pair] + self._means.noise[pair[0], self._control] for pair in pairs])
+        noise = [self._means.noise[pair].sum() + self._means.noise[pair[0], self._control].sum() for pair in pairs]
         real = weights @ (np.square(observed).sum(1) - noise)
         fitted = weights @ np.square(shares @ features).sum(1)
         return shares * max(real / fitted, 1.0) ** 0.25 if fitted > 0 else shares
 
     def _features(self, context: int, label: int) -> np.ndarray:
-        """Effect elsewhere in its two parts, what is common here, and the way to the mean of contexts, [4, G]."""
+        """Effect elsewhere in its parts, what is common here, and the way to the mean of contexts, [5, G]."""
         common = self._common(context, label)
         if common is None:
             common = self._common_elsewhere(context, label)
@@ -146,7 +148,7 @@ class FittedTransfer:
         return np.stack([*self._effect_elsewhere(context, label), common, pull])
 
     def _effect_elsewhere(self, context: int, label: int) -> np.ndarray:
-        """The shared and the own part, [2, G]."""
+        """As :meth:`_effect`; where the label is in no other context, what is known of its perturbations."""
         if context in self._of_label.get(label, []) and len(self._of_label[label]) > 1:
             return self._effect(label, without=context)
         name = self._labels[label]
@@ -166,10 +168,12 @@ class FittedTransfer:
         )
 
     def _effect(self, label: int, without: int | None = None) -> np.ndarray:
-        """Mean over contexts of what a label does beyond what is common there, in two parts [2, G].
+        """Mean over contexts of what a label does beyond what is common there, in three parts [3, G].
 
         The first is what of it lies in the directions that other perturbations share. The second is the rest, shrunk
         by the share of its squared length that is the error of the means (James and Stein's estimator, positive part).
+        The third is the whole effect with that done to each gene alone. The first two together and the third are two
+        estimates of one thing.
         """
         effects, weights, noise = [], [], []
         for context in self._of_label[label]:
@@ -183,9 +187,9 @@ class FittedTransfer:
         effect = weights @ np.stack(effects)
         directions = self._directions[self._group[label]]
         shared = effect @ directions.T @ directions if len(directions) else effect
-        own = effect - shared
-        length = np.square(own).sum()
-        return np.stack([shared, own * max(0.0, 1 - np.square(weights) @ noise / length) if length else own])
+        error = np.square(weights) @ np.stack(noise)
+        own = _less_noise(effect - shared, error, axis=0)
+        return np.stack([shared, own, _less_noise(effect[:, None], error[:, None], axis=1)[:, 0]])
 
     def _common(self, context: int, without: int | None = None) -> np.ndarray | None:
         """Mean delta of a context's other training perturbations; None if there are too few."""
@@ -209,6 +213,13 @@ class FittedTransfer:
         others = [self._common(other, label) for other in self._of_context if other != context]
         known = [common for common in others if common is not None]
         return np.mean(known, axis=0) if known else np.zeros_like(self._middle)
+
+
+def _less_noise(values: np.ndarray, error: np.ndarray, axis: int) -> np.ndarray:
+    """Shrink along an axis by the share of the squared length that is error; not below zero."""
+    length = np.square(values).sum(axis, keepdims=True)
+    error = error.sum(axis, keepdims=True)
+    return values * np.divide(length - error, length, out=np.zeros_like(length), where=length > error)
 
 
 def _shared_directions(effects: np.ndarray) -> list[np.ndarray]:
