@@ -1,5 +1,6 @@
 """Screens that recipes measure on: their files, columns and splits, and one training run on them."""
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -137,6 +138,15 @@ def with_solver_steps(run: Path, steps: int) -> Path:
         if (run / name).exists() and not link.is_symlink():
             link.symlink_to(Path("..") / run.name / name)
     return copy
+
+
+def import_once() -> None:
+    """Import what a process forked by `apart` needs, so that it need not; and keep the libraries quiet."""
+    from bionemo.scale.quiet import hush
+
+    for module in ("bionemo.perteval.scoring", "bionemo.scale.inference.predict", "bionemo.scale.recipes.overrides"):
+        importlib.import_module(module)
+    hush()
 
 
 def apart(function: Callable[..., None], *arguments) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from recipes.ablations.screens import SCREENS
 from recipes.ablations.variants import DEFAULT, VARIANTS, Variant, settings
-from recipes.screens import apart, train, with_solver_steps
+from recipes.screens import apart, import_once, train, with_solver_steps
 
 FINISHED = "finished "
 """How a line begins that says that a row was written."""
@@ -18,13 +18,7 @@ FINISHED = "finished "
 
 def main(arguments: list[str]) -> int:
     """Work on all variants; a training that fails leaves the others alone."""
-    # Imported once here, before the processes that need them are forked.
-    import bionemo.perteval.scoring
-    import bionemo.scale.inference.predict
-    import bionemo.scale.recipes.overrides
-    from bionemo.scale.quiet import hush
-
-    hush()
+    import_once()
     out, screen, seed, steps = Path(arguments[0]), arguments[1], int(arguments[2]), int(arguments[3])
     chosen = [variant for variant in VARIANTS if variant.name in arguments[4:]]
     failed = 0

@@ -110,16 +110,18 @@ def _start(
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (
         log.open("a") as words,
-        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=words, text=True) as process,
+        subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=words, text=True
+        ) as process,
     ):
-        assert process.stdout is not None
-        for line in process.stdout:
+        assert job.stdout is not None
+        for line in job.stdout:
             words.write(line)
             if line.startswith(FINISHED):
                 done()
-    if process.returncode:
+    if job.returncode:
         tqdm.write(f"{screen}, seed {seed}: something failed, see {log}", file=sys.stderr)
-    return process.returncode
+    return job.returncode
 
 
 def _chosen(wanted: str | None, known: list[str], what: str) -> list[str]:
@@ -133,7 +135,9 @@ def _chosen(wanted: str | None, known: list[str], what: str) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m recipes.ablations.run", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.ablations.run", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--out", type=lambda text: Path(text).resolve(), required=True, help="folder to work in")
     parser.add_argument("--steps", type=int, default=300, help="training steps of a run (300)")
     parser.add_argument("--seeds", type=int, default=3, help="training seeds (3)")

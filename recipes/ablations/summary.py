@@ -97,7 +97,9 @@ def markdown(rows: list[dict]) -> str:
         for arm in BESIDE if default else ():
             beside = default[0]["beside"].get(arm, {})
             lines.append((f"*{arm}*", *(_plain(beside.get(metric)) for metric in HEADLINE)))
-        lines.append((f"*{DEFAULT}*", *(_plain(_mean([row["metrics"][metric] for row in default])) for metric in HEADLINE)))
+        lines.append(
+            (f"*{DEFAULT}*", *(_plain(_mean([row["metrics"][metric] for row in default])) for metric in HEADLINE))
+        )
         for variant in _variants(own):
             cells = [_difference(*mean_and_interval(differences(own, variant, metric)), metric) for metric in HEADLINE]
             lines.append((variant, *cells))

@@ -5,14 +5,13 @@ Usage, from the root of the repository: python -m recipes.real_screens.run --out
 
 import argparse
 import json
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from bionemo.scale.errors import InputError
 from recipes.real_screens.summary import write_summary
-from recipes.screens import Screen, apart, glioblastoma, papalexi, train
+from recipes.screens import Screen, apart, glioblastoma, import_once, papalexi, train
 
 PATIENTS = ("PW030", "PW032", "PW034", "PW036", "PW040")
 UNUSED = ("training.max_steps=25", "training.warmup_steps=5")
@@ -56,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
             fold.screen.source(given.out)
         if given.state is not None and not given.state.is_dir():
             raise InputError(f"--state {given.state} is not a folder: name the one that holds FOLD/predicted.h5ad.")
-        _import_once()
+        import_once()
         failed = [fold.name for fold in chosen if not _measured(fold, given.out, given.seeds, given.state)]
         write_summary({fold.name: _facts(fold, given.out, given.seeds) for fold in chosen}, failed, given.out)
     except InputError as mistake:
@@ -114,22 +113,15 @@ def _predicted(fold: Fold, out: Path, seed: int) -> Path:
     return out / "runs" / f"{fold.name}-seed_{seed}" / "predicted.h5ad"
 
 
-def _import_once() -> None:
-    """Import what every forked process needs."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    import bionemo.perteval.scoring
-    import bionemo.scale.inference.predict
-    import bionemo.scale.recipes.overrides  # noqa: F401
-    from bionemo.scale.quiet import hush
-
-    hush()
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m recipes.real_screens.run", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.real_screens.run", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--out", type=lambda text: Path(text).resolve(), required=True, help="folder to work in")
     parser.add_argument("--seeds", type=int, default=3, help="training seeds (3)")
-    parser.add_argument("--state", type=lambda text: Path(text).resolve(), help="folder with FOLD/predicted*.h5ad of STATE")
+    parser.add_argument(
+        "--state", type=lambda text: Path(text).resolve(), help="folder with FOLD/predicted*.h5ad of STATE"
+    )
     return parser
 
 

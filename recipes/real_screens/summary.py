@@ -59,7 +59,9 @@ def over_folds(folds: list[dict]) -> dict[str, dict]:
         seeds = [arm["seeds"] or [] for arm in arms]
         fewest = min(len(one) for one in seeds)
         if fewest > 1:
-            means = {metric: [_mean([one[seed][metric] for one in seeds]) for seed in range(fewest)] for metric in COLUMNS}
+            means = {
+                metric: [_mean([one[seed][metric] for one in seeds]) for seed in range(fewest)] for metric in COLUMNS
+            }
             found[name]["sd"] = {
                 metric: None if None in values else statistics.stdev(values)  # type: ignore[type-var]
                 for metric, values in means.items()
