@@ -112,7 +112,7 @@ def _start(
         log.open("a") as words,
         subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=words, text=True
-        ) as process,
+        ) as job,
     ):
         assert job.stdout is not None
         for line in job.stdout:
