@@ -110,9 +110,7 @@ def _start(
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (
         log.open("a") as words,
-        subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=words, text=True
-        ) as job,
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=words, text=True) as job,
     ):
         assert job.stdout is not None
         for line in job.stdout:
