@@ -164,3 +164,8 @@ def test_tables_over_folds():
     table = fold_table({"gbm_A": first, "gbm_B": second}, [])
     assert "**gbm**, mean of 2 folds" in table
     assert "| gbm_B | 0.700 ± 0.141 | 0.300 | 0.200 | +0.400 | 0.900 |" in table
+    first["arms"]["state"] = arm("prediction", 0.1)
+    table = fold_table({"gbm_A": first, "gbm_B": second}, ["papalexi"])
+    assert table.startswith("Not measured: papalexi.")
+    assert "**gbm, where there is STATE**, 1 conditions" in table
+    assert "| gbm_B | 0.700 ± 0.141 | 0.300 | 0.200 | +0.400 | 0.900 | – |" in table

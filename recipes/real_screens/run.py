@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bionemo.scale.errors import InputError
-from recipes.real_screens.summary import write_summary
+from recipes.real_screens.summary import SCALE, STATE, write_summary
 from recipes.screens import Screen, apart, glioblastoma, import_once, papalexi, train
 
 PATIENTS = ("PW030", "PW032", "PW034", "PW036", "PW040")
@@ -80,9 +80,9 @@ def score(fold: Fold, out: Path, seeds: int, state: list[Path]) -> None:
     """Score all seeds together, STATE's beside them, and write the report."""
     from bionemo.perteval import evaluate
 
-    predicted = {"scale": [_predicted(fold, out, seed) for seed in range(seeds)]}
+    predicted = {SCALE: [_predicted(fold, out, seed) for seed in range(seeds)]}
     if state:
-        predicted["state"] = state
+        predicted[STATE] = state
     cells = fold.screen.source(out)
     report = out / "reports" / fold.name
     evaluate(predicted, cells, split=fold.screen.split, out=report, cache=out / "cache", threads=1, progress=False)

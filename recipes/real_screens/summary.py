@@ -8,7 +8,7 @@ HEADLINE = ("MSE", "MAE", "PDCorr", "DEOver", "DEPrec", "LFCSpear", "DirAgr")
 COLUMNS = (*HEADLINE, "n_de_predicted")
 LOW = ("MSE", "MAE")
 """Metrics of which less is better."""
-SCALE, TRANSFERRED, ENDING = "scale", "control cells + transferred delta", ", zero-preserving"
+SCALE, STATE, TRANSFERRED, ENDING = "scale", "state", "control cells + transferred delta", ", zero-preserving"
 
 
 def write_summary(folds: dict[str, dict], failed: list[str], out: Path) -> None:
@@ -34,6 +34,9 @@ def markdown(folds: dict[str, dict], failed: list[str]) -> str:
     groups: dict[str, list[dict]] = {}
     for name, fold in folds.items():
         groups.setdefault("gbm" if name.startswith("gbm_") else name, []).append(fold)
+    with_state = [fold for fold in groups.get("gbm", []) if STATE in fold["arms"]]
+    if 0 < len(with_state) < len(groups.get("gbm", [])):
+        groups["gbm, where there is STATE"] = with_state
     for name, members in groups.items():
         what = f"mean of {len(members)} folds" if len(members) > 1 else f"{members[0]['conditions']} conditions"
         parts.append(f"**{name}**, {what}\n\n{_arm_table(members)}")
@@ -88,7 +91,7 @@ def _arm_table(folds: list[dict]) -> str:
 
 
 def _fold_table(folds: dict[str, dict]) -> str:
-    state = any("state" in fold["arms"] for fold in folds.values())
+    state = any(STATE in fold["arms"] for fold in folds.values())
     head = ["fold", "scale", "transferred delta", "zero-preserving", "scale less the better", "split halves"]
     lines = [[*head, "STATE"] if state else head]
     lines.append(["---", *["---:"] * (len(lines[0]) - 1)])
@@ -105,7 +108,7 @@ def _fold_table(folds: dict[str, dict]) -> str:
             _number(arms["split halves"]["PDCorr"], 3),
         ]
         if state:
-            cells.append(_number(arms.get("state", {}).get("PDCorr"), 3))
+            cells.append(_number(arms.get(STATE, {}).get("PDCorr"), 3))
         lines.append(cells)
     return "PDCorr, fold by fold\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
