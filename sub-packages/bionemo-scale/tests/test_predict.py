@@ -1,6 +1,7 @@
 """From a run directory and a file of control cells to a file of predicted cells."""
 
 import shutil
+from dataclasses import replace
 
 import anndata as ad
 import numpy as np
@@ -10,6 +11,7 @@ import bionemo.scale.inference.predict as predict_module
 from bionemo.cellsets import Split
 from bionemo.scale.errors import InputError
 from bionemo.scale.inference.predict import predict
+from bionemo.scale.training.run_directory import RunDirectory
 
 
 @pytest.fixture
@@ -54,6 +56,19 @@ def test_values_are_log1p_of_whole_counts_of_the_cells_library(predicted, writte
     assert cells.X.format == "csr"
     assert cells.X.dtype == np.float32
     assert cells.X.min() >= 0
+
+
+def test_the_count_head_predicts_whole_counts(build, record, save_weights, written, screen, tmp_path):
+    choices = {"head": "negative_binomial", "set_loss": "none"}
+    run = RunDirectory(tmp_path / "run")
+    run.start(replace(record, model={**record.model, **choices}), write=True)
+    save_weights(build(**choices), run.checkpoints / "step=1" / "weights")
+    predict(run.path, written(), tmp_path / "predicted.h5ad", like=written(), progress=False)
+    cells = ad.read_h5ad(tmp_path / "predicted.h5ad")
+    library = np.asarray(screen[cells.obs["control_cell"].astype(str)].X.sum(1)).ravel()
+    counts = np.expm1(cells.X.toarray().astype(np.float64)) * library[:, None] / 100
+    np.testing.assert_allclose(counts, np.rint(counts), atol=1e-3)
+    assert counts.any()
 
 
 def test_the_file_says_what_produced_it(predicted, run_path, written):

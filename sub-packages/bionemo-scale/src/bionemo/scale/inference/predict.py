@@ -212,6 +212,7 @@ def _pieces(
             yield _Piece(start.population, rows, control, of_population, int(keys.integers(2**62)))
 
 
+@torch.no_grad()
 def _predict_batch(
     model: ScaleModel,
     vocabulary: Vocabulary,

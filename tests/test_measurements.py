@@ -1,0 +1,171 @@
+"""The recipes that measure: what they run, what they repeat, and the arithmetic of their tables."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bionemo.scale.recipes.overrides import configured
+from recipes.ablations import run as ablations
+from recipes.ablations.job import row_file
+from recipes.ablations.screens import SCREENS
+from recipes.ablations.summary import differences, markdown, mean_and_interval, write_summary
+from recipes.ablations.variants import DEFAULT, VARIANTS, settings
+from recipes.real_screens import run as real_screens
+from recipes.real_screens.summary import best_baseline, over_folds
+from recipes.real_screens.summary import markdown as fold_table
+from recipes.screens import with_solver_steps
+
+METRICS = ("MSE", "MAE", "PDCorr", "DEOver", "DEPrec", "LFCSpear", "DirAgr")
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+def test_every_variant_is_a_configuration_and_one_choice_away_from_the_default(variant):
+    run = configured("scale_tiny", ["store=s", "split=s.toml", "out=o", *settings(variant, 2, 300)])
+    default = configured("scale_tiny", ["store=s", "split=s.toml", "out=o", *settings(VARIANTS[0], 2, 300)])
+    assert run.keywords["training"].seed == 2
+    assert run.keywords["training"].max_steps == (300 if variant.trained else 25)
+    same = (
+        run.keywords["model"] == default.keywords["model"] and run.keywords["training"] == default.keywords["training"]
+    )
+    assert same is (variant.solver_steps > 1 or variant.name == DEFAULT)
+
+
+def test_screens_mark_validation_conditions_that_choose_the_checkpoint():
+    from bionemo.cellsets import Split
+
+    for screen in SCREENS.values():
+        held_out = Split.from_toml(screen.split).to_dict()["fewshot"].values()
+        assert {"val", "test"} <= {part for parts in held_out for part in parts}
+
+
+def canned(variant: str, seed: int, values: dict[str, float | None], overrides: list[str] | None = None) -> dict:
+    conditions = [
+        {"context": "A", "perturbation": name} | dict.fromkeys(METRICS, value) for name, value in values.items()
+    ]
+    row = {"screen": "papalexi", "variant": variant, "seed": seed, "overrides": overrides, "conditions": conditions}
+    return row | {"metrics": dict.fromkeys(METRICS, 0.5), "beside": {"split halves": dict.fromkeys(METRICS, 0.75)}}
+
+
+ROWS = [
+    *(canned(DEFAULT, seed, {"p": 0.1 * seed, "q": 0.2, "r": None}) for seed in (0, 1)),
+    *(canned("velocity", seed, {"r": 0.9, "q": 0.1, "p": 0.1 * seed - 0.3}) for seed in (0, 1)),
+    canned("velocity", 2, {"p": 5.0, "q": 5.0, "r": 5.0}),
+]
+
+
+def test_differences_are_paired_by_seed_and_condition():
+    found = differences(ROWS, "velocity", "PDCorr")
+    np.testing.assert_allclose(found, [[-0.3, -0.1, np.nan]] * 2)
+    mean, low, high = mean_and_interval(found)
+    # Every draw of two conditions has a mean between the two.
+    assert (mean, low, high) == (pytest.approx(-0.2), pytest.approx(-0.3), pytest.approx(-0.1))
+
+
+def test_conditions_of_one_seed_alone_do_not_make_seeds_certain():
+    rng = np.random.default_rng(0)
+    over_seeds = rng.normal(size=(8, 1)) + np.zeros((1, 40))
+    _, low, high = mean_and_interval(over_seeds)
+    expected = 1.96 * over_seeds[:, 0].std() / 8**0.5
+    assert (high - low) / 2 == pytest.approx(expected, rel=0.1)
+    assert np.isnan(mean_and_interval(np.array([[0.3]]))[1:]).all()
+
+
+def test_the_table_shows_differences_in_bold_where_the_interval_leaves_out_zero(tmp_path):
+    table = markdown(ROWS)
+    assert "**papalexi**, 2 seeds, 3 conditions" in table
+    assert "| **−.200 (−.300 to −.100)** |" in table.split("| velocity ")[1]
+    assert "| *split halves* | 0.750 |" in table
+    write_summary(ROWS, tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text())["rows"] == ROWS
+    assert "velocity" in (tmp_path / "plot.svg").read_text()
+
+
+def test_a_finished_row_is_not_measured_again(tmp_path):
+    asked = []
+
+    def measure(out: Path, screen: str, seed: int, steps: int, names: list[str], done) -> int:
+        asked.append((screen, seed, names))
+        for name in names:
+            if name == "velocity" and seed == 1:
+                return 1
+            variant = next(variant for variant in VARIANTS if variant.name == name)
+            file = row_file(out, screen, name, seed)
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(json.dumps(canned(name, seed, {"p": 0.0}, settings(variant, seed, steps))))
+            done()
+        return 0
+
+    names = [DEFAULT, "velocity"]
+    assert ablations.run_missing(tmp_path, ["papalexi"], names, 2, 100, 1, measure) == 1
+    assert asked == [("papalexi", 0, names), ("papalexi", 1, names)]
+    asked.clear()
+    ablations.run_missing(tmp_path, ["papalexi"], names, 2, 100, 1, measure)
+    assert asked == [("papalexi", 1, ["velocity"])]
+    assert len(ablations.finished(tmp_path)) == 3
+    with pytest.raises(ablations.InputError, match="made with other settings: name another --out"):
+        ablations.run_missing(tmp_path, ["papalexi"], names, 2, 101, 1, measure)
+
+
+def test_a_variant_or_screen_that_is_not_there_is_named(tmp_path, capsys):
+    assert ablations.main(["--out", str(tmp_path), "--only", "no pooling"]) == 2
+    assert "error: there is no variant 'no pooling': choose among default," in capsys.readouterr().err
+
+
+def test_a_run_with_other_solver_steps_shares_its_weights(tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoints" / "step=1").mkdir(parents=True)
+    (run / "run.json").write_text(json.dumps({"model": {"solver_steps": 1, "head": "residual"}}))
+    for _ in range(2):
+        copy = with_solver_steps(run, 4)
+    assert json.loads((copy / "run.json").read_text())["model"] == {"solver_steps": 4, "head": "residual"}
+    assert json.loads((run / "run.json").read_text())["model"]["solver_steps"] == 1
+    assert (copy / "checkpoints" / "step=1").samefile(run / "checkpoints" / "step=1")
+
+
+def test_every_patient_is_left_out_once_and_short_runs_are_those_without_validation(tmp_path):
+    folds = real_screens.folds(tmp_path)
+    assert [fold.name for fold in folds if fold.validated] == ["papalexi_validated"]
+    for fold in folds:
+        assert ("val =" in fold.screen.split.read_text()) is fold.validated
+        assert ("training.max_steps=25" in fold.overrides(1)) is not fold.validated
+    patients = {fold.name.removeprefix("gbm_") for fold in folds if fold.name.startswith("gbm_")}
+    assert patients == set(real_screens.PATIENTS)
+
+
+def arm(kind: str, value: float | None, *seeds: float) -> dict:
+    columns = (*METRICS, "n_de_predicted")
+    return {
+        "kind": kind,
+        **dict.fromkeys(columns, value),
+        "seeds": [dict.fromkeys(columns, one) for one in seeds] or None,
+    }
+
+
+def test_tables_over_folds():
+    first = {
+        "conditions": 1,
+        "arms": {
+            "scale": arm("prediction", 0.5, 0.4, 0.6),
+            "control cells": arm("baseline", None),
+            "control cells + transferred delta": arm("baseline", 0.3),
+            "control cells + transferred delta, zero-preserving": arm("baseline", 0.2),
+            "split halves": arm("ceiling", 0.9),
+        },
+    }
+    second = {**first, "arms": {**first["arms"], "scale": arm("prediction", 0.7, 0.6, 0.8)}}
+    means = over_folds([first, second])
+    assert means["scale"]["PDCorr"] == pytest.approx(0.6)
+    # Of the seeds' means over folds, .5 and .7.
+    assert means["scale"]["sd"]["PDCorr"] == pytest.approx(0.2 / 2**0.5)
+    assert best_baseline(means, "PDCorr") == "control cells + transferred delta"
+    assert best_baseline(means, "MSE") == "control cells + transferred delta, zero-preserving"
+    table = fold_table({"gbm_A": first, "gbm_B": second}, [])
+    assert "**gbm**, mean of 2 folds" in table
+    assert "| gbm_B | 0.700 ± 0.141 | 0.300 | 0.200 | +0.400 | 0.900 |" in table
+    first["arms"]["state"] = arm("prediction", 0.1)
+    table = fold_table({"gbm_A": first, "gbm_B": second}, ["papalexi"])
+    assert table.startswith("Not measured: papalexi.")
+    assert "**gbm, where there is STATE**, 1 conditions" in table
+    assert "| gbm_B | 0.700 ± 0.141 | 0.300 | 0.200 | +0.400 | 0.900 | – |" in table
