@@ -43,7 +43,7 @@ def test_predictions_mirror_the_held_out_conditions(predicted, workshop):
     assert counts[0].equals(counts[1])
     assert list(made.var_names) == list(screen.var_names)
     assert set(screen.obs.columns) <= set(made.obs.columns)
-    assert made.uns["prediction"]["step"] == 20
+    assert made.uns["prediction"]["step"] in (10, 20)  # whichever validated better
     # On the count grid of the control cells: zeros are as frequent as cells have them, not smeared away.
     assert 0.4 < np.mean(made.X.toarray() == 0) < 0.9
 

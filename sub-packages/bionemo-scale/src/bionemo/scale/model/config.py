@@ -301,3 +301,11 @@ class ScaleConfig:
     def to_dict(self) -> dict:
         """JSON-ready fields."""
         return asdict(self)
+
+
+def projects_plainly(config: ScaleConfig, genes: int) -> bool:
+    """Whether latents are projected to G columns, and not to the next multiple of ``GENE_MULTIPLE``.
+
+    They are where the weights lie whole in a process and G is a multiple of 8, which a GPU is fast with.
+    """
+    return config.tensor_parallel == 1 and genes % 8 == 0

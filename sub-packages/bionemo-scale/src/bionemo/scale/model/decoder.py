@@ -17,12 +17,9 @@ from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.module import MegatronModule
 
 from bionemo.scale.flow.likelihood import negative_binomial_loss
-from bionemo.scale.model.config import GENE_MULTIPLE, Head, ScaleConfig
+from bionemo.scale.model.config import GENE_MULTIPLE, Head, ScaleConfig, projects_plainly
 from bionemo.scale.model.specs import LayerSpec
 from bionemo.scale.model.vocabulary import Vocabulary
-
-_ALIGNED = 8
-"""A GPU is fast with products that have a multiple of so many columns."""
 
 
 class GeneProjection(ColumnParallelLinear):
@@ -32,20 +29,24 @@ class GeneProjection(ColumnParallelLinear):
     more than they do.
     """
 
-    def keep(self, n_genes: int, *, whole: bool) -> None:
-        """Set G, and whether the weights are whole here."""
-        self.n_genes, self.plain = n_genes, whole and n_genes % _ALIGNED == 0
+    def keep(self, n_genes: int, *, plain: bool) -> None:
+        """Set G, and whether the product is made without the other columns."""
+        self.n_genes, self.plain = n_genes, plain
 
-    def forward(self, trunk_BSD: torch.Tensor, with_bias: bool = True) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, trunk_BSD: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """Project [B, S, D] to [B, S, G]."""
         if self.plain:
             assert self.weight is not None
-            return F.linear(trunk_BSD, self.weight[: self.n_genes], self.bias[: self.n_genes] if with_bias else None)
+            return F.linear(trunk_BSD, self.weight[: self.n_genes], self.bias[: self.n_genes])
         x_BSG, _ = super().forward(trunk_BSD)
-        if not with_bias:
-            zero_BSG, _ = super().forward(torch.zeros_like(trunk_BSD[:1, :1]))
-            x_BSG = x_BSG - zero_BSG
         return x_BSG[..., : self.n_genes]
+
+    def difference(self, one_BSD: torch.Tensor, other_BSD: torch.Tensor) -> torch.Tensor:
+        """Project two and subtract, [B, S, G]; the plain product is linear, so one of the difference will do."""
+        if self.plain:
+            assert self.weight is not None
+            return F.linear(one_BSD - other_BSD, self.weight[: self.n_genes])
+        return self(one_BSD) - self(other_BSD)
 
 
 class Decoder(MegatronModule):
@@ -65,7 +66,7 @@ class Decoder(MegatronModule):
         # The columns beyond G are dropped.
         columns = math.ceil(self.n_genes / GENE_MULTIPLE) * GENE_MULTIPLE
         self.to_genes = GeneProjection(config.hidden_size, columns, bias=True, gather_output=True, **to_genes)
-        self.to_genes.keep(self.n_genes, whole=config.tensor_parallel == 1)
+        self.to_genes.keep(self.n_genes, plain=projects_plainly(config, self.n_genes))
         self.rates = CountRates(config, vocabulary, columns) if self.head is Head.NEGATIVE_BINOMIAL else None
 
     def trunk(self, z_BSD: torch.Tensor) -> torch.Tensor:
@@ -84,8 +85,8 @@ class Decoder(MegatronModule):
         return self.to_genes(self.trunk(z_BSD))
 
     def change(self, z1_BSD: torch.Tensor, z0_BSD: torch.Tensor) -> torch.Tensor:
-        """``h(z1) - h(z0)``, [B, S, G]: the projection is linear, so one of the difference, without its bias."""
-        return self.to_genes(self.trunk(z1_BSD) - self.trunk(z0_BSD), with_bias=False)
+        """``h(z1) - h(z0)``, [B, S, G]."""
+        return self.to_genes.difference(self.trunk(z1_BSD), self.trunk(z0_BSD))
 
     def predict(
         self,

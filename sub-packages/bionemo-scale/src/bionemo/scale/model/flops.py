@@ -10,7 +10,7 @@ Shapes: B sets, S cells, G genes, M gene modules of width d, D latent, K seeds.
 import math
 from collections.abc import Iterator
 
-from bionemo.scale.model.config import GENE_MULTIPLE, ConditionPooling, Head, ScaleConfig, SetLoss
+from bionemo.scale.model.config import GENE_MULTIPLE, ConditionPooling, Head, ScaleConfig, SetLoss, projects_plainly
 
 CONDITION_TOKENS = 3
 """Perturbation, context and batch."""
@@ -56,22 +56,32 @@ def training_flops(config: ScaleConfig, genes: int, sets: int, cells: int) -> in
 def _step(config: ScaleConfig, genes: int, sets: int, cells: int) -> Iterator[Product]:
     """Products of ``ScaleModel.forward`` and its gradients, in its order."""
     width, members = config.hidden_size, sets * cells
-    columns = math.ceil(genes / GENE_MULTIPLE) * GENE_MULTIPLE
-    decode = [*_feed_forward(config, members, width), (members, width, columns, BOTH_GRADIENTS)]
+    plain, columns = projects_plainly(config, genes), math.ceil(genes / GENE_MULTIPLE) * GENE_MULTIPLE
+    trunk = _feed_forward(config, members, width)
+    decode = [*trunk, (members, width, genes if plain else columns, BOTH_GRADIENTS)]
     for _ in ("control", "perturbed"):
         yield from _encode(config, genes, sets, members)
         yield from decode
     yield from _condition(config, sets)
     yield from _transport(config, sets, cells)
     if config.set_loss is not SetLoss.NONE:
-        yield from decode * (2 if config.head is Head.RESIDUAL else 1)
-        # Distances of the predicted to the observed cells, among the predicted, and among the observed.
-        for times in (ONE_GRADIENT, BOTH_GRADIENTS, FORWARD):
+        yield from decode
+        if config.head is Head.RESIDUAL:
+            yield from trunk if plain else decode
+        # Distances of the predicted to the observed cells, among the predicted, and among the observed. The gradient
+        # of the energy distance takes the pairs among the predicted cells once, not from both ends.
+        among = ONE_GRADIENT if config.set_loss is SetLoss.ENERGY else BOTH_GRADIENTS
+        for times in (ONE_GRADIENT, among, FORWARD):
             yield members, genes, cells, times
+    if config.set_loss is SetLoss.ENERGY:
+        yield sets, cells, genes, FORWARD  # the mean cells that distances are taken from
     if config.set_loss is SetLoss.MMD:
         yield members, genes, cells, FORWARD  # for the width of the kernels
     if config.head is Head.NEGATIVE_BINOMIAL:
-        yield from decode * 2  # rates of the cells as encoded and as predicted
+        yield from [
+            *trunk,
+            (members, width, columns, BOTH_GRADIENTS),
+        ] * 2  # rates of the cells as encoded and as predicted
 
 
 def _encode(config: ScaleConfig, genes: int, sets: int, members: int) -> Iterator[Product]:
