@@ -22,7 +22,7 @@ from recipes.ablations.summary import write_summary
 from recipes.ablations.variants import DEFAULT, VARIANTS, settings
 from recipes.screens import ROOT
 
-Runner = Callable[[Path, str, int, int, list[str], Callable[[], None]], int]
+Runner = Callable[[Path, str, int, int, list[str], Callable[[], object]], int]
 """Measures the named variants of a screen and seed, calls back after each, and returns an exit status."""
 
 

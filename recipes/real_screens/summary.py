@@ -74,7 +74,7 @@ def over_folds(folds: list[dict]) -> dict[str, dict]:
 
 def _arm_table(folds: list[dict]) -> str:
     arms = over_folds(folds)
-    lines = [("arm", *HEADLINE, "predicted DE genes")]
+    lines: list[tuple[str, ...]] = [("arm", *HEADLINE, "predicted DE genes")]
     lines.append(("---", *["---:"] * len(COLUMNS)))
     best = {metric: best_baseline(arms, metric) for metric in HEADLINE}
     order = {"prediction": 0, "baseline": 1, "oracle": 3, "ceiling": 4}
