@@ -24,7 +24,7 @@ def test_compiled_blocks_have_the_losses_and_gradients_of_the_others(build, sets
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     losses = [model(**batch)["loss"] for model in (plain, compiled)]
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > graphs, "nothing was compiled"
-    assert losses[1] == pytest.approx(losses[0].item(), rel=1e-5)
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-5)
     for loss in losses:
         loss.backward()
     for (name, one), (_, other) in zip(plain.named_parameters(), compiled.named_parameters(), strict=True):
