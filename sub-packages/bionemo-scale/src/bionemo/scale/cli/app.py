@@ -20,7 +20,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench, name="bench")
-app.command(epilog="Example: `bionemo-scale split plates/*.h5ad --protocol tahoe100m --out split.toml`")(split)
 
 
 class Part(StrEnum):
@@ -63,6 +62,9 @@ def simulate(
 
     run(out, cells=cells, genes=genes, contexts=contexts, perturbations=perturbations, batches=batches, seed=seed)
     typer.echo(f"{out}: {cells:,} cells x {genes:,} genes, {contexts} contexts, {perturbations} perturbations")
+
+
+app.command(epilog="Example: `bionemo-scale split plates/*.h5ad --protocol tahoe100m --out split.toml`")(split)
 
 
 @app.command(
