@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex, TensorProperties
 
 from bionemo.scale.errors import InputError
 from bionemo.scale.inference.checkpoint import load_model
@@ -17,6 +17,7 @@ from bionemo.scale.training.run_directory import RunDirectory
 from bionemo.scale.training.safe_reading import reading
 
 CPU = torch.device("cpu")
+Encoding = type(TensorProperties(memory_format=torch.contiguous_format).__getstate__()[3])
 
 
 class Bomb:
@@ -126,6 +127,25 @@ def test_another_format_of_arrays_is_refused(weights, groups, tmp_path):
     (weights / "metadata.json").write_text(json.dumps({**stated, "sharded_backend": "zarr"}))
     with pytest.raises(InputError, match="is of format zarr, not torch_dist"):
         load_model(RunDirectory(tmp_path / "run"), CPU)
+
+
+def taking(owner, name):
+    """The pickle of ``getattr(owner, name)``."""
+    return f"cbuiltins\ngetattr\n(c{owner.__module__}\n{owner.__name__}\nV{name}\ntR.".encode()
+
+
+@pytest.mark.parametrize("member", list(Encoding), ids=str)
+def test_members_of_enumerations_are_read_as_every_python_writes_them(weights, member):
+    # As an attribute of the enumeration: Python 3.11.0 to 3.11.3.
+    for pickled in (pickle.dumps(member), taking(Encoding, member.name)):
+        with reading(weights.parent):
+            assert pickle.loads(pickled) is member
+
+
+@pytest.mark.parametrize(("owner", "name"), [(Encoding, "mro"), (Encoding, "OTHER"), (TensorProperties, "__init__")])
+def test_no_other_attribute_is_taken(weights, owner, name):
+    with pytest.raises(InputError, match=r"asks for builtins\.getattr"), reading(weights.parent):
+        pickle.loads(taking(owner, name))
 
 
 def test_other_code_gets_its_pickles_back(weights):

@@ -54,6 +54,8 @@ class _DescriptionsOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _PLAIN:
             return super().find_class(module, name)
+        if (module, name) == ("builtins", "getattr"):
+            return _member
         if "." not in name:
             if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype | torch.layout):
                 return getattr(torch, name)
@@ -63,6 +65,13 @@ class _DescriptionsOnly(pickle.Unpickler):
                 if own and (is_dataclass(found) or issubclass(found, enum.Enum)):
                     return found
         raise _Refused(f"{module}.{name}")
+
+
+def _member(owner: Any, name: str) -> enum.Enum:
+    """Member of an enumeration: Python 3.11.0 to 3.11.3 pickle it as a call of ``getattr``."""
+    if isinstance(owner, enum.EnumType) and name in owner.__members__:
+        return owner.__members__[name]
+    raise _Refused("builtins.getattr")
 
 
 def _load(file, **_encoding) -> Any:
