@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
-from megatron.core.distributed import DistributedDataParallelConfig
 from nemo import lightning as nl
 from nemo.lightning.callback_group import CallbackGroup
 from nemo.utils import logging as nemo_log
@@ -18,7 +17,7 @@ from bionemo.cellsets import CellStore, Split
 from bionemo.scale.errors import InputError
 from bionemo.scale.model.config import ScaleConfig
 from bionemo.scale.quiet import hush
-from bionemo.scale.training.cpu import keep_freed_memory, redirect_cuda_to_cpu
+from bionemo.scale.training.cpu import collect_write_results_here, keep_freed_memory, redirect_cuda_to_cpu
 from bionemo.scale.training.data import CellSetsDataModule, gene_choice, trained_conditions
 from bionemo.scale.training.embeddings import Embeddings
 from bionemo.scale.training.failures import one_sentence
@@ -29,10 +28,10 @@ from bionemo.scale.training.profiling import Profile
 from bionemo.scale.training.progress import ProgressBar, Throughput
 from bionemo.scale.training.refusals import check_data, check_settings
 from bionemo.scale.training.run_directory import RunDirectory, RunRecord, checkpoint_step
-from bionemo.scale.training.safe_reading import reading
 from bionemo.scale.training.saving import Checkpoints
 from bionemo.scale.training.selection import Selection
 from bionemo.scale.training.settings import TrainingConfig
+from bionemo.scale.training.strategy import strategy
 from bionemo.scale.training.vocabulary import training_vocabulary
 
 _log = logging.getLogger("bionemo.scale")
@@ -111,6 +110,8 @@ def set_up(training: TrainingConfig) -> None:
     CallbackGroup.get_instance().callbacks.clear()
     if not torch.cuda.is_available():
         redirect_cuda_to_cpu()
+        if not training.saves_beside(on_gpu=False):
+            collect_write_results_here()
         keep_freed_memory()
         torch.set_num_threads(training.threads)
     torch.set_float32_matmul_precision(training.matmul_precision)
@@ -170,7 +171,7 @@ def fit(
         devices=training.devices,
         num_nodes=training.nodes,
         max_steps=training.max_steps,
-        strategy=_strategy(model, on_gpu, start_from=last if imported else None),
+        strategy=strategy(model, training, on_gpu, start_from=last if imported else None),
         plugins=precision_plugin(model, training),
         callbacks=[throughput, ProgressBar(throughput), Selection(run, training)],
         logger=False,
@@ -222,32 +223,3 @@ def _wandb(training: TrainingConfig, run: RunDirectory) -> WandbLogger | None:
             "`wandb login`, or set WANDB_MODE=offline and send the run later with `wandb sync`."
         ) from error
     return logger
-
-
-class SafeStrategy(nl.MegatronStrategy):
-    """NeMo's strategy; it runs nothing that a checkpoint holds."""
-
-    def load_checkpoint(self, checkpoint_path, *args, **kwargs) -> dict:
-        """Read tensors and plain values, see :func:`reading`."""
-        with reading(Path(checkpoint_path)):
-            return super().load_checkpoint(checkpoint_path, *args, **kwargs)
-
-
-def _strategy(model: ScaleConfig, on_gpu: bool, start_from: Path | None) -> nl.MegatronStrategy:
-    strategy = SafeStrategy(
-        tensor_model_parallel_size=model.tensor_parallel,
-        # NeMo writes it into the module's configuration, by which Megatron adds up the norms' gradients.
-        sequence_parallel=model.sequence_parallel,
-        ddp=DistributedDataParallelConfig(
-            use_distributed_optimizer=on_gpu, overlap_grad_reduce=on_gpu, overlap_param_gather=on_gpu
-        ),
-        gradient_accumulation_fusion=False,
-        ckpt_async_save=on_gpu,
-        # Ranks that read a part each exchange them on the GPU.
-        ckpt_parallel_load=on_gpu,
-        ckpt_optim_fully_reshardable=True,
-        restore_config=None if start_from is None else nl.RestoreConfig(path=str(start_from), load_optim_state=False),
-    )
-    # The loss is logged with its terms, by Throughput.
-    strategy.log_train_loss = False
-    return strategy
