@@ -1,6 +1,7 @@
 """A run that was killed, preempted or out of disk goes on as if nothing had happened."""
 
 import json
+import os
 import resource
 import shutil
 import signal
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from jobs import logged, pretrain_arguments, saved_weights
+
+from bionemo.scale.training.run_directory import RunDirectory
 
 SETTINGS = (
     *("training.max_steps=40", "training.checkpoint_every=10", "training.validate_every=40"),
@@ -106,6 +109,40 @@ def test_a_disk_that_is_full_costs_the_new_checkpoint_alone(tmp_path, pretrain, 
     subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
     assert "going on from step=3" in pretrain(run, *settings).stderr
     assert saved_weights(run) == saved_weights(whole)
+
+
+@pytest.mark.slow
+def test_killed_while_a_checkpoint_is_written_beside_the_training(tmp_path, pretrain, started):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    pretrain(whole, *SETTINGS)
+    beside = (*SETTINGS, "training.async_save=on")
+    with started(run, *beside, start_new_session=True) as process:
+        # Training has gone on since the third checkpoint was begun, and it is not whole.
+        marker = run / "checkpoints" / "step=30-unfinished"
+        wait_for(lambda: marker.exists() or process.poll() is not None)
+        # The writers go with the machine.
+        os.killpg(process.pid, signal.SIGKILL)
+    assert marker.exists(), "the checkpoint was whole before the kill"
+    left = RunDirectory(run).last_checkpoint()
+    assert left is not None
+    assert left.name in ("step=10", "step=20")
+    assert f"going on from {left.name}" in pretrain(run, *beside).stderr
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step=40"]
+    expected, found = logged(whole), logged(run)
+    assert {step: set(values) for step, values in found.items()} == {s: set(v) for s, v in expected.items()}
+    assert saved_weights(run) == saved_weights(whole)
+
+
+@pytest.mark.slow
+def test_a_full_disk_while_a_checkpoint_is_written_beside_the_training_is_a_sentence(tmp_path, started):
+    run = tmp_path / "run"
+    with started(run, *SETTINGS, "training.async_save=on", preexec_fn=small_files_only) as process:
+        told = process.stderr.read()
+    assert process.returncode == 1
+    *_, sentence = told.strip().splitlines()
+    assert sentence.startswith(f"stopped: {run / 'checkpoints'} could not take a checkpoint (")
+    assert "Traceback" not in told
+    assert RunDirectory(run).last_checkpoint() is None
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from bionemo.scale.training.settings import Precision
 _MASTER = "optimizer.state.fp32_param."
 """What Megatron puts before a weight's name for its master."""
 _MASTERS = "fp32_from_fp16_params"
-"""Beside ``optimizer``, which is all that the state for float32 weights is, in the state of Megatron's optimizer for bf16."""
+"""Beside ``optimizer`` in the state of Megatron's optimizer for bf16; in that for float32 weights it is all."""
 _log = logging.getLogger("bionemo.scale")
 
 
@@ -35,7 +35,7 @@ class AnyPrecision(MegatronCheckpointIO):
         asked: dict[str, Any] = dict(sharded_state_dict or {})
         if not asked.get("optimizer"):  # weights alone: tensors take the type of those they are read into
             return super().load_checkpoint(path, asked, *args, **kwargs)
-        saved = dist_checkpointing.load_tensors_metadata(str(self._preprocess_checkpoint_load_path(path)))
+        saved: Any = dist_checkpointing.load_tensors_metadata(str(self._preprocess_checkpoint_load_path(path)))
         weights = {name.removeprefix(_MASTER) for name in saved if name.startswith(_MASTER)}
         written = _precision(saved[name].dtype for name in _names(asked["state_dict"]) if name in saved)
         running = _precision(part.data.dtype for part in _parts(asked["state_dict"]))
@@ -68,9 +68,9 @@ def _precision(dtypes) -> Precision:
     return Precision.BF16 if torch.bfloat16 in dtypes else Precision.FP32
 
 
-def _parts(tree) -> list[ShardedTensor | ShardedTensorFactory]:
+def _parts(tree) -> list[Any]:
     """Everything in nested dicts and lists that has a name in a checkpoint and a type."""
-    found: list[ShardedTensor | ShardedTensorFactory] = []
+    found: list[Any] = []
 
     def look(part):
         if isinstance(part, ShardedTensor | ShardedTensorFactory):
