@@ -206,9 +206,8 @@ def test_real_screens_are_not_queued_without_their_folder(cluster, tmp_path):
         text=True,
     )
     assert done.returncode == 2
-    assert (
-        done.stderr == f"error: SCALE_SCREENS={tmp_path / 'none'} is no folder: name the one that holds the screens.\n"
-    )
+    assert done.stderr.startswith(f"error: SCALE_SCREENS={tmp_path / 'none'} is no folder: name the one")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
