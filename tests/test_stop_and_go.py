@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from jobs import logged, pretrain_arguments, saved_weights
 
-from bionemo.scale.training.run_directory import RunDirectory
+from bionemo.scale.training.run_directory import RunDirectory, checkpoint_step
 
 SETTINGS = (
     *("training.max_steps=40", "training.checkpoint_every=10", "training.validate_every=40"),
@@ -114,20 +114,23 @@ def test_a_disk_that_is_full_costs_the_new_checkpoint_alone(tmp_path, pretrain, 
 @pytest.mark.slow
 def test_killed_while_a_checkpoint_is_written_beside_the_training(tmp_path, pretrain, started):
     whole, run = tmp_path / "whole", tmp_path / "run"
-    pretrain(whole, *SETTINGS)
-    beside = (*SETTINGS, "training.async_save=on")
+    settings = ("training.max_steps=150", "training.checkpoint_every=10", "training.validate_every=150")
+    pretrain(whole, *settings)
+    beside, left = (*settings, "training.async_save=on"), RunDirectory(run)
+
+    def unfinished() -> list[Path]:
+        return list((run / "checkpoints").glob("step=*-unfinished"))
+
     with started(run, *beside, start_new_session=True) as process:
-        # Training has gone on since the third checkpoint was begun, and it is not whole.
-        marker = run / "checkpoints" / "step=30-unfinished"
-        wait_for(lambda: marker.exists() or process.poll() is not None)
+        wait_for(lambda: (left.last_checkpoint() and unfinished()) or process.poll() is not None)
         # The writers go with the machine.
         os.killpg(process.pid, signal.SIGKILL)
-    assert marker.exists(), "the checkpoint was whole before the kill"
-    left = RunDirectory(run).last_checkpoint()
-    assert left is not None
-    assert left.name in ("step=10", "step=20")
-    assert f"going on from {left.name}" in pretrain(run, *beside).stderr
-    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step=40"]
+    assert unfinished(), "no checkpoint was being written when the run was killed"
+    last = left.last_checkpoint()
+    assert last is not None
+    assert max(logged(run)) > checkpoint_step(last), "training waited for its checkpoints"
+    assert f"going on from {last.name}" in pretrain(run, *beside).stderr
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step=150"]
     expected, found = logged(whole), logged(run)
     assert {step: set(values) for step, values in found.items()} == {s: set(v) for s, v in expected.items()}
     assert saved_weights(run) == saved_weights(whole)

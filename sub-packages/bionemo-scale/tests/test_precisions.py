@@ -6,6 +6,7 @@ from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import LocalNonpersistentObject, ShardedTensor
 from nemo.lightning.io import pl as nemo_checkpoints
 
+from bionemo.scale.errors import InputError
 from bionemo.scale.training.cpu import writing_without_cuda
 from bionemo.scale.training.precisions import AnyPrecision
 
@@ -35,12 +36,13 @@ def moved(groups, tmp_path, monkeypatch):
     """Write a checkpoint and read it as another."""
     monkeypatch.setattr(nemo_checkpoints, "_fix_tensors_device", lambda checkpoint: checkpoint)
 
-    def move(weights: dict[str, torch.Tensor], optimizer: dict, into: torch.dtype, asked: dict) -> dict:
+    def move(weights: dict[str, torch.Tensor], optimizer: dict, into: torch.dtype, asked: dict, written=None) -> dict:
         folder = tmp_path / "step=7"
         (folder / "weights").mkdir(parents=True)
         state = {name: sharded(name, values) for name, values in weights.items()}
         with writing_without_cuda():
-            dist_checkpointing.save({"state_dict": state, "optimizer": [optimizer]}, str(folder / "weights"))
+            whole = {"state_dict": state, "optimizer": [optimizer]}
+            dist_checkpointing.save(whole, str(folder / "weights"), content_metadata=written)
         empty = {name: sharded(name, torch.zeros_like(values, dtype=into)) for name, values in weights.items()}
         return AnyPrecision().load_checkpoint(folder, {"state_dict": empty, "optimizer": [asked]})
 
@@ -64,6 +66,13 @@ def test_float32_weights_become_masters_to_the_bit(moved, values):
     assert torch.equal(state["optimizer"]["state"][0]["exp_avg"], moment)
     assert state["optimizer"]["state"]["common_step"] == 7.0
     assert state["optimizer"]["param_groups"] == [{"lr": 0.5, "params": [0]}]
+
+
+def test_the_optimizer_of_a_gpu_does_not_go_on_on_a_cpu(moved, values):
+    gpu = {"distrib_optim_sharding_type": "fully_reshardable"}
+    weights = dict(zip(NAMES, values[:2], strict=True))
+    with pytest.raises(InputError, match="step=7 was trained on a GPU, where the optimizer keeps its state otherwise"):
+        moved(weights, plain(values[2]), torch.float32, plain(torch.zeros(5, 3)), gpu)
 
 
 def test_masters_become_float32_weights_and_weights_without_one_are_read_as_they_are(moved, values):

@@ -18,12 +18,15 @@ from megatron.core.dist_checkpointing.dict_utils import dict_list_map_outplace
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 from nemo.lightning.io.pl import MegatronCheckpointIO
 
+from bionemo.scale.errors import InputError
 from bionemo.scale.training.settings import Precision
 
 _MASTER = "optimizer.state.fp32_param."
 """What Megatron puts before a weight's name for its master."""
 _MASTERS = "fp32_from_fp16_params"
 """Beside ``optimizer`` in the state of Megatron's optimizer for bf16; in that for float32 weights it is all."""
+_DISTRIBUTED = "param_state"
+"""Of the state of the distributed optimizer."""
 _log = logging.getLogger("bionemo.scale")
 
 
@@ -31,11 +34,20 @@ class AnyPrecision(MegatronCheckpointIO):
     """NeMo's checkpoints, which go on in float32 and in bf16 whichever of the two they were written in."""
 
     def load_checkpoint(self, path, sharded_state_dict=None, *args, **kwargs) -> dict[str, Any]:
-        """Read what ``sharded_state_dict`` asks for; see Megatron's ``dist_checkpointing.load``."""
+        """Read what ``sharded_state_dict`` asks for; see Megatron's ``dist_checkpointing.load``.
+
+        Raises
+        ------
+        InputError
+            The optimizer's state is that of a GPU, and this is a CPU, or the other way round.
+        """
         asked: dict[str, Any] = dict(sharded_state_dict or {})
         if not asked.get("optimizer"):  # weights alone: tensors take the type of those they are read into
             return super().load_checkpoint(path, asked, *args, **kwargs)
-        saved: Any = dist_checkpointing.load_tensors_metadata(str(self._preprocess_checkpoint_load_path(path)))
+        (state,) = asked["optimizer"]
+        folder = str(self._preprocess_checkpoint_load_path(path))
+        _check_optimizer(Path(path), dist_checkpointing.load_content_metadata(folder), state)
+        saved: Any = dist_checkpointing.load_tensors_metadata(folder)
         weights = {name.removeprefix(_MASTER) for name in saved if name.startswith(_MASTER)}
         written = _precision(saved[name].dtype for name in _names(asked["state_dict"]) if name in saved)
         running = _precision(part.data.dtype for part in _parts(asked["state_dict"]))
@@ -43,10 +55,9 @@ class AnyPrecision(MegatronCheckpointIO):
             return super().load_checkpoint(path, asked, *args, **kwargs)
         if rank_zero_only.rank == 0:
             _log.info("%s was written in %s and goes on in %s", Path(path).name, written, running)
-        (state,) = asked["optimizer"]
         if running is Precision.FP32:
             asked["state_dict"] = _renamed(asked["state_dict"], {name: _MASTER + name for name in weights})
-            distributed = "param_state" in state
+            distributed = _DISTRIBUTED in state
             if not distributed:
                 asked["optimizer"] = [{"optimizer": state}]
             loaded = super().load_checkpoint(path, asked, *args, **kwargs)
@@ -62,6 +73,16 @@ class AnyPrecision(MegatronCheckpointIO):
         masters = super().load_checkpoint(path, {"masters": _renamed(state[_MASTERS], names)}, *args, **kwargs)
         loaded["optimizer"] = [{"optimizer": loaded["optimizer"][0], _MASTERS: masters["masters"]}]
         return loaded
+
+
+def _check_optimizer(checkpoint: Path, written: dict | None, state: dict) -> None:
+    there, here = "distrib_optim_sharding_type" in (written or {}), _DISTRIBUTED in state
+    if written is not None and there != here:
+        raise InputError(
+            f"checkpoint {checkpoint} was trained on a {'GPU' if there else 'CPU'}, where the optimizer keeps its "
+            f"state otherwise than on a {'GPU' if here else 'CPU'}: go on there, or train its weights further with "
+            f"`bionemo-scale finetune`."
+        )
 
 
 def _precision(dtypes) -> Precision:
