@@ -23,7 +23,7 @@ def test_the_benchmarks_training_is_timed_over_two_ranks(workshop, tmp_path):
             split=str(workshop / "split.toml"),
             out=str(tmp_path / "run"),
             model={"hidden_size": 32, "num_layers": 1, "num_attention_heads": 4, "num_query_groups": 2,
-                   "gene_modules": 4, "gene_module_size": 16},
+                   "ffn_hidden_size": 96, "gene_modules": 4, "gene_module_size": 16},
             training_settings=settings | {"validate_every": 10_000, "checkpoint_every": 10_000},
             warm_up=2,
         )  # fmt: skip

@@ -6,7 +6,6 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_only
-from megatron.core.utils import get_model_config
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from bionemo.scale.training.module import ScaleModule
@@ -44,7 +43,7 @@ class Profile(pl.Callback):
                 wait.stop()
 
         pl_module.data_step = timed_data_step  # type: ignore[method-assign]
-        get_model_config(pl_module.module).timers = Ranges()
+        pl_module.config.timers = Ranges()
         for optimizer in trainer.optimizers:
             outer: Any = optimizer.mcore_optimizer  # type: ignore[attr-defined]
             for part in (outer, *getattr(outer, "chained_optimizers", ())):
