@@ -52,7 +52,7 @@ class TrainingConfig:
     checkpoint_every: int = 100
     async_save: str = "auto"
     """Write checkpoints in another process while training goes on: ``on``, ``off``, or ``auto``, which is on where
-    there is a GPU. The two see the same weights, since a copy is taken first."""
+    there is a GPU. What is written is a copy of that step's weights."""
     keep_checkpoints: int = 1
     """Newest checkpoints to keep, beside the one that validated best."""
     validate_every: int = 100
