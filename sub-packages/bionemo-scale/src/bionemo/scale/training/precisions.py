@@ -48,31 +48,30 @@ class AnyPrecision(MegatronCheckpointIO):
         folder = str(self._preprocess_checkpoint_load_path(path))
         _check_optimizer(Path(path), dist_checkpointing.load_content_metadata(folder), state)
         saved: Any = dist_checkpointing.load_tensors_metadata(folder)
-        weights = {name.removeprefix(_MASTER) for name in saved if name.startswith(_MASTER)}
         written = _precision(saved[name].dtype for name in _names(asked["state_dict"]) if name in saved)
         running = _precision(part.data.dtype for part in _parts(asked["state_dict"]))
-        if written is running:
-            return super().load_checkpoint(path, asked, *args, **kwargs)
-        if rank_zero_only.rank == 0:
+        if written is not running and rank_zero_only.rank == 0:
             _log.info("%s was written in %s and goes on in %s", Path(path).name, written, running)
+
+        def load(wanted: dict[str, Any]) -> dict[str, Any]:
+            return super(AnyPrecision, self).load_checkpoint(path, wanted, *args, **kwargs)
+
+        if written is running:
+            return load(asked)
         if running is Precision.FP32:
-            asked["state_dict"] = _renamed(asked["state_dict"], {name: _MASTER + name for name in weights})
-            distributed = _DISTRIBUTED in state
-            if not distributed:
-                asked["optimizer"] = [{"optimizer": state}]
-            loaded = super().load_checkpoint(path, asked, *args, **kwargs)
-            if not distributed:
-                loaded["optimizer"] = [loaded["optimizer"][0]["optimizer"]]
-            return loaded
-        if _MASTERS not in state:  # the distributed optimizer, which keeps masters of float32 weights too
-            return super().load_checkpoint(path, asked, *args, **kwargs)
-        asked["optimizer"] = [state["optimizer"]]
-        loaded = super().load_checkpoint(path, asked, *args, **kwargs)
+            masters = {name.removeprefix(_MASTER): name for name in saved if name.startswith(_MASTER)}
+            asked["state_dict"] = _renamed(asked["state_dict"], masters)
+            if _DISTRIBUTED in state:
+                return load(asked)
+            loaded = load(asked | {"optimizer": [{"optimizer": state}]})
+            return loaded | {"optimizer": [loaded["optimizer"][0]["optimizer"]]}
+        if _DISTRIBUTED in state:  # it keeps masters of float32 weights too
+            return load(asked)
+        loaded = load(asked | {"optimizer": [state["optimizer"]]})
         names = {name: name.removeprefix(_MASTER) for name in _names(state[_MASTERS])}
         # A name can be asked for once only, and the bf16 weights have asked for it.
-        masters = super().load_checkpoint(path, {"masters": _renamed(state[_MASTERS], names)}, *args, **kwargs)
-        loaded["optimizer"] = [{"optimizer": loaded["optimizer"][0], _MASTERS: masters["masters"]}]
-        return loaded
+        masters = load({"masters": _renamed(state[_MASTERS], names)})["masters"]
+        return loaded | {"optimizer": [{"optimizer": loaded["optimizer"][0], _MASTERS: masters}]}
 
 
 def _check_optimizer(checkpoint: Path, written: dict | None, state: dict) -> None:
