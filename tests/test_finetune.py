@@ -8,8 +8,9 @@ import subprocess
 from pathlib import Path
 
 import anndata as ad
+import numpy as np
 import pytest
-from jobs import logged, saved_weights
+from jobs import gradients, logged, saved_weights
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "finetune_new_screen"
@@ -96,12 +97,22 @@ def test_a_finetuned_run_goes_on_predicts_and_is_exported_like_any_other(tmp_pat
     assert abs(ad.read_h5ad(tmp_path / "q.h5ad").X - predicted.X).max() < 1e-4
 
 
-def test_two_tensor_parallel_processes_train_adapters_as_one(tmp_path, finetune):
-    one, two = tmp_path / "one", tmp_path / "two"
-    finetune(one, "--recipe", "low_rank")
-    finetune(two, "--recipe", "low_rank", "training.devices=2", "model.tensor_parallel=2")
-    for step, (loss,) in logged(one).items():
-        assert logged(two)[step][0] == pytest.approx(loss, rel=1e-4)
+def test_processes_that_share_the_weights_or_the_sequence_train_adapters_as_one(tmp_path, finetune):
+    first = ("--recipe", "low_rank", "training.checkpoint_every=1", "training.keep_checkpoints=12")
+    finetune(tmp_path / "one", *first)
+    expected, losses = gradients(tmp_path / "one", 1), logged(tmp_path / "one")
+    assert any("adapters" in name for name in expected)
+    for name, sequence in (("tensor", "false"), ("sequence", "true")):
+        more = tmp_path / name
+        finetune(
+            *(more, *first, "training.devices=2", "model.tensor_parallel=2", f"model.sequence_parallel={sequence}")
+        )
+        found = gradients(more, 1)
+        assert found.keys() == expected.keys()
+        for part, gradient in expected.items():
+            assert (found[part] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-12, (name, part)
+        for step, (loss,) in losses.items():
+            assert logged(more)[step][0] == pytest.approx(loss, rel=1e-4), (name, step)
 
 
 def test_under_torchrun_the_processes_share_the_weights_they_start_from(tmp_path, second, environment):
@@ -110,7 +121,7 @@ def test_under_torchrun_the_processes_share_the_weights_they_start_from(tmp_path
         [
             *("nemo", "scale", "finetune", "--factory", "full", f"start={second / 'old'}", f"store={second / 'store'}"),
             *(f"split={second / 'split.toml'}", f"out={out}", *SETTINGS, "training.sets_per_batch=2"),
-            *("executor=torchrun", "executor.ntasks_per_node=2", "--yes"),
+            *("model.gate=0.5", "executor=torchrun", "executor.ntasks_per_node=2", "--yes"),
         ],
         env={**environment, "NEMORUN_HOME": str(tmp_path / "nemo_run")},
         cwd=tmp_path,
@@ -120,6 +131,7 @@ def test_under_torchrun_the_processes_share_the_weights_they_start_from(tmp_path
         stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert np.frombuffer(saved_weights(out)["gate"], np.float32) == 0.5
     assert (out / "checkpoints" / "step=12").is_dir()
     assert json.loads((out / "run.json").read_text())["training"]["devices"] == 2
 

@@ -182,12 +182,13 @@ def test_the_fused_optimizer_is_used_where_it_is_installed():
 
 
 def test_checkpoints_are_written_beside_the_training_and_gradients_reduced_beside_the_backward_pass(config):
-    from bionemo.scale.training.pretrain import _strategy
+    from bionemo.scale.training.settings import TrainingConfig
+    from bionemo.scale.training.strategy import strategy
 
-    strategy = _strategy(config, on_gpu=True, start_from=None)
-    assert strategy.async_save
-    assert strategy.ddp_config.overlap_grad_reduce
-    assert strategy.ddp_config.overlap_param_gather
+    made = strategy(config, TrainingConfig(max_steps=100, sets_per_batch=4, cells_per_set=8), on_gpu=True)
+    assert made.async_save
+    assert made.ddp_config.overlap_grad_reduce
+    assert made.ddp_config.overlap_param_gather
 
 
 def test_compiled_blocks_agree(loss_and_gradient):

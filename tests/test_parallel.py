@@ -51,6 +51,7 @@ def losses(run):
         pytest.param(DATA, id="data"),
         pytest.param(FOUR, id="tensor x data", marks=slow),
         pytest.param((*TENSOR, SEQUENCE), id="sequence", marks=slow),
+        pytest.param((*FOUR, SEQUENCE), id="sequence x data", marks=slow),
     ],
 )
 def test_more_processes_have_the_losses_weights_and_every_gradient_of_one(shared, gone_on, processes):

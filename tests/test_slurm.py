@@ -120,7 +120,7 @@ def test_what_is_missing_is_one_sentence_before_anything_is_queued(cluster, chan
 @pytest.mark.parametrize("folder", sorted(path.parent.name for path in SLURM.parent.glob("*/slurm.sh")))
 def test_the_job_of_a_recipe(cluster, tmp_path, folder):
     (tmp_path / "split.toml").write_text("[training]\n")
-    given = {name: cluster[name] for name in ("PATH", "IMAGE", "FAKE_SLURM_LOG")}
+    given = {name: cluster[name] for name in ("PATH", "IMAGE", "FAKE_SLURM_LOG")} | {"SCALE_SCREENS": str(tmp_path)}
     script = SLURM.parent / folder / "slurm.sh"
 
     def queue(**changes) -> subprocess.CompletedProcess:
@@ -132,7 +132,14 @@ def test_the_job_of_a_recipe(cluster, tmp_path, folder):
     assert done.returncode == 0, done.stderr
     (task,) = [line for line in done.stdout.splitlines() if line.startswith("task=")]
     words = shlex.split(task.removeprefix("task=(").removesuffix(")"))
-    assert words[0] == "bionemo-scale"
+    if words[0] == "env":
+        # A module of recipes/, which the container sees beside the results.
+        assert words[1:4] == ["-C", str(SLURM.parents[1]), f"SCALE_SCREENS={tmp_path}"]
+        started = subprocess.run([*words[: words.index("--out")], "--help"], env=given, capture_output=True, text=True)
+        assert (started.returncode, "usage: " in started.stdout) == (0, True), started.stderr
+        assert f"python -m recipes.{folder}.run" in " ".join(words)
+    else:
+        assert words[0] == "bionemo-scale"
     assert words[-1] == "a.setting=1"
     headers = dict(re.findall(r"#SBATCH --([a-z-]+)=(\S+)", done.stdout))
     if "pretrain" in folder:
@@ -188,6 +195,19 @@ def test_a_job_that_was_told_to_stop_goes_back_into_the_queue_unless_it_was_canc
             process.send_signal(signal.SIGTERM)
     assert process.returncode == code
     assert (["scontrol", "requeue", "4242"] in calls(cluster)) == requeued
+
+
+def test_real_screens_are_not_queued_without_their_folder(cluster, tmp_path):
+    done = subprocess.run(
+        [SLURM.parent / "real_screens" / "slurm.sh"],
+        env={**cluster, "SCALE_SCREENS": str(tmp_path / "none")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: SCALE_SCREENS={tmp_path / 'none'} is no folder: name the one")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.slow

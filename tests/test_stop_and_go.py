@@ -1,6 +1,7 @@
 """A run that was killed, preempted or out of disk goes on as if nothing had happened."""
 
 import json
+import os
 import resource
 import shutil
 import signal
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from jobs import logged, pretrain_arguments, saved_weights
+
+from bionemo.scale.training.run_directory import RunDirectory, checkpoint_step
 
 SETTINGS = (
     *("training.max_steps=40", "training.checkpoint_every=10", "training.validate_every=40"),
@@ -106,6 +109,43 @@ def test_a_disk_that_is_full_costs_the_new_checkpoint_alone(tmp_path, pretrain, 
     subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
     assert "going on from step=3" in pretrain(run, *settings).stderr
     assert saved_weights(run) == saved_weights(whole)
+
+
+@pytest.mark.slow
+def test_killed_while_a_checkpoint_is_written_beside_the_training(tmp_path, pretrain, started):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    settings = ("training.max_steps=150", "training.checkpoint_every=10", "training.validate_every=150")
+    pretrain(whole, *settings)
+    beside, left = (*settings, "training.async_save=on"), RunDirectory(run)
+
+    def unfinished() -> list[Path]:
+        return list((run / "checkpoints").glob("step=*-unfinished"))
+
+    with started(run, *beside, start_new_session=True) as process:
+        wait_for(lambda: (left.last_checkpoint() and unfinished()) or process.poll() is not None)
+        # The writers go with the machine.
+        os.killpg(process.pid, signal.SIGKILL)
+    assert unfinished(), "no checkpoint was being written when the run was killed"
+    last = left.last_checkpoint()
+    assert last is not None
+    assert max(logged(run)) > checkpoint_step(last), "training waited for its checkpoints"
+    assert f"going on from {last.name}" in pretrain(run, *beside).stderr
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step=150"]
+    expected, found = logged(whole), logged(run)
+    assert {step: set(values) for step, values in found.items()} == {s: set(v) for s, v in expected.items()}
+    assert saved_weights(run) == saved_weights(whole)
+
+
+@pytest.mark.slow
+def test_a_full_disk_while_a_checkpoint_is_written_beside_the_training_is_a_sentence(tmp_path, started):
+    run = tmp_path / "run"
+    with started(run, *SETTINGS, "training.async_save=on", preexec_fn=small_files_only) as process:
+        told = process.stderr.read()
+    assert process.returncode == 1
+    *_, sentence = told.strip().splitlines()
+    assert sentence.startswith(f"stopped: {run / 'checkpoints'} could not take a checkpoint (")
+    assert "Traceback" not in told
+    assert RunDirectory(run).last_checkpoint() is None
 
 
 @pytest.mark.slow

@@ -7,10 +7,11 @@ from bionemo.scale.errors import InputError
 from bionemo.scale.model.config import Source
 from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.scale.model.vocabulary import Vocabulary
+from bionemo.scale.recipes.finetune import FINETUNES
 from bionemo.scale.recipes.overrides import configured
 from bionemo.scale.recipes.pretrain import RECIPES
 from bionemo.scale.training.pretrain import pretrain
-from bionemo.scale.training.settings import Precision
+from bionemo.scale.training.settings import Precision, TrainingConfig
 
 WHERE = ["store=some/store", "split=split.toml", "out=runs/a run=1"]
 
@@ -87,3 +88,25 @@ def test_the_weights_of_a_size_are_near_its_name(groups, recipe, millions):
 def test_an_unknown_recipe_offers_the_nearest():
     with pytest.raises(InputError, match=r"no recipe 'scale_tny' .*did you mean 'scale_tiny'"):
         configured("scale_tny", WHERE)
+
+
+def test_finetuning_takes_how_the_model_is_computed_and_the_gate():
+    places = ("start=run", "store=store", "split=split.toml", "out=tuned")
+    given = ("model.tensor_parallel=2", "model.sequence_parallel=true", "model.gate=0.5")
+    placement = configured("full", [*places, *given], FINETUNES).keywords["model"]
+    assert (placement.tensor_parallel, placement.sequence_parallel, placement.gate) == (2, True, 0.5)
+    assert placement.settings()["gate"] == 0.5
+    # Not given, the gate stays that of the run.
+    assert "gate" not in configured("full", places, FINETUNES).keywords["model"].settings()
+    with pytest.raises(InputError, match=r"no setting 'model\.hidden_size'"):
+        configured("full", [*places, "model.hidden_size=32"], FINETUNES)
+
+
+def test_when_checkpoints_are_written_beside_the_training():
+    def beside(on_gpu: bool, **given) -> bool:
+        return TrainingConfig(max_steps=100, sets_per_batch=1, cells_per_set=8, **given).saves_beside(on_gpu)
+
+    assert (beside(True), beside(False)) == (True, False)
+    assert (beside(True, async_save="off"), beside(False, async_save="on")) == (False, True)
+    with pytest.raises(InputError, match="async_save='yes' is not one of auto, on, off"):
+        beside(False, async_save="yes")

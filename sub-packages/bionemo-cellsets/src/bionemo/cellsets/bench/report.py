@@ -1,10 +1,10 @@
 """A loader benchmark's result as files: JSON, a Markdown table, a plot. Made from the JSON alone."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from bionemo.cellsets.bench.arms import CELLS, PAIRS, SETS
+from bionemo.cellsets.bench.files import write_files
 
 _NAME = "loader"
 _LIKE = {PAIRS: ("dense",), SETS: ("dense-sets", "dense"), CELLS: ("dense-sets", "dense")}
@@ -26,12 +26,7 @@ def write_report(result: dict[str, Any], out: Path) -> dict[str, Path]:
     dict
         The files, by ending.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    files = {ending: out / f"{_NAME}.{ending}" for ending in ("json", "md", "svg")}
-    files["json"].write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    files["md"].write_text(markdown(result), encoding="utf-8")
-    plot(result, files["svg"])
-    return files
+    return write_files(result, out, _NAME, markdown, plot)
 
 
 def ratios(result: dict[str, Any]) -> dict[str, dict[str, float]]:

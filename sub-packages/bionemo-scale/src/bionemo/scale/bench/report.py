@@ -1,10 +1,10 @@
 """A throughput benchmark's result as files: JSON, Markdown tables, a plot. Made from the JSON alone."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bionemo.cellsets.bench.files import write_files
 from bionemo.scale.bench.arms import INFERENCE, TRAINING
 from bionemo.scale.bench.records import LOOP_RATE
 
@@ -26,12 +26,7 @@ def write_report(result: dict[str, Any], out: Path) -> dict[str, Path]:
     dict
         The files, by ending.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    files = {ending: out / f"{_NAME}.{ending}" for ending in ("json", "md", "svg")}
-    files["json"].write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    files["md"].write_text(markdown(result), encoding="utf-8")
-    plot(result, files["svg"])
-    return files
+    return write_files(result, out, _NAME, markdown, plot)
 
 
 def markdown(result: dict[str, Any]) -> str:

@@ -5,13 +5,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_only
 from megatron.core import parallel_state
 
-from bionemo.cellsets import CellStore, Split
 from bionemo.scale.errors import InputError, Stopped
 from bionemo.scale.finetuning.names import extended_vocabulary
 from bionemo.scale.finetuning.weights import EMBEDDING, joined_embeddings, known_rows, take_over
@@ -19,15 +17,12 @@ from bionemo.scale.inference.checkpoint import find_checkpoint, load_model
 from bionemo.scale.model.average import WeightAverage
 from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.scale.model.vocabulary import Vocabulary
-from bionemo.scale.training.data import CellSetsDataModule, trained_conditions
-from bionemo.scale.training.embeddings import Embeddings
-from bionemo.scale.training.pretrain import fit, set_up, store_facts
-from bionemo.scale.training.refusals import check_data, check_settings
+from bionemo.scale.training.opening import open_training
+from bionemo.scale.training.pretrain import fit
 from bionemo.scale.training.run_directory import RunDirectory, RunRecord
 from bionemo.scale.training.settings import TrainingConfig
 from bionemo.scale.training.starting_point import write_starting_point
 from bionemo.scale.training.tuning import Placement, TuningConfig, tune
-from bionemo.scale.training.vocabulary import training_vocabulary
 
 PATIENCE = 1800
 """Seconds that a process waits for the first one to write the weights that all start from."""
@@ -76,37 +71,23 @@ def finetune(
     if source.path.resolve() == Path(out).resolve():
         raise InputError(f"--out {out} is the run that finetuning starts from: name another directory.")
     before = source.read()
-    config = before.model_config(**vars(model))
-    check_settings(config, training)
-    set_up(training)
-    cells, held_out = CellStore.open(Path(store)), Split.from_toml(Path(split))
-    supplied = None if embeddings is None else Embeddings.read(Path(embeddings))
-    shown = training_vocabulary(cells, held_out, config, training.label_separator, supplied)
-    old = before.model_vocabulary()
+    config = before.model_config(**model.settings())
+    opened = open_training(store, split, config, training, embeddings)
+    old, shown = before.model_vocabulary(), opened.vocabulary
     vocabulary = extended_vocabulary(old, shown)
-    data_parallel = training.world_size // config.tensor_parallel
-    check_data(cells, np.asarray(held_out.assign(cells)) == "train", training, data_parallel)
-
     run = RunDirectory(Path(out))
-    record = RunRecord(
-        model=config.to_dict(),
-        vocabulary=vocabulary.to_dict(),
-        training=training.to_dict(),
-        global_batch=training.sets_per_batch * data_parallel * training.accumulate,
-        store=store_facts(cells, store),
-        split=held_out.to_dict(),
-        trained=_both(before.trained, trained_conditions(cells, held_out)),
-        embeddings=None if supplied is None else {"path": embeddings, "sha256": supplied.sha256},
+    record = opened.record(
+        vocabulary,
+        trained=_both(before.trained, opened.trained),
         tuning={**tuning.to_dict(), "known": known_rows(old, config)},
     )
     run.start(record, write=rank_zero_only.rank == 0)
-    vectors = None if supplied is None else supplied.table(shown)
-    data = CellSetsDataModule(cells, held_out, vocabulary, config, training, data_parallel, vectors, shown)
+    data = opened.data(vocabulary)
     if run.last_checkpoint() is None:
         if rank_zero_only.rank == 0:
             fitted = data.tables()
-            if supplied is not None:
-                fitted[EMBEDDING] = supplied.table(vocabulary)
+            if opened.embeddings is not None:
+                fitted[EMBEDDING] = opened.embeddings.table(vocabulary)
             _write_start(run, record, source, chosen, fitted, shown)
             _log.info(
                 "%s knows %d contexts and %d perturbations; %d and %d are new", source.path, len(old.contexts),
@@ -158,6 +139,8 @@ def _starting_model(
     for _ in range(2 if record.training["average_decay"] else 1):
         model = ScaleModel(replace(trained.scale, layer_spec=record.model["layer_spec"]), vocabulary).to(device)
         take_over(trained, model, fitted, shown)
+        if (gate := record.model["gate"]) is not None:
+            model.gate.fill_(gate)
         tune(model, tuning)
         made.append(model)
     if len(made) > 1:

@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes
 from megatron.core.tensor_parallel.mappings import (
     copy_to_tensor_model_parallel_region,
+    gather_from_sequence_parallel_region,
     reduce_from_tensor_model_parallel_region,
+    reduce_scatter_to_sequence_parallel_region,
 )
 from megatron.core.transformer.mlp import apply_swiglu_sharded_factory
 from megatron.core.transformer.module import MegatronModule
@@ -39,8 +41,11 @@ class LinearAdapter(MegatronModule):
 
     def __init__(self, model: ScaleModel, name: str, rank: int, alpha: float):
         super().__init__(config=model.config)
-        weight = model.get_submodule(name).weight
+        layer = model.get_submodule(name)
+        weight = layer.weight
         assert isinstance(weight, torch.Tensor)
+        # Whether the layer's input, or its output where that is a sum over ranks, is split over the sequence.
+        self.split_sequence = bool(getattr(layer, "sequence_parallel", False))
         self.by_rows = name.endswith(ROW)
         self.gated = name.endswith("linear_fc1")
         self.scale = alpha / rank
@@ -48,16 +53,20 @@ class LinearAdapter(MegatronModule):
         place: dict[str, Any] = dict(device=weight.device, dtype=weight.dtype)
         self.inwards = torch.nn.Parameter(torch.empty(rank, inputs, **place).normal_(std=inputs**-0.5))
         self.outwards = torch.nn.Parameter(torch.zeros(outputs, rank, **place))
-        divided, axis = (self.inwards, 1) if self.by_rows else (self.outwards, 0)
-        set_tensor_model_parallel_attributes(divided, is_parallel=True, dim=axis, stride=1)
+        factors = (self.inwards, self.outwards)
+        divided, whole = factors if self.by_rows else factors[::-1]
+        set_tensor_model_parallel_attributes(divided, is_parallel=True, dim=int(self.by_rows), stride=1)
+        # A rank sees its part of the sequence: Megatron adds up the gradients.
+        whole.sequence_parallel = self.split_sequence  # type: ignore[attr-defined]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """What is added to the layer's output of ``x``, [..., in] to [..., out], as the layer divides both."""
-        inner = F.linear(x, self.inwards)
         # As around Megatron's own layers: sums over ranks forwards for a divided input, backwards for a divided output.
-        inner = (reduce_from_tensor_model_parallel_region if self.by_rows else copy_to_tensor_model_parallel_region)(
-            inner
-        )
+        if self.split_sequence:
+            by_rows, by_columns = reduce_scatter_to_sequence_parallel_region, gather_from_sequence_parallel_region
+        else:
+            by_rows, by_columns = reduce_from_tensor_model_parallel_region, copy_to_tensor_model_parallel_region
+        inner = (by_rows if self.by_rows else by_columns)(F.linear(x, self.inwards))
         return self.scale * F.linear(inner, self.outwards)
 
     def product(self) -> torch.Tensor:

@@ -22,7 +22,7 @@ def scale_tiny() -> run.Config[ScaleConfig]:
 
 @run.cli.factory
 def scale_small() -> run.Config[ScaleConfig]:
-    """About 3 million weights for 2,000 genes."""
+    """About 3 million weights for 2,000 genes: a screen of thousands of cells, on two CPU cores or one small GPU."""
     return run.Config(
         ScaleConfig,
         hidden_size=128,

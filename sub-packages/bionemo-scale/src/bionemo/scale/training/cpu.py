@@ -61,7 +61,7 @@ def keep_freed_memory() -> None:
 
 
 def collect_write_results_here() -> None:
-    """Let Megatron's checkpoint writer, where it is not asynchronous, collect its results in this process.
+    """Let Megatron's checkpoint writer collect its results in this process; not where it writes in another one.
 
     megatron/core/dist_checkpointing/strategies/filesystem_async.py:51 starts another Python for them, which takes
     seconds and 300 MB, and stays behind where this one is killed.
@@ -81,6 +81,9 @@ def writing_without_cuda() -> Iterator[None]:
     if torch.cuda.is_available():
         yield
         return
+    from megatron.core.dist_checkpointing.strategies import filesystem_async
+
+    results, filesystem_async._results_queue = filesystem_async._results_queue, None
     collect_write_results_here()
     before = torch.cuda.synchronize, torch.cuda.current_device
     torch.cuda.synchronize = lambda *_args, **_kwargs: None
@@ -89,6 +92,7 @@ def writing_without_cuda() -> Iterator[None]:
         yield
     finally:
         torch.cuda.synchronize, torch.cuda.current_device = before
+        filesystem_async._results_queue = results
 
 
 def redirect_cuda_to_cpu() -> None:
@@ -107,7 +111,6 @@ def redirect_cuda_to_cpu() -> None:
     def current_device() -> torch.device:
         return _CPU
 
-    collect_write_results_here()
     current_device.redirected = True  # type: ignore[attr-defined]
     # megatron/core/distributed/param_and_grad_buffer.py:725, the device of the gradient buffer.
     torch.cuda.current_device = current_device  # type: ignore[assignment]

@@ -5,35 +5,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
-from megatron.core.distributed import DistributedDataParallelConfig
 from nemo import lightning as nl
-from nemo.lightning.callback_group import CallbackGroup
-from nemo.utils import logging as nemo_log
 
-from bionemo.cellsets import CellStore, Split
 from bionemo.scale.errors import InputError
 from bionemo.scale.model.config import ScaleConfig
-from bionemo.scale.quiet import hush
-from bionemo.scale.training.cpu import keep_freed_memory, redirect_cuda_to_cpu
-from bionemo.scale.training.data import CellSetsDataModule, gene_choice, trained_conditions
-from bionemo.scale.training.embeddings import Embeddings
+from bionemo.scale.training.data import CellSetsDataModule
 from bionemo.scale.training.failures import one_sentence
 from bionemo.scale.training.module import ScaleModule, precision_plugin
 from bionemo.scale.training.nan_watch import NanWatch
+from bionemo.scale.training.opening import open_training
 from bionemo.scale.training.preemption import StopOnSigterm
 from bionemo.scale.training.profiling import Profile
 from bionemo.scale.training.progress import ProgressBar, Throughput
-from bionemo.scale.training.refusals import check_data, check_settings
-from bionemo.scale.training.run_directory import RunDirectory, RunRecord, checkpoint_step
-from bionemo.scale.training.safe_reading import reading
+from bionemo.scale.training.run_directory import RunDirectory, checkpoint_step
 from bionemo.scale.training.saving import Checkpoints
 from bionemo.scale.training.selection import Selection
 from bionemo.scale.training.settings import TrainingConfig
-from bionemo.scale.training.vocabulary import training_vocabulary
+from bionemo.scale.training.strategy import strategy
 
 _log = logging.getLogger("bionemo.scale")
 
@@ -74,56 +65,14 @@ def begin(
     store: str, split: str, out: str, model: ScaleConfig, training: TrainingConfig, embeddings: str | None = None
 ) -> tuple[RunDirectory, CellSetsDataModule, dict[str, torch.Tensor]]:
     """Open everything and start the run directory; see :func:`pretrain`, and :func:`fit` for what is answered."""
-    check_settings(model, training)
-    set_up(training)
-    cells = CellStore.open(Path(store))
-    held_out = Split.from_toml(Path(split))
-    supplied = None if embeddings is None else Embeddings.read(Path(embeddings))
-    vocabulary = training_vocabulary(cells, held_out, model, training.label_separator, supplied)
-    data_parallel = training.world_size // model.tensor_parallel
-    check_data(cells, np.asarray(held_out.assign(cells)) == "train", training, data_parallel)
-
+    opened = open_training(store, split, model, training, embeddings)
     run = RunDirectory(Path(out))
-    record = RunRecord(
-        model=model.to_dict(),
-        vocabulary=vocabulary.to_dict(),
-        training=training.to_dict(),
-        global_batch=training.sets_per_batch * data_parallel * training.accumulate,
-        store=store_facts(cells, store),
-        split=held_out.to_dict(),
-        trained=trained_conditions(cells, held_out),
-        embeddings=None if supplied is None else {"path": embeddings, "sha256": supplied.sha256},
-    )
-    run.start(record, write=rank_zero_only.rank == 0)
-    vectors = None if supplied is None else supplied.table(vocabulary)
-    data = CellSetsDataModule(cells, held_out, vocabulary, model, training, data_parallel, vectors)
+    run.start(opened.record(), write=rank_zero_only.rank == 0)
+    data = opened.data()
     tables = data.tables()
-    if vectors is not None:
-        tables["condition_encoder.perturbation.embedding"] = vectors
+    if opened.vectors is not None:
+        tables["condition_encoder.perturbation.embedding"] = opened.vectors
     return run, data, tables
-
-
-def set_up(training: TrainingConfig) -> None:
-    """Make this process one that trains: quiet, and on a machine without a GPU with the CPU in its place."""
-    hush()
-    nemo_log.remove_stream_handlers()
-    # NeMo's telemetry: under torchrun it fails the first checkpoint of a run that its own recipes have not set up.
-    CallbackGroup.get_instance().callbacks.clear()
-    if not torch.cuda.is_available():
-        redirect_cuda_to_cpu()
-        keep_freed_memory()
-        torch.set_num_threads(training.threads)
-    torch.set_float32_matmul_precision(training.matmul_precision)
-
-
-def store_facts(store: CellStore, path: str) -> dict:
-    """What a run's record says of its data."""
-    return {
-        "path": str(path),
-        "fingerprint": store.fingerprint,
-        "keys": dict(store.keys),
-        "genes": gene_choice(store),
-    }
 
 
 def fit(
@@ -170,7 +119,7 @@ def fit(
         devices=training.devices,
         num_nodes=training.nodes,
         max_steps=training.max_steps,
-        strategy=_strategy(model, on_gpu, start_from=last if imported else None),
+        strategy=strategy(model, training, on_gpu, start_from=last if imported else None),
         plugins=precision_plugin(model, training),
         callbacks=[throughput, ProgressBar(throughput), Selection(run, training)],
         logger=False,
@@ -222,32 +171,3 @@ def _wandb(training: TrainingConfig, run: RunDirectory) -> WandbLogger | None:
             "`wandb login`, or set WANDB_MODE=offline and send the run later with `wandb sync`."
         ) from error
     return logger
-
-
-class SafeStrategy(nl.MegatronStrategy):
-    """NeMo's strategy; it runs nothing that a checkpoint holds."""
-
-    def load_checkpoint(self, checkpoint_path, *args, **kwargs) -> dict:
-        """Read tensors and plain values, see :func:`reading`."""
-        with reading(Path(checkpoint_path)):
-            return super().load_checkpoint(checkpoint_path, *args, **kwargs)
-
-
-def _strategy(model: ScaleConfig, on_gpu: bool, start_from: Path | None) -> nl.MegatronStrategy:
-    strategy = SafeStrategy(
-        tensor_model_parallel_size=model.tensor_parallel,
-        # NeMo writes it into the module's configuration, by which Megatron adds up the norms' gradients.
-        sequence_parallel=model.sequence_parallel,
-        ddp=DistributedDataParallelConfig(
-            use_distributed_optimizer=on_gpu, overlap_grad_reduce=on_gpu, overlap_param_gather=on_gpu
-        ),
-        gradient_accumulation_fusion=False,
-        ckpt_async_save=on_gpu,
-        # Ranks that read a part each exchange them on the GPU.
-        ckpt_parallel_load=on_gpu,
-        ckpt_optim_fully_reshardable=True,
-        restore_config=None if start_from is None else nl.RestoreConfig(path=str(start_from), load_optim_state=False),
-    )
-    # The loss is logged with its terms, by Throughput.
-    strategy.log_train_loss = False
-    return strategy

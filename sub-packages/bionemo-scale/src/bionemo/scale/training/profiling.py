@@ -1,6 +1,7 @@
 """Where the time of a training step goes: a trace, a table of the operations that take longest, ranges for nsys."""
 
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -16,7 +17,9 @@ WARM_UP = 3
 class Profile(pl.Callback):
     """Writes ``trace.json`` (Perfetto, chrome://tracing) and ``table.txt`` of some steps of rank 0.
 
-    Every module is a range: in the trace, and in NVTX on a GPU, where ``nsys profile -t cuda,nvtx`` shows it.
+    Ranges: the wait for data (``data``), every module's forward pass by the module's name, and what Megatron measures
+    by name, as ``forward-compute``, ``backward-compute`` and ``optimizer-inner-step``. They are in the trace, and in
+    NVTX on a GPU, where ``nsys profile -t cuda,nvtx`` shows them.
     """
 
     def __init__(self, folder: Path, steps: int):
@@ -25,11 +28,26 @@ class Profile(pl.Callback):
         self._done = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: ScaleModule) -> None:
-        """Name the modules."""
+        """Put the ranges into the step."""
         assert pl_module.module is not None
         for name, part in pl_module.module.named_modules():
             if name:
                 _as_range(part, name)
+        data_step, wait = pl_module.data_step, Range("data")
+
+        def timed_data_step(batches):
+            wait.start()
+            try:
+                return data_step(batches)
+            finally:
+                wait.stop()
+
+        pl_module.data_step = timed_data_step  # type: ignore[method-assign]
+        pl_module.config.timers = Ranges()
+        for optimizer in trainer.optimizers:
+            outer: Any = optimizer.mcore_optimizer  # type: ignore[attr-defined]
+            for part in (outer, *getattr(outer, "chained_optimizers", ())):
+                part.config.timers = Ranges()
 
     def on_train_batch_start(self, *_) -> None:
         """Begin after the warm-up."""
@@ -52,21 +70,44 @@ class Profile(pl.Callback):
             self._profile = None
 
 
+class Range:
+    """A named range of time, in torch's profile and in NVTX; one that is open may be opened again inside itself."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self._opened: list[record_function] = []
+
+    def start(self, barrier: bool = False) -> None:
+        """Open it. ``barrier``, Megatron's wish that all ranks begin together, would change what is measured."""
+        self._opened.append(record_function(self.name))
+        self._opened[-1].__enter__()
+        if (nvtx := _nvtx()) is not None:
+            nvtx.range_push(self.name)
+
+    def stop(self) -> None:
+        """Close it."""
+        if (nvtx := _nvtx()) is not None:
+            nvtx.range_pop()
+        self._opened.pop().__exit__(None, None, None)
+
+
+class Ranges:
+    """What Megatron takes for its timers: ``timers(name, log_level=2).start()``, and ``timers(name).stop()`` later."""
+
+    def __init__(self):
+        self._ranges: dict[str, Range] = {}
+
+    def __call__(self, name: str, log_level: int | None = None) -> Range:
+        """Answer the range of that name."""
+        return self._ranges.setdefault(name, Range(name))
+
+
+def _nvtx():
+    return torch.cuda.nvtx if torch.cuda.is_available() else None
+
+
 def _as_range(part: torch.nn.Module, name: str) -> None:
     """Open a range before a module's forward and close it after."""
-    opened: list[record_function] = []
-    nvtx = torch.cuda.nvtx if torch.cuda.is_available() else None
-
-    def before(*_) -> None:
-        opened.append(record_function(name))
-        opened[-1].__enter__()
-        if nvtx is not None:
-            nvtx.range_push(name)
-
-    def after(*_) -> None:
-        if nvtx is not None:
-            nvtx.range_pop()
-        opened.pop().__exit__(None, None, None)
-
-    part.register_forward_pre_hook(before)
-    part.register_forward_hook(after, always_call=True)
+    its = Range(name)
+    part.register_forward_pre_hook(lambda *_: its.start())
+    part.register_forward_hook(lambda *_: its.stop(), always_call=True)

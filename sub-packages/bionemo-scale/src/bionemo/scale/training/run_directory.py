@@ -19,7 +19,7 @@ _FREE = {
     "training": {
         *("max_steps", "devices", "nodes", "threads", "upload_counts", "sets_per_batch"),
         *("checkpoint_every", "keep_checkpoints", "validate_every", "validation_batches", "log_every"),
-        *("patience", "profile_steps", "wandb_project"),
+        *("patience", "profile_steps", "wandb_project", "precision", "async_save"),
     },
 }
 # What runs were that are older than a field.

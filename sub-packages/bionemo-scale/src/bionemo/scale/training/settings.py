@@ -16,6 +16,7 @@ class Precision(StrEnum):
 
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 """Torch's names."""
+ASYNC_SAVES = ("auto", "on", "off")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,9 @@ class TrainingConfig:
     """Upload cells as the store keeps them and make them dense on the GPU, beside the computation. Same numbers."""
     seed: int = 0
     checkpoint_every: int = 100
+    async_save: str = "auto"
+    """Write checkpoints in another process while training goes on: ``on``, ``off``, or ``auto``, which is on where
+    there is a GPU. What is written is a copy of that step's weights."""
     keep_checkpoints: int = 1
     """Newest checkpoints to keep, beside the one that validated best."""
     validate_every: int = 100
@@ -74,6 +78,8 @@ class TrainingConfig:
             raise InputError(
                 f"matmul_precision={self.matmul_precision!r} is not one of {', '.join(MATMUL_PRECISIONS)}."
             )
+        if self.async_save not in ASYNC_SAVES:
+            raise InputError(f"async_save={self.async_save!r} is not one of {', '.join(ASYNC_SAVES)}.")
         for field in fields(self):
             least = 0 if field.name in ("warmup_steps", "seed", "patience", "profile_steps") else 1
             if field.type is int and getattr(self, field.name) < least:
@@ -97,6 +103,10 @@ class TrainingConfig:
     def world_size(self) -> int:
         """Processes of the whole run."""
         return self.devices * self.nodes
+
+    def saves_beside(self, on_gpu: bool) -> bool:
+        """Whether checkpoints are written beside the training."""
+        return self.async_save == "on" or (self.async_save == "auto" and on_gpu)
 
     def is_over(self, step: int, best: int) -> bool:
         """Whether a run whose best validation was that of step ``best`` has waited long enough at ``step``."""

@@ -46,12 +46,24 @@ class TuningConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """What of a model's configuration may change when it is trained further: how it is computed, not what."""
+    """What of a model's configuration may change when it is trained further: how it is computed, and the gate.
+
+    None leaves what the run says that is trained further.
+    """
 
     tensor_parallel: int = 1
+    sequence_parallel: bool = False
     layer_spec: str = "auto"
     fp8: Fp8 = Fp8.NONE
     recompute: bool = False
+    gate: float | None = None
+
+    def settings(self) -> dict:
+        """Fields to change."""
+        given = asdict(self)
+        if self.gate is None:
+            del given["gate"]
+        return given
 
 
 def tune(model: ScaleModel, tuning: dict) -> LowRank | None:

@@ -7,8 +7,9 @@ import nemo.lightning as nl
 from stopwatch import Stopwatch, TimedLoader, add_callback, learning, serve_training
 
 from bionemo.scale.model.config import ScaleConfig
-from bionemo.scale.training import pretrain as training
+from bionemo.scale.training import opening
 from bionemo.scale.training.data import CellSetsDataModule
+from bionemo.scale.training.pretrain import pretrain
 from bionemo.scale.training.run_directory import RunDirectory
 from bionemo.scale.training.settings import TrainingConfig
 
@@ -28,9 +29,9 @@ def train(
     store: str, split: str, out: str, model: dict[str, Any], training_settings: dict[str, Any], warm_up: int
 ) -> dict[str, Any]:
     """Train until told to end, and say where the checkpoint is."""
-    training.CellSetsDataModule = TimedData  # type: ignore[misc]
+    opening.CellSetsDataModule = TimedData  # type: ignore[misc]
     add_callback(nl, Stopwatch(lambda: TimedData.timed, warm_up, learning))
-    training.pretrain(store, split, out, ScaleConfig(**model), TrainingConfig(**training_settings))
+    pretrain(store, split, out, ScaleConfig(**model), TrainingConfig(**training_settings))
     return {"checkpoint": str(RunDirectory(Path(out)).last_checkpoint())}
 
 

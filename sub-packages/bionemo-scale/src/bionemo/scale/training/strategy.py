@@ -1,0 +1,59 @@
+"""How NeMo spreads a training over processes, and reads and writes its checkpoints."""
+
+from pathlib import Path
+from typing import Any
+
+from megatron.core.distributed import DistributedDataParallelConfig
+from nemo import lightning as nl
+from nemo.utils.callbacks.dist_ckpt_io import AsyncFinalizableCheckpointIO
+
+from bionemo.scale.model.config import ScaleConfig
+from bionemo.scale.training.precisions import AnyPrecision
+from bionemo.scale.training.safe_reading import reading
+from bionemo.scale.training.settings import TrainingConfig
+
+
+class SafeStrategy(nl.MegatronStrategy):
+    """NeMo's strategy; it runs nothing that a checkpoint holds."""
+
+    def load_checkpoint(self, checkpoint_path, *args, **kwargs) -> dict:
+        """Read tensors and plain values, see :func:`reading`."""
+        with reading(Path(checkpoint_path)):
+            return super().load_checkpoint(checkpoint_path, *args, **kwargs)
+
+
+def strategy(
+    model: ScaleConfig, training: TrainingConfig, on_gpu: bool, start_from: Path | None = None
+) -> nl.MegatronStrategy:
+    """Processes, optimizer and checkpoints of a run.
+
+    Parameters
+    ----------
+    model, training
+        What is trained, and how.
+    on_gpu
+        Whether there is a GPU: gradients and weights then travel beside the computation.
+    start_from
+        Checkpoint whose weights alone are taken before the first step.
+    """
+    made = SafeStrategy(
+        tensor_model_parallel_size=model.tensor_parallel,
+        # NeMo writes it into the module's configuration, by which Megatron adds up the norms' gradients.
+        sequence_parallel=model.sequence_parallel,
+        ddp=DistributedDataParallelConfig(
+            use_distributed_optimizer=on_gpu, overlap_grad_reduce=on_gpu, overlap_param_gather=on_gpu
+        ),
+        gradient_accumulation_fusion=False,
+        ckpt_async_save=training.saves_beside(on_gpu),
+        # Ranks that read a part each exchange them on the GPU.
+        ckpt_parallel_load=on_gpu,
+        ckpt_optim_fully_reshardable=True,
+        restore_config=None if start_from is None else nl.RestoreConfig(path=str(start_from), load_optim_state=False),
+    )
+    checkpoints: Any = AnyPrecision(
+        async_save=made.async_save, parallel_save=made.parallel_save, parallel_load=made.parallel_load
+    )
+    made.checkpoint_io = AsyncFinalizableCheckpointIO(checkpoints) if made.async_save else checkpoints
+    # The loss is logged with its terms, by Throughput.
+    made.log_train_loss = False
+    return made
