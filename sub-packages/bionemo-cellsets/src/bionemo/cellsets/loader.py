@@ -28,7 +28,7 @@ Batch = SetBatch | CsrBatch
 PLANNED = 16
 """Batches whose rows are worked out at once."""
 GROUP, GROUP_BYTES = 4, 2**21
-"""Batches handed from thread to thread at once, at most, and so many bytes: it takes a good part of filling a small one."""
+"""Batches handed from thread to thread at once, and their bytes, at most: it takes as long as filling a small one."""
 
 
 class SetLoader(IterableDataset):
@@ -249,9 +249,7 @@ class _ReadAhead:
         self._taken.clear()
 
 
-def _end(
-    stop: threading.Event, results: queue.SimpleQueue, room: queue.SimpleQueue, thread: threading.Thread
-) -> None:
+def _end(stop: threading.Event, results: queue.SimpleQueue, room: queue.SimpleQueue, thread: threading.Thread) -> None:
     stop.set()
     room.put(None)  # for a thread that waits for room
     thread.join()

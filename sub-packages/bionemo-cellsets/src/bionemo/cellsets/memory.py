@@ -7,7 +7,6 @@ import weakref
 import numpy as np
 import torch
 
-
 _LINE = 64
 """Bytes of a cache line: where one begins, whole ones can be written past the caches."""
 
@@ -44,8 +43,8 @@ class Memory:
         block = self._large_enough(size)
         lent = block[:size]
         weakref.finalize(lent, self._free.append, block).atexit = False
-        # An array made of another would keep only what that one is made of. Of a memoryview it keeps that, and so `lent`;
-        # and torch keeps the array.
+        # An array made of another would keep only what that one is made of. Of a memoryview it keeps that, and so
+        # `lent`; and torch keeps the array.
         return [_tensor(lent.data, begin, *part) for begin, part in zip(begins, parts, strict=True)]
 
     def _large_enough(self, size: int) -> np.ndarray:

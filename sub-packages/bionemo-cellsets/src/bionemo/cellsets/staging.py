@@ -182,7 +182,7 @@ class _LaidOut(NamedTuple):
 
 
 def _lay_out(store: "CellStore", rows: np.ndarray, memory: Memory) -> list[_LaidOut]:
-    """Say where the values of the rows of each batch, [K, ...], go: for all in one call, for it costs as much as one."""
+    """Say where the values of the rows of each batch, [K, ...], go; one call for all costs little more than for one."""
     from bionemo.cellsets import kernels
 
     wanted = np.ascontiguousarray(rows, dtype=np.int64).reshape(len(rows), -1)
@@ -195,9 +195,7 @@ def _lay_out(store: "CellStore", rows: np.ndarray, memory: Memory) -> list[_Laid
     return [_LaidOut(*parts) for parts in zip(rows, pointers.unbind(), scale.unbind(), strict=True)]
 
 
-def _gathered(
-    store: "CellStore", sides: Sequence[_LaidOut], memory: Memory, pool: Executor | None
-) -> list[CsrRows]:
+def _gathered(store: "CellStore", sides: Sequence[_LaidOut], memory: Memory, pool: Executor | None) -> list[CsrRows]:
     """Copy the values of a batch, of all sides in one piece of memory."""
     types = [_torch_type(stored.dtype) for stored in (store.data, store.columns)]
     pointers = [side.pointers.numpy() for side in sides]
