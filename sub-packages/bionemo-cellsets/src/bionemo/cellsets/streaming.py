@@ -5,15 +5,18 @@ be overwritten, and sent back later. Stores with LLVM's ``nontemporal`` mark sen
 processor knows no such stores the compiler emits usual ones.
 """
 
+from typing import Any
+
 from llvmlite import ir
+from numba import extending
 from numba.core import types
-from numba.extending import intrinsic
 
 LINE = 64
 """Bytes of a cache line on the processors that are meant."""
+_intrinsic: Any = extending.intrinsic  # what it returns is called without the first argument
 
 
-@intrinsic
+@_intrinsic
 def address(typingctx, array):
     """Return where an array begins in memory."""
 
@@ -24,7 +27,7 @@ def address(typingctx, array):
     return types.intp(array), codegen
 
 
-@intrinsic
+@_intrinsic
 def move_line(typingctx, target, to, source, at):
     """Move `LINE` bytes from entry `at` of `source`, which is zero then, to entry `to` of `target`.
 
@@ -46,7 +49,7 @@ def move_line(typingctx, target, to, source, at):
     return types.void(target, types.intp, source, types.intp), codegen
 
 
-@intrinsic
+@_intrinsic
 def fence(typingctx):
     """Wait until other threads see what was moved: the marked stores keep no order of their own."""
 

@@ -80,7 +80,12 @@ class StoreWriter:
             # Without Arrow's own schema the labels are read as text, though they come with their numbers. The names
             # of cells have no repetitions to look for.
             obs = stack.enter_context(
-                pq.ParquetWriter(self._folder / OBS, self._schema, store_schema=False, use_dictionary=[*self._kinds])
+                pq.ParquetWriter(
+                    self._folder / OBS,
+                    self._schema,
+                    store_schema=False,
+                    use_dictionary=[*self._kinds],  # pyright: ignore[reportArgumentType]
+                )
             )
             files[ROW_POINTERS].write(np.zeros(1, dtype="<u8"))
             files[LIBRARY_SIZE].write(_npy_header(self._n_cells))
