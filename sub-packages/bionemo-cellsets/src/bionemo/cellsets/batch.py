@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from bionemo.cellsets.memory import Memory
-from bionemo.cellsets.sampler import set_rows
+from bionemo.cellsets.set_slices import set_rows
 
 if TYPE_CHECKING:
     from bionemo.cellsets.controls import ControlPools
