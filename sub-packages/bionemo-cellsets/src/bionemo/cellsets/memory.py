@@ -9,6 +9,8 @@ import torch
 
 _LINE = 64
 """Bytes of a cache line: where one begins, whole ones can be written past the caches."""
+_KEPT = 4
+"""Pieces of memory that are kept though the one asked for fits none: those of cells and of pointers take turns."""
 
 
 class Memory:
@@ -53,7 +55,7 @@ class Memory:
             # Not one far too large, or small things would keep large ones waiting.
             if size <= len(block) <= 2 * size + 4096:
                 return self._free.pop(place)
-        if self._free:  # of another size; what no batch asks for must not add up
+        if len(self._free) > _KEPT:  # of other sizes; what no batch asks for must not add up
             self._free.pop(0)
         # An eighth more than asked for: batches of stored values differ a little in size.
         memory = np.empty(size + size // 8 + _LINE, dtype=np.uint8)
