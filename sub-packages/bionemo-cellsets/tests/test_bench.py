@@ -15,12 +15,12 @@ from bionemo.cellsets.bench import page_cache
 from bionemo.cellsets.bench.alternation import alternate
 from bionemo.cellsets.bench.arms import Arm, own_arms, peer_arms
 from bionemo.cellsets.bench.environments import ArmError, Environment
-from bionemo.cellsets.bench.formats import FORMATS, OWN
+from bionemo.cellsets.bench.formats import FORMATS, OWN, Format, Formats
 from bionemo.cellsets.bench.large_store import write_large_store
 from bionemo.cellsets.bench.loader import LoaderBenchmark, run_loader_benchmark
 from bionemo.cellsets.bench.report import ratios, write_report
 from bionemo.cellsets.bench.screen import ScreenSize, reference_counts
-from bionemo.cellsets.bench.worker import DRIVERS, Worker
+from bionemo.cellsets.bench.worker import DRIVERS, Bench, Worker
 
 SIZE = ScreenSize(cells=1_200, genes=50, values_per_cell=5, contexts=2, perturbations=4)
 PAGE = Path(__file__).parents[3] / "docs" / "loader_benchmark.md"
@@ -145,6 +145,22 @@ def test_the_page_describes_every_entry_of_the_json(result):
     without["arms"] = [{name: value for name, value in arm.items() if name not in told} for arm in result["arms"]]
     without["formats"] = [made | {"versions": {}} for made in result["formats"].values()]
     assert {name for name in names(without) if not name.isdigit()} <= described
+
+
+def test_a_format_is_used_again_unless_other_code_made_it(tmp_path):
+    convert = "def convert(source, target, options):\n    (target / 'data').write_text('{}')\n"
+    driver = tmp_path / "copy.py"
+    known = {"tiny": Format(name="tiny", driver=str(tmp_path / "copy"), environment=OWN, source="screen")}
+    bench, folder, made = Bench(tmp_path / "cache"), tmp_path / "formats", []
+    for content in ("one", "one", "two"):
+        head = f"import sys; sys.path.insert(0, {str(DRIVERS)!r})\nimport driver_protocol\n"
+        driver.write_text(head + convert.format(content) + "driver_protocol.serve(None, convert)\n")
+        formats = Formats(bench, folder, SIZE, again=False, progress=False, known=known)
+        formats.make("tiny")
+        (data,) = formats.data_of("tiny")
+        made.append((data.read_text(), data.stat().st_mtime_ns))
+    assert [content for content, _ in made] == ["one", "one", "two"]
+    assert made[0] == made[1]
 
 
 @pytest.mark.parametrize(("exit_code", "reason"), [(0, None), (1, "pip could not install peer==1: ERROR: none such")])

@@ -1,6 +1,7 @@
 import gc
 import shutil
 import threading
+import time
 import warnings
 from dataclasses import fields
 from types import SimpleNamespace
@@ -205,7 +206,9 @@ def test_threads_do_not_change_a_bit(store, monkeypatch):
 
 
 @pytest.mark.parametrize("staged", [False, True])
-def test_memory_is_used_again_but_not_while_anything_refers_to_it(store, staged):
+def test_memory_is_used_again_but_not_while_anything_refers_to_it(store, staged, monkeypatch):
+    monkeypatch.setattr(loader, "GROUP_BYTES", 0)  # so that not all batches are read before the first is let go
+
     def cells(batch):
         return batch.control.values if staged else batch.control
 
@@ -474,3 +477,36 @@ def test_dense_cells_are_numpys_float64_logarithms_rounded_once():
     densify.densify_rows(cells, np.arange(400), out)
     assert counts.max() > 1e6
     np.testing.assert_array_equal(out, np.log1p(counts * (1e4 / library_size[:, None].astype(np.float64))).astype("f4"))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint16])
+@pytest.mark.parametrize("kind", ["counts", "log1p"])
+def test_rows_written_past_the_caches_are_the_same(store, altered, tmp_path, keys, monkeypatch, kind, dtype):
+    if kind == "log1p":
+        path = altered(lambda data: setattr(data, "X", data.X.log1p()))
+        store = prepare([path], tmp_path / "s", already_log1p=True, progress=False, **keys)
+    rows, forced = np.array([*range(store.n_cells), -1, 3]), densify.Trial()
+    wanted = store.read(rows, np.empty((len(rows), store.n_genes), dtype))
+    forced._chosen = True
+    monkeypatch.setattr(densify, "_past_caches", forced)
+    monkeypatch.setattr(densify, "PAST_CACHES_BYTES", 0)
+    monkeypatch.setattr(densify, "_GROUP_BYTES", 700)
+    for shift in (0, 1, 13):  # rows of 120 or 60 bytes begin anywhere in a line
+        memory = np.full(wanted.size + 20, 9, dtype)
+        out = memory[shift : shift + wanted.size].reshape(wanted.shape)
+        np.testing.assert_array_equal(store.read(rows, out), wanted)
+        assert (np.delete(memory, np.arange(shift, shift + wanted.size)) == 9).all()
+
+
+def test_the_faster_of_two_ways_is_kept():
+    for slow in (False, True):
+        trial, taken = densify.Trial(), []
+
+        def work(way, slow=slow, taken=taken):
+            taken.append(way)
+            time.sleep(0.002 if way == slow else 0)
+
+        for _ in range(20):
+            trial.run(work, 1)
+        assert taken[:4] == [False, True, False, True]
+        assert set(taken[14:]) == {not slow}

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bionemo.cellsets import InputError, SetSampler
-from bionemo.cellsets.sampler import set_rows
+from bionemo.cellsets.set_slices import set_rows
 from bionemo.cellsets.store import RUN_DTYPE
 
 

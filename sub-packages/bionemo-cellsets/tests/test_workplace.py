@@ -32,7 +32,7 @@ def killed(screen_path, keys, monkeypatch):
             return function(*args, **named)
 
         def work():
-            setattr(owner, name, staticmethod(counted) if name == "write" else counted)
+            setattr(owner, name, staticmethod(counted) if name == "finish" else counted)
             prepare([screen_path], store, threads=2, **ALL, **keys, **arguments)
 
         process = multiprocessing.get_context("fork").Process(target=work)
@@ -47,8 +47,8 @@ def killed(screen_path, keys, monkeypatch):
     ("target", "call", "done"),
     [
         ("survey.Survey._save", 4, {"survey.npz"}),
-        ("sorting.SortedPiece.write", 5, {"survey.npz", "rows-0"}),
-        ("writer.StoreWriter._obs", 3, {"survey.npz", "rows-0", "rows-13"}),
+        ("sorting.SortedPiece.finish", 3, {"survey.npz", "rows-0"}),
+        ("writer.StoreWriter._write_obs", 3, {"survey.npz", "rows-0", "rows-13"}),
         ("workplace._put_in_place", 1, None),
     ],
 )
@@ -77,14 +77,14 @@ def test_a_killed_prepare_goes_on(store, screen_path, tmp_path, keys, killed, ca
 
 
 def test_what_other_arguments_left_is_removed(store, screen_path, tmp_path, keys, killed, caplog):
-    killed("sorting.SortedPiece.write", 5, tmp_path / "s")
+    killed("sorting.SortedPiece.finish", 3, tmp_path / "s")
     with caplog.at_level("INFO"):
         made = prepare([screen_path], tmp_path / "s", target_sum=1e6, **ALL, **keys)
     assert "its inputs or arguments differ" in caplog.text
     assert made.target_sum == 1e6
     assert os.listdir(tmp_path) == ["s"]
     # A changed input as well.
-    killed("sorting.SortedPiece.write", 5, tmp_path / "t")
+    killed("sorting.SortedPiece.finish", 3, tmp_path / "t")
     os.utime(screen_path, ns=(0, screen_path.stat().st_mtime_ns + 1))
     caplog.clear()
     with caplog.at_level("INFO"):
@@ -111,7 +111,10 @@ def test_two_processes_do_not_make_one_store(screen_path, tmp_path, keys):
 
 
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-@pytest.mark.parametrize("where", ["writer._write_scdl", "workplace._put_in_place", "sorting.SortedPiece.write"])
+@pytest.mark.parametrize(
+    "where",
+    ["writer._write_scdl", "workplace._put_in_place", "sorting.SortedPiece.write", "sorting.SortedPiece.finish"],
+)
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_failure_while_writing_leaves_what_was_there(
     screen_path, tmp_path, keys, monkeypatch, failure, where, overwrite

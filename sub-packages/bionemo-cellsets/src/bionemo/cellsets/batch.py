@@ -1,5 +1,6 @@
 """A batch of paired sets, as tensors."""
 
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 
 from bionemo.cellsets.memory import Memory
-from bionemo.cellsets.sampler import set_rows
+from bionemo.cellsets.set_slices import set_rows
 
 if TYPE_CHECKING:
     from bionemo.cellsets.controls import ControlPools
@@ -47,6 +48,11 @@ class SetBatch:
     rows: torch.Tensor
     control_rows: torch.Tensor
     key: torch.Tensor
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the cells."""
+        return self.perturbed.nbytes + self.control.nbytes
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "SetBatch":
         """Return the batch with every tensor on `device`."""
@@ -120,3 +126,9 @@ def describe_sets(store: "CellStore", pools: "ControlPools | None", sets: np.nda
     conditions = {name: store.runs[name][runs].astype(np.int64) for name in ("context", "perturbation", "batch")}
     numbers = conditions | {"rows": rows, "control_rows": control_rows, "key": sets["key"].copy(), "mask": rows >= 0}
     return {name: torch.from_numpy(array) for name, array in numbers.items()}
+
+
+def unstacked(described: Described) -> Iterator[Described]:
+    """Yield what describes each of several batches."""
+    for parts in zip(*(tensor.unbind() for tensor in described.values()), strict=True):
+        yield dict(zip(described, parts, strict=True))

@@ -1,7 +1,9 @@
 """Any cells to a store, in two readings: the first checks and counts, the second brings rows to their place."""
 
 import shutil
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,7 +128,7 @@ def build_store(
             f"{kind}{'es' if kind == 'batch' else 's'}": conditions.tables[kind].tolist() for kind in conditions.tables
         }
         writer = StoreWriter(place.store, conditions.runs, tables, genes.value_type)
-        writer.write(_counted(sorter.in_order(pieces, workers), bar))
+        writer.write(_counted(sorter.in_order(pieces, workers), bar), workers.threads)
         writer.finish(
             {
                 "kind": "log1p" if config.already_log1p else "counts",
@@ -206,8 +208,17 @@ class _Sorter:
 
     def sort(self, pieces: Sequence[Piece], workers: Workers) -> Iterator[Piece]:
         """Write the file of each piece that has none yet, and yield the pieces."""
-        for (piece, _), _ in workers.map(self._sort_piece, ((piece, self._places(piece)) for piece in pieces)):
-            yield piece
+        # Waiting for the disk is no work for those who sort.
+        with ThreadPoolExecutor(1) as disk:
+            flushing: deque[Future[None]] = deque()
+            for (piece, _), _ in workers.map(self._sort_piece, ((piece, self._places(piece)) for piece in pieces)):
+                if not self._file(piece).is_file():
+                    flushing.append(disk.submit(SortedPiece.finish, self._file(piece)))
+                if len(flushing) > 2 * workers.threads:
+                    flushing.popleft().result()
+                yield piece
+            for future in flushing:
+                future.result()
 
     def in_order(self, pieces: Sequence[Piece], workers: Workers) -> Iterator[StoredRows]:
         """Yield all rows of the store in order."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bionemo.cellsets.errors import InputError
-from bionemo.cellsets.sampler import mix, slices, spread
+from bionemo.cellsets.sampler import mix
+from bionemo.cellsets.set_slices import slices, spread
 
 if TYPE_CHECKING:
     from bionemo.cellsets.store import CellStore

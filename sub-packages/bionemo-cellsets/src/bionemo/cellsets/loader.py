@@ -6,6 +6,7 @@ import threading
 import time
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import IterableDataset
 
-from bionemo.cellsets.batch import Described, SetBatch, describe_sets, read_batch
+from bionemo.cellsets.batch import Described, SetBatch, describe_sets, read_batch, unstacked
 from bionemo.cellsets.controls import ControlPools
 from bionemo.cellsets.errors import InputError
 from bionemo.cellsets.memory import Memory
-from bionemo.cellsets.staging import CsrBatch, stage_batch
+from bionemo.cellsets.staging import CsrBatch, stage_batches
 
 if TYPE_CHECKING:
     from bionemo.cellsets.sampler import SetSampler
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 Batch = SetBatch | CsrBatch
 PLANNED = 16
 """Batches whose rows are worked out at once."""
+GROUP, GROUP_BYTES = 4, 2**21
+"""Batches handed from thread to thread at once, and their bytes, at most: it takes as long as filling a small one."""
 
 
 class SetLoader(IterableDataset):
@@ -44,7 +47,7 @@ class SetLoader(IterableDataset):
     epochs : int, optional
         Epochs of one pass; None is endless.
     prefetch : int
-        Batches read ahead, at least 1.
+        Batches read ahead, at least 1; of small ones so many groups of up to 4.
     threads : int
         Threads that fill a batch, at least 1; the numbers do not depend on it.
     staged : bool
@@ -142,8 +145,12 @@ class SetLoader(IterableDataset):
         store, memory, dtype = self.store, self._memory, self.dtype
         described = _described(store, self.sampler, self._pools, self._epoch, self._sets, self.epochs)
         if self.staged:
-            return (stage_batch(store, one, memory=memory, pool=pool) for one in described)
-        return (read_batch(store, one, memory=memory, pool=pool, dtype=dtype) for one in described)
+            return (batch for some in described for batch in stage_batches(store, some, memory=memory, pool=pool))
+        return (
+            read_batch(store, one, memory=memory, pool=pool, dtype=dtype)
+            for some in described
+            for one in unstacked(some)
+        )
 
     def close(self) -> None:
         """End the reading thread, if one runs; iterators handed out before end too."""
@@ -194,70 +201,83 @@ def _described(
     position: int,
     epochs: int | None,
 ) -> Iterator[Described]:
-    """Describe the batches from a place on, which may lie off the grid of this batch size."""
+    """Describe the batches from a place on, some at a time; it may lie off the grid of this batch size."""
     while epochs is None or epoch < epochs:
         sets = sampler.batches_at(epoch, position, PLANNED)
-        described = describe_sets(store, pools, sets, sampler.set_size)
-        for number in range(len(sets)):
-            yield {name: tensor[number] for name, tensor in described.items()}
+        yield describe_sets(store, pools, sets, sampler.set_size)
         position += len(sets) * sampler.global_batch
         if position >= sampler.n_sets:
             epoch, position = epoch + 1, 0
 
 
 class _ReadAhead:
-    """A thread that draws batches and keeps at most `depth` of them."""
+    """A thread that draws batches and keeps at most `depth` of them, or of groups of small ones."""
 
     def __init__(self, batches: Iterator[Batch], depth: int):
-        self._queue: queue.Queue = queue.Queue(maxsize=depth)
+        self._taken: deque[Batch] = deque()
+        self._results: queue.SimpleQueue = queue.SimpleQueue()
+        self._room: queue.SimpleQueue = queue.SimpleQueue()
         self._stop = threading.Event()
+        for _ in range(depth):
+            self._room.put(None)
         # The thread must not hold this object, or an abandoned iterator would never be collected.
-        self._thread = threading.Thread(
-            target=_read_ahead, args=(batches, self._queue, self._stop), name="cellsets-reader", daemon=True
-        )
+        arguments = (batches, self._results, self._room, self._stop)
+        self._thread = threading.Thread(target=_read_ahead, args=arguments, name="cellsets-reader", daemon=True)
         self._thread.start()
         # Also where the iterator is still there when the interpreter ends, and nothing else of it can be relied on.
-        self._end = weakref.finalize(self, _end, self._stop, self._queue, self._thread)
+        self._end = weakref.finalize(self, _end, self._stop, self._results, self._room, self._thread)
 
     def next(self) -> Batch | None:
         """Return the next batch, or None at the end or after `close`; raise what reading raised."""
-        while not self._stop.is_set():
-            try:
-                result = self._queue.get(timeout=0.2)
-            except queue.Empty:
-                continue
+        if self._stop.is_set():
+            return None
+        if not self._taken:
+            result = self._results.get()
             if isinstance(result, BaseException):
                 self.close()
                 raise result
-            return result
-        return None
+            if result is None:
+                self._results.put(None)  # for who asks again
+                return None
+            self._room.put(None)
+            self._taken = result
+        return self._taken.popleft()
 
     def close(self) -> None:
         """Stop the thread and wait for it."""
         self._end()
+        self._taken.clear()
 
 
-def _end(stop: threading.Event, results: queue.Queue, thread: threading.Thread) -> None:
+def _end(stop: threading.Event, results: queue.SimpleQueue, room: queue.SimpleQueue, thread: threading.Thread) -> None:
     stop.set()
-    with contextlib.suppress(queue.Empty):  # a thread that waits for room in the queue must find it
+    room.put(None)  # for a thread that waits for room
+    thread.join()
+    with contextlib.suppress(queue.Empty):
         while True:
             results.get_nowait()
-    thread.join()
+    results.put(None)  # for a consumer that waits for a batch
 
 
-def _read_ahead(batches: Iterator[Batch], results: queue.Queue, stop: threading.Event) -> None:
-    result: Batch | BaseException | None = None
-    while not stop.is_set():
+def _read_ahead(
+    batches: Iterator[Batch], results: queue.SimpleQueue, room: queue.SimpleQueue, stop: threading.Event
+) -> None:
+    count = 1
+    while True:
+        room.get()
+        group: deque[Batch] = deque()
         try:
-            result = next(batches, None)
+            while len(group) < count and not stop.is_set():
+                group.append(next(batches))
+                if count == 1:
+                    count = min(max(1, GROUP_BYTES // max(group[0].n_bytes, 1)), GROUP)
+                    break  # the first is not to be waited for
         except BaseException as error:
-            result = error
-        while not stop.is_set():
-            try:
-                results.put(result, timeout=0.2)
-                break
-            except queue.Full:
-                continue
-        if result is None or isinstance(result, BaseException):
+            if group:
+                results.put(group)
+            results.put(None if isinstance(error, StopIteration) else error)
             return
-        result = None  # its memory is to be used again, so nothing but the queue may refer to it
+        if stop.is_set():
+            return
+        results.put(group)
+        del group  # its memory is to be used again, so nothing but the queue may refer to it

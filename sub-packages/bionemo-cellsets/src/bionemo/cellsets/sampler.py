@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bionemo.cellsets.errors import InputError
+from bionemo.cellsets.set_slices import slices
 
 if TYPE_CHECKING:
     from bionemo.cellsets.store import CellStore
@@ -154,9 +155,9 @@ class SetSampler:
         -------
         structured array [B]
             `run` (row of the run table), `length` (cells, at most S), `starts` [B, K] (offset in the run of the first
-            cell of each slice, see `slices`; a slice wraps at the run's end), `key` (non-negative; a function of seed,
-            epoch and the set's place among all sets of the epoch). A set that pads the last batch has length 0 and
-            run -1.
+            cell of each slice, see `set_slices`; a slice wraps at the run's end), `key` (non-negative; a function of
+            seed, epoch and the set's place among all sets of the epoch). A set that pads the last batch has length 0
+            and run -1.
         """
         return self.batches_at(epoch, position, 1)[0]
 
@@ -259,45 +260,6 @@ class _EpochPlan:
     first_set: np.ndarray  # number of each eligible run's first set
     key: np.uint64  # what the sets' keys are hashed from
     turn: np.uint64  # and the shifts of the stretches against each other
-
-
-def slices(set_size: int, blocks: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return where in a set its slices begin, and how long they are in a full one, int64 [K] each.
-
-    A set of fewer cells is cut at the same places, so its last slices are shorter or empty.
-    """
-    ends = set_size * np.arange(blocks + 1) // blocks
-    return ends[:-1], np.diff(ends)
-
-
-def spread(starts: np.ndarray, set_size: int) -> np.ndarray:
-    """Return the place of each cell from those of the slices: [..., K] to [..., S]."""
-    blocks = starts.shape[-1]
-    offset, length = slices(set_size, blocks)
-    return np.repeat(starts - offset, length, axis=-1) + np.arange(set_size)
-
-
-def set_rows(runs: np.ndarray, sets: np.ndarray, set_size: int) -> np.ndarray:
-    """Return the store rows of sets.
-
-    Parameters
-    ----------
-    runs : structured array
-        The store's run table.
-    sets : structured array [..., B]
-        From `SetSampler`.
-    set_size : int
-        S.
-
-    Returns
-    -------
-    int64 array [..., B, S]
-        -1 beyond a set's length.
-    """
-    start, length = (runs[name][sets["run"]][..., None] for name in ("start", "length"))
-    # Run -1 of a padding set picks any run: its length masks it.
-    rows = start + spread(sets["starts"], set_size) % length
-    return np.where(np.arange(set_size) < sets["length"][..., None], rows, -1)
 
 
 def mix(values: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ perturbation in two contexts have the correlation `shared` on average.
 
 import contextlib
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -27,59 +27,18 @@ from tqdm import tqdm
 
 from bionemo.cellsets.errors import InputError
 from bionemo.cellsets.forgiving_file import ForgivingFile
+from bionemo.cellsets.simulated_truth import (
+    CONTROL_SHARE,
+    COUNTS_PER_GENE,
+    SimulationSize,
+    Truth,
+    draw_truth,
+    softmax,
+)
 
 CONTROL = "control"
-CONTROL_SHARE = 3  # cells of the control group for each cell of a perturbation
-MINIMUM_GENES = 20  # below that, modules and targets have no genes to act on
 
-_COUNTS_PER_GENE = 1.2  # median library size divided by the number of genes
 _BLOCK_VALUES = 2_000_000  # cells x genes held dense at a time, 16 MB per array
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Size:
-    """The sizes and shares that a simulation is made from."""
-
-    cells: int
-    genes: int
-    contexts: int
-    perturbations: int
-    batches: int
-    seed: int
-    shared: float
-    responders: float
-
-    def __post_init__(self):
-        for name in ("cells", "contexts", "perturbations", "batches"):
-            if (value := getattr(self, name)) < 1:
-                raise InputError(f"{name} is {value}: ask for at least 1")
-        if self.genes < MINIMUM_GENES:
-            raise InputError(f"genes is {self.genes}: ask for at least {MINIMUM_GENES}")
-        if self.seed < 0:
-            raise InputError(f"seed is {self.seed}: give a whole number of 0 or more")
-        if not 0 <= self.shared <= 1:
-            raise InputError(f"shared is {self.shared}: give a share between 0 and 1")
-        if not 0 < self.responders <= 1:
-            raise InputError(f"responders is {self.responders}: give a share above 0 and at most 1")
-        groups = self.contexts * self.batches
-        if self.cells < (needed := groups * (self.perturbations + CONTROL_SHARE)):
-            raise InputError(
-                f"cells is {self.cells}, too few for {groups * (self.perturbations + 1)} conditions: ask for at least "
-                f"{needed}, or for fewer contexts, perturbations or batches"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Truth:
-    """What the cells are drawn from. K contexts, P perturbations, N batches, G genes; logarithms are natural."""
-
-    baseline: np.ndarray  # [K, G] log rate up to a constant per context
-    batch: np.ndarray  # [N, G] log factor
-    cycle: np.ndarray  # [2, G] loadings on the cosine and sine of a cell's phase
-    state: np.ndarray  # [K, G] loadings on a cell's continuous state
-    effect: np.ndarray  # [K, P, G] log fold change of responders
-    fraction: np.ndarray  # [K, P] expected share of responders
-    dispersion: np.ndarray  # [G] alpha of variance = mean + alpha * mean^2
 
 
 def simulate(
@@ -139,7 +98,7 @@ def simulate(
     InputError
         A size or share out of its range, fewer cells than the conditions need, or an `out` that cannot be written.
     """
-    size = _Size(
+    size = SimulationSize(
         cells=cells,
         genes=genes,
         contexts=contexts,
@@ -152,7 +111,7 @@ def simulate(
     out = Path(out)
     if out.suffix != ".h5ad" or os.path.isdir(out):
         raise InputError(f"{out} cannot be the simulated file: give the path of a file that ends in .h5ad")
-    truth = _draw_truth(size, np.random.default_rng([seed, 0]))
+    truth = draw_truth(size, np.random.default_rng([seed, 0]))
     plan = _draw_plan(size, truth, np.random.default_rng([seed, 1]))
     annotations = _annotate(size, truth, plan)
 
@@ -192,70 +151,7 @@ def simulate(
     return out
 
 
-def _draw_truth(size: _Size, rng: np.random.Generator) -> _Truth:
-    """Draw the profiles, programs and effects of a screen."""
-    n_modules = max(4, min(20, size.genes // 40))
-    # Most genes belong to one module; the last column collects those that belong to none.
-    member = rng.integers(0, round(n_modules * 1.4), size.genes)
-    loading = rng.uniform(0.5, 1.5, size.genes)
-    modules = np.where(member == np.arange(n_modules)[:, None], loading, 0.0)  # [modules, G]
-
-    profile = rng.normal(0.0, 1.9, size.genes)
-    activity = rng.choice([-1.0, 0.0, 1.0], p=[0.25, 0.5, 0.25], size=(size.contexts, n_modules))
-    baseline = profile + activity @ modules + rng.normal(0.0, 0.2, (size.contexts, size.genes))
-
-    phase = rng.uniform(0, 2 * np.pi, size.genes)
-    cycling = np.where(rng.random(size.genes) < 0.1, rng.uniform(0.4, 1.2, size.genes), 0.0)
-    cycle = cycling * np.stack([np.cos(phase), np.sin(phase)])
-    state = rng.normal(0.0, 0.35, (size.contexts, n_modules)) @ modules
-
-    mean = _COUNTS_PER_GENE * size.genes * _softmax(profile)
-    # Dispersion falls with the mean, towards a floor, and scatters around that trend.
-    dispersion = (0.15 + 0.3 / np.sqrt(mean)) * rng.lognormal(0.0, 0.2, size.genes)
-    effect, active = _draw_effects(size, modules, rng)
-    fraction = np.full((size.contexts, size.perturbations), float(size.responders))
-    if size.responders < 1:
-        concentration = 30.0
-        fraction = rng.beta(concentration * size.responders, concentration * (1 - size.responders), fraction.shape)
-    return _Truth(
-        baseline=baseline,
-        batch=rng.normal(0.0, 0.1, (size.batches, size.genes)),
-        cycle=cycle,
-        state=state,
-        effect=effect,
-        fraction=fraction * active,
-        dispersion=dispersion,
-    )
-
-
-def _draw_effects(size: _Size, modules: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw log fold changes [K, P, G], and which perturbations [P] have any effect."""
-    n_families = max(1, round(size.perturbations / 3))
-    family = rng.permutation(np.arange(size.perturbations) % n_families)
-
-    def part() -> np.ndarray:
-        """One unit-size effect per perturbation [P, G], alike within a family."""
-        weights = np.zeros((n_families, len(modules)))
-        for row in weights:
-            row[rng.choice(len(modules), 2, replace=False)] = rng.choice([-1.0, 1.0], 2) * rng.uniform(0.7, 1.3, 2)
-        targets = np.zeros((size.perturbations, size.genes))
-        for row in targets:
-            chosen = rng.choice(size.genes, max(2, round(0.03 * size.genes)), replace=False)
-            row[chosen] = rng.choice([-1.0, 1.0], len(chosen)) * rng.uniform(0.5, 1.5, len(chosen))
-        return _unit(np.sqrt(0.6) * _unit((weights @ modules)[family]) + np.sqrt(0.4) * _unit(targets))
-
-    common = part()
-    own = np.stack([part() for _ in range(size.contexts)])
-    # Evenly spread strengths in random order: every seed has weak and strong perturbations.
-    strength = rng.permutation(np.geomspace(0.15, 0.45, size.perturbations))
-    n_null = 0 if size.perturbations < 4 else 1 if size.perturbations < 16 else 2
-    active = np.ones(size.perturbations, dtype=bool)
-    active[rng.choice(size.perturbations, n_null, replace=False)] = False
-    effect = np.sqrt(size.shared) * common + np.sqrt(1 - size.shared) * own
-    return (strength * active)[:, None] * effect, active
-
-
-def _draw_plan(size: _Size, truth: _Truth, rng: np.random.Generator) -> np.ndarray:
+def _draw_plan(size: SimulationSize, truth: Truth, rng: np.random.Generator) -> np.ndarray:
     """Give every cell its condition and whether it responds, in random order; perturbation -1 is the control."""
     weights = np.ones((size.contexts, size.batches, size.perturbations + 1))
     weights[..., 0] = CONTROL_SHARE
@@ -270,15 +166,15 @@ def _draw_plan(size: _Size, truth: _Truth, rng: np.random.Generator) -> np.ndarr
     return plan
 
 
-def _draw_counts(size: _Size, truth: _Truth, block: np.ndarray, rng: np.random.Generator) -> csr_matrix:
+def _draw_counts(size: SimulationSize, truth: Truth, block: np.ndarray, rng: np.random.Generator) -> csr_matrix:
     """Draw the counts of a block of cells, float32 [len(block), G]."""
     context, n_cells = block["context"], len(block)
     phase = rng.uniform(0, 2 * np.pi, n_cells)
     state = rng.normal(size=(n_cells, 1))
     logits = truth.baseline[context] + truth.batch[block["batch"]] + state * truth.state[context]
     logits += np.stack([np.cos(phase), np.sin(phase)], axis=1) @ truth.cycle
-    library = _COUNTS_PER_GENE * size.genes * rng.lognormal(0.0, 0.35, (n_cells, 1))
-    rate = library * _softmax(logits)
+    library = COUNTS_PER_GENE * size.genes * rng.lognormal(0.0, 0.35, (n_cells, 1))
+    rate = library * softmax(logits)
     # The effect comes after the shares are taken: the fold change of a responder's expected count is exactly the truth.
     responds = block["responder"]
     rate[responds] *= np.exp(truth.effect[context[responds], block["perturbation"][responds]])
@@ -286,7 +182,7 @@ def _draw_counts(size: _Size, truth: _Truth, block: np.ndarray, rng: np.random.G
     return csr_matrix(rng.poisson(rate * rng.gamma(shape, 1 / shape, rate.shape)), dtype=np.float32)
 
 
-def _annotate(size: _Size, truth: _Truth, plan: np.ndarray) -> AnnData:
+def _annotate(size: SimulationSize, truth: Truth, plan: np.ndarray) -> AnnData:
     """Make the AnnData of the screen, its X still empty."""
     contexts, batches = _names("context", size.contexts), _names("batch", size.batches)
     perturbations = _names("perturbation", size.perturbations)
@@ -312,15 +208,3 @@ def _annotate(size: _Size, truth: _Truth, plan: np.ndarray) -> AnnData:
 def _names(prefix: str, count: int) -> list[str]:
     """Number labels from one, padded so that they sort."""
     return [f"{prefix}_{number:0{len(str(count))}d}" for number in range(1, count + 1)]
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    """Shares over the last axis."""
-    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return weights / weights.sum(axis=-1, keepdims=True)
-
-
-def _unit(effect: np.ndarray) -> np.ndarray:
-    """Scale each row to root mean square 1; a row of zeros (a module without genes) stays."""
-    size = np.sqrt((effect**2).mean(axis=-1, keepdims=True))
-    return effect / np.where(size > 0, size, 1.0)

@@ -6,7 +6,6 @@ is then gathered from all of these files and put in order.
 """
 
 import itertools
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from bionemo.cellsets import csr_kernels
 from bionemo.cellsets.sampler import mix
+from bionemo.cellsets.workplace import flush
 
 BUCKET_BYTES = 48 * 2**20
 """Size of a bucket, about; it is in memory twice while it is put in order."""
@@ -151,7 +151,7 @@ class SortedPiece:
 
     @staticmethod
     def write(path: Path, edges: np.ndarray, places: np.ndarray, blocks: list[StoredRows]) -> None:
-        """Sort rows and write them.
+        """Sort rows and write them; `finish` is what makes the file whole.
 
         Parameters
         ----------
@@ -183,16 +183,19 @@ class SortedPiece:
             csr_kernels.move_rows(begin, inside, block.lengths, (block.values, block.columns), moved)
             first += len(begin)
         rows_before = np.searchsorted(entries["place"], edges)
-        unfinished = path.with_suffix(".unfinished")
-        with unfinished.open("wb", buffering=2**20) as file:
+        with path.with_suffix(".unfinished").open("wb", buffering=2**20) as file:
             np.lib.format.write_array(file, np.stack([rows_before, values_before[rows_before]]))
             np.lib.format.write_array(file, entries[:0])
             for begin, end in itertools.pairwise(rows_before):
                 inside = slice(values_before[begin], values_before[end])
                 for part in (entries[begin:end], *(array[inside] for array in moved)):
                     file.write(part.data)
-            file.flush()
-            os.fsync(file.fileno())
+
+    @staticmethod
+    def finish(path: Path) -> None:
+        """Wait until what was written is on disk, and give it its name."""
+        unfinished = path.with_suffix(".unfinished")
+        flush(unfinished)
         unfinished.rename(path)
 
     def read(self, bucket: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

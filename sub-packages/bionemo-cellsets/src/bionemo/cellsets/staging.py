@@ -5,14 +5,15 @@ to a device is one transfer a buffer and can run beside the computation.
 """
 
 import functools
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
-from bionemo.cellsets.batch import Described, SetBatch
+from bionemo.cellsets.batch import Described, SetBatch, unstacked
 from bionemo.cellsets.densify import gather_rows, refuse_damaged
 from bionemo.cellsets.memory import Memory
 
@@ -102,6 +103,11 @@ class CsrBatch:
     control_rows: torch.Tensor
     key: torch.Tensor
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the stored values and their columns."""
+        return sum(part.nbytes for rows in (self.perturbed, self.control) for part in (rows.values, rows.columns))
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "CsrBatch":
         """Return the batch with every tensor on `device`."""
         return _moved(self, device, non_blocking)
@@ -139,37 +145,69 @@ def stage_rows(
     InputError
         If the store's arrays contradict each other there.
     """
+    memory = memory or Memory()
+    return _gathered(store, _lay_out(store, np.asarray(rows, dtype=np.int64)[None], memory), memory, pool)[0]
+
+
+def stage_batches(
+    store: "CellStore", described: Described, *, memory: Memory | None = None, pool: Executor | None = None
+) -> Iterator[CsrBatch]:
+    """Stage the cells of sets and of their controls, batch by batch.
+
+    Parameters
+    ----------
+    store, memory, pool
+        As for `read_batch`.
+    described : dict
+        Several batches, from `describe_sets`.
+
+    Yields
+    ------
+    CsrBatch
+        On the CPU.
+    """
+    memory = memory or Memory()
+    sides = [_lay_out(store, described[name].numpy(), memory) for name in ("rows", "control_rows")]
+    for one, *laid_out in zip(unstacked(described), *sides, strict=True):
+        perturbed, control = _gathered(store, laid_out, memory, pool)
+        yield CsrBatch(perturbed=perturbed, control=control, **one)
+
+
+class _LaidOut(NamedTuple):
+    """Rows whose places side by side are known."""
+
+    rows: np.ndarray  # int64 [..., N]
+    pointers: torch.Tensor
+    scale: torch.Tensor
+
+
+def _lay_out(store: "CellStore", rows: np.ndarray, memory: Memory) -> list[_LaidOut]:
+    """Say where the values of the rows of each batch, [K, ...], go; one call for all costs little more than for one."""
     from bionemo.cellsets import kernels
 
-    memory = memory or Memory()
-    wanted = np.ascontiguousarray(rows, dtype=np.int64).reshape(-1)
-    pointers = memory.take((len(wanted) + 1,), torch.int64)
-    scale = memory.take((len(wanted) if store.kind == "counts" else 0,), torch.float64)
+    wanted = np.ascontiguousarray(rows, dtype=np.int64).reshape(len(rows), -1)
+    n_batches, n_rows = wanted.shape
+    pointers = memory.take((n_batches, n_rows + 1), torch.int64)
+    scale = memory.take((n_batches, n_rows if store.kind == "counts" else 0), torch.float64)
     stored = (np.asarray(store.row_pointers), np.asarray(store.library_size), store.target_sum)
     sizes = (store.n_values, store.n_genes)
     refuse_damaged(store, int(kernels.lay_out(wanted, pointers.numpy(), scale.numpy(), *stored, *sizes)))
-    first = pointers.numpy()
-    values, columns = (
-        memory.take((int(first[-1]),), _torch_type(stored.dtype)) for stored in (store.data, store.columns)
-    )
-    gather_rows(store, wanted, first[:-1], values.numpy(), columns.numpy(), pool)
-    return CsrRows(
-        values=values,
-        columns=columns,
-        pointers=pointers,
-        scale=scale if store.kind == "counts" else None,
-        shape=(*np.shape(rows), store.n_genes),
-    )
+    return [_LaidOut(*parts) for parts in zip(rows, pointers.unbind(), scale.unbind(), strict=True)]
 
 
-def stage_batch(
-    store: "CellStore", described: Described, *, memory: Memory | None = None, pool: Executor | None = None
-) -> CsrBatch:
-    """Stage the cells of sets and of their controls; the parameters are those of `read_batch`."""
-    perturbed, control = (
-        stage_rows(store, described[name].numpy(), memory=memory, pool=pool) for name in ("rows", "control_rows")
-    )
-    return CsrBatch(perturbed=perturbed, control=control, **described)
+def _gathered(store: "CellStore", sides: Sequence[_LaidOut], memory: Memory, pool: Executor | None) -> list[CsrRows]:
+    """Copy the values of a batch, of all sides in one piece of memory."""
+    types = [_torch_type(stored.dtype) for stored in (store.data, store.columns)]
+    pointers = [side.pointers.numpy() for side in sides]
+    parts = memory.take_side_by_side(*((int(first[-1]), dtype) for first in pointers for dtype in types))
+    gathered = []
+    for side, first, values, columns in zip(sides, pointers, parts[::2], parts[1::2], strict=True):
+        if len(values):
+            gather_rows(store, side.rows.reshape(-1), first[:-1], values.numpy(), columns.numpy(), pool)
+        scale = side.scale if store.kind == "counts" else None
+        shape = (*side.rows.shape, store.n_genes)
+        gathered.append(CsrRows(values=values, columns=columns, pointers=side.pointers, scale=scale, shape=shape))
+    return gathered
 
 
 @functools.cache

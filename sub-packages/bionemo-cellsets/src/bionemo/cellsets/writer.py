@@ -7,6 +7,7 @@ import importlib.metadata
 import io
 import json
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -60,30 +61,50 @@ class StoreWriter:
         self._written = 0
         self._checksums: dict[str, str] = {}
         self._kinds = ("perturbation", "context", *(["batch"] if tables["batches"] else []))
-        self._schema = pa.schema([(name, pa.string()) for name in ("cell", *self._kinds)])
+        labels = {"perturbation": "perturbations", "context": "contexts", "batch": "batches"}
+        self._labels = {kind: pa.array(tables[labels[kind]], pa.string()) for kind in self._kinds}
+        self._schema = pa.schema(
+            [("cell", pa.string()), *((kind, pa.dictionary(pa.int32(), pa.string())) for kind in self._kinds)]
+        )
         (folder / "cellsets").mkdir()
         (folder / "obs_features").mkdir()
 
-    def write(self, blocks: Iterator[StoredRows]) -> None:
-        """Write all rows of the store, in order."""
+    def write(self, blocks: Iterator[StoredRows], threads: int = 1) -> None:
+        """Write all rows of the store, in order; so many threads share the files."""
         import pyarrow.parquet as pq
 
         with contextlib.ExitStack() as stack:
             files = {
                 name: stack.enter_context(_HashedFile(self._folder / name)) for name in (*self._types, LIBRARY_SIZE)
             }
-            obs = stack.enter_context(pq.ParquetWriter(self._folder / OBS, self._schema))
+            # Without Arrow's own schema the labels are read as text, though they come with their numbers. The names
+            # of cells have no repetitions to look for.
+            obs = stack.enter_context(
+                pq.ParquetWriter(
+                    self._folder / OBS,
+                    self._schema,
+                    store_schema=False,
+                    use_dictionary=[*self._kinds],  # pyright: ignore[reportArgumentType]
+                )
+            )
             files[ROW_POINTERS].write(np.zeros(1, dtype="<u8"))
             files[LIBRARY_SIZE].write(_npy_header(self._n_cells))
+            pool = stack.enter_context(ThreadPoolExecutor(threads))
+            writing: list[Future[None]] = []
             for rows in blocks:
+                for future in writing:  # each file is written by one thread at a time
+                    future.result()
                 pointers = self._n_values + np.cumsum(rows.lengths)
                 parts = {DATA: rows.values, COLUMNS: rows.columns, ROW_POINTERS: pointers}
-                for name, array in parts.items():
-                    files[name].write(array.astype(self._types[name].newbyteorder("<"), copy=False))
-                files[LIBRARY_SIZE].write(rows.library_size.astype("<f4", copy=False))
-                obs.write_table(self._obs(rows.names))
+                parts = {name: array.astype(self._types[name].newbyteorder("<"), copy=False)
+                         for name, array in parts.items()}  # fmt: skip
+                parts[LIBRARY_SIZE] = rows.library_size.astype("<f4", copy=False)
+                writing = [pool.submit(files[name].write, array) for name, array in parts.items()]
+                writing.append(pool.submit(self._write_obs, obs, self._written, rows.names))
                 self._n_values += len(rows.values)
                 self._written += len(rows.lengths)
+            for future in writing:
+                future.result()
         self._checksums = {name: file.checksum for name, file in files.items()}
         assert self._written == self._n_cells, "as many rows as the run table says"
 
@@ -121,16 +142,16 @@ class StoreWriter:
         unfinished.rename(folder / MANIFEST)
         flush(folder)
 
-    def _obs(self, names: np.ndarray) -> Any:
+    def _write_obs(self, file: Any, first: int, names: np.ndarray) -> None:
+        """Append the cells of rows from `first` on."""
         import pyarrow as pa
 
-        rows = np.arange(self._written, self._written + len(names))
-        runs = self._runs[np.searchsorted(self._runs["start"], rows, side="right") - 1]
-        labels = {"perturbation": "perturbations", "context": "contexts", "batch": "batches"}
-        columns = [pa.DictionaryArray.from_arrays(runs[kind].astype(np.int32), pa.array(self._tables[labels[kind]]))
-                   for kind in self._kinds]  # fmt: skip
-        return pa.table([pa.array(names).cast(pa.string()), *(column.cast(pa.string()) for column in columns)],
-                        schema=self._schema)  # fmt: skip
+        starts = self._runs["start"]
+        begin, end = np.searchsorted(starts, (first, first + len(names) - 1), side="right") - (1, 0)
+        edges = np.append(np.maximum(starts[begin:end], first), first + len(names))
+        runs = np.repeat(np.arange(begin, end), np.diff(edges))
+        columns = [pa.DictionaryArray.from_arrays(self._runs[kind][runs], self._labels[kind]) for kind in self._kinds]
+        file.write_table(pa.table([pa.array(names).cast(pa.string()), *columns], schema=self._schema))
 
 
 class _HashedFile:

@@ -1,5 +1,6 @@
 """The screen in the layouts that arms read: made once each, timed, and kept."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import Any
 from bionemo.cellsets.bench import page_cache
 from bionemo.cellsets.bench.environments import Environment
 from bionemo.cellsets.bench.screen import FACTS_FILE, TARGET_SUM, ScreenSize, write_facts, write_screen
-from bionemo.cellsets.bench.worker import Bench
+from bionemo.cellsets.bench.worker import DRIVERS, Bench
 
 OWN = Environment(name="own")
 SCDL = Environment(name="scdl", requirements=("torch==2.13.0", "bionemo-scdl==0.1.3"))
@@ -112,7 +113,7 @@ class Formats:
         partial.rename(self.folder_of("screen"))
 
     def make(self, name: str) -> None:
-        """Convert the screen to a format, if that was not done.
+        """Convert the screen to a format, if that was not done by the same code with the same packages.
 
         Raises
         ------
@@ -123,7 +124,8 @@ class Formats:
             return
         wanted, target = self._known[name], self.folder_of(name)
         record = self._folder / f"{name}.json"
-        if self._again or not (record.is_file() and target.exists()):
+        made_with = self._made_with(name)
+        if self._again or not target.exists() or _read(record).get("made_with") != made_with:
             record.unlink(missing_ok=True)
             shutil.rmtree(target, ignore_errors=True)
             partial = self._partial(name)
@@ -133,11 +135,25 @@ class Formats:
                 found["versions"] = worker.ask("versions")
             partial.rename(target)
             found |= {"source": wanted.source, "bytes": sum(map(page_cache.size_of, self.data_of(name)))}
-            record.write_text(json.dumps(found))
-        self.made[name] = json.loads(record.read_text())
+            record.write_text(json.dumps(found | {"made_with": made_with}))
+        self.made[name] = _read(record)
+
+    def _made_with(self, name: str) -> str:
+        """Return a hash of what decides a format: its converter, its packages or our code, and what it is made of."""
+        made = self._known[name]
+        code = [DRIVERS / f"{made.driver}.py", DRIVERS / "driver_protocol.py", Path(__file__).parent / "screen.py"]
+        if made.environment.is_own:
+            code += sorted(Path(__file__).parents[1].glob("*.py"))
+        source = self._made_with(made.source) if made.source in self._known else ""
+        parts = [made.environment.requirements, TARGET_SUM, source, *(path.read_text("utf-8") for path in code)]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def _partial(self, name: str) -> Path:
         partial = self._folder / f"{name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         return partial
+
+
+def _read(record: Path) -> dict[str, Any]:
+    return json.loads(record.read_text()) if record.is_file() else {}

@@ -115,13 +115,15 @@ def _arm_table(result: dict[str, Any]) -> str:
     )
     rows, missing, times = [], [], ratios(result)
     row_bytes = 4 * result["settings"]["size"]["genes"]
-    memset = result["machine"]["bytes_per_second"]["memset"]["1"]
+    memset = result["machine"]["bytes_per_second"]["memset"]
     for arm in result["arms"]:
         if "warm" not in arm:
             missing.append(f"{arm['label']} was not run: {arm['not_run']}")
             continue
         warm = arm["warm"]
         last = warm["runs"][-1]
+        # Wall time on both sides, and as many writers.
+        of_memset = warm["rows_per_second"]["median"] * row_bytes / memset[str(arm["ranks"])]
         dense = not arm["options"].get("loader", {}).keys() & {"staged", "dtype"}
         rows.append(
             (
@@ -131,7 +133,7 @@ def _arm_table(result: dict[str, Any]) -> str:
                 _spread(warm["cells_per_cpu_second"]),
                 f"{warm['rows_per_cpu_second']['median']:,.0f}",
                 *(f"{times[arm['name']][kind]:.3g}" if arm["name"] in times else "" for kind in ("wall", "cpu")),
-                f"{100 * warm['rows_per_cpu_second']['median'] * row_bytes / memset:.0f}%" if dense else "",
+                f"{100 * of_memset:.0f}%" if dense else "",
                 _median(arm.get("cold", {}), "cells_per_second"),
                 f"{last['first_batch_seconds']:.2f}",
                 f"{max(run['peak_rss_bytes'] for run in warm['runs']) / 1e6:,.0f}",
