@@ -15,6 +15,21 @@ from bionemo.scale.model.config import ScaleConfig
 from bionemo.scale.model.specs import LayerSpec
 
 
+class ModuleProjection(ColumnParallelLinear):
+    """A cell's genes to its modules.
+
+    Where its weights lie whole in this process, no gradient of the cells is made: Megatron's layer makes it always, and
+    nothing asks for it.
+    """
+
+    def forward(self, x_BSG: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Project [B, S, G] to [B, S, M * d]."""
+        if self.config.tensor_model_parallel_size == 1:
+            assert self.weight is not None
+            return F.linear(x_BSG, self.weight)
+        return super().forward(x_BSG)[0]
+
+
 class GeneModuleEncoder(MegatronModule):
     """Within a cell: project G genes to M tokens of width d, let a LLaMA block attend over them, join them to D."""
 
@@ -24,7 +39,7 @@ class GeneModuleEncoder(MegatronModule):
         self.shape = (config.gene_modules, config.gene_module_size)
         joined = config.gene_modules * config.gene_module_size
         linear: dict[str, Any] = dict(config=modules, init_method=modules.init_method, bias=False)
-        self.project = ColumnParallelLinear(n_genes, joined, gather_output=True, **linear)
+        self.project = ModuleProjection(n_genes, joined, gather_output=True, **linear)
         self.module_embedding = torch.nn.Parameter(torch.empty(self.shape).normal_(std=0.02))
         blocks = config.transformer(config.gene_module_size, config.encoder_layers, in_blocks=True)
         self.blocks = LlamaStack(blocks, spec, conditioned=False, recompute=config.recompute, compiled=config.compile)
@@ -32,13 +47,21 @@ class GeneModuleEncoder(MegatronModule):
             joined, config.hidden_size, input_is_parallel=False, skip_bias_add=False, **linear
         )
 
-    def forward(self, x_BSG: torch.Tensor) -> torch.Tensor:
-        """Encode centred log1p expression [B, S, G] to [B, S, D], each cell on its own."""
-        projected, _ = self.project(x_BSG)
+    def forward(self, x_BSG: torch.Tensor, trained: int | None = None) -> torch.Tensor:
+        """Encode centred log1p expression [B, S, G] to [B, S, D], each cell on its own; see `CellEncoder.forward`."""
+        if trained is None or trained >= x_BSG.shape[1] or not torch.is_grad_enabled():
+            return self._joined(self.project(x_BSG))
+        with torch.no_grad():
+            # Of all cells: leaving out some would copy the others.
+            others = self._joined(self.project(x_BSG)[:, trained:])
+        return torch.cat([self._joined(self.project(x_BSG[:, :trained])), others], dim=1)
+
+    def _joined(self, projected: torch.Tensor) -> torch.Tensor:
+        """Modules [B, S, M * d] to cells [B, S, D]."""
         tokens_CMd = projected.flatten(0, 1).unflatten(-1, self.shape) + self.module_embedding
         tokens_MCd = self.blocks(tokens_CMd.transpose(0, 1).contiguous())
         joined, _ = self.join(tokens_MCd.transpose(0, 1).flatten(1))
-        return joined.unflatten(0, x_BSG.shape[:2])
+        return joined.unflatten(0, projected.shape[:2])
 
 
 class DeepSets(MegatronModule):
@@ -76,7 +99,7 @@ class CellEncoder(MegatronModule):
         self.within_cell = GeneModuleEncoder(config, spec, n_genes)
         self.across_cells = DeepSets(config) if config.deep_sets else None
 
-    def forward(self, x_BSG: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BSG: torch.Tensor, mask_BS: torch.Tensor, trained: int | None = None) -> torch.Tensor:
         """Encode.
 
         Parameters
@@ -85,11 +108,14 @@ class CellEncoder(MegatronModule):
             log1p expression less the mean of each gene, [B, S, G].
         mask_BS
             bool [B, S], True where a cell is there.
+        trained
+            Gradients pass through the encoding of so many first cells of each set; through all if not given. The
+            latents are the same.
 
         Returns
         -------
         torch.Tensor
             Latents [B, S, D].
         """
-        h_BSD = self.within_cell(x_BSG)
+        h_BSD = self.within_cell(x_BSG, trained)
         return h_BSD if self.across_cells is None else self.across_cells(h_BSD, mask_BS)

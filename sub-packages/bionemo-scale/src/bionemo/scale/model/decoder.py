@@ -94,7 +94,7 @@ class Decoder(MegatronModule):
         z0_BSD: torch.Tensor,
         x0_BSG: torch.Tensor,
         gene_mean_G: torch.Tensor,
-        gate: torch.Tensor | float = 1.0,
+        gate: torch.Tensor | float | None = None,
     ) -> torch.Tensor:
         """Expression of the predicted cells, log1p [B, S, G].
 
@@ -105,29 +105,19 @@ class Decoder(MegatronModule):
         if self.rates is not None:
             return self.rates(self.trunk(z1_BSD), gene_mean_G).log1p()
         if self.head is Head.RESIDUAL:
-            return _MovedCells.apply(x0_BSG, self.change(z1_BSD, z0_BSD), gate, self.ceiling)
+            change_BSG = self.change(z1_BSD, z0_BSD)
+            moved_BSG = x0_BSG + (change_BSG if gate is None else gate * change_BSG)
+            return within(moved_BSG, self.ceiling) if torch.is_grad_enabled() else moved_BSG.clamp_(0, self.ceiling)
         return (self(z1_BSD) + gene_mean_G).clamp(0, self.ceiling)
 
 
-class _MovedCells(torch.autograd.Function):
-    """``clamp(x0 + gate * change, 0, ceiling)``, with a gradient for the change that keeps a bit of each value.
+def within(moved: torch.Tensor, ceiling: float) -> torch.Tensor:
+    """Expression in [0, ceiling], with a gradient in it and at both its ends, as torch's clamp has.
 
-    As with torch's clamp, a value at the edge of the range still has its gradient: most genes of most cells are 0.
+    Torch's hardtanh keeps no mask for the gradient, but has none at the ends, where most genes of most cells are before
+    training; so its range is larger by what no number of log1p expression shows.
     """
-
-    @staticmethod
-    def forward(ctx, x0_BSG: torch.Tensor, change_BSG: torch.Tensor, gate, ceiling: float):
-        moved_BSG = x0_BSG + gate * change_BSG
-        clamped_BSG = moved_BSG.clamp(0, ceiling)
-        ctx.save_for_backward(moved_BSG == clamped_BSG)
-        ctx.gate, ctx.dtype = gate, change_BSG.dtype
-        return clamped_BSG
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_BSG: torch.Tensor):
-        (inside_BSG,) = ctx.saved_tensors
-        return None, (grad_BSG * inside_BSG * ctx.gate).to(ctx.dtype), None, None
+    return F.hardtanh(moved, -1e-30, ceiling * (1 + 1e-6))
 
 
 class CountRates(MegatronModule):

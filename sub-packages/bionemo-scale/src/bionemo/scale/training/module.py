@@ -158,12 +158,13 @@ class ScaleModule(pl.LightningModule):
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Loss terms of a batch; see :meth:`ScaleModel.forward`."""
         assert self.module is not None
+        # By name, as they are: Megatron turns what it is given in order to bf16, whole, which the model does set by set.
         return self.module(
-            batch["control"],
-            batch["perturbed"],
-            batch["mask"],
-            _condition(batch),
-            batch["key"],
+            control=batch["control"],
+            perturbed=batch["perturbed"],
+            mask=batch["mask"],
+            condition=_condition(batch),
+            key=batch["key"],
             library=batch.get("library"),
         )
 
