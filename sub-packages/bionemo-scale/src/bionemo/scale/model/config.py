@@ -305,7 +305,7 @@ class ScaleConfig:
         return max(1, self.ffn_hidden_size * width // self.hidden_size)
 
     def reconstructed_cells(self, cells: int) -> int:
-        """Cells of a set of ``cells`` that the auto-encoder is trained on, a multiple of 8, which a GPU is fast with."""
+        """How many of a set of ``cells`` the auto-encoder is trained on: a multiple of 8, which a GPU is fast with."""
         return min(cells, math.ceil(self.reconstruction_share * cells / 8) * 8)
 
     def to_dict(self) -> dict:

@@ -158,7 +158,7 @@ class ScaleModule(pl.LightningModule):
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Loss terms of a batch; see :meth:`ScaleModel.forward`."""
         assert self.module is not None
-        # By name, as they are: Megatron turns what it is given in order to bf16, whole, which the model does set by set.
+        # Given by name they stay float32: Megatron would turn them to bf16 whole, which the model does set by set.
         return self.module(
             control=batch["control"],
             perturbed=batch["perturbed"],
