@@ -7,27 +7,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.module import MegatronModule
 
 from bionemo.scale.model.blocks import LlamaStack
 from bionemo.scale.model.config import ScaleConfig
+from bionemo.scale.model.linear import ColumnParallelLinear, RowParallelLinear
 from bionemo.scale.model.specs import LayerSpec
-
-
-class ModuleProjection(ColumnParallelLinear):
-    """A cell's genes to its modules.
-
-    Where its weights lie whole in this process, no gradient of the cells is made: Megatron's layer makes it always, and
-    nothing asks for it.
-    """
-
-    def forward(self, x_BSG: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """Project [B, S, G] to [B, S, M * d]."""
-        if self.config.tensor_model_parallel_size == 1:
-            assert self.weight is not None
-            return F.linear(x_BSG, self.weight)
-        return super().forward(x_BSG)[0]
 
 
 class GeneModuleEncoder(MegatronModule):
@@ -39,7 +24,7 @@ class GeneModuleEncoder(MegatronModule):
         self.shape = (config.gene_modules, config.gene_module_size)
         joined = config.gene_modules * config.gene_module_size
         linear: dict[str, Any] = dict(config=modules, init_method=modules.init_method, bias=False)
-        self.project = ModuleProjection(n_genes, joined, gather_output=True, **linear)
+        self.project = ColumnParallelLinear(n_genes, joined, gather_output=True, **linear)
         self.module_embedding = torch.nn.Parameter(torch.empty(self.shape).normal_(std=0.02))
         blocks = config.transformer(config.gene_module_size, config.encoder_layers, in_blocks=True)
         self.blocks = LlamaStack(blocks, spec, conditioned=False, recompute=config.recompute, compiled=config.compile)
@@ -50,11 +35,11 @@ class GeneModuleEncoder(MegatronModule):
     def forward(self, x_BSG: torch.Tensor, trained: int | None = None) -> torch.Tensor:
         """Encode centred log1p expression [B, S, G] to [B, S, D], each cell on its own; see `CellEncoder.forward`."""
         if trained is None or trained >= x_BSG.shape[1] or not torch.is_grad_enabled():
-            return self._joined(self.project(x_BSG))
+            return self._joined(self.project(x_BSG)[0])
         with torch.no_grad():
             # Of all cells: leaving out some would copy the others.
-            others = self._joined(self.project(x_BSG)[:, trained:])
-        return torch.cat([self._joined(self.project(x_BSG[:, :trained])), others], dim=1)
+            others = self._joined(self.project(x_BSG)[0][:, trained:])
+        return torch.cat([self._joined(self.project(x_BSG[:, :trained])[0]), others], dim=1)
 
     def _joined(self, projected: torch.Tensor) -> torch.Tensor:
         """Modules [B, S, M * d] to cells [B, S, D]."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear
 from megatron.core.tensor_parallel.mappings import (
     gather_from_sequence_parallel_region,
     scatter_to_sequence_parallel_region,
@@ -18,6 +17,7 @@ from megatron.core.transformer.module import MegatronModule
 
 from bionemo.scale.flow.likelihood import negative_binomial_loss
 from bionemo.scale.model.config import GENE_MULTIPLE, Head, ScaleConfig, projects_plainly
+from bionemo.scale.model.linear import ColumnParallelLinear
 from bionemo.scale.model.specs import LayerSpec
 from bionemo.scale.model.vocabulary import Vocabulary
 

@@ -90,8 +90,7 @@ def _encode(config: ScaleConfig, genes: int, sets: int, members: int, trained: i
         for rows, inner, columns, _ in _blocks(config, rest * modules, modules, size, config.encoder_layers):
             yield rows, inner, columns, FORWARD
         yield rest, modules * size, width, FORWARD
-    # The cells have no gradient, but Megatron's divided layer makes it.
-    yield trained, genes, modules * size, ONE_GRADIENT if config.tensor_parallel == 1 else BOTH_GRADIENTS
+    yield trained, genes, modules * size, _of_what_is_given(config)
     yield from _blocks(config, trained * modules, modules, size, config.encoder_layers)
     yield trained, modules * size, width, BOTH_GRADIENTS
     if config.deep_sets:
@@ -112,9 +111,10 @@ def _condition(config: ScaleConfig, sets: int) -> Iterator[Product]:
 
 def _transport(config: ScaleConfig, sets: int, cells: int) -> Iterator[Product]:
     width, members = config.hidden_size, sets * cells
+    given = _of_what_is_given(config)
     yield sets, 2 * (width // 2), width, ONE_GRADIENT  # of the times, which have no gradient
     yield sets, width, width, BOTH_GRADIENTS
-    yield members, 2 * width, width, BOTH_GRADIENTS
+    yield members, 2 * width, width, given  # of latents, which have no gradient here
     yield sets, width, (6 * config.num_layers + 2) * width, BOTH_GRADIENTS  # modulations
     yield from _blocks(config, members, cells, width, config.num_layers)
     yield members, width, width, BOTH_GRADIENTS
@@ -134,3 +134,8 @@ def _blocks(config: ScaleConfig, rows: int, attended: int, width: int, layers: i
 def _feed_forward(config: ScaleConfig, rows: int, width: int) -> list[Product]:
     inner = config.feed_forward(width)
     return [(rows, width, 2 * inner, BOTH_GRADIENTS), (rows, inner, width, BOTH_GRADIENTS)]
+
+
+def _of_what_is_given(config: ScaleConfig) -> int:
+    """For a layer whose input has no gradient; Megatron's, over several ranks, makes it all the same."""
+    return ONE_GRADIENT if config.tensor_parallel == 1 else BOTH_GRADIENTS
