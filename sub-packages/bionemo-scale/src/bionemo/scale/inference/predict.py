@@ -189,8 +189,8 @@ class _Piece:
 
     population: Population
     rows: np.ndarray
-    control: np.ndarray
-    """Cells to start from, log1p [cells, G]."""
+    scale: np.ndarray
+    """What each gene of the cells to start from is multiplied by, [G]."""
     rounding: CountRounding
     """Of the whole population."""
     key: int
@@ -208,11 +208,10 @@ def _pieces(
         of_population = CountRounding(len(vocabulary.genes), library, vocabulary.target_sum, rounding)
         for first in range(0, len(start.rows), cells_per_set):
             rows = start.rows[first : first + cells_per_set]
-            control = cells.expression[rows].toarray() * scale
-            yield _Piece(start.population, rows, control, of_population, int(keys.integers(2**62)))
+            yield _Piece(start.population, rows, scale, of_population, int(keys.integers(2**62)))
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _predict_batch(
     model: ScaleModel,
     vocabulary: Vocabulary,
@@ -227,7 +226,8 @@ def _predict_batch(
     control = torch.zeros(len(batch), size, len(vocabulary.genes))
     mask = torch.zeros(len(batch), size, dtype=torch.bool)
     for i, piece in enumerate(batch):
-        control[i, : len(piece.rows)] = torch.from_numpy(piece.control)
+        dense = cells.expression[piece.rows].toarray()
+        torch.mul(torch.from_numpy(dense), torch.from_numpy(piece.scale), out=control[i, : len(piece.rows)])
         mask[i, : len(piece.rows)] = True
     populations = [piece.population for piece in batch]
     labels = [p.perturbation for p in populations]
@@ -256,8 +256,9 @@ def _predict_batch(
     for i, piece in enumerate(batch):
         expression = answer[i, : len(piece.rows)]
         if vocabulary.kind == "counts" and rates is None:
-            expression = piece.rounding(expression, cells.library[piece.rows])
-        pieces.append(sparse.csr_matrix(expression))
+            pieces.append(piece.rounding(expression, cells.library[piece.rows]))
+        else:
+            pieces.append(sparse.csr_matrix(expression))
     return pieces
 
 

@@ -94,7 +94,7 @@ class Decoder(MegatronModule):
         z0_BSD: torch.Tensor,
         x0_BSG: torch.Tensor,
         gene_mean_G: torch.Tensor,
-        gate: torch.Tensor | float | None = None,
+        gate: float = 1.0,
     ) -> torch.Tensor:
         """Expression of the predicted cells, log1p [B, S, G].
 
@@ -106,7 +106,7 @@ class Decoder(MegatronModule):
             return self.rates(self.trunk(z1_BSD), gene_mean_G).log1p()
         if self.head is Head.RESIDUAL:
             change_BSG = self.change(z1_BSD, z0_BSD)
-            moved_BSG = x0_BSG + (change_BSG if gate is None else gate * change_BSG)
+            moved_BSG = torch.add(x0_BSG, change_BSG, alpha=gate)
             return within(moved_BSG, self.ceiling) if torch.is_grad_enabled() else moved_BSG.clamp_(0, self.ceiling)
         return (self(z1_BSD) + gene_mean_G).clamp(0, self.ceiling)
 

@@ -226,7 +226,8 @@ class ScaleModel(MegatronModule):
         control, mask, condition, key
             As in :meth:`forward`.
         gate
-            Share of the model's own change to keep; the one that validation has chosen if not given.
+            Share of the model's own change to keep, which is not computed where it is 0; the one that validation has
+            chosen if not given.
 
         Returns
         -------
@@ -235,6 +236,9 @@ class ScaleModel(MegatronModule):
         """
         noise = set_noise(key, cells=control.shape[1], width=self.scale.hidden_size, device=control.device)
         control = self.starting_cells(control, condition)
+        share = float(self.gate if gate is None else gate)
+        if self.scale.head is Head.RESIDUAL and not share:
+            return control.clamp(0, self.expression_decoder.ceiling)
         z0 = self.encode(control, mask)
         encoded_condition, _ = self.condition_encoder(condition)
         z1 = solve(
@@ -242,8 +246,7 @@ class ScaleModel(MegatronModule):
             source(z0, noise.gaussian, self.control_share, mask),
             self.scale.solver_steps,
         )
-        gate = self.gate if gate is None else gate
-        return self.expression_decoder.predict(z1, z0, control, self.gene_mean, gate)
+        return self.expression_decoder.predict(z1, z0, control, self.gene_mean, share)
 
     def _likelihood(self, z: torch.Tensor, x: torch.Tensor, library: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         decoder = self.expression_decoder
