@@ -34,7 +34,7 @@ class _EnergyDistance(torch.autograd.Function):
         valid = mask.to(wide)
         pairs = valid[:, :, None] * valid[:, None, :]
         pairs /= pairs.sum((1, 2), keepdim=True).clamp(min=1)
-        squares = [torch.linalg.vector_norm(cells, dim=-1, dtype=wide).square() for cells in (x, y)]
+        squares = [_squares(cells, wide) for cells in (x, y)]
         itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
 
         def distances(a: torch.Tensor, b: torch.Tensor, a2: torch.Tensor, b2: torch.Tensor, weight: float):
@@ -73,6 +73,13 @@ class _EnergyDistance(torch.autograd.Function):
         grad_x = gradient(x, y, across, inside_x) if ctx.needs_input_grad[0] else None
         grad_y = gradient(y, x, across.transpose(1, 2), inside_y) if ctx.needs_input_grad[1] else None
         return grad_x, grad_y, None
+
+
+def _squares(cells: torch.Tensor, wide: torch.dtype) -> torch.Tensor:
+    """Squared norm of each cell, [B, S]; a CPU goes from set to set, so that what is widened stays in its cache."""
+    sets = cells if cells.device.type == "cpu" and cells.dtype != wide else [cells]
+    norms = [torch.linalg.vector_norm(some, dim=-1, dtype=wide).square() for some in sets]
+    return torch.stack(norms) if len(norms) > 1 else norms[0].view(cells.shape[:2])
 
 
 def maximum_mean_discrepancy(x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
