@@ -32,6 +32,7 @@ from bionemo.scale.inference.target import check_target, write_whole
 from bionemo.scale.model.condition import Condition, token_table
 from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.scale.model.vocabulary import Vocabulary
+from bionemo.scale.training.cpu import keep_freed_memory
 from bionemo.scale.training.run_directory import RunRecord
 
 SETS_AT_ONCE = 16
@@ -122,6 +123,8 @@ def predict(
     starts = [draw(p, sources(p, cells.obs, keys, controls), rng) for p in wanted]
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        keep_freed_memory()
     model, step = load_model(run, device, chosen)
     control_means = _means_by_context(cells, keys["context"])
     predicted = []

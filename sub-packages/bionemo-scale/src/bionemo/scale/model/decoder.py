@@ -17,7 +17,7 @@ from megatron.core.transformer.module import MegatronModule
 
 from bionemo.scale.flow.likelihood import negative_binomial_loss
 from bionemo.scale.model.config import GENE_MULTIPLE, Head, ScaleConfig, projects_plainly
-from bionemo.scale.model.linear import ColumnParallelLinear
+from bionemo.scale.model.linear import ColumnParallelLinear, product
 from bionemo.scale.model.specs import LayerSpec
 from bionemo.scale.model.vocabulary import Vocabulary
 
@@ -37,7 +37,7 @@ class GeneProjection(ColumnParallelLinear):
         """Project [B, S, D] to [B, S, G]."""
         if self.plain:
             assert self.weight is not None
-            return F.linear(trunk_BSD, self.weight[: self.n_genes], self.bias[: self.n_genes])
+            return product(trunk_BSD, self.weight[: self.n_genes], self.bias[: self.n_genes])
         x_BSG, _ = super().forward(trunk_BSD)
         return x_BSG[..., : self.n_genes]
 
@@ -45,7 +45,7 @@ class GeneProjection(ColumnParallelLinear):
         """Project two and subtract, [B, S, G]; the plain product is linear, so one of the difference will do."""
         if self.plain:
             assert self.weight is not None
-            return F.linear(one_BSD - other_BSD, self.weight[: self.n_genes])
+            return product(one_BSD - other_BSD, self.weight[: self.n_genes])
         return self(one_BSD) - self(other_BSD)
 
 
