@@ -127,12 +127,17 @@ def predict(
         keep_freed_memory()
     model, step = load_model(run, device, chosen)
     control_means = _means_by_context(cells, keys["context"])
+    conditions = _conditions(wanted, vocabulary, device)
+    with torch.no_grad():
+        encoded, _ = model.condition_encoder(conditions)
     predicted = []
     size = record.training["cells_per_set"]
     pieces = _pieces(starts, cells, vocabulary, size, seed)
     with tqdm(total=sum(-(-p.cells // size) for p in wanted), desc="predict", unit="set", disable=not progress) as bar:
         while batch := list(islice(pieces, SETS_AT_ONCE)):
-            predicted += _predict_batch(model, vocabulary, cells, control_means, batch, device, rng)
+            predicted += _predict_batch(
+                model, vocabulary, cells, control_means, conditions, encoded, batch, device, rng
+            )
             bar.update(len(batch))
 
     taken = np.concatenate([start.rows for start in starts])
@@ -191,6 +196,8 @@ class _Piece:
     """As many cells of a population as the model takes at once."""
 
     population: Population
+    number: int
+    """Of the population among all."""
     rows: np.ndarray
     scale: np.ndarray
     """What each gene of the cells to start from is multiplied by, [G]."""
@@ -205,13 +212,24 @@ def _pieces(
 ) -> Iterator[_Piece]:
     """Populations cut into sets of the size the model was trained on."""
     keys, rounding = (np.random.default_rng([seed, part]) for part in (1, 2))
-    for start in starts:
+    for number, start in enumerate(starts):
         scale = start.scale(cells.expression)
         library = cells.library[start.rows]
         of_population = CountRounding(len(vocabulary.genes), library, vocabulary.target_sum, rounding)
         for first in range(0, len(start.rows), cells_per_set):
             rows = start.rows[first : first + cells_per_set]
-            yield _Piece(start.population, rows, scale, of_population, int(keys.integers(2**62)))
+            yield _Piece(start.population, number, rows, scale, of_population, int(keys.integers(2**62)))
+
+
+def _conditions(populations: Sequence[Population], vocabulary: Vocabulary, device: torch.device) -> Condition:
+    """What the populations are of, without any transferred delta."""
+    tokens, doses = token_table([p.perturbation for p in populations], vocabulary)
+    return Condition(
+        perturbation=tokens.to(device),
+        dose=doses.to(device),
+        context=_table_rows([p.context for p in populations], vocabulary.contexts, device),
+        batch=_table_rows([p.batch for p in populations], vocabulary.batches, device),
+    )
 
 
 @torch.inference_mode()
@@ -220,6 +238,8 @@ def _predict_batch(
     vocabulary: Vocabulary,
     cells: ControlCells,
     control_means: Mapping[str, torch.Tensor],
+    conditions: Condition,
+    encoded: torch.Tensor,
     batch: Sequence[_Piece],
     device: torch.device,
     rng: np.random.Generator,
@@ -232,21 +252,15 @@ def _predict_batch(
         dense = cells.expression[piece.rows].toarray()
         torch.mul(torch.from_numpy(dense), torch.from_numpy(piece.scale), out=control[i, : len(piece.rows)])
         mask[i, : len(piece.rows)] = True
-    populations = [piece.population for piece in batch]
-    labels = [p.perturbation for p in populations]
-    tokens, doses = token_table(labels, vocabulary)
-    condition = Condition(
-        perturbation=tokens.to(device),
-        dose=doses.to(device),
-        context=_table_rows([p.context for p in populations], vocabulary.contexts, device),
-        batch=_table_rows([p.batch for p in populations], vocabulary.batches, device),
-    )
+    which = torch.tensor([piece.number for piece in batch], device=device)
+    condition = Condition(**{name: value[which] for name, value in vars(conditions).items() if value is not None})
     if model.transfer is not None:
-        middle = torch.stack([control_means[p.context] for p in populations]).to(device)
+        middle = torch.stack([control_means[piece.population.context] for piece in batch]).to(device)
+        labels = [piece.population.perturbation for piece in batch]
         delta = model.transfer.delta(labels, condition.context, middle, vocabulary)
         condition = replace(condition, delta=delta, control_mean=middle)
     noise_keys = torch.tensor([piece.key for piece in batch])
-    predicted = model.predict(control.to(device), mask.to(device), condition, noise_keys)
+    predicted = model.predict(control.to(device), mask.to(device), condition, noise_keys, encoded=encoded[which])
     rates = model.expression_decoder.rates
     if rates is not None:
         library = torch.zeros(mask.shape)

@@ -76,7 +76,8 @@ def _round(expression, unit, stratum, passed, rows, columns, values):
     """Write what is not 0 of the rounded cells as CSR."""
     # Few counts of a cell are large: the logarithms of the others are worked out once.
     grid, reached, steepness = np.empty(_TABLE + 1), np.empty(_TABLE + 1), np.empty(_TABLE)
-    place = 0
+    # Unsigned indices spare the test for negative ones.
+    place, one = np.uint64(0), np.uint64(1)
     rows[0] = 0
     for cell in range(expression.shape[0]):
         for count in range(_TABLE + 1):
@@ -85,22 +86,23 @@ def _round(expression, unit, stratum, passed, rows, columns, values):
         for count in range(_TABLE):
             steepness[count] = 1 / (grid[count + 1] - grid[count])
         sums = passed[stratum[cell]]
-        for gene in range(expression.shape[1]):
+        for gene in range(np.uint64(expression.shape[1])):
             value = np.float64(expression[cell, gene])
-            if value < reached[_TABLE]:
-                below = 0
-                while below + 1 < _TABLE and value >= reached[below + 1]:
-                    below += 1
-                lower, upper, up = grid[below], grid[below + 1], (value - grid[below]) * steepness[below]
-            else:
+            # The first counts are told apart without branches: which way a value goes cannot be foreseen.
+            below = np.uint64(value >= reached[1]) + np.uint64(value >= reached[2]) + np.uint64(value >= reached[3])
+            if value >= reached[4]:
+                below = np.uint64(4)
+                while below + one < _TABLE and value >= reached[below + one]:
+                    below += one
+            lower, upper, up = grid[below], grid[below + one], (value - grid[below]) * steepness[below]
+            if value >= reached[_TABLE]:
                 whole = np.floor(np.expm1(value) / unit[cell] + _SLACK)
                 lower, upper = np.log1p(whole * unit[cell]), np.log1p((whole + 1) * unit[cell])
                 up = (value - lower) / (upper - lower)
             reaching = sums[gene] + min(max(up, 0.0), 1.0)
-            # Without branches: which way a value goes cannot be foreseen.
             is_up = reaching >= 1
             sums[gene] = reaching - is_up
             rounded = upper if is_up else lower
             columns[place], values[place] = gene, rounded
-            place += rounded > 0
+            place += np.uint64(rounded > 0)
         rows[cell + 1] = place

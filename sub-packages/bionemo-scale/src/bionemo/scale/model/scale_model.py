@@ -218,6 +218,7 @@ class ScaleModel(MegatronModule):
         condition: Condition,
         key: torch.Tensor,
         gate: torch.Tensor | float | None = None,
+        encoded: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Perturbed populations, one cell for each control cell.
 
@@ -228,6 +229,8 @@ class ScaleModel(MegatronModule):
         gate
             Share of the model's own change to keep, which is not computed where it is 0; the one that validation has
             chosen if not given.
+        encoded
+            The conditions as the condition encoder gives them, [B, D], where they are known already.
 
         Returns
         -------
@@ -240,9 +243,10 @@ class ScaleModel(MegatronModule):
         if self.scale.head is Head.RESIDUAL and not share:
             return control.clamp(0, self.expression_decoder.ceiling)
         z0 = self.encode(control, mask)
-        encoded_condition, _ = self.condition_encoder(condition)
+        if encoded is None:
+            encoded, _ = self.condition_encoder(condition)
         z1 = solve(
-            lambda z, t: self.transport(z, t, encoded_condition, z0, mask),
+            lambda z, t: self.transport(z, t, encoded, z0, mask),
             source(z0, noise.gaussian, self.control_share, mask),
             self.scale.solver_steps,
         )
