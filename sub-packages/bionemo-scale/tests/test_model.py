@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from bionemo.scale.model.attention import _with_all_scores
+from bionemo.scale.flow.reduce import squared_error
+from bionemo.scale.model.attention import _by_elements, _with_all_scores
 from bionemo.scale.model.condition import Condition
 from bionemo.scale.model.config import Head, Pairing, Source
-from bionemo.scale.model.decoder import _MovedCells
+from bionemo.scale.model.decoder import within
 
 
 def first(condition: Condition, keep) -> Condition:
@@ -229,18 +230,16 @@ def test_attention_over_whole_scores_is_that_of_torch(groups):
         given = dict(attn_mask=attn_mask, scale=None, enable_gqa=groups != 4)
         expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, **given)
         torch.testing.assert_close(_with_all_scores(q, k, v, **given), expected, rtol=1e-4, atol=1e-5)
+        if attn_mask is None:
+            torch.testing.assert_close(_by_elements(q, k, v, **given), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_moved_cells_keep_the_gradient_at_the_edge_of_their_range():
-    x0 = torch.tensor([0.0, 0.0, 1.0, 1.9, 2.0]).expand(2, 3, 5)
-    change = torch.tensor([0.0, -1.0, 0.5, 0.5, 0.0]).repeat(2, 3, 1).requires_grad_()
-    gate = torch.tensor([0.5])
-    direct = (x0 + gate * change).clamp(0, 2)
-    (expected,) = torch.autograd.grad(direct.sum(), change)
-    moved = _MovedCells.apply(x0, change, gate, 2.0)
-    torch.testing.assert_close(moved, direct)
-    torch.testing.assert_close(torch.autograd.grad(moved.sum(), change)[0], expected)
-    assert expected[0, 0].tolist() == [0.5, 0.0, 0.5, 0.0, 0.5]
+def test_cells_keep_the_gradient_at_the_edge_of_their_range():
+    moved = torch.tensor([0.0, -0.5, 1.25, 2.2, 2.0], requires_grad=True)
+    direct, found = moved.clamp(0, 2), within(moved, 2.0)
+    torch.testing.assert_close(found, direct)
+    (expected,), (gradient,) = (torch.autograd.grad(x.sum(), moved) for x in (direct, found))
+    assert gradient.tolist() == expected.tolist() == [1, 0, 1, 0, 1]
 
 
 @pytest.mark.parametrize("genes", [16, 20])
@@ -253,3 +252,32 @@ def test_a_change_is_the_difference_of_two_decoded_latents(genes, build):
     assert decoder.to_genes.plain == (genes == 16)
     torch.testing.assert_close(decoder.change(z1, z0), decoder(z1) - decoder(z0), rtol=1e-4, atol=1e-5)
     assert decoder(z1).shape == (2, 3, genes)
+
+
+def test_a_share_of_the_cells_is_reconstructed_and_all_are_encoded_alike(build, sets):
+    batch = sets(20, 12, 5)
+    whole, part = build(reconstruction_share=1.0), build(reconstruction_share=0.3)
+    assert part.scale.reconstructed_cells(20) == 8
+    terms, fewer = whole(**batch), part(**batch)
+    for name in ("endpoint", "energy"):
+        torch.testing.assert_close(fewer[name], terms[name])
+    first = {name: batch[name][:, :8] for name in ("control", "perturbed", "mask")}
+    z0 = part.encode(batch["control"], batch["mask"])[:, :8]
+    z1 = part.encode(batch["perturbed"], batch["mask"])[:, :8]
+    expected = sum(
+        squared_error(part.expression_decoder(z) + part.gene_mean, x, first["mask"]).mean() / 2
+        for z, x in ((z0, first["control"]), (z1, first["perturbed"]))
+    )
+    torch.testing.assert_close(fewer["reconstruction"], expected)
+
+
+def test_gradients_of_a_share_are_those_of_the_cells_in_it(build, sets):
+    """Without DeepSets, whose mean joins the cells of a set, the others could as well not be there."""
+    batch = sets(16, 16)
+    alone = {**batch, **{name: batch[name][:, :8] for name in ("control", "perturbed", "mask")}}
+    changes = dict(deep_sets=False, set_loss="none", endpoint_weight=0.0)
+    models = build(reconstruction_share=0.5, **changes), build(reconstruction_share=1.0, **changes)
+    for model, given in zip(models, (batch, alone), strict=True):
+        model(**given)["loss"].backward()
+    for (name, ours), theirs in zip(models[0].encoder.named_parameters(), models[1].encoder.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, msg=name, rtol=1e-4, atol=1e-6)

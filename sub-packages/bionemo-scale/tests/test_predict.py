@@ -137,9 +137,9 @@ def test_a_misspelt_selection_is_refused_rather_than_left_out(predicted, written
 def test_sets_without_an_observed_file_keep_batches_apart_and_carry_their_token(predicted, vocabulary, monkeypatch):
     seen = []
 
-    def spy(_model, _vocabulary, cells, _means, batch, *_):
+    def spy(_model, _vocabulary, cells, _means, _conditions, _encoded, batch, *_):
         seen.extend((p.population.context, p.population.batch, set(cells.obs["plate"].iloc[p.rows])) for p in batch)
-        return original(_model, _vocabulary, cells, _means, batch, *_)
+        return original(_model, _vocabulary, cells, _means, _conditions, _encoded, batch, *_)
 
     original = predict_module._predict_batch
     monkeypatch.setattr(predict_module, "_predict_batch", spy)

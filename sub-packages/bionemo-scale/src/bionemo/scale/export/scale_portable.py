@@ -35,7 +35,8 @@ _USED = {
 }
 _TRAINING_ONLY = {
     *("token_dropout", "gene_dropout", "set_loss", "likelihood_weight"),
-    *("pairing", "start_fraction", "context_dropout", "endpoint_weight", "reconstruction_weight", "set_weight"),
+    *("pairing", "start_fraction", "context_dropout", "endpoint_weight", "set_weight"),
+    *("reconstruction_weight", "reconstruction_share"),
     *("tensor_parallel", "sequence_parallel", "layer_spec", "fp8", "recompute", "compile"),
 }
 

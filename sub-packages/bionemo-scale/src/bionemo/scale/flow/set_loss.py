@@ -13,7 +13,8 @@ def energy_distance(x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor) -> tor
     Parameters
     ----------
     x, y
-        Populations [B, S, G] of as many valid cells.
+        Populations [B, S, G] of as many valid cells. Distances do not change with the origin, but their rounding errors
+        grow with the distance to it: in bf16 it should lie near the cells' mean.
     mask
         bool [B, S], for both.
     """
@@ -29,20 +30,16 @@ class _EnergyDistance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        genes = x.shape[-1]
-        ctx.dtypes = x.dtype, y.dtype
-        # Distances do not change with the origin, but their rounding errors grow with the distance to it.
-        valid = mask.to(torch.promote_types(y.dtype, torch.float32))
-        weights = (valid / valid.sum(1, keepdim=True).clamp(min=1))[:, None]
-        origin = (weights.to(y.dtype) @ y).to(valid.dtype)
-        x, y = x - origin, y - origin
+        genes, wide = x.shape[-1], torch.promote_types(y.dtype, torch.float32)
+        valid = mask.to(wide)
         pairs = valid[:, :, None] * valid[:, None, :]
         pairs /= pairs.sum((1, 2), keepdim=True).clamp(min=1)
-        squares = [torch.linalg.vector_norm(cells, dim=-1).square() for cells in (x, y)]
+        squares = [_squares(cells, wide) for cells in (x, y)]
         itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
 
         def distances(a: torch.Tensor, b: torch.Tensor, a2: torch.Tensor, b2: torch.Tensor, weight: float):
-            squared = torch.baddbmm(a2[:, :, None] + b2[:, None, :], a, b.transpose(1, 2), alpha=-2)
+            products = torch.bmm(a, b.transpose(1, 2)).to(wide)
+            squared = a2[:, :, None] + b2[:, None, :] - 2 * products
             if a is b:
                 # A cell meets itself at exactly 0, not at what rounding leaves of a difference of squares.
                 squared.masked_fill_(itself, 0)
@@ -69,13 +66,20 @@ class _EnergyDistance(torch.autograd.Function):
             # | a - b |^2 grows by 2 (a - b) with a; a pair within a population moves at both ends.
             own = torch.diag_embed(across.sum(2) + 2 * inside.sum(2)) - 2 * inside
             scale = grad[:, None, None]
-            return torch.baddbmm((own * scale) @ cells, across * scale, others, alpha=-1)
+            return torch.bmm((own * scale).to(cells.dtype), cells).sub_(
+                torch.bmm((across * scale).to(cells.dtype), others)
+            )
 
-        grad_x = gradient(x, y, across, inside_x).to(ctx.dtypes[0]) if ctx.needs_input_grad[0] else None
-        grad_y = None
-        if ctx.needs_input_grad[1]:
-            grad_y = gradient(y, x, across.transpose(1, 2), inside_y).to(ctx.dtypes[1])
+        grad_x = gradient(x, y, across, inside_x) if ctx.needs_input_grad[0] else None
+        grad_y = gradient(y, x, across.transpose(1, 2), inside_y) if ctx.needs_input_grad[1] else None
         return grad_x, grad_y, None
+
+
+def _squares(cells: torch.Tensor, wide: torch.dtype) -> torch.Tensor:
+    """Squared norm of each cell, [B, S]; a CPU goes from set to set, so that what is widened stays in its cache."""
+    sets = cells if cells.device.type == "cpu" and cells.dtype != wide else [cells]
+    norms = [torch.linalg.vector_norm(some, dim=-1, dtype=wide).square() for some in sets]
+    return torch.stack(norms) if len(norms) > 1 else norms[0].view(cells.shape[:2])
 
 
 def maximum_mean_discrepancy(x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -32,6 +32,7 @@ from bionemo.scale.inference.target import check_target, write_whole
 from bionemo.scale.model.condition import Condition, token_table
 from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.scale.model.vocabulary import Vocabulary
+from bionemo.scale.training.cpu import keep_freed_memory
 from bionemo.scale.training.run_directory import RunRecord
 
 SETS_AT_ONCE = 16
@@ -122,14 +123,21 @@ def predict(
     starts = [draw(p, sources(p, cells.obs, keys, controls), rng) for p in wanted]
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        keep_freed_memory()
     model, step = load_model(run, device, chosen)
     control_means = _means_by_context(cells, keys["context"])
+    conditions = _conditions(wanted, vocabulary, device)
+    with torch.no_grad():
+        encoded, _ = model.condition_encoder(conditions)
     predicted = []
     size = record.training["cells_per_set"]
     pieces = _pieces(starts, cells, vocabulary, size, seed)
     with tqdm(total=sum(-(-p.cells // size) for p in wanted), desc="predict", unit="set", disable=not progress) as bar:
         while batch := list(islice(pieces, SETS_AT_ONCE)):
-            predicted += _predict_batch(model, vocabulary, cells, control_means, batch, device, rng)
+            predicted += _predict_batch(
+                model, vocabulary, cells, control_means, conditions, encoded, batch, device, rng
+            )
             bar.update(len(batch))
 
     taken = np.concatenate([start.rows for start in starts])
@@ -188,9 +196,11 @@ class _Piece:
     """As many cells of a population as the model takes at once."""
 
     population: Population
+    number: int
+    """Of the population among all."""
     rows: np.ndarray
-    control: np.ndarray
-    """Cells to start from, log1p [cells, G]."""
+    scale: np.ndarray
+    """What each gene of the cells to start from is multiplied by, [G]."""
     rounding: CountRounding
     """Of the whole population."""
     key: int
@@ -202,22 +212,34 @@ def _pieces(
 ) -> Iterator[_Piece]:
     """Populations cut into sets of the size the model was trained on."""
     keys, rounding = (np.random.default_rng([seed, part]) for part in (1, 2))
-    for start in starts:
+    for number, start in enumerate(starts):
         scale = start.scale(cells.expression)
         library = cells.library[start.rows]
         of_population = CountRounding(len(vocabulary.genes), library, vocabulary.target_sum, rounding)
         for first in range(0, len(start.rows), cells_per_set):
             rows = start.rows[first : first + cells_per_set]
-            control = cells.expression[rows].toarray() * scale
-            yield _Piece(start.population, rows, control, of_population, int(keys.integers(2**62)))
+            yield _Piece(start.population, number, rows, scale, of_population, int(keys.integers(2**62)))
 
 
-@torch.no_grad()
+def _conditions(populations: Sequence[Population], vocabulary: Vocabulary, device: torch.device) -> Condition:
+    """What the populations are of, without any transferred delta."""
+    tokens, doses = token_table([p.perturbation for p in populations], vocabulary)
+    return Condition(
+        perturbation=tokens.to(device),
+        dose=doses.to(device),
+        context=_table_rows([p.context for p in populations], vocabulary.contexts, device),
+        batch=_table_rows([p.batch for p in populations], vocabulary.batches, device),
+    )
+
+
+@torch.inference_mode()
 def _predict_batch(
     model: ScaleModel,
     vocabulary: Vocabulary,
     cells: ControlCells,
     control_means: Mapping[str, torch.Tensor],
+    conditions: Condition,
+    encoded: torch.Tensor,
     batch: Sequence[_Piece],
     device: torch.device,
     rng: np.random.Generator,
@@ -227,23 +249,18 @@ def _predict_batch(
     control = torch.zeros(len(batch), size, len(vocabulary.genes))
     mask = torch.zeros(len(batch), size, dtype=torch.bool)
     for i, piece in enumerate(batch):
-        control[i, : len(piece.rows)] = torch.from_numpy(piece.control)
+        dense = cells.expression[piece.rows].toarray()
+        torch.mul(torch.from_numpy(dense), torch.from_numpy(piece.scale), out=control[i, : len(piece.rows)])
         mask[i, : len(piece.rows)] = True
-    populations = [piece.population for piece in batch]
-    labels = [p.perturbation for p in populations]
-    tokens, doses = token_table(labels, vocabulary)
-    condition = Condition(
-        perturbation=tokens.to(device),
-        dose=doses.to(device),
-        context=_table_rows([p.context for p in populations], vocabulary.contexts, device),
-        batch=_table_rows([p.batch for p in populations], vocabulary.batches, device),
-    )
+    which = torch.tensor([piece.number for piece in batch], device=device)
+    condition = Condition(**{name: value[which] for name, value in vars(conditions).items() if value is not None})
     if model.transfer is not None:
-        middle = torch.stack([control_means[p.context] for p in populations]).to(device)
+        middle = torch.stack([control_means[piece.population.context] for piece in batch]).to(device)
+        labels = [piece.population.perturbation for piece in batch]
         delta = model.transfer.delta(labels, condition.context, middle, vocabulary)
         condition = replace(condition, delta=delta, control_mean=middle)
     noise_keys = torch.tensor([piece.key for piece in batch])
-    predicted = model.predict(control.to(device), mask.to(device), condition, noise_keys)
+    predicted = model.predict(control.to(device), mask.to(device), condition, noise_keys, encoded=encoded[which])
     rates = model.expression_decoder.rates
     if rates is not None:
         library = torch.zeros(mask.shape)
@@ -256,8 +273,9 @@ def _predict_batch(
     for i, piece in enumerate(batch):
         expression = answer[i, : len(piece.rows)]
         if vocabulary.kind == "counts" and rates is None:
-            expression = piece.rounding(expression, cells.library[piece.rows])
-        pieces.append(sparse.csr_matrix(expression))
+            pieces.append(piece.rounding(expression, cells.library[piece.rows]))
+        else:
+            pieces.append(sparse.csr_matrix(expression))
     return pieces
 
 

@@ -2,6 +2,7 @@
 
 import numba
 import numpy as np
+from scipy import sparse
 
 STRATA = 4
 """Cells are rounded in so many groups of like library size, whose counts are steps of like height."""
@@ -39,7 +40,7 @@ class CountRounding:
         self._edges = np.quantile(library, np.arange(1, STRATA) / STRATA)
         self._passed = rng.random((STRATA, genes))
 
-    def __call__(self, expression: np.ndarray, library: np.ndarray) -> np.ndarray:
+    def __call__(self, expression: np.ndarray, library: np.ndarray) -> sparse.csr_matrix:
         """Round the population's next cells, which come in random order.
 
         Parameters
@@ -51,11 +52,16 @@ class CountRounding:
 
         Returns
         -------
-        numpy.ndarray
+        scipy.sparse.csr_matrix
             float32 [cells, G], log1p, every value on the grid of its cell.
         """
         unit = self._target_sum / np.maximum(library, 1)
-        return _rounded(expression, unit, np.searchsorted(self._edges, library), self._passed)
+        cells, genes = expression.shape
+        rows = np.empty(cells + 1, dtype=np.int32)
+        columns, values = np.empty(cells * genes, dtype=np.int32), np.empty(cells * genes, dtype=np.float32)
+        _round(expression, unit, np.searchsorted(self._edges, library), self._passed, rows, columns, values)
+        taken = rows[-1]
+        return sparse.csr_matrix((values[:taken].copy(), columns[:taken].copy(), rows), shape=expression.shape)
 
 
 def _compiled(function):
@@ -66,29 +72,37 @@ def _compiled(function):
 
 
 @_compiled
-def _rounded(expression, unit, stratum, passed):
-    out = np.empty(expression.shape, dtype=np.float32)
-    grid, reached = np.empty(_TABLE + 1), np.empty(_TABLE + 1)
+def _round(expression, unit, stratum, passed, rows, columns, values):
+    """Write what is not 0 of the rounded cells as CSR."""
+    # Few counts of a cell are large: the logarithms of the others are worked out once.
+    grid, reached, steepness = np.empty(_TABLE + 1), np.empty(_TABLE + 1), np.empty(_TABLE)
+    # Unsigned indices spare the test for negative ones.
+    place, one = np.uint64(0), np.uint64(1)
+    rows[0] = 0
     for cell in range(expression.shape[0]):
-        # Few counts of a cell are large: the logarithms of the others are worked out once.
         for count in range(_TABLE + 1):
             grid[count] = np.log1p(count * unit[cell])
             reached[count] = np.log1p(max(count - _SLACK, 0.0) * unit[cell])
+        for count in range(_TABLE):
+            steepness[count] = 1 / (grid[count + 1] - grid[count])
         sums = passed[stratum[cell]]
-        for gene in range(expression.shape[1]):
+        for gene in range(np.uint64(expression.shape[1])):
             value = np.float64(expression[cell, gene])
-            if value < reached[_TABLE]:
-                below = 0
-                while below + 1 < _TABLE and value >= reached[below + 1]:
-                    below += 1
-                lower, upper = grid[below], grid[below + 1]
-            else:
+            # The first counts are told apart without branches: which way a value goes cannot be foreseen.
+            below = np.uint64(value >= reached[1]) + np.uint64(value >= reached[2]) + np.uint64(value >= reached[3])
+            if value >= reached[4]:
+                below = np.uint64(4)
+                while below + one < _TABLE and value >= reached[below + one]:
+                    below += one
+            lower, upper, up = grid[below], grid[below + one], (value - grid[below]) * steepness[below]
+            if value >= reached[_TABLE]:
                 whole = np.floor(np.expm1(value) / unit[cell] + _SLACK)
                 lower, upper = np.log1p(whole * unit[cell]), np.log1p((whole + 1) * unit[cell])
-            sums[gene] += min(max((value - lower) / (upper - lower), 0.0), 1.0)
-            if sums[gene] >= 1:
-                sums[gene] -= 1
-                out[cell, gene] = upper
-            else:
-                out[cell, gene] = lower
-    return out
+                up = (value - lower) / (upper - lower)
+            reaching = sums[gene] + min(max(up, 0.0), 1.0)
+            is_up = reaching >= 1
+            sums[gene] = reaching - is_up
+            rounded = upper if is_up else lower
+            columns[place], values[place] = gene, rounded
+            place += np.uint64(rounded > 0)
+        rows[cell + 1] = place

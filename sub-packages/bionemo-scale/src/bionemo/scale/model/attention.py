@@ -7,6 +7,9 @@ from megatron.core.transformer.module import MegatronModule
 MOST_WHOLE = 256
 """Members of a set up to which a CPU keeps all their scores: its fused kernel is several times slower than that."""
 
+MOST_BY_ELEMENTS = 64
+"""Members times width of a head up to which a CPU is faster without matrix products."""
+
 
 class SetAttention(MegatronModule):
     """Megatron core attention on torch's scaled dot product: flash on a GPU; on a CPU fused, or whole for small sets.
@@ -43,8 +46,10 @@ class SetAttention(MegatronModule):
             [S, B, heads * width].
         """
         q, k, v = (tensor.permute(1, 2, 0, 3) for tensor in (query, key, value))
-        whole = q.device.type == "cpu" and q.shape[2] <= MOST_WHOLE
-        attend = _with_all_scores if whole else F.scaled_dot_product_attention
+        attend = F.scaled_dot_product_attention
+        if q.device.type == "cpu" and q.shape[2] <= MOST_WHOLE:
+            small = attention_mask is None and q.shape[2] * q.shape[3] <= MOST_BY_ELEMENTS
+            attend = _by_elements if small else _with_all_scores
         attended = attend(
             q,
             k,
@@ -69,5 +74,24 @@ def _with_all_scores(
         k, v = (tensor.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for tensor in (k, v))
     scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.transpose(-1, -2)
     if attn_mask is not None:
-        scores = scores.masked_fill(~attn_mask, float("-inf"))
+        # Added, not filled in: a gradient needs no mask where the softmax is 0.
+        scores = scores + torch.zeros_like(attn_mask, dtype=scores.dtype).masked_fill_(~attn_mask, float("-inf"))
     return scores.softmax(-1) @ v
+
+
+def _by_elements(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: None, scale: float | None, enable_gqa: bool
+) -> torch.Tensor:
+    """The same without a mask, by element-wise operations over all B sets at once.
+
+    Where members and heads are few and narrow, products of their small matrices take several times as long.
+    """
+    if enable_gqa:
+        k, v = (tensor.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for tensor in (k, v))
+    q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
+    q, k, v = (tensor.permute(2, 1, 3, 0).contiguous() for tensor in (q, k, v))  # [S, heads, width, B]
+    attended = []
+    for member in q:
+        weights = (member * k).sum(2).softmax(0)
+        attended.append((weights[:, :, None] * v).sum(0))
+    return torch.stack(attended).permute(3, 1, 0, 2)

@@ -9,7 +9,6 @@ from copy import copy
 import torch
 import torch.nn.functional as F
 from megatron.core.fp8_utils import get_fp8_context
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear
 from megatron.core.tensor_parallel.mappings import (
     copy_to_tensor_model_parallel_region,
     gather_from_sequence_parallel_region,
@@ -22,6 +21,7 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch.utils.checkpoint import checkpoint
 
+from bionemo.scale.model.linear import ColumnParallelLinear
 from bionemo.scale.model.specs import LayerSpec
 
 

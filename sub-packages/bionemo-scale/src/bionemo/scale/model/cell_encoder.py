@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.module import MegatronModule
 
 from bionemo.scale.model.blocks import LlamaStack
 from bionemo.scale.model.config import ScaleConfig
+from bionemo.scale.model.linear import ColumnParallelLinear, RowParallelLinear
 from bionemo.scale.model.specs import LayerSpec
 
 
@@ -32,13 +32,21 @@ class GeneModuleEncoder(MegatronModule):
             joined, config.hidden_size, input_is_parallel=False, skip_bias_add=False, **linear
         )
 
-    def forward(self, x_BSG: torch.Tensor) -> torch.Tensor:
-        """Encode centred log1p expression [B, S, G] to [B, S, D], each cell on its own."""
-        projected, _ = self.project(x_BSG)
+    def forward(self, x_BSG: torch.Tensor, trained: int | None = None) -> torch.Tensor:
+        """Encode centred log1p expression [B, S, G] to [B, S, D], each cell on its own; see `CellEncoder.forward`."""
+        if trained is None or trained >= x_BSG.shape[1] or not torch.is_grad_enabled():
+            return self._joined(self.project(x_BSG)[0])
+        with torch.no_grad():
+            # Of all cells: leaving out some would copy the others.
+            others = self._joined(self.project(x_BSG)[0][:, trained:])
+        return torch.cat([self._joined(self.project(x_BSG[:, :trained])[0]), others], dim=1)
+
+    def _joined(self, projected: torch.Tensor) -> torch.Tensor:
+        """Modules [B, S, M * d] to cells [B, S, D]."""
         tokens_CMd = projected.flatten(0, 1).unflatten(-1, self.shape) + self.module_embedding
         tokens_MCd = self.blocks(tokens_CMd.transpose(0, 1).contiguous())
         joined, _ = self.join(tokens_MCd.transpose(0, 1).flatten(1))
-        return joined.unflatten(0, x_BSG.shape[:2])
+        return joined.unflatten(0, projected.shape[:2])
 
 
 class DeepSets(MegatronModule):
@@ -76,7 +84,7 @@ class CellEncoder(MegatronModule):
         self.within_cell = GeneModuleEncoder(config, spec, n_genes)
         self.across_cells = DeepSets(config) if config.deep_sets else None
 
-    def forward(self, x_BSG: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
+    def forward(self, x_BSG: torch.Tensor, mask_BS: torch.Tensor, trained: int | None = None) -> torch.Tensor:
         """Encode.
 
         Parameters
@@ -85,11 +93,14 @@ class CellEncoder(MegatronModule):
             log1p expression less the mean of each gene, [B, S, G].
         mask_BS
             bool [B, S], True where a cell is there.
+        trained
+            Gradients pass through the encoding of so many first cells of each set; through all if not given. The
+            latents are the same.
 
         Returns
         -------
         torch.Tensor
             Latents [B, S, D].
         """
-        h_BSD = self.within_cell(x_BSG)
+        h_BSD = self.within_cell(x_BSG, trained)
         return h_BSD if self.across_cells is None else self.across_cells(h_BSD, mask_BS)

@@ -7,12 +7,12 @@ projection of embeddings is replicated over tensor-parallel ranks: it sees B * T
 import math
 
 import torch
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear
 from megatron.core.transformer.module import MegatronModule
 from torch import nn
 
 from bionemo.scale.model.condition import Condition
 from bionemo.scale.model.config import ConditionPooling, PerturbationTokens, ScaleConfig
+from bionemo.scale.model.linear import ColumnParallelLinear
 from bionemo.scale.model.vocabulary import Vocabulary
 
 

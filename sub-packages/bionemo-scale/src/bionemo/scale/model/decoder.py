@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear
 from megatron.core.tensor_parallel.mappings import (
     gather_from_sequence_parallel_region,
     scatter_to_sequence_parallel_region,
@@ -18,6 +17,7 @@ from megatron.core.transformer.module import MegatronModule
 
 from bionemo.scale.flow.likelihood import negative_binomial_loss
 from bionemo.scale.model.config import GENE_MULTIPLE, Head, ScaleConfig, projects_plainly
+from bionemo.scale.model.linear import ColumnParallelLinear, product
 from bionemo.scale.model.specs import LayerSpec
 from bionemo.scale.model.vocabulary import Vocabulary
 
@@ -37,7 +37,7 @@ class GeneProjection(ColumnParallelLinear):
         """Project [B, S, D] to [B, S, G]."""
         if self.plain:
             assert self.weight is not None
-            return F.linear(trunk_BSD, self.weight[: self.n_genes], self.bias[: self.n_genes])
+            return product(trunk_BSD, self.weight[: self.n_genes], self.bias[: self.n_genes])
         x_BSG, _ = super().forward(trunk_BSD)
         return x_BSG[..., : self.n_genes]
 
@@ -45,7 +45,7 @@ class GeneProjection(ColumnParallelLinear):
         """Project two and subtract, [B, S, G]; the plain product is linear, so one of the difference will do."""
         if self.plain:
             assert self.weight is not None
-            return F.linear(one_BSD - other_BSD, self.weight[: self.n_genes])
+            return product(one_BSD - other_BSD, self.weight[: self.n_genes])
         return self(one_BSD) - self(other_BSD)
 
 
@@ -94,7 +94,7 @@ class Decoder(MegatronModule):
         z0_BSD: torch.Tensor,
         x0_BSG: torch.Tensor,
         gene_mean_G: torch.Tensor,
-        gate: torch.Tensor | float = 1.0,
+        gate: float = 1.0,
     ) -> torch.Tensor:
         """Expression of the predicted cells, log1p [B, S, G].
 
@@ -105,29 +105,19 @@ class Decoder(MegatronModule):
         if self.rates is not None:
             return self.rates(self.trunk(z1_BSD), gene_mean_G).log1p()
         if self.head is Head.RESIDUAL:
-            return _MovedCells.apply(x0_BSG, self.change(z1_BSD, z0_BSD), gate, self.ceiling)
+            change_BSG = self.change(z1_BSD, z0_BSD)
+            moved_BSG = torch.add(x0_BSG, change_BSG, alpha=gate)
+            return within(moved_BSG, self.ceiling) if torch.is_grad_enabled() else moved_BSG.clamp_(0, self.ceiling)
         return (self(z1_BSD) + gene_mean_G).clamp(0, self.ceiling)
 
 
-class _MovedCells(torch.autograd.Function):
-    """``clamp(x0 + gate * change, 0, ceiling)``, with a gradient for the change that keeps a bit of each value.
+def within(moved: torch.Tensor, ceiling: float) -> torch.Tensor:
+    """Expression in [0, ceiling], with a gradient in it and at both its ends, as torch's clamp has.
 
-    As with torch's clamp, a value at the edge of the range still has its gradient: most genes of most cells are 0.
+    Torch's hardtanh keeps no mask for the gradient, but has none at the ends, where most genes of most cells are before
+    training; so its range is larger by what no number of log1p expression shows.
     """
-
-    @staticmethod
-    def forward(ctx, x0_BSG: torch.Tensor, change_BSG: torch.Tensor, gate, ceiling: float):
-        moved_BSG = x0_BSG + gate * change_BSG
-        clamped_BSG = moved_BSG.clamp(0, ceiling)
-        ctx.save_for_backward(moved_BSG == clamped_BSG)
-        ctx.gate, ctx.dtype = gate, change_BSG.dtype
-        return clamped_BSG
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_BSG: torch.Tensor):
-        (inside_BSG,) = ctx.saved_tensors
-        return None, (grad_BSG * inside_BSG * ctx.gate).to(ctx.dtype), None, None
+    return F.hardtanh(moved, -1e-30, ceiling * (1 + 1e-6))
 
 
 class CountRates(MegatronModule):

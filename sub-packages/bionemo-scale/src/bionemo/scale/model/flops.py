@@ -56,14 +56,15 @@ def training_flops(config: ScaleConfig, genes: int, sets: int, cells: int) -> in
 def _step(config: ScaleConfig, genes: int, sets: int, cells: int) -> Iterator[Product]:
     """Products of ``ScaleModel.forward`` and its gradients, in its order."""
     width, members = config.hidden_size, sets * cells
+    trained = sets * config.reconstructed_cells(cells)
     plain, columns = projects_plainly(config, genes), math.ceil(genes / GENE_MULTIPLE) * GENE_MULTIPLE
-    trunk = _feed_forward(config, members, width)
-    decode = [*trunk, (members, width, genes if plain else columns, BOTH_GRADIENTS)]
-    for _ in ("control", "perturbed"):
-        yield from _encode(config, genes, sets, members)
-        yield from decode
+    yield from _encode(config, genes, 2 * sets, 2 * members, 2 * trained)
+    yield from _feed_forward(config, 2 * trained, width)
+    yield 2 * trained, width, genes if plain else columns, BOTH_GRADIENTS
     yield from _condition(config, sets)
     yield from _transport(config, sets, cells)
+    trunk = _feed_forward(config, members, width)
+    decode = [*trunk, (members, width, genes if plain else columns, BOTH_GRADIENTS)]
     if config.set_loss is not SetLoss.NONE:
         yield from decode
         if config.head is Head.RESIDUAL:
@@ -73,22 +74,25 @@ def _step(config: ScaleConfig, genes: int, sets: int, cells: int) -> Iterator[Pr
         among = ONE_GRADIENT if config.set_loss is SetLoss.ENERGY else BOTH_GRADIENTS
         for times in (ONE_GRADIENT, among, FORWARD):
             yield members, genes, cells, times
-    if config.set_loss is SetLoss.ENERGY:
-        yield sets, cells, genes, FORWARD  # the mean cells that distances are taken from
     if config.set_loss is SetLoss.MMD:
         yield members, genes, cells, FORWARD  # for the width of the kernels
     if config.head is Head.NEGATIVE_BINOMIAL:
-        yield from [
-            *trunk,
-            (members, width, columns, BOTH_GRADIENTS),
-        ] * 2  # rates of the cells as encoded and as predicted
+        for rows in (trained, members):  # rates of the cells as encoded and as predicted
+            yield from _feed_forward(config, rows, width)
+            yield rows, width, columns, BOTH_GRADIENTS
 
 
-def _encode(config: ScaleConfig, genes: int, sets: int, members: int) -> Iterator[Product]:
+def _encode(config: ScaleConfig, genes: int, sets: int, members: int, trained: int) -> Iterator[Product]:
     modules, size, width = config.gene_modules, config.gene_module_size, config.hidden_size
-    yield members, genes, modules * size, BOTH_GRADIENTS
-    yield from _blocks(config, members * modules, modules, size, config.encoder_layers)
-    yield members, modules * size, width, BOTH_GRADIENTS
+    if trained < members:
+        yield members, genes, modules * size, FORWARD
+        rest = members - trained
+        for rows, inner, columns, _ in _blocks(config, rest * modules, modules, size, config.encoder_layers):
+            yield rows, inner, columns, FORWARD
+        yield rest, modules * size, width, FORWARD
+    yield trained, genes, modules * size, _of_what_is_given(config)
+    yield from _blocks(config, trained * modules, modules, size, config.encoder_layers)
+    yield trained, modules * size, width, BOTH_GRADIENTS
     if config.deep_sets:
         yield members, width, width, BOTH_GRADIENTS  # phi
         yield sets, width, width, BOTH_GRADIENTS  # rho, of a set's summary
@@ -107,9 +111,10 @@ def _condition(config: ScaleConfig, sets: int) -> Iterator[Product]:
 
 def _transport(config: ScaleConfig, sets: int, cells: int) -> Iterator[Product]:
     width, members = config.hidden_size, sets * cells
+    given = _of_what_is_given(config)
     yield sets, 2 * (width // 2), width, ONE_GRADIENT  # of the times, which have no gradient
     yield sets, width, width, BOTH_GRADIENTS
-    yield members, 2 * width, width, BOTH_GRADIENTS
+    yield members, 2 * width, width, given  # of latents, which have no gradient here
     yield sets, width, (6 * config.num_layers + 2) * width, BOTH_GRADIENTS  # modulations
     yield from _blocks(config, members, cells, width, config.num_layers)
     yield members, width, width, BOTH_GRADIENTS
@@ -129,3 +134,8 @@ def _blocks(config: ScaleConfig, rows: int, attended: int, width: int, layers: i
 def _feed_forward(config: ScaleConfig, rows: int, width: int) -> list[Product]:
     inner = config.feed_forward(width)
     return [(rows, width, 2 * inner, BOTH_GRADIENTS), (rows, inner, width, BOTH_GRADIENTS)]
+
+
+def _of_what_is_given(config: ScaleConfig) -> int:
+    """For a layer whose input has no gradient; Megatron's, over several ranks, makes it all the same."""
+    return ONE_GRADIENT if config.tensor_parallel == 1 else BOTH_GRADIENTS

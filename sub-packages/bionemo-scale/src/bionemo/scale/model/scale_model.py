@@ -122,12 +122,16 @@ class ScaleModel(MegatronModule):
             gene_dropout=config.gene_dropout,
             genes=control.shape[2],
         )
-        control = self.starting_cells(control, condition)
-        hide_control, hide_perturbed = (None, None) if noise.hide_genes is None else noise.hide_genes
-
-        z0, z1 = self.encode(control, mask, hide_control), self.encode(perturbed, mask, hide_perturbed)
-        reconstruction = squared_error(decoder(z0), control - self.gene_mean, mask) / 2
-        reconstruction = reconstruction + squared_error(decoder(z1), perturbed - self.gene_mean, mask) / 2
+        control, centred = self._prepared(control, perturbed, condition)
+        # Through these cells of each set gradients reach the encoder: as many as the reconstruction needs.
+        trained = config.reconstructed_cells(control.shape[1])
+        shown = centred if noise.hide_genes is None else centred.masked_fill(noise.hide_genes, 0.0)
+        z = self.encoder(shown.flatten(0, 1), mask.repeat(2, 1), trained)
+        z0, z1 = z.chunk(2)
+        error = squared_error(
+            decoder(z[:, :trained]), centred.flatten(0, 1)[:, :trained], mask[:, :trained].repeat(2, 1)
+        )
+        reconstruction = error.unflatten(0, (2, -1)).mean(0)
 
         # The transport works on latents that the reconstruction alone shapes. A gradient of the endpoint loss through
         # z0 would pull the control cells together until every latent is the same.
@@ -150,13 +154,15 @@ class ScaleModel(MegatronModule):
             weighted["velocity"] = config.endpoint_weight, velocity_loss(z1_hat, target, noise.t, mask)
         if config.set_loss is not SetLoss.NONE:
             predicted = decoder.predict(z1_hat, start, control, self.gene_mean)
-            distance = _SET_LOSSES[config.set_loss](predicted, perturbed, mask)
+            distance = _SET_LOSSES[config.set_loss](predicted - self.gene_mean, centred[1], mask)
             weighted[config.set_loss.value] = config.set_weight, distance
         if config.head is Head.NEGATIVE_BINOMIAL:
             assert library is not None
             # Of the cells as encoded, so that rates are learnt of every latent, and as predicted. The order in which
             # perturbed cells are compared with predicted ones is that of their pairing.
-            likelihood = self._likelihood(z1, perturbed, library[1], mask)
+            likelihood = self._likelihood(
+                z1[:, :trained], perturbed[:, :trained], library[1, :, :trained], mask[:, :trained]
+            )
             if config.pairing is Pairing.OPTIMAL_TRANSPORT:
                 perturbed = perturbed.gather(1, order[..., None].expand_as(perturbed))
                 library = torch.stack([library[0], library[1].gather(1, order)])
@@ -169,16 +175,40 @@ class ScaleModel(MegatronModule):
 
     def starting_cells(self, control: torch.Tensor, condition: Condition) -> torch.Tensor:
         """The control cells; moved by the condition's delta in a model that transfers one, log1p [B, S, G]."""
+        return self._moved(control, condition, slice(None))
+
+    def _moved(self, control: torch.Tensor, condition: Condition, part: slice) -> torch.Tensor:
+        """Those of some sets of the batch."""
         if not self.scale.transfer:
             return control
         assert condition.delta is not None
         assert condition.control_mean is not None
-        return move_cells(control, condition.delta, condition.control_mean, self.expression_decoder.ceiling)
+        ceiling = self.expression_decoder.ceiling
+        return move_cells(control, condition.delta[part], condition.control_mean[part], ceiling)
 
     def encode(self, x: torch.Tensor, mask: torch.Tensor, hide_genes: torch.Tensor | None = None) -> torch.Tensor:
         """Latents [B, S, D] of log1p expression [B, S, G]; hidden genes, bool [B, S, G], are shown at their mean."""
         centred = x - self.gene_mean
         return self.encoder(centred if hide_genes is None else centred.masked_fill(hide_genes, 0.0), mask)
+
+    @torch.no_grad()
+    def _prepared(
+        self, control: torch.Tensor, perturbed: torch.Tensor, condition: Condition
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The cells to start from, [B, S, G], and both sets less the mean of each gene, [2, B, S, G], as weights are.
+
+        A CPU goes from set to set, so that what is worked on stays in its cache.
+        """
+        start = torch.empty_like(control, dtype=self.gene_mean.dtype)
+        centred = start.new_empty(2, *start.shape)
+        step = 1 if control.device.type == "cpu" else len(control)
+        for first in range(0, len(control), step):
+            part = slice(first, first + step)
+            moved = self._moved(control[part], condition, part)
+            start[part] = moved
+            centred[0, part] = moved - self.gene_mean
+            centred[1, part] = perturbed[part] - self.gene_mean
+        return start, centred
 
     @torch.no_grad()
     def predict(
@@ -188,6 +218,7 @@ class ScaleModel(MegatronModule):
         condition: Condition,
         key: torch.Tensor,
         gate: torch.Tensor | float | None = None,
+        encoded: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Perturbed populations, one cell for each control cell.
 
@@ -196,7 +227,10 @@ class ScaleModel(MegatronModule):
         control, mask, condition, key
             As in :meth:`forward`.
         gate
-            Share of the model's own change to keep; the one that validation has chosen if not given.
+            Share of the model's own change to keep, which is not computed where it is 0; the one that validation has
+            chosen if not given.
+        encoded
+            The conditions as the condition encoder gives them, [B, D], where they are known already.
 
         Returns
         -------
@@ -205,15 +239,18 @@ class ScaleModel(MegatronModule):
         """
         noise = set_noise(key, cells=control.shape[1], width=self.scale.hidden_size, device=control.device)
         control = self.starting_cells(control, condition)
+        share = float(self.gate if gate is None else gate)
+        if self.scale.head is Head.RESIDUAL and not share:
+            return control.clamp(0, self.expression_decoder.ceiling)
         z0 = self.encode(control, mask)
-        encoded_condition, _ = self.condition_encoder(condition)
+        if encoded is None:
+            encoded, _ = self.condition_encoder(condition)
         z1 = solve(
-            lambda z, t: self.transport(z, t, encoded_condition, z0, mask),
+            lambda z, t: self.transport(z, t, encoded, z0, mask),
             source(z0, noise.gaussian, self.control_share, mask),
             self.scale.solver_steps,
         )
-        gate = self.gate if gate is None else gate
-        return self.expression_decoder.predict(z1, z0, control, self.gene_mean, gate)
+        return self.expression_decoder.predict(z1, z0, control, self.gene_mean, share)
 
     def _likelihood(self, z: torch.Tensor, x: torch.Tensor, library: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         decoder = self.expression_decoder

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.attention import SelfAttentionSubmodules
 from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -12,6 +11,7 @@ from torch import nn
 
 from bionemo.scale.errors import InputError
 from bionemo.scale.model.attention import SetAttention
+from bionemo.scale.model.linear import ColumnParallelLinear, RowParallelLinear
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear
 from megatron.core.transformer.module import MegatronModule
 from torch import nn
 
 from bionemo.scale.model.blocks import LlamaStack, Modulation
 from bionemo.scale.model.config import Prediction, ScaleConfig
+from bionemo.scale.model.linear import ColumnParallelLinear
 from bionemo.scale.model.specs import LayerSpec
 
 

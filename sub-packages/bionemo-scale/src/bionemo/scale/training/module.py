@@ -136,6 +136,10 @@ class ScaleModule(pl.LightningModule):
     def on_train_start(self) -> None:
         """Let a run that is trained further follow the schedule of its new length; NeMo restores the old one."""
         training = self.training_config
+        if not torch.cuda.is_available():
+            # Torch's AdamW then goes over the weights once, not once for each of its operations.
+            for group in cast(Any, self.trainer.optimizers[0]).param_groups:
+                group["fused"] = True
         for config in self.trainer.lr_scheduler_configs:
             scheduler: Any = config.scheduler
             scheduler.max_steps = training.max_steps
@@ -158,12 +162,13 @@ class ScaleModule(pl.LightningModule):
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Loss terms of a batch; see :meth:`ScaleModel.forward`."""
         assert self.module is not None
+        # Given by name they stay float32: Megatron would turn them to bf16 whole, which the model does set by set.
         return self.module(
-            batch["control"],
-            batch["perturbed"],
-            batch["mask"],
-            _condition(batch),
-            batch["key"],
+            control=batch["control"],
+            perturbed=batch["perturbed"],
+            mask=batch["mask"],
+            condition=_condition(batch),
+            key=batch["key"],
             library=batch.get("library"),
         )
 

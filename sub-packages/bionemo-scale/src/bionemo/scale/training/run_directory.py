@@ -23,7 +23,7 @@ _FREE = {
     },
 }
 # What runs were that are older than a field.
-_BEFORE = {"model": {}, "training": {"matmul_precision": "highest"}}
+_BEFORE = {"model": {"reconstruction_share": 1.0}, "training": {"matmul_precision": "highest"}}
 _CHECKPOINT = re.compile(r"step=(\d+)")
 
 
