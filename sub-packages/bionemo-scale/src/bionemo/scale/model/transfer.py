@@ -8,7 +8,8 @@ with ``e_p`` the effect of p in other contexts beyond what their other perturbat
 the few directions that the effects of other perturbations share, J and W factors of 0 to 1, one number and one a gene,
 that take off what is noise, ``c_k`` what the perturbations of context k have in common, ``m_k`` the mean of its control
 cells and ``m`` that mean over contexts. The five numbers are fitted to training conditions, each predicted from the
-others; ``a`` is regression towards the mean of contexts.
+others; ``a`` is regression towards the mean of contexts. All of it is on the scale of :func:`to_fold`, where a shift is
+a fold change, and only its outcome is log1p again.
 
 Shapes: B sets, S cells, G genes, L training labels, K contexts.
 """
@@ -21,9 +22,22 @@ from torch import nn
 
 from bionemo.scale.model.vocabulary import Vocabulary
 
+PSEUDOCOUNT = 0.2
+"""Added to normalised counts before their logarithm: a shift is a fold change well above it and additive below."""
+
+
+def to_fold(mean: torch.Tensor, pseudocount: float = PSEUDOCOUNT) -> torch.Tensor:
+    """Mean log1p expression as ``log(expm1(mean) + pseudocount)``; log1p itself where the pseudocount is 1."""
+    return torch.log(torch.expm1(mean) + pseudocount)
+
+
+def from_fold(value: torch.Tensor, pseudocount: float = PSEUDOCOUNT) -> torch.Tensor:
+    """Inverse of :func:`to_fold`; 0 for what lies below its range."""
+    return torch.log1p((torch.exp(value) - pseudocount).clamp(min=0))
+
 
 class Transfer(nn.Module):
-    """The linear model, kept with the weights."""
+    """The linear model, kept with the weights; its tables are on the scale of :func:`to_fold`."""
 
     effect: torch.Tensor
     elsewhere: torch.Tensor
@@ -64,7 +78,9 @@ class Transfer(nn.Module):
         elsewhere_BG = torch.stack([self.elsewhere[list(chain(*found))].mean(0) for found in rows])
         common_BG = torch.where(self.known[context_B, None] > 0, self.common[context_B], elsewhere_BG)
         b, a = self.shares
-        delta_BG = effect_BG + b * common_BG + a * (self.middle - control_mean_BG)
+        level_BG = to_fold(control_mean_BG)
+        shift_BG = effect_BG + b * common_BG + a * (self.middle - level_BG)
+        delta_BG = from_fold(level_BG + shift_BG) - control_mean_BG
         moves = torch.tensor([label != vocabulary.control for label in labels], device=delta_BG.device)
         return delta_BG * moves[:, None]
 
