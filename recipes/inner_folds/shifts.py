@@ -32,11 +32,27 @@ class Directions(FittedTransfer):
 
 
 class JamesStein(Directions):
-    """With J and without W."""
+    """With J."""
 
     def _parts_of(self, effect: np.ndarray, shared: np.ndarray, error: np.ndarray) -> np.ndarray:
-        parts = FittedTransfer._parts_of(self, effect, shared, error)
-        return np.stack([parts[0], parts[1], np.zeros_like(effect)])
+        return np.stack([shared, less_noise(effect - shared, error, axis=0), np.zeros_like(effect)])
+
+
+class GeneByGene(FittedTransfer):
+    """With J and W: beside it the whole effect, each gene of it shrunk by its own noise."""
+
+    plain = np.array([0.5, 0.5, 0.5, 1.0, 0.0])
+
+    def _parts_of(self, effect: np.ndarray, shared: np.ndarray, error: np.ndarray) -> np.ndarray:
+        return np.stack([shared, less_noise(effect - shared, error, axis=0), less_noise(effect, error, axis=None)])
+
+
+def less_noise(values: np.ndarray, error: np.ndarray, axis: int | None) -> np.ndarray:
+    """James and Stein's estimator, positive part, of all genes together (axis 0) or of each alone (None)."""
+    length, noise = np.square(values), error
+    if axis is not None:
+        length, noise = length.sum(axis), noise.sum(axis)
+    return values * np.where(length > noise, (length - noise) / np.where(length > 0, length, 1.0), 0.0)
 
 
 def fitted(form: type[FittedTransfer] = FittedTransfer, **settings: Any) -> Shifts:
@@ -98,9 +114,13 @@ FORMS: dict[str, Shifts] = {
     },
     **{f"8 directions, weights n / (n + {n})": fitted(Directions, half_weight=n, **LOG1P) for n in (50, 100, 150, 500)},
     "and J": fitted(JamesStein, **LOG1P),
-    "and W": fitted(**LOG1P),
+    "and W, every gene shrunk alone": fitted(GeneByGene, **LOG1P),
+    "W on fold changes": fitted(GeneByGene, prior_conditions=3.0),
+    **{f"and K beyond {clear:g} standard errors": fitted(clear=clear, **LOG1P) for clear in (3.0, 4.0, 5.0)},
     **{
-        f"fold changes, pseudocount {pseudocount:g}": fitted(pseudocount=pseudocount, prior_conditions=3.0)
+        f"K beyond 4 on fold changes, pseudocount {pseudocount:g}": fitted(
+            pseudocount=pseudocount, prior_conditions=3.0
+        )
         for pseudocount in (0.05, 0.2, 0.5)
     },
     "and a prior of 5 conditions (the default)": fitted(),

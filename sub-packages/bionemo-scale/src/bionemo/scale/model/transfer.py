@@ -2,14 +2,14 @@
 
 The shift of perturbation p in context k is that of a linear model of condition means,
 
-    delta(k, p) = s_1 P e_p + s_2 J (e_p - P e_p) + s_3 W e_p + b c_k + a (m - m_k),
+    delta(k, p) = s_1 P e_p + s_2 J (e_p - P e_p) + s_3 K (e_p - P e_p) + b c_k + a (m - m_k),
 
 with ``e_p`` the effect of p in other contexts beyond what their other perturbations have in common, P the projection on
-the few directions that the effects of other perturbations share, J and W factors of 0 to 1, one number and one a gene,
-that take off what is noise, ``c_k`` what the perturbations of context k have in common, ``m_k`` the mean of its control
-cells and ``m`` that mean over contexts. The five numbers are fitted to training conditions, each predicted from the
-others; ``a`` is regression towards the mean of contexts. All of it is on the scale of :func:`to_fold`, where a shift is
-a fold change, and only its outcome is log1p again.
+the few directions that the effects of other perturbations share, K what is clear of its noise gene by gene and J the
+rest, shrunk by what of it is noise, ``c_k`` what the perturbations of context k have in common, ``m_k`` the mean of its
+control cells and ``m`` that mean over contexts. The five numbers are fitted to training conditions, each predicted from
+the others; ``a`` is regression towards the mean of contexts. All of it is on the scale of :func:`to_fold`, where a
+shift is a fold change, and only its outcome is log1p again.
 
 Shapes: B sets, S cells, G genes, L training labels, K contexts.
 """
@@ -50,7 +50,9 @@ class Transfer(nn.Module):
         super().__init__()
         labels, contexts, genes = len(vocabulary.transfer_rows), len(vocabulary.contexts), len(vocabulary.genes)
         # The last row of each table is for a perturbation, or a context, that nothing is known of.
-        self.register_buffer("effect", torch.zeros(labels + 1, genes))  # s_1 P e_p + s_2 J (e_p - P e_p) + s_3 W e_p
+        self.register_buffer(
+            "effect", torch.zeros(labels + 1, genes)
+        )  # s_1 P e_p + s_2 J (e_p - P e_p) + s_3 K (e_p - P e_p)
         self.register_buffer("elsewhere", torch.zeros(labels + 1, genes))  # mean of c over contexts, without p
         self.register_buffer("common", torch.zeros(contexts + 1, genes))  # c_k
         self.register_buffer("known", torch.zeros(contexts + 1))  # 1 where there is a c_k, else 0

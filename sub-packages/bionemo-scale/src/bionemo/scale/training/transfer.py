@@ -41,8 +41,10 @@ class FittedTransfer:
         perturbations that training has not shown.
     """
 
-    plain = np.array([0.5, 0.5, 0.5, 1.0, 0.0])
-    """Half of the effect in each of its two estimates, all that is common, no pull."""
+    plain = np.array([1.0, 1.0, 1.0, 1.0, 0.0])
+    """All parts of an effect, all that is common, no pull."""
+    clear = 4.0
+    """Standard errors beyond which what a perturbation does to a gene is not taken for noise."""
     prior_conditions = 5.0
     """``plain`` counts as much as so many training conditions: with a handful of contexts the fit alone misleads."""
     half_weight = 100
@@ -87,7 +89,7 @@ class FittedTransfer:
         """Of the three parts of an effect, of what is common, and of the pull."""
         if embeddings is not None and vocabulary.embedded:
             # Divided by what the parts are multiplied by: a regression has shrunk it already.
-            effects = self._zero_shot(parts[:, :2].sum(1), embeddings) / self.shares[:3].sum()
+            effects = self._zero_shot(parts.sum(1), embeddings) / self.shares[:3].sum()
             self._parts[len(parts) : -1] = torch.from_numpy(effects)[:, None]
         self._made: dict[Condition, torch.Tensor] = {}
 
@@ -201,10 +203,9 @@ class FittedTransfer:
     def _effect(self, label: int, without: int | None = None) -> np.ndarray:
         """Mean over contexts of what a label does beyond what is common there, in three parts [3, G].
 
-        The first is what of it lies in the directions that other perturbations share. The second is the rest, shrunk
-        by the share of its squared length that is the error of the means (James and Stein's estimator, positive part).
-        The third is the whole effect with that done to each gene alone. The first two together and the third are two
-        estimates of one thing.
+        The first is what of it lies in the directions that other perturbations share. The rest is whole in the third
+        where a gene's is clear of its error, and in the second elsewhere, shrunk by the share of its squared length
+        that is the error of the means (James and Stein's estimator, positive part).
         """
         effects, weights, noise = [], [], []
         for context in self._of_label[label]:
@@ -223,8 +224,9 @@ class FittedTransfer:
 
     def _parts_of(self, effect: np.ndarray, shared: np.ndarray, error: np.ndarray) -> np.ndarray:
         """Parts of an effect [3, G], given what of it others share and the variance of each gene's mean, all [G]."""
-        own = _less_noise(effect - shared, error, axis=0)
-        return np.stack([shared, own, _less_noise(effect[:, None], error[:, None], axis=1)[:, 0]])
+        own = effect - shared
+        clear = np.square(own) > self.clear**2 * error
+        return np.stack([shared, np.where(clear, 0.0, _less_noise(own, error)), np.where(clear, own, 0.0)])
 
     def _common(self, context: int, without: int | None = None) -> np.ndarray | None:
         """Mean delta of a context's other training perturbations; None if there are too few."""
@@ -250,11 +252,10 @@ class FittedTransfer:
         return np.mean(known, axis=0) if known else np.zeros_like(self._middle)
 
 
-def _less_noise(values: np.ndarray, error: np.ndarray, axis: int) -> np.ndarray:
-    """Shrink along an axis by the share of the squared length that is error; not below zero."""
-    length = np.square(values).sum(axis, keepdims=True)
-    error = error.sum(axis, keepdims=True)
-    return values * np.divide(length - error, length, out=np.zeros_like(length), where=length > error)
+def _less_noise(values: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Shrink by the share of the squared length that is error; not below zero."""
+    length, noise = np.square(values).sum(), error.sum()
+    return values * ((length - noise) / length if length > noise else 0.0)
 
 
 def _shared_directions(effects: np.ndarray, components: int) -> list[np.ndarray]:
