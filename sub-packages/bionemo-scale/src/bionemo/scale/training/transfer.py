@@ -156,7 +156,7 @@ class FittedTransfer:
 
         A ridge draws it to the plain transfer, which is also what is left of it where the data determine nothing.
         Least squares answers shifts that are too small, the more so the less it knows: it is best on squared error and
-        wrong in how many genes move. What is predicted has the geometric mean of the two sizes.
+        wrong in how many genes move. What is predicted has a size between that and the real one; see ``length``.
         """
         pairs = [condition for condition in self._means.delta if len(self._of_label[condition[1]]) > 1]
         if not pairs:
