@@ -184,9 +184,9 @@ def test_counts_are_normalised_as_in_training(exported, screen, written, vocabul
 
 def test_a_damaged_export_is_refused(spoiled, groups, tmp_path):
     edit(spoiled, format=99)
-    with pytest.raises(InputError, match="is of format 99, not 2"):
+    with pytest.raises(InputError, match="is of format 99, not 3"):
         import_export(spoiled, tmp_path / "run")
-    edit(spoiled, format=2, model={})
+    edit(spoiled, format=3, model={})
     with pytest.raises(InputError, match="is damaged or of another model"):
         import_export(spoiled, tmp_path / "run")
     (spoiled / "model.safetensors").unlink()

@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-FORMAT = 2
+FORMAT = 3
 EPSILON = 1e-5
+PSEUDOCOUNT = 0.2
 
 _USED = {
     *("deep_sets", "condition_pooling", "perturbation_tokens", "prediction", "gate", "transfer"),
@@ -336,13 +337,14 @@ class Transfer(nn.Module):
         elsewhere_BG = torch.stack([self.elsewhere[[row for part in parts for row in part]].mean(0) for parts in rows])
         common_BG = torch.where(self.known[context_B, None] > 0, self.common[context_B], elsewhere_BG)
         b, a = self.shares
-        shifts = [
-            sum((self.effect[part].mean(0) for part in parts), b * common) + a * (self.middle - mean)
-            if parts
-            else torch.zeros_like(mean)
-            for parts, common, mean in zip(rows, common_BG, control_mean_BG, strict=True)
-        ]
-        return torch.stack(shifts)
+        # Tables hold logarithms of normalised counts plus a pseudocount, where a shift is a fold change.
+        level_BG = torch.log(torch.expm1(control_mean_BG) + PSEUDOCOUNT)
+        deltas = []
+        for parts, common, level, mean in zip(rows, common_BG, level_BG, control_mean_BG, strict=True):
+            shift = sum((self.effect[part].mean(0) for part in parts), b * common) + a * (self.middle - level)
+            moved = torch.log1p((torch.exp(level + shift) - PSEUDOCOUNT).clamp(min=0))
+            deltas.append(moved - mean if parts else torch.zeros_like(mean))
+        return torch.stack(deltas)
 
     @staticmethod
     def move(x_BSG, delta_BG, control_mean_BG, ceiling: float) -> torch.Tensor:

@@ -2,13 +2,14 @@
 
 The shift of perturbation p in context k is that of a linear model of condition means,
 
-    delta(k, p) = s_1 P e_p + s_2 J (e_p - P e_p) + s_3 W e_p + b c_k + a (m - m_k),
+    delta(k, p) = s_1 P e_p + s_2 J (e_p - P e_p) + s_3 K (e_p - P e_p) + b c_k + a (m - m_k),
 
 with ``e_p`` the effect of p in other contexts beyond what their other perturbations have in common, P the projection on
-the few directions that the effects of other perturbations share, J and W factors of 0 to 1, one number and one a gene,
-that take off what is noise, ``c_k`` what the perturbations of context k have in common, ``m_k`` the mean of its control
-cells and ``m`` that mean over contexts. The five numbers are fitted to training conditions, each predicted from the
-others; ``a`` is regression towards the mean of contexts.
+the few directions that the effects of other perturbations share, K what is clear of its noise gene by gene and J the
+rest, shrunk by what of it is noise, ``c_k`` what the perturbations of context k have in common, ``m_k`` the mean of its
+control cells and ``m`` that mean over contexts. The five numbers are fitted to training conditions, each predicted from
+the others; ``a`` is regression towards the mean of contexts. All of it is on the scale of :func:`to_fold`, where a
+shift is a fold change, and only its outcome is log1p again.
 
 Shapes: B sets, S cells, G genes, L training labels, K contexts.
 """
@@ -21,9 +22,22 @@ from torch import nn
 
 from bionemo.scale.model.vocabulary import Vocabulary
 
+PSEUDOCOUNT = 0.2
+"""Added to normalised counts before their logarithm: a shift is a fold change well above it and additive below."""
+
+
+def to_fold(mean: torch.Tensor, pseudocount: float = PSEUDOCOUNT) -> torch.Tensor:
+    """Mean log1p expression as ``log(expm1(mean) + pseudocount)``; log1p itself where the pseudocount is 1."""
+    return torch.log(torch.expm1(mean) + pseudocount)
+
+
+def from_fold(value: torch.Tensor, pseudocount: float = PSEUDOCOUNT) -> torch.Tensor:
+    """Inverse of :func:`to_fold`; 0 for what lies below its range."""
+    return torch.log1p((torch.exp(value) - pseudocount).clamp(min=0))
+
 
 class Transfer(nn.Module):
-    """The linear model, kept with the weights."""
+    """The linear model, kept with the weights; its tables are on the scale of :func:`to_fold`."""
 
     effect: torch.Tensor
     elsewhere: torch.Tensor
@@ -36,7 +50,9 @@ class Transfer(nn.Module):
         super().__init__()
         labels, contexts, genes = len(vocabulary.transfer_rows), len(vocabulary.contexts), len(vocabulary.genes)
         # The last row of each table is for a perturbation, or a context, that nothing is known of.
-        self.register_buffer("effect", torch.zeros(labels + 1, genes))  # s_1 P e_p + s_2 J (e_p - P e_p) + s_3 W e_p
+        self.register_buffer(
+            "effect", torch.zeros(labels + 1, genes)
+        )  # s_1 P e_p + s_2 J (e_p - P e_p) + s_3 K (e_p - P e_p)
         self.register_buffer("elsewhere", torch.zeros(labels + 1, genes))  # mean of c over contexts, without p
         self.register_buffer("common", torch.zeros(contexts + 1, genes))  # c_k
         self.register_buffer("known", torch.zeros(contexts + 1))  # 1 where there is a c_k, else 0
@@ -64,7 +80,9 @@ class Transfer(nn.Module):
         elsewhere_BG = torch.stack([self.elsewhere[list(chain(*found))].mean(0) for found in rows])
         common_BG = torch.where(self.known[context_B, None] > 0, self.common[context_B], elsewhere_BG)
         b, a = self.shares
-        delta_BG = effect_BG + b * common_BG + a * (self.middle - control_mean_BG)
+        level_BG = to_fold(control_mean_BG)
+        shift_BG = effect_BG + b * common_BG + a * (self.middle - level_BG)
+        delta_BG = from_fold(level_BG + shift_BG) - control_mean_BG
         moves = torch.tensor([label != vocabulary.control for label in labels], device=delta_BG.device)
         return delta_BG * moves[:, None]
 

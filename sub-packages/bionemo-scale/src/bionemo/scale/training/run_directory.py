@@ -11,7 +11,7 @@ from bionemo.scale.errors import InputError
 from bionemo.scale.model.config import ScaleConfig
 from bionemo.scale.model.vocabulary import Vocabulary
 
-FORMAT = 2
+FORMAT = 3
 PACKAGES = ("bionemo-scale", "bionemo-cellsets", "nemo-toolkit", "megatron-core", "torch")
 # What may differ between a run and its continuation. With `accumulate` kept, the sets of a step stay the same cells.
 _FREE = {
