@@ -8,6 +8,7 @@ from bionemo.scale.model.attention import _by_elements, _with_all_scores
 from bionemo.scale.model.condition import Condition
 from bionemo.scale.model.config import Head, Pairing, Source
 from bionemo.scale.model.decoder import within
+from bionemo.scale.model.linear import product
 
 
 def first(condition: Condition, keep) -> Condition:
@@ -281,3 +282,24 @@ def test_gradients_of_a_share_are_those_of_the_cells_in_it(build, sets):
         model(**given)["loss"].backward()
     for (name, ours), theirs in zip(models[0].encoder.named_parameters(), models[1].encoder.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, msg=name, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("bias", [None, torch.linspace(-1, 1, 24)])
+def test_products_without_a_gradient_are_those_with_one(bias):
+    x, weight = torch.randn(2, 5, 40), torch.randn(24, 40)
+    with torch.no_grad():
+        found = product(x, weight, bias)
+    torch.testing.assert_close(found, torch.nn.functional.linear(x, weight, bias), rtol=1e-5, atol=1e-5)
+    weight.requires_grad_()
+    product(x, weight, bias).sum().backward()
+    torch.testing.assert_close(weight.grad, x.sum((0, 1)).expand(24, 40), rtol=1e-4, atol=1e-4)
+
+
+def test_where_the_gate_is_0_the_network_is_not_asked(build, sets, monkeypatch):
+    model, batch = build(), sets(6, 4)
+    given = batch["control"], batch["mask"], batch["condition"], batch["key"]
+    barely = model.predict(*given, gate=1e-9)
+    monkeypatch.delattr(model.encoder.within_cell, "project")
+    torch.testing.assert_close(model.predict(*given, gate=0.0), barely, atol=1e-6, rtol=0)
+    with pytest.raises(AttributeError):
+        model.predict(*given, gate=0.5)
