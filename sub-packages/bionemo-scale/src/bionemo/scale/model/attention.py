@@ -80,12 +80,18 @@ def _with_all_scores(
 
 
 def _by_elements(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: None, scale: float | None, enable_gqa: bool
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    attn_mask: torch.Tensor | None,
+    scale: float | None,
+    enable_gqa: bool,
 ) -> torch.Tensor:
     """The same without a mask, by element-wise operations over all B sets at once.
 
     Where members and heads are few and narrow, products of their small matrices take several times as long.
     """
+    assert attn_mask is None
     if enable_gqa:
         k, v = (tensor.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for tensor in (k, v))
     q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
