@@ -67,7 +67,7 @@ class _DescriptionsOnly(pickle.Unpickler):
         raise _Refused(f"{module}.{name}")
 
 
-def _member(owner: Any, name: str) -> enum.Enum:
+def _member(owner: Any, name: str) -> Any:
     """Member of an enumeration: Python 3.11.0 to 3.11.3 pickle it as a call of ``getattr``."""
     if isinstance(owner, enum.EnumType) and name in owner.__members__:
         return owner.__members__[name]

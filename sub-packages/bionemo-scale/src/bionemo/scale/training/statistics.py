@@ -30,7 +30,8 @@ class ConditionMeans:
     cells
         Condition -> how many cells it has.
     noise
-        Condition, those of control cells too -> variance of the mean of its cells, log1p squared, float32 [G].
+        Condition, those of control cells too -> variance of the mean of its cells, log1p squared, float32 [G]. A cell's
+        variance is taken to be that of the context's controls at least: a few cells may show none by chance.
     """
 
     def __init__(self, store: CellStore, eligible: np.ndarray):
@@ -47,9 +48,12 @@ class ConditionMeans:
             read[condition] = read.get(condition, 0) + len(cells)
             self.cells[condition] = self.cells.get(condition, 0) + int(run["length"])
         means = {condition: total / self.cells[condition] for condition, total in sums.items()}
+        variance = {condition: total / max(read[condition] - 1, 1) for condition, total in variances.items()}
         self.noise: dict[Condition, np.ndarray] = {
-            condition: (total / max(read[condition] - 1, 1) / read[condition]).astype(np.float32)
-            for condition, total in variances.items()
+            (context, label): (np.maximum(own, variance[context, store.control_index]) / read[context, label]).astype(
+                np.float32
+            )
+            for (context, label), own in variance.items()
         }
         self.control: dict[int, np.ndarray] = {
             context: mean for (context, label), mean in means.items() if label == store.control_index
