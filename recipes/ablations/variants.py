@@ -43,7 +43,6 @@ VARIANTS = (
     Variant(name="no set loss", choice="set loss", overrides=("model.set_loss=none",)),
     Variant(name="set loss MMD", choice="set loss", overrides=("model.set_loss=mmd",)),
     Variant(name="all cells auto-encoded", choice="reconstruction", overrides=("model.reconstruction_share=1.0",)),
-    Variant(name="an eighth auto-encoded", choice="reconstruction", overrides=("model.reconstruction_share=0.125",)),
     Variant(name="30% of genes masked", choice="masking", overrides=("model.gene_dropout=0.3",)),
     Variant(name="no pairing", choice="pairing", overrides=("model.pairing=none",)),
     Variant(name="regression head", choice="head", overrides=("model.head=regression",)),
