@@ -39,7 +39,7 @@ lint: setup  ## check style and types, scripts and Dockerfiles
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/shellcheck -x -s bash .ci/run docker/*.sh recipes/*/*.sh
+	$(BIN)/shellcheck -x -s bash .ci/run docker/*.sh recipes/*/*.sh experiments/*/*.sh
 	$(BIN)/hadolint docker/Dockerfile*
 
 docs: setup  ## build the documentation into site/

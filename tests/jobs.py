@@ -34,8 +34,8 @@ def saved_weights(run: Path) -> dict[str, bytes]:
     """Weights of a run's newest checkpoint, bit for bit."""
     import torch
 
-    from bionemo.scale.inference.checkpoint import load_model
-    from bionemo.scale.training.run_directory import RunDirectory
+    from bionemo.scale.runs.directory import RunDirectory
+    from bionemo.scale.runs.load import load_model
 
     directory = RunDirectory(run)
     model, _ = load_model(directory, torch.device("cpu"), directory.last_checkpoint())
@@ -68,7 +68,7 @@ def _first_moments(checkpoint: Path) -> dict[str, "torch.Tensor"]:
     import torch
     from megatron.core import dist_checkpointing
 
-    from bionemo.scale.inference.checkpoint import one_process_groups
+    from bionemo.scale.runs.load import one_process_groups
 
     one_process_groups(torch.device("cpu"))
     tensors = dist_checkpointing.load_plain_tensors(str(checkpoint / "weights"))

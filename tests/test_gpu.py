@@ -18,7 +18,7 @@ BF16_TOLERANCE, FP8_TOLERANCE = 0.05, 0.15
 
 @pytest.fixture(scope="module")
 def config():
-    from bionemo.scale.model.config import ScaleConfig
+    from bionemo.scale.config.model import ScaleConfig
 
     return ScaleConfig(
         hidden_size=256,
@@ -35,7 +35,7 @@ def config():
 
 @pytest.fixture(scope="module")
 def vocabulary():
-    from bionemo.scale.model.vocabulary import Vocabulary
+    from bionemo.scale.data.vocabulary import Vocabulary
 
     return Vocabulary(
         genes=tuple(f"g{i}" for i in range(512)),
@@ -51,9 +51,9 @@ def vocabulary():
 @pytest.fixture(scope="module")
 def loss_and_gradient(config, vocabulary):
     """One forward and backward pass of the same weights under other settings."""
-    from bionemo.scale.inference.checkpoint import one_process_groups
-    from bionemo.scale.model.condition import Condition
+    from bionemo.scale.data.condition import Condition
     from bionemo.scale.model.scale_model import ScaleModel
+    from bionemo.scale.runs.load import one_process_groups
 
     device = torch.device("cuda")
     one_process_groups(device)
@@ -101,7 +101,7 @@ def loss_and_gradient(config, vocabulary):
     ids=str,
 )
 def test_a_pass_agrees_with_float32(loss_and_gradient, dtype, changes, tolerance):
-    from bionemo.scale.model.specs import transformer_engine_works
+    from bionemo.scale.layers.specs import transformer_engine_works
 
     if "layer_spec" in changes and not transformer_engine_works():
         pytest.skip("needs Transformer Engine")
@@ -174,7 +174,7 @@ def test_a_checkpoint_that_is_written_beside_the_training_holds_the_step_it_name
 def test_the_fused_optimizer_is_used_where_it_is_installed():
     from megatron.core import optimizer
 
-    from bionemo.scale.model.specs import transformer_engine_works
+    from bionemo.scale.layers.specs import transformer_engine_works
 
     if not transformer_engine_works():
         pytest.skip("needs Transformer Engine")
@@ -182,7 +182,7 @@ def test_the_fused_optimizer_is_used_where_it_is_installed():
 
 
 def test_checkpoints_are_written_beside_the_training_and_gradients_reduced_beside_the_backward_pass(config):
-    from bionemo.scale.training.settings import TrainingConfig
+    from bionemo.scale.config.training import TrainingConfig
     from bionemo.scale.training.strategy import strategy
 
     made = strategy(config, TrainingConfig(max_steps=100, sets_per_batch=4, cells_per_set=8), on_gpu=True)

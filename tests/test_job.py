@@ -9,7 +9,7 @@ import pytest
 from jobs import logged
 
 from bionemo.scale.model.flops import training_flops
-from bionemo.scale.training.run_directory import RunDirectory
+from bionemo.scale.runs.directory import RunDirectory
 
 LOGGED = ("train/gradient_norm", "throughput/step_seconds", "throughput/flops_per_second", "memory/peak_gib")
 

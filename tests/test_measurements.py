@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bionemo.scale.recipes.overrides import configured
-from recipes.ablations import run as ablations
-from recipes.ablations.job import row_file
-from recipes.ablations.screens import SCREENS
-from recipes.ablations.summary import differences, markdown, mean_and_interval, write_summary
-from recipes.ablations.variants import DEFAULT, VARIANTS, settings
-from recipes.real_screens import run as real_screens
-from recipes.real_screens.summary import best_baseline, over_folds
-from recipes.real_screens.summary import markdown as fold_table
-from recipes.screens import with_solver_steps
+from bionemo.scale.nemo.overrides import configured
+from experiments.ablations import run as ablations
+from experiments.ablations.job import row_file
+from experiments.ablations.screens import SCREENS
+from experiments.ablations.summary import differences, markdown, mean_and_interval, write_summary
+from experiments.ablations.variants import DEFAULT, VARIANTS, settings
+from experiments.real_screens import run as real_screens
+from experiments.real_screens.summary import best_baseline, over_folds
+from experiments.real_screens.summary import markdown as fold_table
+from experiments.screens import with_solver_steps
 
 METRICS = ("MSE", "MAE", "PDCorr", "DEOver", "DEPrec", "LFCSpear", "DirAgr")
 
@@ -33,7 +33,7 @@ def test_every_variant_is_a_configuration_and_one_choice_away_from_the_default(v
 
 
 def test_screens_mark_validation_conditions_that_choose_the_checkpoint():
-    from bionemo.cellsets import Split
+    from bionemo.screens import Split
 
     for screen in SCREENS.values():
         held_out = Split.from_toml(screen.split).to_dict()["fewshot"].values()

@@ -10,9 +10,9 @@ import anndata as ad
 import numpy as np
 import pytest
 
-from bionemo.cellsets.protocols import find_protocol as preparing
-from bionemo.perteval.protocol_files import find_protocol
-from bionemo.scale.recipes.overrides import configured
+from bionemo.cellsets.preparation.protocols import find_protocol as preparing
+from bionemo.perteval.rules.protocol_files import find_protocol
+from bionemo.scale.nemo.overrides import configured
 
 ROOT = Path(__file__).parents[1] / "recipes"
 BENCHMARKS = {

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recipes.inner_folds.folds import patients, thp1
-from recipes.inner_folds.scores import correlations
-from recipes.inner_folds.shifts import baseline, fitted
+from experiments.inner_folds.folds import patients, thp1
+from experiments.inner_folds.scores import correlations
+from experiments.inner_folds.shifts import baseline, fitted
 
 ROOT = Path(__file__).parents[1]
 FOLDER = Path(os.environ.get("SCALE_SCREENS", ROOT.parent / "shared" / "data"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from jobs import logged, pretrain_arguments, saved_weights
 
-from bionemo.scale.training.run_directory import RunDirectory, checkpoint_step
+from bionemo.scale.runs.directory import RunDirectory, checkpoint_step
 
 SETTINGS = (
     *("training.max_steps=40", "training.checkpoint_every=10", "training.validate_every=40"),

@@ -7,4 +7,4 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 # One process: it starts what it measures itself.
 export NODES=1 GPUS=1 TIME=${TIME:-02:00:00} OUT=${OUT:-$PWD/throughput} STORE=
-exec "$here/../slurm/submit.sh" scale-throughput bionemo-scale bench throughput --device cuda --out "$OUT" "$@"
+exec "$here/../slurm/submit.sh" scale-throughput bionemo-bench throughput --device cuda --out "$OUT" "$@"

@@ -15,9 +15,14 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bionemo.cellsets import InputError, prepare, reading, row_readers, sorting, survey
-from bionemo.cellsets.sorting import permuted
-from bionemo.cellsets.store import RUN_DTYPE
+from bionemo.cellsets import prepare
+from bionemo.cellsets.inputs import matrices as row_readers
+from bionemo.cellsets.inputs import pieces as reading
+from bionemo.cellsets.preparation import first_pass as survey
+from bionemo.cellsets.preparation import second_pass as sorting
+from bionemo.cellsets.preparation.second_pass import permuted
+from bionemo.cellsets.store.cell_store import RUN_DTYPE
+from bionemo.screens import InputError
 
 
 @pytest.mark.parametrize("already_log1p", [False, True])

@@ -8,8 +8,9 @@ import warnings
 import numpy as np
 import pytest
 
-from bionemo.cellsets import CellStore, InputError, describe
-from bionemo.cellsets.manifest import COLUMNS, DATA, LIBRARY_SIZE, ROW_POINTERS, RUNS, TABLES, fingerprint_of
+from bionemo.cellsets import CellStore, describe
+from bionemo.cellsets.store.manifest import COLUMNS, DATA, LIBRARY_SIZE, ROW_POINTERS, RUNS, TABLES, fingerprint_of
+from bionemo.screens import InputError
 
 WRONG = [
     None,

@@ -11,8 +11,13 @@ import pytest
 import scipy.sparse as sp
 import zarr
 
-from bionemo.cellsets import InputError, prepare, reading, row_readers, sorting, survey
-from bionemo.cellsets.observed import observed_conditions
+from bionemo.cellsets import prepare
+from bionemo.cellsets.inputs import matrices as row_readers
+from bionemo.cellsets.inputs import pieces as reading
+from bionemo.cellsets.inputs.observed import observed_conditions
+from bionemo.cellsets.preparation import first_pass as survey
+from bionemo.cellsets.preparation import second_pass as sorting
+from bionemo.screens import InputError
 
 ALL = {"n_genes": None, "progress": False}
 

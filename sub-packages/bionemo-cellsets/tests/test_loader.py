@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from bionemo.cellsets import CellStore, DeviceBatches, InputError, SetLoader, SetSampler, densify, loader, prepare
-from bionemo.cellsets.controls import ControlPools
-from bionemo.cellsets.scaling import measure_rank_scaling
-from bionemo.cellsets.staging import stage_rows
+from bionemo.bench.loader.rank_scaling import measure_rank_scaling
+from bionemo.cellsets import CellStore, DeviceBatches, SetLoader, SetSampler, prepare
+from bionemo.cellsets.loading import loader
+from bionemo.cellsets.loading.csr_batches import stage_rows
+from bionemo.cellsets.sampling.controls import ControlPools
+from bionemo.cellsets.store import dense_rows as densify
+from bionemo.screens import InputError
 
 SETTINGS = {"set_size": 16, "sets_per_batch": 3, "seed": 11}
 

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from bionemo.cellsets import CellStore, InputError, prepare
+from bionemo.cellsets import CellStore, prepare
+from bionemo.screens import InputError
 
 
 def expression(store: CellStore, names) -> np.ndarray:

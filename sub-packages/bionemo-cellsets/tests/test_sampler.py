@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bionemo.cellsets import InputError, SetSampler
-from bionemo.cellsets.set_slices import set_rows
-from bionemo.cellsets.store import RUN_DTYPE
+from bionemo.cellsets import SetSampler
+from bionemo.cellsets.sampling.set_slices import set_rows
+from bionemo.cellsets.store.cell_store import RUN_DTYPE
+from bionemo.screens import InputError
 
 
 def run_table(lengths) -> SimpleNamespace:

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bionemo.cellsets import InputError, prepare
+from bionemo.cellsets import prepare
 from bionemo.scdl.io.single_cell_memmap_dataset import SingleCellMemMapDataset
+from bionemo.screens import InputError
 
 
 @pytest.fixture(scope="module")

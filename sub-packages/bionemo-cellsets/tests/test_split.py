@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from bionemo.cellsets import InputError, Split
+from bionemo.screens import InputError, Split
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ import scanpy as sc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bionemo.cellsets import CellStore, InputError, describe, prepare
+from bionemo.cellsets import CellStore, describe, prepare
+from bionemo.screens import InputError
 
 
 def normalised(data: ad.AnnData, target_sum: float = 10_000.0) -> np.ndarray:

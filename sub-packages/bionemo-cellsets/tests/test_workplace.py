@@ -9,7 +9,13 @@ import signal
 
 import pytest
 
-from bionemo.cellsets import CellStore, InputError, prepare, reading, row_readers, sorting, survey, workplace
+from bionemo.cellsets import CellStore, prepare
+from bionemo.cellsets.inputs import matrices as row_readers
+from bionemo.cellsets.inputs import pieces as reading
+from bionemo.cellsets.preparation import first_pass as survey
+from bionemo.cellsets.preparation import second_pass as sorting
+from bionemo.cellsets.preparation import workplace
+from bionemo.screens import InputError
 
 ALL = {"n_genes": None, "progress": False}
 

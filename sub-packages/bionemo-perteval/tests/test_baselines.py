@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from bionemo.perteval import BASELINES, evaluate
-from bionemo.perteval.ceiling import split_halves
-from bionemo.perteval.checks import Keys
-from bionemo.perteval.estimates import Estimates
-from bionemo.perteval.reading import Prediction, build
-from bionemo.perteval.rounding import round_to_counts
-from bionemo.perteval.screen import generator, mean_cell
+from bionemo.perteval.inputs.checks import Keys
+from bionemo.perteval.inputs.reading import Prediction, build
+from bionemo.perteval.inputs.screen import generator, mean_cell
+from bionemo.perteval.populations.ceiling import split_halves
+from bionemo.perteval.populations.estimates import Estimates
+from bionemo.perteval.populations.rounding import round_to_counts
 
 KEYS = Keys(perturbation_key="gene", context_key="line", control="ctrl", target_sum=1e4, layer=None)
 
@@ -19,7 +19,7 @@ _KEYWORDS = {"perturbation_key": "gene", "context_key": "line", "control": "ctrl
 
 
 def _log1p_of(cells):
-    from bionemo.perteval.simulation import log1p_of
+    from bionemo.screens.replicates import log1p_of
 
     return log1p_of(cells)
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from bionemo.perteval import InputError
-from bionemo.perteval.drawing import draw_split, drawn_departures, split_toml
-from bionemo.perteval.protocol import departures
-from bionemo.perteval.protocol_files import find_protocol
-from bionemo.perteval.split import Split
+from bionemo.perteval.rules.drawn_split import draw_split, drawn_departures, split_toml
+from bionemo.perteval.rules.protocol import departures
+from bionemo.perteval.rules.protocol_files import find_protocol
+from bionemo.perteval.rules.split import Split
+from bionemo.screens import InputError
 
 TAHOE, PARSE, REPLOGLE = map(find_protocol, ("tahoe100m", "parse10m-pbmc", "replogle-nadig"))
 

@@ -6,9 +6,10 @@ import pytest
 import scipy.sparse as sp
 from scipy import stats
 
-from bionemo.perteval import differential, intervals, shifts
-from bionemo.perteval.ceiling import spearman_brown
-from bionemo.perteval.differential import sort_controls
+from bionemo.perteval.metrics import intervals, shifts
+from bionemo.perteval.populations.ceiling import spearman_brown
+from bionemo.perteval.significance import mann_whitney as differential
+from bionemo.perteval.significance.mann_whitney import sort_controls
 
 
 def _log1p(rng, cells, genes, rate):
@@ -143,7 +144,7 @@ def test_bootstrap_of_one_context_is_over_perturbations():
 
 
 def test_genes_are_sorted_whatever_their_length():
-    from bionemo.perteval.ranks import kernels
+    from bionemo.perteval.significance.rank_kernels import kernels
 
     rng = np.random.default_rng(0)
     lengths = [0, 1, 3, 39, 40, 41, 300, 5000]

@@ -6,13 +6,14 @@ import anndata as ad
 import numpy as np
 import pytest
 
-from bionemo.perteval import InputError, evaluate
-from bionemo.perteval.arms import draw
-from bionemo.perteval.baselines import BASELINES
-from bionemo.perteval.checks import Keys
-from bionemo.perteval.estimates import Estimates
-from bionemo.perteval.flags import CHECKS
-from bionemo.perteval.reading import Prediction, build
+from bionemo.perteval import evaluate
+from bionemo.perteval.checks.flags import CHECKS
+from bionemo.perteval.inputs.checks import Keys
+from bionemo.perteval.inputs.reading import Prediction, build
+from bionemo.perteval.populations.arms import draw
+from bionemo.perteval.populations.baselines import BASELINES
+from bionemo.perteval.populations.estimates import Estimates
+from bionemo.screens import InputError
 
 KEYS = Keys(perturbation_key="gene", context_key="line", control="ctrl", target_sum=1e4, layer=None)
 

@@ -4,7 +4,8 @@ import anndata as ad
 import numpy as np
 import pytest
 
-from bionemo.perteval import InputError, evaluate
+from bionemo.perteval import evaluate
+from bionemo.screens import InputError
 
 
 def _refused(match, predicted, observed, **arguments):

@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bionemo.perteval import InputError, evaluate
-from bionemo.perteval.checks import Keys
+from bionemo.perteval import evaluate
 from bionemo.perteval.cli import of_training
-from bionemo.perteval.leakage import TrainingRecord, check_leakage, read_pairs
-from bionemo.perteval.parity import Rules
-from bionemo.perteval.protocol_files import find_protocol
-from bionemo.perteval.split import Split
+from bionemo.perteval.inputs.checks import Keys
+from bionemo.perteval.rules.leakage import TrainingRecord, check_leakage, read_pairs
+from bionemo.perteval.rules.protocol_files import find_protocol
+from bionemo.perteval.rules.rules import Rules
+from bionemo.perteval.rules.split import Split
+from bionemo.screens import InputError
 
 SPLIT = Split.from_dict({"fewshot": {"A": {"val": ["v"], "test": ["t", "u"]}}, "zeroshot": {"Z": "test"}}, "x")
 SEEN = frozenset({("A", "a"), ("A", "ctrl"), ("B", "t")})

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bionemo.perteval import InputError, evaluate
+from bionemo.perteval import evaluate
 from bionemo.perteval.cli import named
+from bionemo.screens import InputError
 
 OPTIONS = {"arms": "main", "threads": 1, "progress": False}
 DELTA = "control cells + transferred delta"
@@ -101,7 +102,7 @@ def test_names_on_the_command_line(tmp_path):
 
 
 def test_cache_gives_the_same_numbers(noisy, counts, evaluation, tmp_path, monkeypatch):
-    from bionemo.perteval import differential
+    from bionemo.perteval.significance import mann_whitney as differential
 
     first = evaluate(noisy, counts, held_out=[("C", "p1")], cache=tmp_path, **OPTIONS)
     assert len(list(tmp_path.iterdir())) == 4
@@ -117,7 +118,7 @@ def test_cache_gives_the_same_numbers(noisy, counts, evaluation, tmp_path, monke
 
 def test_engine_that_cannot_be_installed_is_one_sentence(noisy, counts, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("bionemo.perteval.engine._MAKE", ["-m", "venv", "--without-pip"])
+    monkeypatch.setattr("bionemo.perteval.engines.cell_eval._MAKE", ["-m", "venv", "--without-pip"])
     with pytest.raises(InputError, match=r"cell-eval 0\.8\.2 cannot be installed into .*No module named pip.*--engine"):
         evaluate(noisy, counts, engine="0.8", **OPTIONS)
     with pytest.raises(InputError, match=r"engine is .0\.7"):
@@ -127,7 +128,7 @@ def test_engine_that_cannot_be_installed_is_one_sentence(noisy, counts, tmp_path
 @pytest.mark.slow
 def test_the_current_release_of_cell_eval_scores_the_same_cells(noisy, counts, evaluation):
     """Makes its environment where it is not there yet, which takes minutes and the package index."""
-    from bionemo.perteval import engine
+    from bionemo.perteval.engines import cell_eval as engine
 
     try:
         engine.prepare()

@@ -2,10 +2,10 @@
 
 import pytest
 
-from bionemo.perteval import InputError
-from bionemo.perteval.protocol import departures
-from bionemo.perteval.protocol_files import find_protocol, protocol_names
-from bionemo.perteval.split import Split
+from bionemo.perteval.rules.protocol import departures
+from bionemo.perteval.rules.protocol_files import find_protocol, protocol_names
+from bionemo.perteval.rules.split import Split
+from bionemo.screens import InputError
 
 OWN = """
 perturbation_key = "gene"

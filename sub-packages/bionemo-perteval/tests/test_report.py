@@ -11,7 +11,8 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
-from bionemo.perteval import METRICS, InputError, evaluate, render
+from bionemo.perteval import METRICS, evaluate, render
+from bionemo.screens import InputError
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,7 @@ def test_output_that_is_a_file(evaluation, tmp_path):
 def test_output_that_cannot_be_written_is_refused_before_scoring(noisy, counts, tmp_path, monkeypatch, out, reason):
     (tmp_path / "taken").write_text("")
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
-    monkeypatch.setattr("bionemo.perteval.reading.read", lambda *_: pytest.fail("something was read"))
+    monkeypatch.setattr("bionemo.perteval.inputs.reading.read", lambda *_: pytest.fail("something was read"))
     with pytest.raises(InputError, match=reason):
         evaluate(noisy, counts, out=tmp_path / out, progress=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gone", "taken"]

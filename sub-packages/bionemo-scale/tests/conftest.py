@@ -12,13 +12,13 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
 from scipy import sparse
 
-from bionemo.scale.model.condition import Condition
-from bionemo.scale.model.config import ScaleConfig
+from bionemo.scale.config.model import ScaleConfig
+from bionemo.scale.config.training import TrainingConfig
+from bionemo.scale.data.condition import Condition
+from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.model.scale_model import ScaleModel
-from bionemo.scale.model.vocabulary import Vocabulary
+from bionemo.scale.runs.directory import RunDirectory, RunRecord
 from bionemo.scale.training.cpu import writing_without_cuda
-from bionemo.scale.training.run_directory import RunDirectory, RunRecord
-from bionemo.scale.training.settings import TrainingConfig
 
 GENES = tuple(f"gene{i}" for i in range(20))
 # (context, perturbation, plate) -> cells. C is no context of the model; B has no controls on plate2.

@@ -5,9 +5,9 @@ import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 
-from bionemo.scale.errors import InputError
-from bionemo.scale.inference.checkpoint import load_model
-from bionemo.scale.training.run_directory import RunDirectory
+from bionemo.scale.runs.directory import RunDirectory
+from bionemo.scale.runs.load import load_model
+from bionemo.screens.errors import InputError
 
 CPU = torch.device("cpu")
 

@@ -37,12 +37,6 @@ def test_help_shows_an_example(command):
     assert f"bionemo-scale {command}" in shown.stdout
 
 
-def test_help_of_a_benchmark_shows_an_example():
-    shown = CliRunner().invoke(app, ["bench", "loader", "--help"])
-    assert shown.exit_code == 0
-    assert "bionemo-scale bench loader" in shown.stdout
-
-
 def test_nothing_heavy_is_imported_before_a_command_runs():
     heavy = "{'torch', 'nemo', 'nemo_run', 'megatron', 'lightning', 'anndata', 'scanpy', 'pandas', 'numba'}"
     code = f"import sys, bionemo.scale.cli.app; print(sorted({heavy} & set(sys.modules)))"
@@ -81,7 +75,6 @@ def test_a_mistake_ends_with_one_line_and_exit_code_2(failed, written, run_path,
     assert "'target'" in failed(*prepare, "--perturbation-key", "targt")
     assert "contradict" in failed(*prepare, "--perturbation-key", "target", "--n-genes", 5, "--all-genes")
     assert "is no bionemo-scdl archive" in failed(*prepare, "--perturbation-key", "target", "--obs", screen)
-    assert "repeats is 2" in failed("bench", "loader", "--out", out, "--cache", out, "--repeats", 2)
     assert "absent" in failed("evaluate", "--predicted", absent, "--observed", screen, "--out", out)
     assert not out.exists()
 

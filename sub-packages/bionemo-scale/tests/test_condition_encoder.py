@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bionemo.scale.model.config import PerturbationTokens
+from bionemo.scale.config.model import PerturbationTokens
 
 ABSENT = [-1, -1]
 

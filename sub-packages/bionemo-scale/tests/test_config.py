@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from bionemo.scale.errors import InputError
-from bionemo.scale.model.config import ScaleConfig, Source
-from bionemo.scale.model.specs import layer_spec
-from bionemo.scale.model.vocabulary import Vocabulary
-from bionemo.scale.training.settings import Precision, TrainingConfig
+from bionemo.scale.config.model import ScaleConfig, Source
+from bionemo.scale.config.training import Precision, TrainingConfig
+from bionemo.scale.data.vocabulary import Vocabulary
+from bionemo.scale.layers.specs import layer_spec
+from bionemo.screens.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_configurations_survive_json(config, vocabulary):
 
 
 def test_transformer_engine_without_a_gpu_is_refused(monkeypatch):
-    monkeypatch.setattr("bionemo.scale.model.specs.transformer_engine_works", lambda: False)
+    monkeypatch.setattr("bionemo.scale.layers.specs.transformer_engine_works", lambda: False)
     with pytest.raises(InputError, match="layer_spec=local"):
         layer_spec("transformer_engine")
     assert layer_spec("auto") == layer_spec("local")

@@ -4,11 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bionemo.cellsets import CellStore, Split, prepare
-from bionemo.scale.errors import InputError
-from bionemo.scale.recipes.overrides import configured
-from bionemo.scale.training.embeddings import Embeddings
-from bionemo.scale.training.vocabulary import training_vocabulary
+from bionemo.cellsets import CellStore, prepare
+from bionemo.scale.data.embeddings import Embeddings
+from bionemo.scale.data.training_vocabulary import training_vocabulary
+from bionemo.scale.nemo.overrides import configured
+from bionemo.screens import Split
+from bionemo.screens.errors import InputError
 
 NAMES = ["MYC", "TP53", "SOX2"]
 VECTORS = np.array([[1.0, 2.0, 5.0], [3.0, 0.0, 5.0], [5.0, 1.0, 5.0]])

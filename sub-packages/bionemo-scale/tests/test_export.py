@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bionemo.scale.errors import InputError
-from bionemo.scale.export import scale_portable
-from bionemo.scale.export.read import import_export
-from bionemo.scale.export.write import _check_portable, _labels, export
-from bionemo.scale.inference.checkpoint import load_model
-from bionemo.scale.training.run_directory import RunDirectory
+from bionemo.scale.runs import scale_portable
+from bionemo.scale.runs.directory import RunDirectory
+from bionemo.scale.runs.export import _check_portable, _labels, export
+from bionemo.scale.runs.import_export import import_export
+from bionemo.scale.runs.load import load_model
+from bionemo.screens.errors import InputError
 
 CPU = torch.device("cpu")
 ALONE = """

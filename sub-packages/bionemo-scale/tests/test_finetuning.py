@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bionemo.scale.errors import InputError
 from bionemo.scale.finetuning.names import extended_vocabulary
 from bionemo.scale.finetuning.weights import joined_embeddings, known_rows, take_over
-from bionemo.scale.inference.checkpoint import load_model
 from bionemo.scale.model.low_rank import LowRank
-from bionemo.scale.training.run_directory import RunDirectory
-from bionemo.scale.training.tuning import TuningConfig, tune
+from bionemo.scale.model.tuning import TuningConfig, tune
+from bionemo.scale.runs.directory import RunDirectory
+from bionemo.scale.runs.load import load_model
+from bionemo.screens.errors import InputError
 
 ORDER = torch.randperm(20, generator=torch.Generator().manual_seed(4)).tolist()
 

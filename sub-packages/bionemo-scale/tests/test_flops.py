@@ -4,7 +4,7 @@ import pytest
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from bionemo.scale.model import attention, linear
+from bionemo.scale.layers import attention, linear
 from bionemo.scale.model.flops import peak_flops, training_flops
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from scipy import stats
 
-from bionemo.scale.errors import InputError
 from bionemo.scale.flow.likelihood import negative_binomial_loss
 from bionemo.scale.model.decoder import CountRates
+from bionemo.screens.errors import InputError
 
 
 def test_the_likelihood_is_the_negative_binomials():

@@ -7,9 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bionemo.cellsets import Split
-from bionemo.scale.errors import InputError
-from bionemo.scale.inference.conditions import (
+from bionemo.scale.inference.controls import read_controls
+from bionemo.scale.inference.populations import (
     batch_notices,
     check_known,
     populations_like,
@@ -17,7 +16,8 @@ from bionemo.scale.inference.conditions import (
     select,
     sources,
 )
-from bionemo.scale.inference.controls import read_controls
+from bionemo.screens import Split
+from bionemo.screens.errors import InputError
 
 KEYS = {"perturbation": "target", "context": "line", "batch": "plate"}
 SPLIT = Split.from_dict({"zeroshot": {}, "fewshot": {"B": {"val": ["TP53"], "test": ["MYC"]}}})

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from bionemo.scale.config.model import Head, Pairing, Source
+from bionemo.scale.data.condition import Condition
 from bionemo.scale.flow.reduce import squared_error
-from bionemo.scale.model.attention import _by_elements, _with_all_scores
-from bionemo.scale.model.condition import Condition
-from bionemo.scale.model.config import Head, Pairing, Source
+from bionemo.scale.layers.attention import _by_elements, _with_all_scores
+from bionemo.scale.layers.linear import product
 from bionemo.scale.model.decoder import within
-from bionemo.scale.model.linear import product
 
 
 def first(condition: Condition, keep) -> Condition:

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from bionemo.scale.config.training import TrainingConfig
+from bionemo.scale.training.callbacks.nan_watch import first_not_finite
 from bionemo.scale.training.module import ScaleModule
-from bionemo.scale.training.nan_watch import first_not_finite
-from bionemo.scale.training.settings import TrainingConfig
 
 
 @pytest.fixture

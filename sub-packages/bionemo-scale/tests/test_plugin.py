@@ -5,9 +5,9 @@ import subprocess
 
 import pytest
 
-from bionemo.scale.recipes import plugin
-from bionemo.scale.recipes.executors import EXECUTORS, configured_executor
-from bionemo.scale.recipes.plugin import TASKS, OneSentence
+from bionemo.scale.nemo import plugin
+from bionemo.scale.nemo.executors import EXECUTORS, configured_executor
+from bionemo.scale.nemo.plugin import TASKS, OneSentence
 
 WHERE = ["store=/data/store", "split=/data/split.toml", "out=/data/run"]
 SLURM = [

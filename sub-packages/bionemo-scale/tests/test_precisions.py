@@ -6,9 +6,9 @@ from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import LocalNonpersistentObject, ShardedTensor
 from nemo.lightning.io import pl as nemo_checkpoints
 
-from bionemo.scale.errors import InputError
+from bionemo.scale.runs.precisions import AnyPrecision
 from bionemo.scale.training.cpu import writing_without_cuda
-from bionemo.scale.training.precisions import AnyPrecision
+from bionemo.screens.errors import InputError
 
 NAMES = ("module.moving.weight", "module.frozen.weight")
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import bionemo.scale.inference.predict as predict_module
-from bionemo.cellsets import Split
-from bionemo.scale.errors import InputError
 from bionemo.scale.inference.predict import predict
-from bionemo.scale.training.run_directory import RunDirectory
+from bionemo.scale.runs.directory import RunDirectory
+from bionemo.screens import Split
+from bionemo.screens.errors import InputError
 
 
 @pytest.fixture

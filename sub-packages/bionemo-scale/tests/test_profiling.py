@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bionemo.scale.training import profiling
+from bionemo.scale.training.callbacks import profiling
 
 
 class Recorder:

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from bionemo.scale.errors import InputError
-from bionemo.scale.model.config import Source
+from bionemo.scale.config.model import Source
+from bionemo.scale.config.training import Precision, TrainingConfig
+from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.model.scale_model import ScaleModel
-from bionemo.scale.model.vocabulary import Vocabulary
-from bionemo.scale.recipes.finetune import FINETUNES
-from bionemo.scale.recipes.overrides import configured
-from bionemo.scale.recipes.pretrain import RECIPES
+from bionemo.scale.nemo.finetune import FINETUNES
+from bionemo.scale.nemo.overrides import configured
+from bionemo.scale.nemo.pretrain import RECIPES
 from bionemo.scale.training.pretrain import pretrain
-from bionemo.scale.training.settings import Precision, TrainingConfig
+from bionemo.screens.errors import InputError
 
 WHERE = ["store=some/store", "split=split.toml", "out=runs/a run=1"]
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from bionemo.scale.errors import InputError
-from bionemo.scale.training import refusals
-from bionemo.scale.training.refusals import check_data, check_settings
-from bionemo.scale.training.settings import TrainingConfig
+from bionemo.scale.config.training import TrainingConfig
+from bionemo.scale.training import checks as refusals
+from bionemo.scale.training.checks import check_data, check_settings
+from bionemo.screens.errors import InputError
 
 
 @pytest.fixture

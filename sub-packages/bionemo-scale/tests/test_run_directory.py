@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from bionemo.scale.errors import InputError
-from bionemo.scale.training.run_directory import Best, RunDirectory
+from bionemo.scale.runs.directory import Best, RunDirectory
+from bionemo.screens.errors import InputError
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex, TensorProperties
 
-from bionemo.scale.errors import InputError
-from bionemo.scale.inference.checkpoint import load_model
-from bionemo.scale.training.run_directory import RunDirectory
-from bionemo.scale.training.safe_reading import reading
+from bionemo.scale.runs.directory import RunDirectory
+from bionemo.scale.runs.load import load_model
+from bionemo.scale.runs.safe_reading import reading
+from bionemo.screens.errors import InputError
 
 CPU = torch.device("cpu")
 Encoding = type(TensorProperties(memory_format=torch.contiguous_format).__getstate__()[3])

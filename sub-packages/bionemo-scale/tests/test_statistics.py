@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from bionemo.cellsets import CellStore, prepare
-from bionemo.scale.training.statistics import ConditionMeans
+from bionemo.scale.linear_start.means import ConditionMeans
 
 SILENT = 4
 """Cells of a perturbation none of which shows the first gene."""

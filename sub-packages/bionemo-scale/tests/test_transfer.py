@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from bionemo.scale.model.transfer import Transfer, move_cells, rows_of
-from bionemo.scale.training.transfer import FittedTransfer
-from bionemo.scale.training.zero_shot import effects_from_embeddings
+from bionemo.scale.linear_start.fit import FittedTransfer
+from bionemo.scale.linear_start.start import Transfer, move_cells, rows_of
+from bionemo.scale.linear_start.zero_shot import effects_from_embeddings
 
 G, CONTEXTS = 20, ["A", "B", "C", "D"]
 LABELS = ["ctrl", *(f"p{i}" for i in range(1, 9))]

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bionemo.scale.errors import InputError
-from bionemo.scale.inference.checkpoint import find_checkpoint, load_model
-from bionemo.scale.model.average import WeightAverage
-from bionemo.scale.training.run_directory import RunDirectory
-from bionemo.scale.training.selection import Selection
-from bionemo.scale.training.settings import TrainingConfig
+from bionemo.scale.config.training import TrainingConfig
+from bionemo.scale.model.weight_average import WeightAverage
+from bionemo.scale.runs.directory import RunDirectory
+from bionemo.scale.runs.load import find_checkpoint, load_model
+from bionemo.scale.training.callbacks.selection import Selection
 from bionemo.scale.training.validation import GATES, ConditionScores
+from bionemo.screens.errors import InputError
 
 CPU = torch.device("cpu")
 

@@ -6,43 +6,36 @@ The names that need torch, AnnData or numba are imported when they are first use
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from bionemo.cellsets.errors import InputError
-from bionemo.cellsets.inspection import ContextSummary, Inspection, describe
-from bionemo.cellsets.sampler import SetSampler
-from bionemo.cellsets.split import Split
-from bionemo.cellsets.store import CellStore
+from bionemo.cellsets.sampling.sampler import SetSampler
+from bionemo.cellsets.store.cell_store import CellStore
+from bionemo.cellsets.store.inspection import ContextSummary, Inspection, describe
 
 if TYPE_CHECKING:
-    from bionemo.cellsets.batch import SetBatch
-    from bionemo.cellsets.loader import SetLoader
-    from bionemo.cellsets.preparation import prepare
-    from bionemo.cellsets.simulation import simulate
-    from bionemo.cellsets.staging import CsrBatch
-    from bionemo.cellsets.upload import DeviceBatches
+    from bionemo.cellsets.loading.batches import SetBatch
+    from bionemo.cellsets.loading.csr_batches import CsrBatch
+    from bionemo.cellsets.loading.device_batches import DeviceBatches
+    from bionemo.cellsets.loading.loader import SetLoader
+    from bionemo.cellsets.preparation.prepare import prepare
 
 __all__ = [
     "CellStore",
     "ContextSummary",
     "CsrBatch",
     "DeviceBatches",
-    "InputError",
     "Inspection",
     "SetBatch",
     "SetLoader",
     "SetSampler",
-    "Split",
     "describe",
     "prepare",
-    "simulate",
 ]
 
 _LAZY = {
-    "CsrBatch": "staging",
-    "DeviceBatches": "upload",
-    "SetBatch": "batch",
-    "SetLoader": "loader",
-    "prepare": "preparation",
-    "simulate": "simulation",
+    "CsrBatch": "loading.csr_batches",
+    "DeviceBatches": "loading.device_batches",
+    "SetBatch": "loading.batches",
+    "SetLoader": "loading.loader",
+    "prepare": "preparation.prepare",
 }
 
 

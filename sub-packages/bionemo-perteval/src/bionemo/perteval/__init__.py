@@ -5,11 +5,11 @@
 >>> evaluation.table  # doctest: +SKIP
 """
 
-from bionemo.perteval.baselines import BASELINES, Baseline
-from bionemo.perteval.errors import InputError
 from bionemo.perteval.evaluation import Evaluation
-from bionemo.perteval.metrics import HEADLINE, METRICS, Metric
+from bionemo.perteval.metrics.registry import HEADLINE, METRICS, Metric
+from bionemo.perteval.populations.baselines import BASELINES, Baseline
+from bionemo.perteval.report.tables import render
 from bionemo.perteval.run import evaluate
-from bionemo.perteval.tables import render
+from bionemo.screens.errors import InputError
 
 __all__ = ["BASELINES", "HEADLINE", "METRICS", "Baseline", "Evaluation", "InputError", "Metric", "evaluate", "render"]

@@ -82,9 +82,10 @@ def evaluate(
     """Score a prediction and write the report."""
     from rich.console import Console
 
-    from bionemo.perteval import InputError, render
     from bionemo.perteval import evaluate as run
-    from bionemo.perteval.leakage import read_pairs
+    from bionemo.perteval import render
+    from bionemo.perteval.rules.leakage import read_pairs
+    from bionemo.screens import InputError
 
     try:
         evaluation = run(
@@ -133,45 +134,9 @@ def reference(
     Console().print(render(run(cells=cells, genes=genes, seed=seed, threads=threads, progress=progress)))
 
 
-@app.command()
-def bench(
-    out: Annotated[Path, typer.Option(help="JSON file for times, memory, differences, versions and machine.")],
-    cells: Annotated[int, typer.Option(min=1, help="Cells that both score.")] = 50_000,
-    genes: Annotated[int, typer.Option(min=1, help="Genes.")] = 2_000,
-    perturbations: Annotated[int, typer.Option(min=1, help="Perturbations.")] = 50,
-    growth: Annotated[
-        str, typer.Option(help="Numbers of cells at which perteval scores all arms, with commas; or empty.")
-    ] = ("50000,100000,200000,500000"),
-    repeats: Annotated[int, typer.Option(min=0, help="Of the comparison, alternating.")] = 3,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of perteval, worker processes of cell-eval.")] = 2,
-) -> None:
-    """Time scoring beside cell-eval itself, and how it grows with the number of cells."""
-    import json
-
-    from bionemo.perteval.bench import run
-
-    try:
-        sizes = [int(size) for size in growth.split(",") if size]
-    except ValueError:
-        typer.echo(f"perteval: --growth is {growth!r}, but it takes whole numbers with commas between.", err=True)
-        raise typer.Exit(2) from None
-    found = run(cells=cells, genes=genes, perturbations=perturbations, growth=sizes, repeats=repeats, threads=threads)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
-    for engine, seconds in found["median_seconds"].items():
-        typer.echo(f"{engine}: {seconds:.1f} s for {cells} cells, median of {repeats}")
-    if found["median_seconds"]:
-        typer.echo(
-            f"{found['times_faster']:.1f} times; largest difference {max(found['largest_difference'].values()):.2g}"
-        )
-    for grown in found["growth"]:
-        added = (grown["peak_bytes"] - grown["bytes_before"]) / 2**30
-        typer.echo(f"{grown['cells']} cells: {grown['seconds']:.1f} s, {added:.2f} GiB beyond the input")
-
-
 def named(predicted: list[str]) -> Path | dict[str, list[Path]]:
     """Return what ``--predicted`` says: one path, or name -> files."""
-    from bionemo.perteval import InputError
+    from bionemo.screens import InputError
 
     if len(predicted) == 1 and ("=" not in predicted[0] or Path(predicted[0]).exists()):
         return Path(predicted[0])
@@ -188,7 +153,7 @@ def named(predicted: list[str]) -> Path | dict[str, list[Path]]:
 
 def of_training(training_conditions: list[str] | None, hvg_from: list[str] | None) -> dict[str, Any]:
     """Return `training_conditions` and `hvg_from` of `evaluate` from what their options say."""
-    from bionemo.perteval.leakage import read_pairs
+    from bionemo.perteval.rules.leakage import read_pairs
 
     option = "--training-conditions"
     files = _by_name(training_conditions, option)
@@ -201,7 +166,7 @@ def of_training(training_conditions: list[str] | None, hvg_from: list[str] | Non
 
 def _by_name(given: list[str] | None, option: str) -> str | dict[str, str] | None:
     """Return what an option says of all predictions, or name -> what it says of each."""
-    from bionemo.perteval import InputError
+    from bionemo.screens import InputError
 
     if not given:
         return None

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bionemo.perteval import flags, intervals, output
-from bionemo.perteval.arms import Arm
-from bionemo.perteval.baselines import CONTROL_CELLS, TRANSFERRED_DELTA
-from bionemo.perteval.ceiling import SPLIT_HALVES, spearman_brown
-from bionemo.perteval.errors import InputError
-from bionemo.perteval.flags import Flag
-from bionemo.perteval.metrics import METRICS, NAMES, STRONG_EFFECT
-from bionemo.perteval.profiles import Profiles
+from bionemo.perteval.checks import flags
+from bionemo.perteval.checks.flags import Flag
+from bionemo.perteval.checks.profiles import Profiles
+from bionemo.perteval.metrics import intervals
+from bionemo.perteval.metrics.registry import METRICS, NAMES, STRONG_EFFECT
+from bionemo.perteval.populations.arms import Arm
+from bionemo.perteval.populations.baselines import CONTROL_CELLS, TRANSFERRED_DELTA
+from bionemo.perteval.populations.ceiling import SPLIT_HALVES, spearman_brown
+from bionemo.perteval.report import files as output
+from bionemo.screens.errors import InputError
 
 _CORRECTED = [metric.name for metric in METRICS if metric.corrected]
 _CONDITION = ["context", "perturbation"]
@@ -214,7 +216,7 @@ class Evaluation:
     @cached_property
     def page(self) -> str:
         """The report as HTML."""
-        from bionemo.perteval import report
+        from bionemo.perteval.report import page as report
 
         return report.html(self)
 

@@ -2,7 +2,7 @@
 
 from bionemo.perteval.evaluation import Evaluation
 from bionemo.perteval.run import evaluate
-from bionemo.perteval.simulation import CONTROL, log1p_of, simulate
+from bionemo.screens.replicates import CONTROL, log1p_of, simulate
 
 REPLICATE = "independent replicate"
 

@@ -9,18 +9,20 @@ from typing import Literal
 
 import anndata as ad
 
-from bionemo.perteval import engine as other_engine
-from bionemo.perteval import output, reading, scoring
-from bionemo.perteval.arms import listed, notes, score_arms
-from bionemo.perteval.baselines import BASELINES, PREDICTION
-from bionemo.perteval.cache import TestCache
-from bionemo.perteval.ceiling import SPLIT_HALVES, SPLIT_REPEATS
-from bionemo.perteval.checks import Keys
-from bionemo.perteval.errors import InputError
+from bionemo.perteval.engines import cell_eval as other_engine
 from bionemo.perteval.evaluation import Evaluation
-from bionemo.perteval.parity import HvgFrom, Rules, TrainedOn
-from bionemo.perteval.reading import Prediction
-from bionemo.perteval.screen import Screen
+from bionemo.perteval.inputs import reading
+from bionemo.perteval.inputs.checks import Keys
+from bionemo.perteval.inputs.reading import Prediction
+from bionemo.perteval.inputs.screen import Screen
+from bionemo.perteval.metrics import scoring
+from bionemo.perteval.populations.arms import listed, notes, score_arms
+from bionemo.perteval.populations.baselines import BASELINES, PREDICTION
+from bionemo.perteval.populations.ceiling import SPLIT_HALVES, SPLIT_REPEATS
+from bionemo.perteval.report import files as output
+from bionemo.perteval.rules.rules import HvgFrom, Rules, TrainedOn
+from bionemo.perteval.significance.cache import TestCache
+from bionemo.screens.errors import InputError
 
 Source = Path | str | ad.AnnData
 """An h5ad file or the cells themselves."""

@@ -1,8 +1,4 @@
-"""What a user is told in one sentence."""
-
-
-class InputError(ValueError):
-    """Something the user gave is wrong; the message is one sentence that names the thing and the mend."""
+"""How a run ends before its last step, in one sentence to the user."""
 
 
 class Stopped(RuntimeError):

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from bionemo.scale.cli.bench import app as bench
 from bionemo.scale.cli.split import split
-from bionemo.scale.errors import InputError, Stopped
+from bionemo.scale.errors import Stopped
+from bionemo.screens.errors import InputError
 
 app = typer.Typer(
     name="bionemo-scale",
@@ -19,7 +19,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-app.add_typer(bench, name="bench")
 
 
 class Part(StrEnum):
@@ -33,13 +32,12 @@ class Part(StrEnum):
 
 def main() -> None:
     """Run the command; a user's mistake ends it with one sentence and exit code 2."""
-    from bionemo.scale.cli.mistakes import user_mistakes
     from bionemo.scale.quiet import hush
 
     hush()
     try:
         app()
-    except user_mistakes() as mistake:
+    except InputError as mistake:
         typer.secho(f"error: {mistake}", fg="red", err=True)
         sys.exit(2)
     except Stopped as stopped:
@@ -58,7 +56,7 @@ def simulate(
     seed: Annotated[int, typer.Option(help="The same seed gives the same file.")] = 0,
 ) -> None:
     """Write a simulated screen: counts, and the true effects beside them."""
-    from bionemo.cellsets import simulate as run
+    from bionemo.screens.simulation import simulate as run
 
     run(out, cells=cells, genes=genes, contexts=contexts, perturbations=perturbations, batches=batches, seed=seed)
     typer.echo(f"{out}: {cells:,} cells x {genes:,} genes, {contexts} contexts, {perturbations} perturbations")
@@ -183,7 +181,7 @@ def pretrain(
         key = override.partition("=")[0]
         if key in ("store", "split", "out", "embeddings"):
             raise InputError(f"{override!r} is among the settings, and --{key} says it already: leave one out.")
-    from bionemo.scale.recipes.overrides import configured
+    from bionemo.scale.nemo.overrides import configured
 
     given = {"store": store, "split": split, "out": out, "embeddings": embeddings}
     paths = [f"{name}={path}" for name, path in given.items() if path is not None]
@@ -214,8 +212,8 @@ def finetune(
         key = override.partition("=")[0]
         if key in ("start", "store", "split", "out", "embeddings"):
             raise InputError(f"{override!r} is among the settings, and an option says it already: leave one out.")
-    from bionemo.scale.recipes.finetune import FINETUNES
-    from bionemo.scale.recipes.overrides import configured
+    from bionemo.scale.nemo.finetune import FINETUNES
+    from bionemo.scale.nemo.overrides import configured
 
     given = {"start": start, "store": store, "split": split, "out": out, "embeddings": embeddings}
     paths = [f"{name}={path}" for name, path in given.items() if path is not None]
@@ -238,7 +236,7 @@ def profile(
     """Say where the time of a training step goes: a table, and a trace for Perfetto."""
     if out.exists():
         raise InputError(f"--out {out} exists: name a directory that does not.")
-    from bionemo.scale.recipes.overrides import configured
+    from bionemo.scale.nemo.overrides import configured
 
     # One step more than is profiled, so that writing the last checkpoint is no part of it.
     lengths = [f"training.max_steps={steps + 4}", "training.warmup_steps=1", f"training.profile_steps={steps}"]
@@ -362,7 +360,7 @@ def export(
     out: Annotated[Path, typer.Option(help="Directory to write.")],
 ) -> None:
     """Write a model as safetensors and JSON, with the one file of plain torch that runs it."""
-    from bionemo.scale.export.write import export as run
+    from bionemo.scale.runs.export import export as run
 
     run(checkpoint, out)
     typer.echo(f"wrote {out}: model.safetensors, config.json, scale_portable.py")
@@ -374,7 +372,7 @@ def import_(
     out: Annotated[Path, typer.Option(help="Run directory to write.")],
 ) -> None:
     """Make a run of an exported model: it predicts, and `pretrain` starts from its weights."""
-    from bionemo.scale.export.read import import_export as run
+    from bionemo.scale.runs.import_export import import_export as run
 
     run(folder, out)
     typer.echo(f"wrote {out}")

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from bionemo import perteval
 from bionemo.perteval.cli import named, of_training
-from bionemo.perteval.leakage import read_pairs
+from bionemo.perteval.rules.leakage import read_pairs
 
 
 def evaluate(predicted: list[str], observed: Path, out: Path, **settings) -> None:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from bionemo.scale.errors import InputError
+from bionemo.screens.errors import InputError
 
 
 def names_of_genes(place: Path) -> list[str]:

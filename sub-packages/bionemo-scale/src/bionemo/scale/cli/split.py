@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bionemo.scale.errors import InputError
+from bionemo.screens.errors import InputError
 
 
 def split(
@@ -14,9 +14,9 @@ def split(
     out: Annotated[Path, typer.Option(help="TOML file to write; must not exist.")],
 ) -> None:
     """Draw the held-out perturbations of a benchmark, where the published lists are not at hand."""
-    from bionemo.cellsets.observed import observed_conditions
-    from bionemo.perteval.drawing import draw_split, split_toml
-    from bionemo.perteval.protocol_files import find_protocol
+    from bionemo.cellsets.inputs.observed import observed_conditions
+    from bionemo.perteval.rules.drawn_split import draw_split, split_toml
+    from bionemo.perteval.rules.protocol_files import find_protocol
 
     if out.exists():
         raise InputError(f"--out {out} exists: name another file, or remove it.")

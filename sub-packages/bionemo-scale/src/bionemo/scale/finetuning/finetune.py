@@ -10,19 +10,20 @@ import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_only
 from megatron.core import parallel_state
 
-from bionemo.scale.errors import InputError, Stopped
+from bionemo.scale.config.training import TrainingConfig
+from bionemo.scale.data.vocabulary import Vocabulary
+from bionemo.scale.errors import Stopped
 from bionemo.scale.finetuning.names import extended_vocabulary
 from bionemo.scale.finetuning.weights import EMBEDDING, joined_embeddings, known_rows, take_over
-from bionemo.scale.inference.checkpoint import find_checkpoint, load_model
-from bionemo.scale.model.average import WeightAverage
 from bionemo.scale.model.scale_model import ScaleModel
-from bionemo.scale.model.vocabulary import Vocabulary
-from bionemo.scale.training.opening import open_training
+from bionemo.scale.model.tuning import Placement, TuningConfig, tune
+from bionemo.scale.model.weight_average import WeightAverage
+from bionemo.scale.runs.directory import RunDirectory, RunRecord
+from bionemo.scale.runs.load import find_checkpoint, load_model
+from bionemo.scale.runs.starting_point import write_starting_point
 from bionemo.scale.training.pretrain import fit
-from bionemo.scale.training.run_directory import RunDirectory, RunRecord
-from bionemo.scale.training.settings import TrainingConfig
-from bionemo.scale.training.starting_point import write_starting_point
-from bionemo.scale.training.tuning import Placement, TuningConfig, tune
+from bionemo.scale.training.setup import open_training
+from bionemo.screens.errors import InputError
 
 PATIENCE = 1800
 """Seconds that a process waits for the first one to write the weights that all start from."""

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from bionemo.scale.errors import InputError
-from bionemo.scale.model.labels import parse_label
-from bionemo.scale.model.vocabulary import Vocabulary
+from bionemo.scale.data.vocabulary import Vocabulary
+from bionemo.screens.errors import InputError
+from bionemo.screens.labels import parse_label
 
 
 def extended_vocabulary(old: Vocabulary, new: Vocabulary) -> Vocabulary:

@@ -5,11 +5,11 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import torch
 
-from bionemo.scale.errors import InputError
-from bionemo.scale.model.config import PerturbationTokens, ScaleConfig
+from bionemo.scale.config.model import PerturbationTokens, ScaleConfig
+from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.model.low_rank import DOSE, TABLES
 from bionemo.scale.model.scale_model import ScaleModel
-from bionemo.scale.model.vocabulary import Vocabulary
+from bionemo.screens.errors import InputError
 
 EMBEDDING = "condition_encoder.perturbation.embedding"
 GENES = {

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from bionemo.scale.errors import InputError
-from bionemo.scale.inference.annotations import labelled, missing_columns, read_h5ad
-from bionemo.scale.model.vocabulary import Vocabulary
+from bionemo.scale.data.vocabulary import Vocabulary
+from bionemo.scale.inference.files import labelled, missing_columns, read_h5ad
+from bionemo.screens.errors import InputError
 
 
 @dataclass(frozen=True)

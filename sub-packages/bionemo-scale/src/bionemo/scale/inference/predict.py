@@ -13,10 +13,11 @@ import torch
 from scipy import sparse
 from tqdm import tqdm
 
-from bionemo.cellsets import Split
-from bionemo.scale.errors import InputError
-from bionemo.scale.inference.checkpoint import find_checkpoint, load_model
-from bionemo.scale.inference.conditions import (
+from bionemo.scale.data.condition import Condition, token_table
+from bionemo.scale.data.vocabulary import Vocabulary
+from bionemo.scale.inference.controls import ControlCells, read_controls
+from bionemo.scale.inference.output import check_target, write_whole
+from bionemo.scale.inference.populations import (
     Population,
     batch_notices,
     check_known,
@@ -25,15 +26,14 @@ from bionemo.scale.inference.conditions import (
     select,
     sources,
 )
-from bionemo.scale.inference.controls import ControlCells, read_controls
 from bionemo.scale.inference.rounding import CountRounding
 from bionemo.scale.inference.starts import Start, draw
-from bionemo.scale.inference.target import check_target, write_whole
-from bionemo.scale.model.condition import Condition, token_table
 from bionemo.scale.model.scale_model import ScaleModel
-from bionemo.scale.model.vocabulary import Vocabulary
+from bionemo.scale.runs.directory import RunRecord
+from bionemo.scale.runs.load import find_checkpoint, load_model
 from bionemo.scale.training.cpu import keep_freed_memory
-from bionemo.scale.training.run_directory import RunRecord
+from bionemo.screens import Split
+from bionemo.screens.errors import InputError
 
 SETS_AT_ONCE = 16
 ORIGIN = "control_cell"
@@ -87,7 +87,7 @@ def predict(
     ------
     InputError
         The arguments do not fit each other, ``out`` cannot be written, or what :func:`read_controls`,
-        :func:`load_model` and :mod:`bionemo.scale.inference.conditions` refuse.
+        :func:`load_model` and :mod:`bionemo.scale.inference.populations` refuse.
     """
     check_target(out, {"--controls": controls, "--like": like})
     if seed < 0:

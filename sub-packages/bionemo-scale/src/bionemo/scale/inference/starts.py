@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from bionemo.scale.inference.conditions import Population
+from bionemo.scale.inference.populations import Population
 
 LARGEST_SCALE = 2.0
 """A gene of the drawn cells is scaled by at most so much, up or down."""

@@ -21,8 +21,8 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch.utils.checkpoint import checkpoint
 
-from bionemo.scale.model.linear import ColumnParallelLinear
-from bionemo.scale.model.specs import LayerSpec
+from bionemo.scale.layers.linear import ColumnParallelLinear
+from bionemo.scale.layers.specs import LayerSpec
 
 
 class Modulation(MegatronModule):

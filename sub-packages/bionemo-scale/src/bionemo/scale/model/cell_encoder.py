@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from megatron.core.transformer.module import MegatronModule
 
+from bionemo.scale.config.model import ScaleConfig
+from bionemo.scale.layers.linear import ColumnParallelLinear, RowParallelLinear
+from bionemo.scale.layers.specs import LayerSpec
 from bionemo.scale.model.blocks import LlamaStack
-from bionemo.scale.model.config import ScaleConfig
-from bionemo.scale.model.linear import ColumnParallelLinear, RowParallelLinear
-from bionemo.scale.model.specs import LayerSpec
 
 
 class GeneModuleEncoder(MegatronModule):

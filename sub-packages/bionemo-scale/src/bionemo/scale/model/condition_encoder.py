@@ -10,10 +10,10 @@ import torch
 from megatron.core.transformer.module import MegatronModule
 from torch import nn
 
-from bionemo.scale.model.condition import Condition
-from bionemo.scale.model.config import ConditionPooling, PerturbationTokens, ScaleConfig
-from bionemo.scale.model.linear import ColumnParallelLinear
-from bionemo.scale.model.vocabulary import Vocabulary
+from bionemo.scale.config.model import ConditionPooling, PerturbationTokens, ScaleConfig
+from bionemo.scale.data.condition import Condition
+from bionemo.scale.data.vocabulary import Vocabulary
+from bionemo.scale.layers.linear import ColumnParallelLinear
 
 
 class PerturbationEncoder(MegatronModule):

@@ -15,11 +15,11 @@ from megatron.core.tensor_parallel.mappings import (
 from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.module import MegatronModule
 
+from bionemo.scale.config.model import GENE_MULTIPLE, Head, ScaleConfig, projects_plainly
+from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.flow.likelihood import negative_binomial_loss
-from bionemo.scale.model.config import GENE_MULTIPLE, Head, ScaleConfig, projects_plainly
-from bionemo.scale.model.linear import ColumnParallelLinear, product
-from bionemo.scale.model.specs import LayerSpec
-from bionemo.scale.model.vocabulary import Vocabulary
+from bionemo.scale.layers.linear import ColumnParallelLinear, product
+from bionemo.scale.layers.specs import LayerSpec
 
 
 class GeneProjection(ColumnParallelLinear):

@@ -10,7 +10,7 @@ Shapes: B sets, S cells, G genes, M gene modules of width d, D latent, K seeds.
 import math
 from collections.abc import Iterator
 
-from bionemo.scale.model.config import GENE_MULTIPLE, ConditionPooling, Head, ScaleConfig, SetLoss, projects_plainly
+from bionemo.scale.config.model import GENE_MULTIPLE, ConditionPooling, Head, ScaleConfig, SetLoss, projects_plainly
 
 CONDITION_TOKENS = 3
 """Perturbation, context and batch."""

@@ -9,7 +9,9 @@ import torch
 from megatron.core.transformer.enums import ModelType
 from megatron.core.transformer.module import MegatronModule
 
-from bionemo.scale.errors import InputError
+from bionemo.scale.config.model import Head, Pairing, Prediction, ScaleConfig, SetLoss, Source
+from bionemo.scale.data.condition import Condition
+from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.flow.endpoint import endpoint_loss, velocity_loss
 from bionemo.scale.flow.noise import set_noise
 from bionemo.scale.flow.pairing import optimal_transport_order
@@ -18,15 +20,13 @@ from bionemo.scale.flow.reduce import over_cells, over_sets, squared_error
 from bionemo.scale.flow.set_loss import energy_distance, maximum_mean_discrepancy
 from bionemo.scale.flow.solver import solve
 from bionemo.scale.flow.source import source
+from bionemo.scale.layers.specs import layer_spec
+from bionemo.scale.linear_start.start import Transfer, move_cells
 from bionemo.scale.model.cell_encoder import CellEncoder
-from bionemo.scale.model.condition import Condition
 from bionemo.scale.model.condition_encoder import ConditionEncoder
-from bionemo.scale.model.config import Head, Pairing, Prediction, ScaleConfig, SetLoss, Source
 from bionemo.scale.model.decoder import Decoder
-from bionemo.scale.model.specs import layer_spec
-from bionemo.scale.model.transfer import Transfer, move_cells
 from bionemo.scale.model.transport import EndpointTransport
-from bionemo.scale.model.vocabulary import Vocabulary
+from bionemo.screens.errors import InputError
 
 EXTRA_STATE = "_extra_state"
 _SET_LOSSES = {SetLoss.ENERGY: energy_distance, SetLoss.MMD: maximum_mean_discrepancy}

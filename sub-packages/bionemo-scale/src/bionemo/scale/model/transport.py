@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from megatron.core.transformer.module import MegatronModule
 from torch import nn
 
+from bionemo.scale.config.model import Prediction, ScaleConfig
+from bionemo.scale.layers.linear import ColumnParallelLinear
+from bionemo.scale.layers.specs import LayerSpec
 from bionemo.scale.model.blocks import LlamaStack, Modulation
-from bionemo.scale.model.config import Prediction, ScaleConfig
-from bionemo.scale.model.linear import ColumnParallelLinear
-from bionemo.scale.model.specs import LayerSpec
 
 
 class TimeEmbedding(nn.Module):

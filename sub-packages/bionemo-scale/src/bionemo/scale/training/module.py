@@ -13,13 +13,13 @@ from nemo.lightning.megatron_parallel import MegatronLossReduction
 from nemo.lightning.pytorch.optim import CosineAnnealingScheduler
 from nemo.lightning.pytorch.optim.megatron import MegatronOptimizerModule
 
-from bionemo.scale.model.average import WeightAverage
-from bionemo.scale.model.condition import Condition
-from bionemo.scale.model.config import Fp8, ScaleConfig
+from bionemo.scale.config.model import Fp8, ScaleConfig
+from bionemo.scale.config.training import Precision, TrainingConfig
+from bionemo.scale.data.condition import Condition
+from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.model.scale_model import ScaleModel
-from bionemo.scale.model.vocabulary import Vocabulary
-from bionemo.scale.training.settings import Precision, TrainingConfig
-from bionemo.scale.training.tuning import tune
+from bionemo.scale.model.tuning import tune
+from bionemo.scale.model.weight_average import WeightAverage
 from bionemo.scale.training.validation import ConditionScores
 
 

@@ -10,21 +10,21 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from nemo import lightning as nl
 
-from bionemo.scale.errors import InputError
-from bionemo.scale.model.config import ScaleConfig
-from bionemo.scale.training.data import CellSetsDataModule
-from bionemo.scale.training.failures import one_sentence
+from bionemo.scale.config.model import ScaleConfig
+from bionemo.scale.config.training import TrainingConfig
+from bionemo.scale.runs.directory import RunDirectory, checkpoint_step
+from bionemo.scale.runs.failures import one_sentence
+from bionemo.scale.training.callbacks.checkpoints import Checkpoints
+from bionemo.scale.training.callbacks.nan_watch import NanWatch
+from bionemo.scale.training.callbacks.preemption import StopOnSigterm
+from bionemo.scale.training.callbacks.profiling import Profile
+from bionemo.scale.training.callbacks.progress import ProgressBar, Throughput
+from bionemo.scale.training.callbacks.selection import Selection
+from bionemo.scale.training.data_module import CellSetsDataModule
 from bionemo.scale.training.module import ScaleModule, precision_plugin
-from bionemo.scale.training.nan_watch import NanWatch
-from bionemo.scale.training.opening import open_training
-from bionemo.scale.training.preemption import StopOnSigterm
-from bionemo.scale.training.profiling import Profile
-from bionemo.scale.training.progress import ProgressBar, Throughput
-from bionemo.scale.training.run_directory import RunDirectory, checkpoint_step
-from bionemo.scale.training.saving import Checkpoints
-from bionemo.scale.training.selection import Selection
-from bionemo.scale.training.settings import TrainingConfig
+from bionemo.scale.training.setup import open_training
 from bionemo.scale.training.strategy import strategy
+from bionemo.screens.errors import InputError
 
 _log = logging.getLogger("bionemo.scale")
 

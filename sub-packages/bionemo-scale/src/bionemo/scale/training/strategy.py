@@ -7,10 +7,10 @@ from megatron.core.distributed import DistributedDataParallelConfig
 from nemo import lightning as nl
 from nemo.utils.callbacks.dist_ckpt_io import AsyncFinalizableCheckpointIO
 
-from bionemo.scale.model.config import ScaleConfig
-from bionemo.scale.training.precisions import AnyPrecision
-from bionemo.scale.training.safe_reading import reading
-from bionemo.scale.training.settings import TrainingConfig
+from bionemo.scale.config.model import ScaleConfig
+from bionemo.scale.config.training import TrainingConfig
+from bionemo.scale.runs.precisions import AnyPrecision
+from bionemo.scale.runs.safe_reading import reading
 
 
 class SafeStrategy(nl.MegatronStrategy):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from megatron.core import parallel_state
 
-from bionemo.scale.model.condition import Condition
+from bionemo.scale.data.condition import Condition
 from bionemo.scale.model.scale_model import ScaleModel
 
 GATES = (0.0, 0.25, 0.5, 0.75, 1.0)

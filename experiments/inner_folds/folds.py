@@ -1,0 +1,159 @@
+"""Screens in memory, and folds of their training conditions: what choices are made on, without the test conditions."""
+
+import tomllib
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+
+from bionemo.cellsets import CellStore
+from bionemo.perteval.inputs.screen import Screen as Observed
+from bionemo.perteval.populations.estimates import Estimates
+from bionemo.scale.data.vocabulary import Vocabulary
+from bionemo.scale.inference.controls import ControlCells, read_controls
+from bionemo.scale.linear_start.means import ConditionMeans
+from experiments.screens import HERE, Screen, glioblastoma, papalexi
+
+Condition = tuple[str, str]
+"""(context, perturbation)"""
+
+FEWEST = 3
+"""A condition of fewer cells is in no fold."""
+THP1_HELD_OUT = (("rep_1", 12), ("rep_2", 12), ("rep_3", 6), ("rep_3", 6))
+"""Targets that a fold holds out, and where; the third replicate has thirteen left beside the test conditions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    """Conditions that train, those they are to predict, and those that neither may see."""
+
+    train: tuple[Condition, ...]
+    held_out: tuple[Condition, ...]
+    apart: tuple[Condition, ...]
+
+
+class Cells:
+    """A screen: its control cells, the means of its conditions, and what the baselines need.
+
+    Parameters
+    ----------
+    screen
+        Which.
+    work
+        Folder of stores.
+    """
+
+    def __init__(self, screen: Screen, work: Path):
+        self.name, keys = screen.name, screen.columns
+        source = screen.source(work)
+        store = CellStore(screen.store(work))
+        self.perturbation_key, self.context_key = keys["perturbation_key"], keys["context_key"]
+        self.control, self.target_sum = store.control, store.target_sum
+        self.genes = np.array(store.genes)
+        self.contexts, self.labels = [str(c) for c in store.contexts], [str(p) for p in store.perturbations]
+        self.means = ConditionMeans(store, np.ones(len(store.runs), dtype=bool))
+        self.conditions = sorted(
+            (self.contexts[c], self.labels[p]) for c, p in self.means.delta if self.means.cells[c, p] >= FEWEST
+        )
+        self.controls: ControlCells = read_controls(
+            source,
+            self.vocabulary(self.conditions),
+            perturbation_key=self.perturbation_key,
+            context_key=self.context_key,
+        )
+        self.adata = ad.read_h5ad(source)
+        contexts, labels = (
+            self.adata.obs[key].astype(str).to_numpy() for key in (self.context_key, keys["perturbation_key"])
+        )
+        counts = self.adata.X.tocsr().astype(np.float64)  # type: ignore[union-attr]
+        library = np.asarray(counts.sum(1)).ravel()
+        counts.data = np.log1p(
+            counts.data * np.repeat(self.target_sum / np.maximum(library, 1), np.diff(counts.indptr))
+        )
+        self.expression, self.library = counts.astype(np.float32), library
+        self.rows = {
+            (c, p): np.flatnonzero((contexts == c) & (labels == p))
+            for c, p in [*self.conditions, *((c, self.control) for c in self.contexts)]
+        }
+        self.pool = {c: np.flatnonzero(self.controls.obs[self.context_key].astype(str) == c) for c in self.contexts}
+
+    def index(self, condition: Condition) -> tuple[int, int]:
+        """The store's indices of a condition."""
+        return self.contexts.index(condition[0]), self.labels.index(condition[1])
+
+    def delta(self, condition: Condition) -> np.ndarray:
+        """Observed mean less that of the context's control cells, log1p [G]."""
+        return self.means.delta[self.index(condition)]
+
+    def control_mean(self, context: str) -> np.ndarray:
+        """Mean of a context's control cells, log1p [G]."""
+        return self.means.control[self.contexts.index(context)]
+
+    def vocabulary(self, train: Sequence[Condition]) -> Vocabulary:
+        """Of a model that these conditions train."""
+        labels = sorted({label for _, label in train})
+        return Vocabulary(
+            genes=tuple(map(str, self.genes)),
+            contexts=tuple(sorted({context for context, _ in train})),
+            perturbations=(self.control, *labels),
+            transferred=tuple(labels),
+            batches=(),
+            control=self.control,
+            kind="counts",
+            target_sum=self.target_sum,
+            separator="",
+        )
+
+    def trained(self, train: Sequence[Condition]) -> ConditionMeans:
+        """Means of the control cells and of the conditions that train."""
+        known, found = {self.index(condition) for condition in train}, copy(self.means)
+        found.delta = {condition: delta for condition, delta in self.means.delta.items() if condition in known}
+        return found
+
+    def baselines(self, train: Sequence[Condition]) -> Estimates:
+        """The evaluation's baselines, made from these conditions."""
+        return Estimates(
+            Observed(
+                genes=self.genes,
+                observed=self.expression,
+                library=self.library,
+                target_sum=self.target_sum,
+                rows=self.rows,
+                predictions={},
+                control=self.control,
+                training=tuple(train),
+            )
+        )
+
+
+def thp1(work: Path, seeds: int) -> tuple[Cells, list[Fold]]:
+    """THP-1 CRISPR: for every seed, targets held out of each replicate; the recipe's test conditions are apart."""
+    screen = papalexi("split")
+    cells = Cells(screen, work)
+    held = tomllib.loads(screen.split.read_text())["fewshot"]["papalexi.rep_3"]["test"]
+    apart = tuple(("rep_3", label) for label in held)
+    pool = [condition for condition in cells.conditions if condition not in apart]
+    folds = []
+    for seed in range(seeds):
+        rng = np.random.default_rng(seed)
+        for context, count in THP1_HELD_OUT:
+            there = [condition for condition in pool if condition[0] == context]
+            out = [there[place] for place in rng.permutation(len(there))[:count]]
+            train = tuple(condition for condition in pool if condition not in out)
+            folds.append(Fold(train=train, held_out=tuple(out), apart=apart))
+    return cells, folds
+
+
+def patients(work: Path) -> tuple[Cells, list[Fold]]:
+    """Glioblastoma: for each patient that a test leaves out, each of the other four left out in turn."""
+    cells = Cells(glioblastoma(HERE / "glioblastoma_panobinostat" / "split.toml"), work)
+    folds = [
+        Fold(train=tuple(c for c in cells.conditions if c not in (test, out)), held_out=(out,), apart=(test,))
+        for test in cells.conditions
+        for out in cells.conditions
+        if out != test
+    ]
+    return cells, folds

@@ -1,0 +1,97 @@
+"""Scores of shifts, and, by the evaluation's own code, of populations."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from bionemo.perteval.metrics import scoring
+from bionemo.perteval.significance import mann_whitney as differential
+from bionemo.perteval.significance.mann_whitney import Tested
+from experiments.inner_folds.folds import Cells, Condition, Fold
+from experiments.inner_folds.populations import Make
+from experiments.inner_folds.shifts import Shifts
+
+METRICS = ("MSE", "MAE", "PDCorr", "DEOver", "DEPrec", "LFCSpear", "DirAgr", "n_de_observed", "n_de_predicted")
+STRONG = 10
+"""Conditions of so many observed DE genes or more are averaged apart."""
+
+
+def correlations(cells: Cells, folds: Sequence[Fold], shifts: Shifts) -> np.ndarray:
+    """Correlation of predicted and observed delta, exact means, averaged over the conditions of each fold [folds]."""
+    found = []
+    for fold in folds:
+        values = []
+        for condition, delta in shifts(cells, fold).items():
+            control = cells.control_mean(condition[0])
+            predicted = np.maximum(control + delta, 0) - control
+            values.append(np.corrcoef(predicted, cells.delta(condition))[0, 1])
+        found.append(np.mean(values))
+    return np.array(found)
+
+
+class Scores:
+    """cell-eval's metrics of populations against observed cells; tests of the observed are made once."""
+
+    def __init__(self, cells: Cells):
+        self._cells = cells
+        self._controls = {
+            context: differential.sort_controls(cells.expression[cells.rows[context, cells.control]])
+            for context in cells.contexts
+        }
+        self._observed: dict[Condition, Tested] = {}
+
+    def table(self, folds: Sequence[Fold], arms: Mapping[str, tuple[Shifts, Make]]) -> pd.DataFrame:
+        """One row for each arm, fold and held-out condition: arm, fold, perturbation and the metrics.
+
+        Parameters
+        ----------
+        folds
+            All conditions that a fold holds out are of one context.
+        arms
+            Name -> shifts and what makes cells of them.
+        """
+        rows = []
+        for number, fold in enumerate(folds):
+            made: dict[Shifts, dict[Condition, np.ndarray]] = {}
+            for name, (shifts, make) in arms.items():
+                if shifts not in made:
+                    made[shifts] = shifts(self._cells, fold)
+                rng = np.random.default_rng(number)
+                found = {c: make(self._cells, fold, c, delta, rng) for c, delta in made[shifts].items()}
+                rows.append(self._score(fold, found).assign(arm=name, fold=number))
+        return pd.concat(rows).reset_index()
+
+    def _score(self, fold: Fold, populations: Mapping[Condition, np.ndarray]) -> pd.DataFrame:
+        context = fold.held_out[0][0]
+        names = sorted(label for _, label in fold.held_out)
+        observed = self._side(context, names, [self._test_observed((context, name)) for name in names])
+        controls = self._controls[context]
+        tests = [differential.test(populations[context, name].astype(np.float32), controls) for name in names]
+        scores = scoring.score(self._side(context, names, tests), observed, observed.means.mean(0))
+        return pd.DataFrame(scores[list(METRICS)])
+
+    def _test_observed(self, condition: Condition) -> Tested:
+        if condition not in self._observed:
+            cells = self._cells.expression[self._cells.rows[condition]]
+            self._observed[condition] = differential.test(cells, self._controls[condition[0]])
+        return self._observed[condition]
+
+    def _side(self, context: str, names: list[str], tests: list[Tested]) -> scoring.Side:
+        mean = self._controls[context].moments.mean
+        return scoring.Side(
+            perturbations=names,
+            control=self._cells.control,
+            genes=self._cells.genes,
+            control_mean=mean,
+            tests=tests,
+            split_delta=np.stack([tested.moments.mean - mean for tested in tests]),
+        )
+
+
+def averages(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean over the conditions of a fold, then over folds; LFCSpear of strong conditions beside. Index: arm."""
+    metrics = list(METRICS)
+    means = table.groupby(["arm", "fold"], sort=False)[metrics].mean().groupby("arm", sort=False).mean()
+    strong = table[table["n_de_observed"] >= STRONG].groupby("arm", sort=False)["LFCSpear"].mean()
+    return means.assign(LFCSpear_strong=strong)

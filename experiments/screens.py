@@ -1,0 +1,165 @@
+"""Screens that recipes measure on: their files, columns and splits, and one training run on them."""
+
+import importlib
+import json
+import multiprocessing
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bionemo.screens.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+HERE = ROOT / "recipes"
+FOLDER_VARIABLE = "SCALE_SCREENS"
+"""Environment variable that names the folder of the real screens, which are no part of the project."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Screen:
+    """Cells, and where their columns and their held-out conditions are.
+
+    Attributes
+    ----------
+    name
+        In tables and file names.
+    file
+        Name of the h5ad file in the folder of real screens; None for the simulated screen of the demo.
+    split
+        TOML file of held-out conditions.
+    columns
+        Arguments of `prepare` that say what the columns of `obs` mean.
+    """
+
+    name: str
+    split: Path
+    columns: dict[str, str]
+    file: str | None = None
+
+    def source(self, work: Path) -> Path:
+        """Return the h5ad file, made under `work` where it is the simulated one.
+
+        Raises
+        ------
+        InputError
+            A real screen is not where `SCALE_SCREENS` says.
+        """
+        if self.file is not None:
+            folder = Path(os.environ.get(FOLDER_VARIABLE, ROOT.parent / "shared" / "data"))
+            path = folder / self.file
+            if not path.exists():
+                raise InputError(f"there is no {path}: name the folder of {self.file} in {FOLDER_VARIABLE}.")
+            return path
+        path = work / f"{self.name}.h5ad"
+        if not path.exists():
+            from bionemo.screens.simulation import simulate
+
+            work.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".partial.h5ad")
+            # The screen of `make demo`.
+            simulate(partial, cells=20_000, genes=1_000, contexts=4, perturbations=12)
+            os.replace(partial, path)
+        return path
+
+    def store(self, work: Path) -> Path:
+        """Return the store of the screen's cells, all genes, prepared under `work` where it is not there yet."""
+        path = work / f"{self.name}-store"
+        if not path.exists():
+            from bionemo.cellsets import prepare
+
+            prepare([self.source(work)], path, n_genes=None, threads=1, **self.columns)  # type: ignore[arg-type]
+        return path
+
+
+SIMULATED = Screen(
+    name="simulated",
+    split=HERE / "demo" / "split.toml",
+    columns={
+        "perturbation_key": "perturbation",
+        "control": "control",
+        "context_key": "context",
+        "batch_key": "batch",
+    },
+)
+
+
+def papalexi(split: str) -> Screen:
+    """THP-1 CRISPR screen under `split` (``split`` or ``validated``) of its recipe."""
+    return Screen(
+        name="papalexi",
+        file="papalexi_lowmoi_sceptre.h5ad",
+        split=HERE / "papalexi_eccite" / f"{split}.toml",
+        columns={"perturbation_key": "target", "control": "non-targeting", "context_key": "batch"},
+    )
+
+
+def glioblastoma(split: Path) -> Screen:
+    """Panobinostat in five patients, under a split file."""
+    return Screen(
+        name="gbm",
+        file="gbm_lemur.h5ad",
+        split=split,
+        columns={"perturbation_key": "condition", "control": "ctrl", "context_key": "patient_id"},
+    )
+
+
+def train(screen: Screen, work: Path, run: Path, overrides: list[str]) -> str:
+    """Train `scale_tiny` with overrides, and return the command line that does the same.
+
+    Parameters
+    ----------
+    screen
+        What to train on.
+    work
+        Folder of stores.
+    run
+        Folder of the run; one that was interrupted goes on.
+    overrides
+        ``key=value`` settings.
+    """
+    from bionemo.scale.nemo.overrides import configured
+
+    store = screen.store(work)
+    configured("scale_tiny", [f"store={store}", f"split={screen.split}", f"out={run}", *overrides])()
+    split = screen.split.relative_to(ROOT) if screen.split.is_relative_to(ROOT) else screen.split.name
+    return f"bionemo-scale pretrain --store {store.name} --split {split} --out {run.name} {' '.join(overrides)}"
+
+
+def with_solver_steps(run: Path, steps: int) -> Path:
+    """Return a run directory with the same weights whose prediction takes `steps` solver steps."""
+    copy = run.with_name(f"{run.name}-{steps}-steps")
+    copy.mkdir(exist_ok=True)
+    record = json.loads((run / "run.json").read_text())
+    record["model"]["solver_steps"] = steps
+    (copy / "run.json").write_text(json.dumps(record, indent=1))
+    for name in ("checkpoints", "best.json"):
+        link = copy / name
+        if (run / name).exists() and not link.is_symlink():
+            link.symlink_to(Path("..") / run.name / name)
+    return copy
+
+
+def import_once() -> None:
+    """Import what a process forked by `apart` needs, so that it need not; and keep the libraries quiet."""
+    from bionemo.scale.quiet import hush
+
+    for module in (
+        "bionemo.perteval.metrics.scoring",
+        "bionemo.scale.inference.predict",
+        "bionemo.scale.nemo.overrides",
+    ):
+        importlib.import_module(module)
+    hush()
+
+
+def apart(function: Callable[..., None], *arguments) -> bool:
+    """Call a function in a forked process and return whether it ended well.
+
+    Megatron keeps process groups for the life of a process, so two models need two; a fork need not import again what
+    this process has imported.
+    """
+    process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+    process.start()
+    process.join()
+    return process.exitcode == 0

@@ -1,9 +1,0 @@
-"""The screens of the ablations; both mark validation conditions, which choose the checkpoint."""
-
-from recipes.screens import HERE, SIMULATED, glioblastoma, papalexi
-
-SCREENS = {
-    "simulated": SIMULATED,
-    "papalexi": papalexi("validated"),
-    "gbm": glioblastoma(HERE / "glioblastoma_panobinostat" / "validated.toml"),
-}

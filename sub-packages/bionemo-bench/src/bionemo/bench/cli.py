@@ -1,0 +1,202 @@
+"""The ``bionemo-bench`` command: measurements beside other projects' tools, each in an environment of its own."""
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bionemo.screens.errors import InputError
+
+app = typer.Typer(help="Measure beside other tools.", no_args_is_help=True, rich_markup_mode="markdown")
+
+
+@app.command(
+    epilog="Examples: `bionemo-bench loader --out bench --cells 100000`, and beside all others "
+    "`bionemo-bench loader --out bench --peers`"
+)
+def loader(
+    out: Annotated[Path, typer.Option(help="Directory for loader.json, loader.md and loader.svg.")],
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Install other projects' loaders and measure them too.")
+    ] = False,
+    cells: Annotated[int, typer.Option(help="Cells of the screen that is made for it.")] = 1_000_000,
+    genes: Annotated[int, typer.Option(help="Genes.")] = 2_000,
+    nnz: Annotated[int, typer.Option(help="Non-zero counts of a cell, on average.")] = 199,
+    contexts: Annotated[int, typer.Option(help="Contexts.")] = 10,
+    perturbations: Annotated[int, typer.Option(help="Perturbations of each context, beside the control.")] = 200,
+    set_size: Annotated[int, typer.Option(help="Cells of a set.")] = 64,
+    sets_per_batch: Annotated[int, typer.Option(help="Sets of a batch.")] = 16,
+    seconds: Annotated[float, typer.Option(help="Of one measurement; slow loops are cut off there.")] = 10.0,
+    repeats: Annotated[int, typer.Option(help="Measurements of each loop, in turn with the others; at least 3.")] = 3,
+    arms: Annotated[
+        list[str] | None, typer.Option("--arm", help="Measure only this loop; give it several times for several.")
+    ] = None,
+    cold: Annotated[bool, typer.Option(help="Measure with the files dropped from the page cache as well.")] = True,
+    large_cells: Annotated[
+        int, typer.Option(help="Cells of the store whose opening is timed; 0 for none.")
+    ] = 100_000_000,
+    convert_again: Annotated[
+        bool, typer.Option("--convert-again", help="Make and time every format anew, those in the cache too.")
+    ] = False,
+    cache: Annotated[
+        Path, typer.Option(help="Directory of environments and data; what is there is used again.")
+    ] = Path("~/.cache/bionemo-bench"),
+) -> None:
+    """Time loops that read sets of cells: this project's, sorted h5py slices and, with --peers, other projects'."""
+    from bionemo.bench.loader.benchmark import LoaderBenchmark, run_loader_benchmark
+    from bionemo.bench.loader.report import ratios, write_report
+    from bionemo.bench.loader.screen import ScreenSize
+    from bionemo.bench.tables import rates_table, show
+
+    size = ScreenSize(cells=cells, genes=genes, values_per_cell=nnz, contexts=contexts, perturbations=perturbations)
+    benchmark = LoaderBenchmark(
+        size=size,
+        set_size=set_size,
+        sets_per_batch=sets_per_batch,
+        seconds=seconds,
+        repeats=repeats,
+        peers=peers,
+        arms=tuple(arms or ()),
+        cold=cold,
+        large_cells=large_cells,
+        convert_again=convert_again,
+    )
+    _check_writable(out)
+    result = run_loader_benchmark(benchmark, cache.expanduser())
+    files = write_report(result, out)
+    show(rates_table(result, ratios(result)))
+    typer.echo("wrote " + ", ".join(str(file) for file in files.values()))
+
+
+@app.command(
+    epilog="Examples: `bionemo-bench throughput --out results`, and again later "
+    "`bionemo-bench throughput --out again --baseline results/throughput.json --task training --arm scale`"
+)
+def throughput(
+    out: Annotated[Path, typer.Option(help="Directory for throughput.json, throughput.md and throughput.svg.")],
+    size: Annotated[str, typer.Option(help="Of both models: tiny, state_sm, state or tahoe.")] = "tiny",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    gpus: Annotated[int, typer.Option(help="GPUs that share a training.")] = 1,
+    tasks: Annotated[list[str] | None, typer.Option("--task", help="training or inference; both if not given.")] = None,
+    arms: Annotated[
+        list[str] | None, typer.Option("--arm", help="Measure only this arm; give it several times for several.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Of one measurement; 0 for what the size says.")] = 0,
+    repeats: Annotated[int, typer.Option(help="Measurements of each arm, in turn with the others; at least 3.")] = 3,
+    threads: Annotated[int, typer.Option(help="That each process computes with.")] = 1,
+    cells: Annotated[int, typer.Option(help="Cells of the screen that is made for it.")] = 160_000,
+    genes: Annotated[int, typer.Option(help="Genes.")] = 2_000,
+    nnz: Annotated[int, typer.Option(help="Non-zero counts of a cell, on average.")] = 540,
+    contexts: Annotated[int, typer.Option(help="Contexts.")] = 8,
+    perturbations: Annotated[int, typer.Option(help="Perturbations of each context, beside the control.")] = 12,
+    baseline: Annotated[
+        Path | None, typer.Option(help="An earlier throughput.json of this machine; end with 1 if 5% slower than it.")
+    ] = None,
+    read: Annotated[
+        Path | None, typer.Option(help="Measure nothing: write table and plot of this throughput.json again.")
+    ] = None,
+    convert_again: Annotated[
+        bool, typer.Option("--convert-again", help="Make and time every format anew, those in the cache too.")
+    ] = False,
+    cache: Annotated[Path, typer.Option(help="Directory of data and runs; what is there is used again.")] = Path(
+        "~/.cache/bionemo-bench"
+    ),
+) -> None:
+    """Train and predict beside STATE at matched sizes; STATE's environment is made once, or named in STATE_VENV."""
+    from bionemo.bench.loader.screen import ScreenSize
+    from bionemo.bench.tables import headline_table, show
+    from bionemo.bench.throughput.arms import INFERENCE, TRAINING
+    from bionemo.bench.throughput.benchmark import SCHEMA, run_throughput_benchmark
+    from bionemo.bench.throughput.regression import check_comparable, read_baseline, regressions, sentences
+    from bionemo.bench.throughput.report import write_report
+    from bionemo.bench.throughput.settings import ThroughputBenchmark, described
+
+    for task in tasks or ():
+        if task not in (TRAINING, INFERENCE):
+            raise InputError(f"--task {task} is neither {TRAINING} nor {INFERENCE}.")
+    benchmark = ThroughputBenchmark(
+        size=size,
+        screen=ScreenSize(
+            cells=cells, genes=genes, values_per_cell=nnz, contexts=contexts, perturbations=perturbations
+        ),
+        device=device,
+        gpus=gpus,
+        steps=steps,
+        repeats=repeats,
+        tasks=tuple(tasks or (TRAINING, INFERENCE)),
+        arms=tuple(arms or ()),
+        threads=threads,
+        convert_again=convert_again,
+    )
+    _check_writable(out)
+    before = None if baseline is None else read_baseline(baseline, SCHEMA)
+    if read is not None:
+        result = read_baseline(read, SCHEMA)
+    else:
+        machine, settings = described(benchmark)
+        if before is not None and baseline is not None:
+            check_comparable(before, machine, settings, baseline)
+        result = run_throughput_benchmark(benchmark, cache.expanduser())
+    files = write_report(result, out)
+    show(headline_table(result))
+    typer.echo("wrote " + ", ".join(str(file) for file in files.values()))
+    if before is not None:
+        found = regressions(result, before)
+        for sentence in sentences(found):
+            typer.echo(sentence)
+        if any(one["slower"] for one in found):
+            raise typer.Exit(1)
+
+
+@app.command(epilog="Example: `bionemo-bench scoring --out scoring.json --repeats 1`")
+def scoring(
+    out: Annotated[Path, typer.Option(help="JSON file for times, memory, differences, versions and machine.")],
+    cells: Annotated[int, typer.Option(min=1, help="Cells that both score.")] = 50_000,
+    genes: Annotated[int, typer.Option(min=1, help="Genes.")] = 2_000,
+    perturbations: Annotated[int, typer.Option(min=1, help="Perturbations.")] = 50,
+    growth: Annotated[
+        str, typer.Option(help="Numbers of cells at which perteval scores all arms, with commas; or empty.")
+    ] = ("50000,100000,200000,500000"),
+    repeats: Annotated[int, typer.Option(min=0, help="Of the comparison, alternating.")] = 3,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of perteval, worker processes of cell-eval.")] = 2,
+) -> None:
+    """Time scoring beside cell-eval itself, and how it grows with the number of cells."""
+    import json
+
+    from bionemo.bench.scoring.benchmark import run
+
+    try:
+        sizes = [int(size) for size in growth.split(",") if size]
+    except ValueError:
+        raise InputError(f"--growth is {growth!r}, but it takes whole numbers with commas between.") from None
+    found = run(cells=cells, genes=genes, perturbations=perturbations, growth=sizes, repeats=repeats, threads=threads)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    for engine, seconds in found["median_seconds"].items():
+        typer.echo(f"{engine}: {seconds:.1f} s for {cells} cells, median of {repeats}")
+    if found["median_seconds"]:
+        typer.echo(
+            f"{found['times_faster']:.1f} times; largest difference {max(found['largest_difference'].values()):.2g}"
+        )
+    for grown in found["growth"]:
+        added = (grown["peak_bytes"] - grown["bytes_before"]) / 2**30
+        typer.echo(f"{grown['cells']} cells: {grown['seconds']:.1f} s, {added:.2f} GiB beyond the input")
+
+
+def _check_writable(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written ({error.strerror}): name another directory.") from error
+
+
+def main() -> None:
+    """Run the command; a user's mistake ends it with one sentence and exit code 2."""
+    try:
+        app()
+    except InputError as mistake:
+        typer.secho(f"error: {mistake}", fg="red", err=True)
+        sys.exit(2)

@@ -1,0 +1,1 @@
+"""What all benchmarks share: arms in turn, environments, worker processes, machine facts and records."""

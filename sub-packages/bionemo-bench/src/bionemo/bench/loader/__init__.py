@@ -1,0 +1,1 @@
+"""Reading sets of cells beside other projects' loaders."""

@@ -1,0 +1,1 @@
+"""Scoring beside cell-eval itself."""

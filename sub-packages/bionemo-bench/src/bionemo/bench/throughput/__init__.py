@@ -1,0 +1,1 @@
+"""Training and prediction beside STATE at matched settings."""

@@ -1,0 +1,39 @@
+"""SCALE's own `pretrain`, step by step as the stopwatch is told."""
+
+from pathlib import Path
+from typing import Any
+
+import nemo.lightning as nl
+from stopwatch import Stopwatch, TimedLoader, add_callback, learning, serve_training
+
+from bionemo.scale.config.model import ScaleConfig
+from bionemo.scale.config.training import TrainingConfig
+from bionemo.scale.runs.directory import RunDirectory
+from bionemo.scale.training import setup as opening
+from bionemo.scale.training.data_module import CellSetsDataModule
+from bionemo.scale.training.pretrain import pretrain
+
+
+class TimedData(CellSetsDataModule):
+    """The data module of training, its batches timed."""
+
+    timed: TimedLoader
+
+    def train_dataloader(self) -> Any:
+        """Endless batches; the sampler's sets are disjoint, so their cells need only be counted."""
+        type(self).timed = TimedLoader(super().train_dataloader(), lambda batch: int(batch["perturbed_cells"]))
+        return self.timed
+
+
+def train(
+    store: str, split: str, out: str, model: dict[str, Any], training_settings: dict[str, Any], warm_up: int
+) -> dict[str, Any]:
+    """Train until told to end, and say where the checkpoint is."""
+    opening.CellSetsDataModule = TimedData  # type: ignore[misc]
+    add_callback(nl, Stopwatch(lambda: TimedData.timed, warm_up, learning))
+    pretrain(store, split, out, ScaleConfig(**model), TrainingConfig(**training_settings))
+    return {"checkpoint": str(RunDirectory(Path(out)).last_checkpoint())}
+
+
+if __name__ == "__main__":
+    serve_training(train)

@@ -1,0 +1,119 @@
+"""What a throughput benchmark measures, and on what."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bionemo.bench.harness.gpu import gpu_facts
+from bionemo.bench.harness.machine import machine_facts
+from bionemo.bench.loader.screen import CONTROL_SHARE, ScreenSize
+from bionemo.bench.throughput.arms import INFERENCE, TRAINING, Arm, inference_arms, training_arms
+from bionemo.bench.throughput.sizes import SIZES, Size
+from bionemo.screens.errors import InputError, choices
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThroughputBenchmark:
+    """What is measured, and on what.
+
+    Attributes
+    ----------
+    size : str
+        Name of one of `SIZES`.
+    screen : ScreenSize
+        The cells.
+    device : str
+        "cpu" or "cuda".
+    gpus : int
+        Processes that share a training; above 1 for CUDA only.
+    steps : int
+        Of one measurement; 0 for what the size says.
+    repeats : int
+        Measurements of each arm, at least 3.
+    tasks : tuple of str
+        `TRAINING`, `INFERENCE` or both.
+    arms : tuple of str
+        Names of the arms to measure; all where empty.
+    threads : int
+        That each process computes with.
+    convert_again : bool
+        Make and time the formats anew where they are in the cache.
+    """
+
+    size: str
+    screen: ScreenSize
+    device: str = "cpu"
+    gpus: int = 1
+    steps: int = 0
+    repeats: int = 3
+    tasks: tuple[str, ...] = (TRAINING, INFERENCE)
+    arms: tuple[str, ...] = ()
+    threads: int = 1
+    convert_again: bool = False
+
+    def __post_init__(self):
+        if self.size not in SIZES:
+            raise InputError(f"--size {self.size} is none of {', '.join(SIZES)}.")
+        for name, least in (("repeats", 3), ("threads", 1), ("gpus", 1), ("steps", 0)):
+            if (value := getattr(self, name)) < least:
+                raise InputError(f"--{name} {value} must be at least {least}.")
+        if self.device not in ("cpu", "cuda"):
+            raise InputError(f"--device {self.device} is neither cpu nor cuda.")
+        if self.gpus > 1 and self.device == "cpu":
+            raise InputError(f"--gpus {self.gpus} needs --device cuda.")
+        if self.screen.contexts < 2:
+            raise InputError("--contexts 1 leaves no other to learn held-out perturbations in: ask for at least 2.")
+        # cell-load's consecutive mode takes the controls of a set from as many that lie together.
+        controls = CONTROL_SHARE * self.screen.cells / self.screen.contexts
+        if controls < self.sizes.set_size:
+            raise InputError(
+                f"--cells {self.screen.cells} leaves about {controls:.0f} control cells for a context, fewer than the "
+                f"{self.sizes.set_size} of a set: ask for more, or for fewer contexts."
+            )
+        cells = self.screen.cells / self.screen.contexts / self.screen.perturbations
+        if cells < self.sizes.set_size:
+            raise InputError(
+                f"--cells {self.screen.cells} leaves about {cells:.0f} for a condition, fewer than the "
+                f"{self.sizes.set_size} of a set: ask for more, or for fewer perturbations."
+            )
+
+    @property
+    def sizes(self) -> Size:
+        """Sizes of the models."""
+        return SIZES[self.size]
+
+    @property
+    def window(self) -> int:
+        """Steps of one measurement."""
+        return self.steps or self.sizes.steps[self.device == "cuda"]
+
+    def chosen_arms(self, cores: int) -> list[Arm]:
+        """Return the arms to measure on a machine of so many cores.
+
+        Raises
+        ------
+        InputError
+            If a name is none of theirs.
+        """
+        every = [*training_arms(max(0, cores - self.threads)), *inference_arms(self.sizes.sets_per_batch)]
+        known = {arm.name: arm for arm in every if arm.task in self.tasks}
+        for name in self.arms:
+            if name not in known:
+                raise InputError(f"--arm {name}: {choices(name, known)}")
+        return [arm for arm in known.values() if not self.arms or arm.name in self.arms]
+
+
+def described(benchmark: ThroughputBenchmark) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the machine and the settings, as they are written to JSON.
+
+    Raises
+    ------
+    InputError
+        If there is no such device.
+    """
+    machine = machine_facts() | gpu_facts(benchmark.device, benchmark.gpus)
+    # As they are read back from JSON, so that they can be compared with what was.
+    settings = json.loads(
+        json.dumps(asdict(benchmark) | {"models": asdict(benchmark.sizes), "steps": benchmark.window})
+    )
+    return machine, settings

@@ -1,0 +1,264 @@
+"""AnnData on disk, h5ad or zarr, read in blocks of rows."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+from anndata.io import read_elem
+
+from bionemo.cellsets.inputs.cell_input import CellInput
+from bionemo.cellsets.inputs.file_arrays import FileArray, unlocked
+from bionemo.cellsets.inputs.matrices import CscArrays, CsrArrays, DenseArray, Rows
+from bionemo.screens.errors import InputError, brief, choices, name_list
+
+# h5py's and zarr's groups answer alike, and neither's types tell a group from an array.
+Node = Any
+Convert = Callable[[Any], np.ndarray]
+
+
+class AnnDataInput(CellInput):
+    """One .h5ad file or .zarr directory (format 2 or 3).
+
+    Parameters
+    ----------
+    path : Path
+        The file; its expression may be CSR, CSC or dense.
+    layer : str, optional
+        What to read instead of X: the name of a layer, ``raw/X``, or ``obsm/NAME``. The genes of an obsm matrix are
+        all of var, or those that var marks as ``highly_variable``, whichever has as many.
+
+    Raises
+    ------
+    InputError
+        If it is no AnnData file, or has no such layer, genes or cells.
+    """
+
+    def __init__(self, path: Path, *, layer: str | None):
+        self.path = path
+        self._arrays: list[Any] = []
+        self._file = _open(path)
+        try:
+            self._columns: dict[str, Callable[[int, int], np.ndarray]] = {}
+            self._obs = self._group("obs")
+            self._table = None if _is_group(self._obs) and "_index" in self._obs.attrs else self._read("obs")
+            self._names = self._reader(None, convert=np.asarray)
+            self._matrix, self.where, self.genes = self._expression(layer)
+            self.n_cells = _length(self._obs) if self._table is None else len(self._table)
+            self._check_shape()
+            try:
+                self._arrays, self._rows = _row_reader(self._matrix, (self.n_cells, len(self.genes)))
+            except Exception as error:
+                raise self.damaged(error) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def names(self, start: int, stop: int) -> np.ndarray:
+        """Return the cells' names in rows [start, stop), UTF-8 bytes of a fixed width."""
+        return bytes_of(self._names(start, stop))
+
+    def labels(self, key: str, start: int, stop: int) -> np.ndarray:
+        """Return an obs column in rows [start, stop), object array of str; empty where it has no value."""
+        if key not in self._columns:
+            self._columns[key] = self._joined(key) if self._is_joined(key) else self._reader(key)
+        return self._columns[key](start, stop)
+
+    def close(self) -> None:
+        """Close the file."""
+        for array in self._arrays:
+            if isinstance(array, FileArray):
+                array.close()
+        if isinstance(self._file, h5py.File):
+            self._file.close()
+
+    def _column_names(self) -> list[str]:
+        if self._table is not None:
+            return list(self._table.columns)
+        return [name for name in self._obs.attrs.get("column-order", self._obs.keys()) if name in self._obs]
+
+    def _is_joined(self, key: str) -> bool:
+        return "+" in key and key not in self._column_names()
+
+    def _joined(self, key: str) -> Callable[[int, int], np.ndarray]:
+        parts = [self._reader(part) for part in key.split("+")]
+
+        def read(start: int, stop: int) -> np.ndarray:
+            rows = zip(*(part(start, stop) for part in parts), strict=True)
+            return np.array(["+".join(row) if all(map(str.strip, row)) else "" for row in rows], dtype=object)
+
+        return read
+
+    def _reader(self, key: str | None, convert: Convert | None = None) -> Callable[[int, int], np.ndarray]:
+        """Return what reads a column, or the index for None, in pieces; plain values go through `convert`."""
+        convert = convert or text_of
+        if key is not None and key not in self._column_names():
+            raise InputError(f"{self.path} has no obs column '{key}': {choices(key, self._column_names())}")
+        what = "The index of obs" if key is None else f"obs column '{key}'"
+        try:
+            if self._table is not None:
+                series = self._table.index if key is None else self._table[key]
+                values = text_of(np.asarray(series.astype(object)))
+                return lambda start, stop: values[start:stop]
+            node = self._obs[self._obs.attrs["_index"] if key is None else key]
+            read = _column_reader(self._obs, node, convert)
+        except Exception as error:  # whatever the reader stumbles over, the file is the cause
+            raise self._unreadable(what, error) from error
+
+        def read_or_refuse(start: int, stop: int) -> np.ndarray:
+            try:
+                return read(start, stop)
+            except Exception as error:
+                raise self._unreadable(what, error) from error
+
+        return read_or_refuse
+
+    def _group(self, name: str) -> Node:
+        if name not in self._file:
+            raise InputError(f"{self.path} has no '{name}' table: name an AnnData file")
+        return self._file[name]
+
+    def _read(self, name: str) -> pd.DataFrame:
+        try:
+            table: Any = read_elem(self._group(name))
+        except InputError:
+            raise
+        except Exception as error:
+            raise self._unreadable(f"The '{name}' table", error) from error
+        return table
+
+    def _unreadable(self, what: str, error: Exception) -> InputError:
+        return InputError(f"{what} of {self.path} cannot be read ({brief(error)}): write the file again")
+
+    def _expression(self, layer: str | None) -> tuple[Node, str, np.ndarray]:
+        file = self._file
+        at_hand = [
+            *(file["layers"].keys() if "layers" in file else []),
+            # AnnData may write an absent raw as an empty array.
+            *(["raw/X"] if "raw" in file and hasattr(file["raw"], "keys") and "X" in file["raw"] else []),
+            *(f"obsm/{name}" for name in (file["obsm"].keys() if "obsm" in file else [])),
+        ]
+        if layer is not None and layer not in at_hand:
+            raise InputError(f"{self.path} has no layer '{layer}': {choices(layer, at_hand)}")
+        if layer is None and "X" not in file:
+            raise InputError(f"{self.path} has no X: choose a layer with --layer ({name_list(at_hand)})")
+        name = "X" if layer is None else layer if "/" in layer else f"layers/{layer}"
+        matrix: Node = file[name]
+        if _is_group(matrix) and _sparse_format(matrix) is None:
+            raise InputError(f"'{name}' of {self.path} is no matrix: choose another layer with --layer")
+        var = self._read("raw/var" if name == "raw/X" else "var")
+        if layer is not None and layer.startswith("obsm/") and "highly_variable" in var:
+            marked = var["highly_variable"].to_numpy(dtype=bool)
+            if _shape(matrix)[-1] == marked.sum():
+                var = var[marked]
+        genes = var.index.astype(str).to_numpy(dtype=str)
+        return matrix, (layer and (layer if "/" in layer else f"layer '{layer}'")) or "X", genes
+
+    def _check_shape(self) -> None:
+        shape = _shape(self._matrix)
+        if shape != (self.n_cells, len(self.genes)):
+            raise InputError(
+                f"{self.where} of {self.path} has shape {shape}, not {self.n_cells} cells x {len(self.genes)} genes: "
+                "mend it"
+            )
+        if 0 in shape:
+            raise InputError(f"{self.path} has {shape[0]} cells and {shape[1]} genes: name a file that holds cells")
+
+    def _cuts(self, n_values: int) -> np.ndarray:
+        return self._rows.cuts(n_values)
+
+    def _stored(self, start: int, stop: int) -> Iterator[Rows]:
+        return self._rows.blocks(start, stop)
+
+
+def _open(path: Path) -> Node:
+    if path.is_dir():
+        import zarr
+
+        try:
+            return zarr.open_group(str(path), mode="r")
+        except Exception as error:  # zarr's errors have no common class
+            raise InputError(
+                f"{path} cannot be read as zarr ({brief(error)}): name an AnnData file or directory"
+            ) from error
+    if not path.is_file():
+        raise InputError(f"There is no file {path}: name an existing .h5ad file or .zarr directory")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read as .h5ad ({brief(error)}): name an AnnData file") from error
+
+
+def _is_group(node: Node) -> bool:
+    return hasattr(node, "keys")
+
+
+def _length(obs: Node) -> int:
+    column = obs[obs.attrs["_index"]]
+    if _is_group(column):
+        column = column["codes"] if "codes" in column else column["values"]
+    return int(column.shape[0])
+
+
+def _column_reader(obs: Node, node: Node, convert: Convert) -> Callable[[int, int], np.ndarray]:
+    if _is_group(node) and "codes" in node:
+        return _categorical_reader(node["codes"], read_elem(node["categories"]))
+    if _is_group(node) and "values" in node and "mask" in node:
+        values, mask = node["values"], node["mask"]
+        return lambda start, stop: np.where(mask[start:stop], "", text_of(values[start:stop]))
+    if _is_group(node):
+        raise TypeError(f"encoding {node.attrs.get('encoding-type')} is not known")
+    if "categories" in node.attrs:  # as AnnData wrote categoricals before 0.8
+        categories = obs["__categories"][Path(node.name).name]
+        return _categorical_reader(node, categories[:])
+    return lambda start, stop: convert(node[start:stop])
+
+
+def _categorical_reader(codes: Node, categories: Any) -> Callable[[int, int], np.ndarray]:
+    # The code of a missing value is -1, which takes the last entry.
+    names = np.append(text_of(np.asarray(categories, dtype=object)), "").astype(object)
+    return lambda start, stop: names[codes[start:stop]]
+
+
+def text_of(values: np.ndarray) -> np.ndarray:
+    """Return values as str, an object array; empty where one is missing."""
+    values = np.asarray(values)
+    missing = pd.isna(values)
+    text = [value.decode() if isinstance(value, bytes) else str(value) for value in values.tolist()]
+    result = np.array(text, dtype=object)
+    result[missing] = ""
+    return result
+
+
+def bytes_of(values: np.ndarray) -> np.ndarray:
+    """Return values as UTF-8 bytes of a fixed width; empty where one is missing."""
+    plain = values.tolist()
+    if not all(type(value) is bytes for value in plain):
+        plain = [text.encode() for text in text_of(values).tolist()]
+    return np.array(plain, dtype=bytes)
+
+
+def _row_reader(node: Node, shape: tuple[int, int]) -> tuple[list[Any], Any]:
+    """Return the arrays of a matrix, and what reads its rows."""
+    layout = _sparse_format(node)
+    if layout is None:
+        array = unlocked(node)
+        return [array], DenseArray(array, shape)
+    arrays = [unlocked(node[name]) for name in ("data", "indices", "indptr")]
+    data, indices, indptr = arrays
+    return arrays, (CsrArrays if layout == "csr" else CscArrays)(data, indices, indptr, shape)
+
+
+def _sparse_format(node: Node) -> str | None:
+    if not _is_group(node):
+        return None
+    encoding = node.attrs.get("encoding-type", node.attrs.get("h5sparse_format", ""))
+    return {"csr_matrix": "csr", "csc_matrix": "csc", "csr": "csr", "csc": "csc"}.get(encoding)
+
+
+def _shape(node: Node) -> tuple[int, ...]:
+    if not _is_group(node):
+        return tuple(node.shape)
+    return tuple(int(size) for size in node.attrs.get("shape", node.attrs.get("h5sparse_shape", ())))

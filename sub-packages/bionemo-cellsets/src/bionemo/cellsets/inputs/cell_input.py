@@ -1,0 +1,201 @@
+"""What `prepare` reads: cells in blocks of rows, checked; every way an input can be wrong ends here in one sentence."""
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from bionemo.cellsets.inputs import csr_kernels
+from bionemo.cellsets.inputs import matrices as row_readers
+from bionemo.cellsets.inputs.matrices import Rows
+from bionemo.screens.errors import InputError, brief, name_list
+
+LARGEST_LOG1P = 20.0
+"""log1p values stay below: exp(20) is half a thousand million counts in one gene of one cell."""
+LARGEST_COUNT = np.iinfo(np.uint32).max
+
+
+class CellInput(ABC):
+    """Cells of one file or archive, never all of them in memory; many threads may read them.
+
+    Attributes
+    ----------
+    path : Path
+        Where they are.
+    where : str
+        What of it holds the expression, for messages: ``X``, ``layer 'counts'``.
+    n_cells : int
+        Rows.
+    genes : array of str [G]
+        Gene names, in column order.
+    """
+
+    path: Path
+    where: str
+    n_cells: int
+    genes: np.ndarray
+
+    @abstractmethod
+    def names(self, start: int, stop: int) -> np.ndarray:
+        """Return the cells' names in rows [start, stop), UTF-8 bytes of a fixed width."""
+
+    @abstractmethod
+    def labels(self, key: str, start: int, stop: int) -> np.ndarray:
+        """Return an obs column in rows [start, stop), object array of str; empty where it has no value.
+
+        `key` may be several columns joined by ``+``; their values are joined the same way.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the file."""
+
+    @abstractmethod
+    def _cuts(self, n_values: int) -> np.ndarray:
+        """Return row numbers from 0 to `n_cells` between which lie at most `n_values` values, if more than one row."""
+
+    @abstractmethod
+    def _stored(self, start: int, stop: int) -> Iterator[Rows]:
+        """Yield rows [start, stop) in order as they are stored, in blocks of about `BLOCK_VALUES`."""
+
+    def pieces(self, n_values: int) -> list[tuple[int, int]]:
+        """Cut the rows into (first, end) of at most about `n_values` values and `BLOCK_ROWS` rows each."""
+        try:
+            cuts = self._cuts(n_values)
+        except InputError:
+            raise
+        except Exception as error:  # a damaged file, a lost mount
+            raise self.damaged(brief(error)) from error
+        pieces = []
+        for start, stop in itertools.pairwise(cuts.tolist()):
+            pieces += [
+                (first, min(first + row_readers.BLOCK_ROWS, stop))
+                for first in range(start, stop, row_readers.BLOCK_ROWS)
+            ]
+        return pieces
+
+    def blocks(self, start: int, stop: int, *, already_log1p: bool) -> Iterator[Rows]:
+        """Yield rows in order.
+
+        Parameters
+        ----------
+        start, stop : int
+            The first, and the one after the last.
+        already_log1p : bool
+            The values are log1p of normalised counts, not counts.
+
+        Yields
+        ------
+        Rows
+            Checked; columns ascend strictly in a row. Zeros may be among the values.
+
+        Raises
+        ------
+        InputError
+            For the first value that is no count or no log1p value.
+        """
+        blocks = self._stored(start, stop)
+        while True:
+            try:
+                block = next(blocks, None)
+                if block is None:
+                    return
+                block = _usual(block, len(self.genes))
+            except InputError:
+                raise
+            except Exception as error:  # a damaged file, a lost mount
+                raise self.damaged(brief(error)) from error
+            limit = LARGEST_LOG1P if already_log1p else LARGEST_COUNT
+            if not csr_kernels.all_valid(block.values, largest=limit, whole=not already_log1p):
+                self._refuse(block, already_log1p=already_log1p)
+            yield block
+
+    def damaged(self, error: object) -> InputError:
+        """Return the error for expression that cannot be read."""
+        return InputError(f"{self.where} of {self.path} is a damaged matrix ({error}): write the file again")
+
+    def check_genes(self) -> None:
+        """Refuse genes of one name.
+
+        Raises
+        ------
+        InputError
+            Naming some of them.
+        """
+        duplicated = sorted({str(gene) for gene in self.genes[pd.Index(self.genes).duplicated()]})
+        if duplicated:
+            raise InputError(
+                f"{self.path} names {len(duplicated)} genes more than once ({name_list(duplicated)}): "
+                "make them distinct, for example with AnnData.var_names_make_unique"
+            )
+
+    def refuse_repeated_names(self, hashes: np.ndarray) -> None:
+        """Refuse cells of one name.
+
+        Parameters
+        ----------
+        hashes : uint64 array
+            Hashes of names that several cells have; those of different names may be alike by chance.
+        """
+        kept = []
+        for start in range(0, self.n_cells, row_readers.BLOCK_ROWS):
+            names = self.names(start, min(start + row_readers.BLOCK_ROWS, self.n_cells))
+            kept += names[np.isin(csr_kernels.hash_names(names), hashes)].tolist()
+        counts = pd.Series(kept).value_counts()
+        repeated = sorted(name.decode() for name, count in counts.items() if count > 1)  # pyright: ignore
+        if repeated:
+            raise InputError(
+                f"{self.path} names cells more than once ({name_list(repeated)} among them): "
+                "drop the copies, or make the names distinct, for example with AnnData.obs_names_make_unique"
+            )
+
+    def _refuse(self, block: Rows, *, already_log1p: bool) -> None:
+        values = block.values
+        reasons = [
+            (~np.isfinite(values), "replace or leave out what is not a finite number"),
+            (values < 0, "expression cannot be negative, so choose unscaled counts with --layer"),
+        ]
+        if already_log1p:
+            reasons.append((values > LARGEST_LOG1P, "that is no log1p value, so leave out --log1p"))
+        else:
+            not_whole = "that is no count, so choose a layer of counts with --layer or say --log1p"
+            reasons.append((values != np.rint(values), not_whole))
+            reasons.append((values > LARGEST_COUNT, f"that is more than a count can be here, {LARGEST_COUNT}"))
+        for wrong, reason in reasons:
+            if wrong.any():
+                at = int(np.argmax(wrong))
+                row = block.start + int(np.searchsorted(block.pointers, at, side="right")) - 1
+                cell, gene = self.names(row, row + 1)[0].decode(), self.genes[block.columns[at]]
+                raise InputError(
+                    f"{self.where} of {self.path} holds {values[at]:g} at cell '{cell}', gene '{gene}': {reason}"
+                )
+
+
+def _usual(block: Rows, n_columns: int) -> Rows:
+    """Bring rows to the types and the order that the kernels know, or raise ValueError."""
+    start, pointers, columns, values = block
+    if columns.dtype not in (np.int32, np.int64):
+        columns = columns.astype(np.int64)
+    if values.dtype not in (np.int32, np.float32, np.float64):
+        values = values.astype(_usual_type(values.dtype))
+    order = csr_kernels.order_of_columns(pointers, columns, n_columns)
+    if order == csr_kernels.OUTSIDE:
+        raise ValueError(f"an index is outside [0, {n_columns})")
+    columns = columns.astype(np.int32, copy=False)
+    if order == csr_kernels.UNSORTED:
+        matrix = sp.csr_matrix((values, columns, pointers), shape=(len(pointers) - 1, n_columns), copy=True)
+        matrix.sum_duplicates()
+        pointers, columns, values = matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), matrix.data
+    return Rows(start, pointers, columns, values)
+
+
+def _usual_type(dtype: np.dtype) -> type:
+    if dtype.kind not in "biuf":
+        raise ValueError(f"its values are of type {dtype}")
+    if dtype.kind == "f":
+        return np.float32 if dtype.itemsize <= 4 else np.float64
+    return np.int32 if dtype.itemsize < 4 else np.float64  # which holds every number that can be a count

@@ -1,0 +1,90 @@
+"""All cells of some inputs, piece by piece, by several threads: results come in the order of the pieces."""
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from bionemo.cellsets.inputs.cell_input import CellInput
+from bionemo.screens.errors import InputError
+
+PIECE_VALUES = 2**23
+"""Values of a piece, at most, if it has more than one row; a thread holds up to 16 bytes of each."""
+MAX_DEFAULT_THREADS = 8
+"""More threads are used on request only: each takes memory."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Consecutive rows of one input.
+
+    Attributes
+    ----------
+    number : int
+        Among the pieces of all inputs.
+    source : int
+        Of the input.
+    start, stop : int
+        Its rows of that input.
+    first_cell : int
+        Its first row, counted through all inputs.
+    """
+
+    number: int
+    source: int
+    start: int
+    stop: int
+    first_cell: int
+
+    @property
+    def n_cells(self) -> int:
+        """How many rows it has."""
+        return self.stop - self.start
+
+
+def cut_in_pieces(inputs: Sequence[CellInput]) -> list[Piece]:
+    """Cut all inputs; how does not depend on the number of threads."""
+    pieces: list[Piece] = []
+    before = 0
+    for source, cells in enumerate(inputs):
+        for start, stop in cells.pieces(PIECE_VALUES):
+            pieces.append(
+                Piece(number=len(pieces), source=source, start=start, stop=stop, first_cell=before + start)
+            )  # fmt: skip
+        before += cells.n_cells
+    return pieces
+
+
+class Workers:
+    """Threads.
+
+    Parameters
+    ----------
+    threads : int, optional
+        How many; by default the processor cores that this process may use, at most `MAX_DEFAULT_THREADS`.
+    """
+
+    def __init__(self, threads: int | None):
+        if threads is not None and threads < 1:
+            raise InputError(f"threads is {threads}: it must be at least 1")
+        self.threads = threads or min(len(os.sched_getaffinity(0)), MAX_DEFAULT_THREADS)
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
+        """Yield (item, result) in order; an error ends it, of several that of the first item."""
+        waiting: deque[tuple[Item, Future[Any]]] = deque()
+        with ThreadPoolExecutor(self.threads) as pool, contextlib.ExitStack() as at_end:
+            at_end.callback(pool.shutdown, cancel_futures=True)
+            for item in items:
+                waiting.append((item, pool.submit(function, item)))
+                if len(waiting) > self.threads:
+                    item, future = waiting.popleft()
+                    yield item, future.result()
+            while waiting:
+                item, future = waiting.popleft()
+                yield item, future.result()

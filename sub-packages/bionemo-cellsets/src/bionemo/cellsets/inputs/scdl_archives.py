@@ -1,0 +1,150 @@
+"""An existing bionemo-scdl archive, with a table of its cells, read in blocks of rows."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from bionemo.cellsets.inputs.anndata_files import bytes_of, text_of
+from bionemo.cellsets.inputs.cell_input import CellInput
+from bionemo.cellsets.inputs.file_arrays import FileArray
+from bionemo.cellsets.inputs.matrices import CsrArrays, Rows
+from bionemo.cellsets.store.manifest import COLUMNS, DATA, ROW_POINTERS
+from bionemo.screens.errors import InputError, brief, choices, name_list
+
+HEADER = "header.sch"
+
+ObsTable = pd.DataFrame | str | Path
+"""The labels of the cells of an archive: a table, or a .csv or .parquet file of it."""
+
+
+class ScdlInput(CellInput):
+    """One archive.
+
+    Parameters
+    ----------
+    path : Path
+        The directory, as bionemo-scdl 0.1 writes it, the genes of all rows alike.
+    obs : DataFrame or path, optional
+        A line per row of the archive, in its order; the index (the first column of a .csv) names the cells. It is held
+        in memory. Without it the archive's own row features are taken, and cells are named by their number.
+    gene_column : str, optional
+        Gene feature that holds the names; may be left out where there is only one.
+
+    Raises
+    ------
+    InputError
+        If it is no archive, or the table does not fit.
+    """
+
+    where = "the archive"
+
+    def __init__(self, path: Path, *, obs: ObsTable | None, gene_column: str | None):
+        self.path = path
+        self._arrays = _open_arrays(path)
+        self.n_cells = self._arrays["indptr"].shape[0] - 1
+        try:
+            self.genes = self._genes(gene_column)
+            self._obs = self._obs_table(obs)
+            if len(self._obs) != self.n_cells:
+                raise InputError(
+                    f"The obs table for {path} has {len(self._obs)} lines where the archive has {self.n_cells} rows: "
+                    "give one line per row, in the archive's order"
+                )
+            if self.n_cells < 1:
+                raise InputError(f"{path} has 0 cells: name an archive that holds cells")
+        except BaseException:
+            self.close()
+            raise
+        self._rows = CsrArrays(**self._arrays, shape=(self.n_cells, len(self.genes)))
+
+    def names(self, start: int, stop: int) -> np.ndarray:
+        """Return the cells' names in rows [start, stop), UTF-8 bytes of a fixed width."""
+        return bytes_of(self._obs.index[start:stop].to_numpy(dtype=object))
+
+    def labels(self, key: str, start: int, stop: int) -> np.ndarray:
+        """Return an obs column in rows [start, stop), object array of str; empty where it has no value."""
+        columns = list(map(str, self._obs.columns))
+        parts = [key] if key in columns else key.split("+")
+        for part in parts:
+            if part not in columns:
+                raise InputError(f"The obs table for {self.path} has no column '{part}': {choices(part, columns)}")
+        rows = self._obs.iloc[start:stop]
+        read = [text_of(rows[part].to_numpy(dtype=object)) for part in parts]
+        if len(read) == 1:
+            return read[0]
+        joined = ["+".join(row) if all(map(str.strip, row)) else "" for row in zip(*read, strict=True)]
+        return np.array(joined, dtype=object)
+
+    def close(self) -> None:
+        """Close the files."""
+        for array in self._arrays.values():
+            array.close()
+
+    def _cuts(self, n_values: int) -> np.ndarray:
+        return self._rows.cuts(n_values)
+
+    def _stored(self, start: int, stop: int) -> Iterator[Rows]:
+        return self._rows.blocks(start, stop)
+
+    def _genes(self, column: str | None) -> np.ndarray:
+        tables = _feature_tables(self.path, "var_features")
+        if len(tables) != 1:
+            raise InputError(
+                f"{self.path} has {len(tables)} tables of genes: give an archive whose rows all have the same genes"
+            )
+        columns = list(map(str, tables[0].columns))
+        if column is None and len(columns) != 1:
+            raise InputError(f"The genes of {self.path} have several features ({name_list(columns)}): name one")
+        column = columns[0] if column is None else column
+        if column not in columns:
+            raise InputError(f"The genes of {self.path} have no feature '{column}': {choices(column, columns)}")
+        return text_of(tables[0][column].to_numpy(dtype=object)).astype(str)
+
+    def _obs_table(self, obs: ObsTable | None) -> pd.DataFrame:
+        if isinstance(obs, pd.DataFrame):
+            return obs
+        if obs is None:
+            return pd.concat(_feature_tables(self.path, "obs_features"), ignore_index=True)
+        try:
+            if Path(obs).suffix == ".parquet":
+                return pd.read_parquet(obs)
+            table = pd.read_csv(obs, dtype=str)  # as an index, pandas would turn names such as 0001 into numbers
+            return table.set_index(table.columns[0])
+        except Exception as error:  # whatever the reader stumbles over, the file is the cause
+            raise InputError(
+                f"The obs table {obs} cannot be read ({brief(error)}): name a .csv or .parquet file"
+            ) from error
+
+
+def _open_arrays(path: Path) -> dict[str, FileArray]:
+    from bionemo.scdl.schema.header import SCDLHeader
+
+    opened: dict[str, FileArray] = {}
+    try:
+        infos = {info.name: info for info in SCDLHeader.load(str(path / HEADER)).arrays}
+        files = {"data": ("DATA", DATA), "indices": ("COLPTR", COLUMNS), "indptr": ("ROWPTR", ROW_POINTERS)}
+        for name, (array, file) in files.items():
+            dtype = np.dtype(infos[array].dtype.numpy_dtype_string).newbyteorder("<")
+            opened[name] = FileArray(path / file, dtype, (infos[array].length,))
+    except Exception as error:  # bionemo-scdl's errors have no common class
+        for array in opened.values():
+            array.close()
+        raise InputError(
+            f"{path} cannot be read as a bionemo-scdl archive ({brief(error)}): "
+            f"name its directory, which holds {HEADER}"
+        ) from error
+    return opened
+
+
+def _feature_tables(path: Path, folder: str) -> list[pd.DataFrame]:
+    files = sorted((path / folder).glob("*.parquet"))
+    if not files:
+        raise InputError(f"{path} has no tables in '{folder}': save the archive with its features")
+    try:
+        return [pd.read_parquet(file) for file in files]
+    except Exception as error:  # whatever the reader stumbles over, the file is the cause
+        raise InputError(
+            f"The tables in '{folder}' of {path} cannot be read ({brief(error)}): save it again"
+        ) from error

@@ -1,0 +1,170 @@
+"""The first reading: values are checked, what the choice of genes needs is summed up, cells of one name are found."""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bionemo.cellsets.inputs import csr_kernels
+from bionemo.cellsets.inputs.cell_input import CellInput
+from bionemo.cellsets.inputs.pieces import Piece, Workers
+from bionemo.cellsets.preparation.genes import GeneStatistics
+from bionemo.cellsets.preparation.run_table import Conditions
+
+SAVE_EVERY = 2.0
+"""Seconds between two states on disk."""
+HASHED_AT_ONCE = 2**23
+"""Names compared with each other in one pass over the hashes of an input's names."""
+
+
+class Survey:
+    """What the first reading finds; it goes on from what an earlier process left in `folder`.
+
+    Parameters
+    ----------
+    folder : Path
+        Keeps the state, and the names of the cells for the second reading.
+    inputs : sequence of CellInput
+        To read.
+    positions : list of int64 array
+        For each input the genes of its columns, -1 to leave one out.
+    n_genes : int
+        Genes of all inputs together.
+    conditions : Conditions
+        Of their cells.
+
+    Attributes
+    ----------
+    statistics : GeneStatistics
+        Over all pieces that were read.
+    run_values : int64 array [n_runs]
+        Non-zeros of each run.
+    n_read : int
+        Pieces that were read.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        inputs: Sequence[CellInput],
+        positions: Sequence[np.ndarray],
+        n_genes: int,
+        conditions: Conditions,
+    ):
+        self._folder, self._inputs, self._positions, self._conditions = folder, inputs, positions, conditions
+        self.statistics = GeneStatistics(n_genes)
+        self.run_values = np.zeros(len(conditions.runs), dtype=np.int64)
+        self.n_read = 0
+        if self._state.is_file():
+            with np.load(self._state) as state:
+                self.n_read, self.run_values = int(state["n_read"]), state["run_values"]
+                self.statistics.restore(state)
+
+    def read(
+        self, pieces: Sequence[Piece], workers: Workers, *, training: np.ndarray, target_sum: float | None
+    ) -> Iterator[Piece]:
+        """Read the pieces that were not read before.
+
+        Parameters
+        ----------
+        pieces : sequence of Piece
+            All of them.
+        workers : Workers
+            Threads that read.
+        training : bool array [n_runs]
+            Runs that the choice of genes is made on.
+        target_sum : float, optional
+            What counts are normalised to; None for log1p values.
+
+        Yields
+        ------
+        Piece
+            After it was read.
+
+        Raises
+        ------
+        InputError
+            For a value that is wrong, or cells of one name in one input.
+        """
+
+        def read_piece(piece: Piece) -> tuple[GeneStatistics, np.ndarray, np.ndarray]:
+            return self._read_piece(piece, training, target_sum)
+
+        saved = time.monotonic()
+        # Made whole at once, so that entries may come in any order.
+        with self._hashes.open("r+b" if self._hashes.exists() else "w+b") as hashes_file:
+            for piece, (statistics, run_values, hashes) in workers.map(read_piece, pieces[self.n_read :]):
+                self.statistics.merge(statistics)
+                self.run_values += run_values
+                hashes_file.seek(8 * piece.first_cell)
+                hashes_file.write(hashes.data)
+                self.n_read = piece.number + 1
+                if time.monotonic() - saved > SAVE_EVERY or self.n_read == len(pieces):
+                    hashes_file.flush()
+                    os.fsync(hashes_file.fileno())
+                    self._save()
+                    saved = time.monotonic()
+                yield piece
+        self._refuse_repeated_names()
+
+    def names(self, piece: Piece) -> np.ndarray:
+        """Return the names of a piece's cells, as `CellInput.names` does."""
+        file = self._names(piece)
+        return np.fromfile(file, dtype=f"S{file.stat().st_size // piece.n_cells}")
+
+    def _read_piece(
+        self, piece: Piece, training: np.ndarray, target_sum: float | None
+    ) -> tuple[GeneStatistics, np.ndarray, np.ndarray]:
+        cells, position = self._inputs[piece.source], self._positions[piece.source]
+        statistics = GeneStatistics(len(self.statistics.values))
+        run_values = np.zeros_like(self.run_values)
+        runs = self._conditions.runs_of(piece.first_cell, piece.first_cell + piece.n_cells)
+        for rows in cells.blocks(piece.start, piece.stop, already_log1p=target_sum is None):
+            first = rows.start - piece.start
+            inside = runs[first : first + len(rows.pointers) - 1]
+            lengths = statistics.add(rows, position, training[inside], target_sum)
+            np.add.at(run_values, inside, lengths)
+        names = cells.names(piece.start, piece.stop)
+        with self._names(piece).open("wb") as file:
+            file.write(names.data)
+            file.flush()
+            os.fsync(file.fileno())
+        return statistics, run_values, csr_kernels.hash_names(names)
+
+    def _refuse_repeated_names(self) -> None:
+        # All hashes of an input need not fit in memory; a share of them does, and equal names share a hash.
+        before = 0
+        for cells in self._inputs:
+            shares = np.uint64(-(-cells.n_cells // HASHED_AT_ONCE))
+            for share in range(int(shares)):
+                parts = []
+                for start in range(0, cells.n_cells, HASHED_AT_ONCE):
+                    count = min(HASHED_AT_ONCE, cells.n_cells - start)
+                    hashes = np.fromfile(self._hashes, np.uint64, count, offset=8 * (before + start))
+                    parts.append(hashes[hashes % shares == share])
+                found = np.sort(np.concatenate(parts))
+                repeated = np.unique(found[1:][found[1:] == found[:-1]])[:8]
+                if len(repeated):
+                    cells.refuse_repeated_names(repeated)
+            before += cells.n_cells
+
+    def _save(self) -> None:
+        unfinished = self._state.with_suffix(".unfinished")
+        with unfinished.open("wb") as file:
+            np.savez(file, n_read=self.n_read, run_values=self.run_values, **self.statistics.state())
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.rename(self._state)
+
+    @property
+    def _state(self) -> Path:
+        return self._folder / "survey.npz"
+
+    @property
+    def _hashes(self) -> Path:
+        return self._folder / "hashes"
+
+    def _names(self, piece: Piece) -> Path:
+        return self._folder / f"names-{piece.number}"

@@ -1,0 +1,189 @@
+"""The hidden directory a store is made in: by one process at a time, going on after a kill, whole or not at all."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from bionemo.cellsets.store.manifest import MANIFEST
+from bionemo.screens.errors import InputError
+
+_log = logging.getLogger(__name__)
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+
+
+class Workplace:
+    """Where a store is being made.
+
+    Attributes
+    ----------
+    store : Path
+        Directory to write the store in.
+    scratch : Path
+        Directory for what goes on with the work after a kill, and is removed at its end.
+    """
+
+    def __init__(self, folder: Path):
+        self.store, self.scratch = folder / "store", folder / "scratch"
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the store is written and flushed to disk."""
+        return (self.store / MANIFEST).is_file()
+
+
+@contextlib.contextmanager
+def workplace(store: Path, plan: Mapping[str, Any], *, overwrite: bool) -> Iterator[Workplace]:
+    """Make a store: yield the place to write in, and give what is written there the store's name when that is done.
+
+    A process that is killed or interrupted leaves the hidden directory, and the next one with an equal plan goes on in
+    it. An error, and a plan that differs, remove it.
+
+    Parameters
+    ----------
+    store : Path
+        The directory to make; parents are made.
+    plan : mapping
+        All that decides the store's content, for JSON.
+    overwrite : bool
+        Replace a store that is there, after the new one is complete.
+
+    Yields
+    ------
+    Workplace
+        With what a process with an equal plan left.
+
+    Raises
+    ------
+    InputError
+        If `store` is in the way, being made by another process, or cannot be written.
+    """
+    check_target(store, overwrite=overwrite)
+    store = store.absolute()
+    folder = store.with_name(f".{store.name}.partial")
+    with _errors_named(store):
+        store.parent.mkdir(parents=True, exist_ok=True)
+        lock = _locked(folder, store)
+    with lock:
+        try:
+            with _errors_named(store):
+                place = _prepared(folder, dict(plan))
+                yield place
+                check_target(store, overwrite=overwrite)
+                _put_in_place(place, store, folder / "replaced")
+        except Exception:
+            _remove(folder)
+            raise
+        _remove(folder)
+
+
+def check_target(store: Path, *, overwrite: bool) -> None:
+    """Refuse to write over anything but a store, and over a store unless told to.
+
+    Raises
+    ------
+    InputError
+        Naming what is in the way.
+    """
+    if not os.path.lexists(store):
+        return
+    if not overwrite:
+        raise InputError(f"{store} exists: remove it, choose another directory, or say --overwrite")
+    if not (store / MANIFEST).is_file():
+        raise InputError(f"{store} is not a cell store, so it is not overwritten: choose another directory")
+
+
+def flush(path: Path) -> None:
+    """Wait until a file or directory is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _errors_named(store: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"The store {store} cannot be written ({error.strerror or error}): "
+            "free space there or choose another directory"
+        ) from error
+
+
+def _locked(folder: Path, store: Path) -> IO[Any]:
+    """Make the directory and return its locked file; closing that, or the end of the process, frees the lock."""
+    while True:
+        folder.mkdir(exist_ok=True)
+        try:
+            file = (folder / "lock").open("a")
+        except FileNotFoundError:  # another process has just finished and removed it
+            continue
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:  # some network file systems have none
+                file.close()
+                raise InputError(
+                    f"Another process is writing the store {store}: wait until it is done, or choose another directory"
+                ) from error
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), (folder / "lock").stat()):
+                return file
+        file.close()
+
+
+def _prepared(folder: Path, plan: dict[str, Any]) -> Workplace:
+    file, place = folder / "plan.json", Workplace(folder)
+    plan = json.loads(json.dumps(plan))
+    try:
+        left = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        left = None
+    if left == plan and (place.is_complete or place.scratch.is_dir()):
+        _log.info("Going on with the unfinished store in %s", folder)
+    else:
+        if left is not None:
+            _log.info("Removing what another prepare left unfinished in %s: its inputs or arguments differ", folder)
+        file.unlink(missing_ok=True)
+        for path in (place.store, place.scratch):
+            shutil.rmtree(path, ignore_errors=True)
+        place.scratch.mkdir()
+        file.write_text(json.dumps(plan, indent=1), encoding="utf-8")
+        flush(file)
+    if not place.is_complete:
+        shutil.rmtree(place.store, ignore_errors=True)
+        place.store.mkdir()
+    return place
+
+
+def _put_in_place(place: Workplace, store: Path, replaced: Path) -> None:
+    if not store.exists():
+        place.store.rename(store)
+    else:
+        shutil.rmtree(replaced, ignore_errors=True)
+        store.rename(replaced)
+        try:
+            place.store.rename(store)
+        except BaseException:
+            replaced.rename(store)
+            raise
+    with contextlib.suppress(OSError):  # some network file systems cannot flush a directory
+        flush(store.parent)
+
+
+def _remove(folder: Path) -> None:
+    # Renamed first, so that no other process finds it half removed.
+    away = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}")
+    with contextlib.suppress(OSError):
+        folder.rename(away)
+        shutil.rmtree(away, ignore_errors=True)

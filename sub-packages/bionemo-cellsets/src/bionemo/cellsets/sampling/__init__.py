@@ -1,0 +1,1 @@
+"""Which cells form which set, and which control cells stand beside it."""

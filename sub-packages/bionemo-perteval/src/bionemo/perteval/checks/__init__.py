@@ -1,0 +1,1 @@
+"""Checks of a prediction that no metric makes."""

@@ -1,0 +1,274 @@
+"""What the report and the flags know of the populations, kept while they are scored: moments, tests, sizes, copies."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from bionemo.perteval.checks.components import Components, project
+from bionemo.perteval.checks.fingerprints import Fingerprints, shared
+from bionemo.perteval.inputs.screen import Condition, Population, Screen
+from bionemo.perteval.significance import mann_whitney as differential
+from bionemo.perteval.significance.mann_whitney import Tested
+
+OBSERVED = "observed"
+"""Name of the observed cells beside the arms."""
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Of the sizes of cells."""
+
+_AT_ONCE = 2_000
+"""Cells of a dense population whose counts are in memory together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Response:
+    """What a perturbation does in one population, gene by gene; float32 [G] where not said otherwise.
+
+    Attributes
+    ----------
+    cells
+        Number of cells.
+    mean, variance
+        Of log1p values.
+    delta
+        Mean minus mean control cell, log1p.
+    zeros
+        Fraction of zeros, mean over genes.
+    log_fold_change
+        log2 of the fold change of the tests.
+    rate
+        False discovery rate.
+    """
+
+    cells: int
+    mean: np.ndarray
+    delta: np.ndarray
+    variance: np.ndarray
+    zeros: float
+    log_fold_change: np.ndarray
+    rate: np.ndarray
+
+    @property
+    def significant(self) -> np.ndarray:
+        """Which genes are differentially expressed, bool [G]."""
+        return self.rate < differential.FDR
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copies:
+    """How often cells of one predicted population occur again; numbers of cells.
+
+    Attributes
+    ----------
+    cells
+        In the population.
+    distinct
+        Of them, different from each other.
+    of_observed
+        Of them, cells that were observed under a scored perturbation.
+    of_controls
+        Of them, observed control cells.
+    of_others
+        Of them, predicted for another perturbation of the context too, and no control cells.
+    """
+
+    cells: int
+    distinct: int
+    of_observed: int
+    of_controls: int
+    of_others: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profiles:
+    """Summaries of the populations.
+
+    Attributes
+    ----------
+    genes
+        Names [G].
+    zeros, variances
+        Arm (and `OBSERVED`) -> per gene the fraction of zeros and the variance of log1p values inside a population,
+        mean over perturbations, then over contexts [G].
+    depth, detected
+        Arm (and `OBSERVED`) -> `QUANTILES` over the cells of a population of the normalised counts on the panel, and
+        of the number of expressed genes; mean as above [5].
+    responses
+        Prediction (and `OBSERVED`) -> condition -> its response.
+    copies
+        Prediction -> condition -> cells that occur again.
+    further
+        Prediction -> its training seeds after the first, each with responses and copies as above: no picture shows
+        them, and the flags look at them.
+    components
+        Cells of the condition with the most observed DE genes.
+    """
+
+    genes: np.ndarray
+    zeros: dict[str, np.ndarray]
+    variances: dict[str, np.ndarray]
+    depth: dict[str, np.ndarray]
+    detected: dict[str, np.ndarray]
+    responses: dict[str, dict[Condition, Response]]
+    copies: dict[str, dict[Condition, Copies]]
+    further: dict[str, dict[int, tuple[dict[Condition, Response], dict[Condition, Copies]]]]
+    components: Components
+
+    def fraction_of_zeros(self, arm: str) -> float:
+        """Return the mean over genes of the fraction of zeros."""
+        return float(self.zeros[arm].mean())
+
+    def mean_variance(self, arm: str) -> float:
+        """Return the mean over genes of the variance."""
+        return float(self.variances[arm].mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """One population as it is scored.
+
+    Attributes
+    ----------
+    tested
+        Against the control cells.
+    depth, detected
+        `QUANTILES` over the cells of their normalised counts on the panel, and of their number of expressed genes [5].
+    prints
+        Of each cell; None where nobody will look for copies.
+    """
+
+    tested: Tested
+    depth: np.ndarray
+    detected: np.ndarray
+    prints: Fingerprints | None
+
+
+def summarise(cells: Population, tested: Tested, *, prints: bool) -> Summary:
+    """Take from a population, log1p [n, G], what is kept of it.
+
+    Parameters
+    ----------
+    cells
+        The population.
+    tested
+        Its tests.
+    prints
+        Whether to take fingerprints: of predictions and of observed cells.
+    """
+    depth, detected = _sizes(cells)
+    return Summary(tested=tested, depth=depth, detected=detected, prints=Fingerprints.of(cells) if prints else None)
+
+
+class Summaries:
+    """Collects `Profiles` context by context; the observed cells of a context come before its predictions.
+
+    Parameters
+    ----------
+    screen
+        The cells that are scored.
+    """
+
+    def __init__(self, screen: Screen):
+        self._screen = screen
+        self._means: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+        self._responses: dict[str, dict[Condition, Response]] = {}
+        self._copies: dict[str, dict[Condition, Copies]] = {}
+        self._further: dict[str, dict[int, tuple[dict[Condition, Response], dict[Condition, Copies]]]] = {}
+        self._observed: dict[str, Fingerprints] = {}
+
+    def add(self, arm: str, context: str, populations: list[Summary]) -> None:
+        """Add the populations of an arm in a context, in the order of `Screen.scored`."""
+        moments = [population.tested.moments for population in populations]
+        self._means.setdefault(arm, {})[context] = {
+            "zeros": np.mean([of.zeros for of in moments], axis=0),
+            "variances": np.mean([of.variance for of in moments], axis=0),
+            "depth": np.mean([population.depth for population in populations], axis=0),
+            "detected": np.mean([population.detected for population in populations], axis=0),
+        }
+        if arm != OBSERVED and arm not in self._screen.predictions:
+            return
+        names = self._screen.scored[context]
+        self._responses.setdefault(arm, {}).update(self._respond(context, names, [of.tested for of in populations]))
+        prints = {name: of.prints for name, of in zip(names, populations, strict=True) if of.prints is not None}
+        if arm == OBSERVED:
+            self._observed[context] = Fingerprints.joined(list(prints.values()))
+        else:
+            self._copies.setdefault(arm, {}).update(self._count(context, prints))
+
+    def add_seed(self, arm: str, seed: int, context: str, populations: list[Summary]) -> None:
+        """Add the populations of a further training seed of a prediction, in the order of `Screen.scored`."""
+        names = self._screen.scored[context]
+        responses, copies = self._further.setdefault(arm, {}).setdefault(seed, ({}, {}))
+        responses.update(self._respond(context, names, [of.tested for of in populations]))
+        prints = {name: of.prints for name, of in zip(names, populations, strict=True) if of.prints is not None}
+        copies.update(self._count(context, prints))
+
+    def profiles(self) -> Profiles:
+        """Return the summaries."""
+
+        def over_contexts(which: str) -> dict[str, np.ndarray]:
+            return {arm: np.mean([of[which] for of in means.values()], axis=0) for arm, means in self._means.items()}
+
+        return Profiles(
+            genes=self._screen.genes,
+            zeros=over_contexts("zeros"),
+            variances=over_contexts("variances"),
+            depth=over_contexts("depth"),
+            detected=over_contexts("detected"),
+            responses=self._responses,
+            copies=self._copies,
+            further=self._further,
+            components=project(self._screen, self._strongest()),
+        )
+
+    def _strongest(self) -> Condition:
+        observed = self._responses[OBSERVED]
+        return max(
+            observed, key=lambda condition: (int(observed[condition].significant.sum()), observed[condition].cells)
+        )
+
+    def _respond(self, context: str, names: list[str], tests: list[Tested]) -> dict[Condition, Response]:
+        control = self._screen.mean(context, self._screen.control)
+        rates = differential.false_discovery_rates(tests)
+        return {
+            (context, name): Response(
+                cells=tested.moments.cells,
+                mean=tested.moments.mean.astype(np.float32),
+                delta=(tested.moments.mean - control).astype(np.float32),
+                variance=tested.moments.variance.astype(np.float32),
+                zeros=float(tested.moments.zeros.mean()),
+                log_fold_change=np.log2(tested.fold_change).astype(np.float32),
+                rate=rate.astype(np.float32),
+            )
+            for name, tested, rate in zip(names, tests, rates, strict=True)
+        }
+
+    def _count(self, context: str, predicted: dict[str, Fingerprints]) -> dict[Condition, Copies]:
+        controls = Fingerprints.of(self._screen.control_cells(context))
+        of_others = shared(predicted)
+        counts = {}
+        for name, own in predicted.items():
+            is_control = own.found_in(controls)
+            counts[context, name] = Copies(
+                cells=len(own),
+                distinct=own.distinct(),
+                of_observed=int(own.found_in(self._observed[context]).sum()),
+                of_controls=int(is_control.sum()),
+                of_others=int((of_others[name] & ~is_control).sum()),
+            )
+        return counts
+
+
+def _sizes(cells: Population) -> tuple[np.ndarray, np.ndarray]:
+    """Return `QUANTILES` over the cells of their normalised counts and of their number of expressed genes [5] each."""
+    if isinstance(cells, np.ndarray):
+        blocks = [cells[start : start + _AT_ONCE] for start in range(0, len(cells), _AT_ONCE)]
+        depth = np.concatenate([np.expm1(block).sum(axis=1) for block in blocks])
+        detected = np.concatenate([np.count_nonzero(block, axis=1) for block in blocks])
+    else:
+        matrix = sp.csr_matrix(cells)
+        starts = matrix.indptr
+        sums = np.concatenate([[0.0], np.cumsum(np.expm1(matrix.data, dtype=np.float64))])
+        depth, detected = sums[starts[1:]] - sums[starts[:-1]], np.diff(starts)
+    return np.quantile(depth, QUANTILES), np.quantile(detected, QUANTILES)

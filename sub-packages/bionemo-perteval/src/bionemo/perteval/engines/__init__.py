@@ -1,0 +1,1 @@
+"""Other releases of cell-eval, each in an environment of its own."""

@@ -1,0 +1,1 @@
+"""Predicted and observed cells are read, checked, and brought to one gene panel and one scale."""

@@ -1,0 +1,1 @@
+"""The metrics, and how sure a mean of them is."""

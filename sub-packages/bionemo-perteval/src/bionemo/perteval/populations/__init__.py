@@ -1,0 +1,1 @@
+"""The populations that are scored: predictions, baselines, oracles and the ceiling."""

@@ -1,0 +1,35 @@
+"""What no prediction can be expected to pass: one half of the observed cells against the other."""
+
+import numpy as np
+import scipy.sparse as sp
+
+from bionemo.perteval.inputs.screen import Screen, generator
+
+SPLIT_HALVES = "split halves"
+
+SPLIT_REPEATS = 5
+"""How many times the observed cells are split; the scores of the ceiling are means over the splits."""
+
+
+def split_halves(screen: Screen, context: str, perturbation: str, seed: int) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+    """Split the observed cells of a condition at random into two halves of equal size, log1p [n // 2, G] each."""
+    first, second = split_rows(screen, context, perturbation, seed)
+    return screen.observed[first], screen.observed[second]
+
+
+def split_rows(screen: Screen, context: str, perturbation: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of two disjoint random halves of a condition [n // 2] each."""
+    rows = screen.rows[context, perturbation]
+    order = generator(seed, SPLIT_HALVES, context, perturbation).permutation(rows)
+    half = rows.size // 2
+    return np.sort(order[:half]), np.sort(order[half : 2 * half])
+
+
+def spearman_brown(correlation: np.ndarray) -> np.ndarray:
+    """Return the correlation that two samples of the full size would have, from that of two halves.
+
+    ``2 r / (1 + r)`` (Spearman 1910, Brown 1910): it assumes two halves with equal and independent errors, so it means
+    something for a correlation of two noisy measurements of one shift and nothing for an overlap or a rank. A
+    correlation that is not positive stays what it is.
+    """
+    return np.where(correlation > 0, 2 * correlation / (1 + np.maximum(correlation, 0.0)), correlation)

@@ -1,0 +1,210 @@
+"""Which conditions the report shows, and the pictures of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from bionemo.perteval.checks.profiles import OBSERVED
+from bionemo.perteval.inputs.screen import Condition
+from bionemo.perteval.metrics.registry import STRONG_EFFECT
+from bionemo.perteval.report import pictures
+
+if TYPE_CHECKING:
+    from bionemo.perteval.evaluation import Evaluation
+
+MOST_PREDICTIONS = 3
+"""Predictions that get pictures; the tables have all."""
+
+SHIFTS_EACH, MOST_OVERLAPS, MOST_MAPS, LARGEST_MAP = 4, 30, 2, 100
+"""Conditions of each of worst, median and best; bars; contexts with a map; perturbations in a map."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An address for ``src``, and what the picture says to those who do not see it."""
+
+    address: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Pictures under one small heading."""
+
+    title: str
+    pictures: list[Picture]
+
+
+def choose(evaluation: "Evaluation", each: int) -> dict[str, list[Condition]]:
+    """Return the conditions with the worst, median and best PDCorr of the first prediction.
+
+    Among the strong effects where there are enough, because the order of weak ones is noise.
+
+    Parameters
+    ----------
+    evaluation
+        What is shown.
+    each
+        How many of each; all of them under one name where there are not more than that in total.
+    """
+    scores = evaluation.per_perturbation
+    mine = pd.DataFrame(scores[scores["arm"] == evaluation.predictions[0]])
+    strong = pd.DataFrame(mine[mine["n_de_observed"] >= STRONG_EFFECT])
+    mine = strong if len(strong) >= 3 * each else mine
+    ordered = mine.sort_values("PDCorr", kind="stable", na_position="first")
+    conditions = list(zip(ordered["context"], ordered["perturbation"], strict=True))
+    if len(conditions) <= 3 * each:
+        return {"from worst to best": conditions}
+    middle = (len(conditions) - each) // 2
+    return {"worst": conditions[:each], "median": conditions[middle : middle + each], "best": conditions[-each:]}
+
+
+def shifts(evaluation: "Evaluation") -> list[Group]:
+    """Return scatters of predicted and observed shifts."""
+    responses, several = evaluation.profiles.responses, len(_shown(evaluation)) > 1
+    correlations = evaluation.per_perturbation.set_index(["arm", "context", "perturbation"])["PDCorr"]
+    groups = []
+    for title, conditions in choose(evaluation, SHIFTS_EACH).items():
+        for arm in _shown(evaluation):
+            drawn = []
+            for condition in conditions:
+                name = _name(evaluation, condition)
+                correlation = float(correlations.loc[(arm, *condition)])
+                address = pictures.shift(responses[arm][condition], responses[OBSERVED][condition], name, correlation)
+                drawn.append(Picture(address, f"{arm}: predicted against observed shift of {name}, {correlation:.2f}"))
+            groups.append(Group(f"{title}, {arm}" if several else title, drawn))
+    return groups
+
+
+def volcanoes(evaluation: "Evaluation") -> list[Group]:
+    """Return the tests of one worst, median and best condition."""
+    responses, several = evaluation.profiles.responses, len(_shown(evaluation)) > 1
+    groups = []
+    for title, conditions in _one_each(evaluation).items():
+        drawn = []
+        for arm in _shown(evaluation):
+            predicted, observed = responses[arm][conditions], responses[OBSERVED][conditions]
+            name = _name(evaluation, conditions)
+            drawn.append(
+                Picture(
+                    pictures.volcano(predicted, observed, f"{name}, {arm}" if several else name),
+                    f"{arm}: fold changes and false discovery rates of {name}, observed and predicted",
+                )
+            )
+        groups.append(Group(title, drawn))
+    return groups
+
+
+def overlaps(evaluation: "Evaluation") -> tuple[list[Group], int]:
+    """Return bars of called genes, and how many conditions they show: those with most observed DE genes."""
+    responses = evaluation.profiles.responses
+    observed = responses[OBSERVED]
+    order = sorted(observed, key=lambda condition: -int(observed[condition].significant.sum()))[:MOST_OVERLAPS]
+    return [
+        Group(
+            arm if len(_shown(evaluation)) > 1 else "",
+            [
+                Picture(
+                    pictures.overlaps([(_name(evaluation, c), responses[arm][c], observed[c]) for c in order]),
+                    f"{arm}: genes called on both sides, missed, and called without being observed",
+                )
+            ],
+        )
+        for arm in _shown(evaluation)
+    ], len(order)
+
+
+def maps(evaluation: "Evaluation") -> tuple[list[Group], list[str]]:
+    """Return heat maps of distances, and the contexts that they show: those with most perturbations."""
+    scored = evaluation.settings["scored"]
+    contexts = sorted((c for c in scored if len(scored[c]) > 1), key=lambda c: -len(scored[c]))[:MOST_MAPS]
+    responses = evaluation.profiles.responses
+    groups = []
+    for context in contexts:
+        names = _spread(scored[context], LARGEST_MAP)
+        drawn = []
+        for arm in _shown(evaluation):
+            predicted, observed = ([responses[side][context, name] for name in names] for side in (arm, OBSERVED))
+            title = (
+                f"{arm}, {context}"
+                if len(names) == len(scored[context])
+                else f"{arm}, {context}, {len(names)} of {len(scored[context])}"
+            )
+            drawn.append(
+                Picture(
+                    pictures.distances(names, predicted, observed, title),
+                    f"{arm} in {context}: distance of every predicted to every observed shift",
+                )
+            )
+        groups.append(Group("", drawn))
+    return groups, contexts
+
+
+def populations(evaluation: "Evaluation") -> list[Group]:
+    """Return the sizes of cells of all arms, and zeros and variances of every gene."""
+    profiles, shown = evaluation.profiles, _shown(evaluation)
+    rows = [
+        (arm, (profiles.depth[arm], profiles.detected[arm]), arm == OBSERVED or arm in evaluation.predictions)
+        for arm in (OBSERVED, *evaluation.arms)
+    ]
+    groups = [
+        Group("", [Picture(pictures.sizes(rows), "Normalised counts and expressed genes of the cells of all arms")])
+    ]
+    for arm in shown:
+        groups.append(
+            Group(
+                arm if len(shown) > 1 else "",
+                [
+                    Picture(
+                        pictures.genewise(profiles.zeros[arm], profiles.zeros[OBSERVED], "fraction of zeros", 1.0),
+                        f"{arm}: fraction of zeros of every gene, predicted against observed",
+                    ),
+                    Picture(
+                        pictures.genewise(profiles.variances[arm], profiles.variances[OBSERVED], "variance"),
+                        f"{arm}: variance of every gene, predicted against observed",
+                    ),
+                ],
+            )
+        )
+    return groups
+
+
+def clouds(evaluation: "Evaluation") -> Picture:
+    """Return the principal components of one condition."""
+    return Picture(
+        pictures.clouds(evaluation.profiles.components, _shown(evaluation)),
+        "Principal components of control, observed and predicted cells",
+    )
+
+
+def cloud_name(evaluation: "Evaluation") -> str:
+    """Return the condition of `clouds`."""
+    return _name(evaluation, evaluation.profiles.components.condition)
+
+
+def _shown(evaluation: "Evaluation") -> list[str]:
+    return evaluation.predictions[:MOST_PREDICTIONS]
+
+
+def _one_each(evaluation: "Evaluation") -> dict[str, Condition]:
+    chosen = choose(evaluation, 1)
+    if "median" in chosen:
+        return {title: conditions[0] for title, conditions in chosen.items()}
+    (conditions,) = chosen.values()
+    titles = {1: ("",), 2: ("worst", "best"), 3: ("worst", "median", "best")}[len(conditions)]
+    return dict(zip(titles, conditions, strict=True))
+
+
+def _name(evaluation: "Evaluation", condition: Condition) -> str:
+    """Return the perturbation, with its context where there are several."""
+    context, perturbation = condition
+    return perturbation if len(evaluation.settings["scored"]) == 1 else f"{perturbation}, {context}"
+
+
+def _spread(names: Sequence[str], most: int) -> list[str]:
+    """Return at most `most` names, evenly from all."""
+    places = np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int))
+    return [names[int(place)] for place in places]

@@ -1,0 +1,208 @@
+"""The files of an evaluation: report.html, metrics.json and three tables as CSV."""
+
+import contextlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from bionemo.perteval.metrics.registry import METRICS, NAMES, STRONG_EFFECT
+from bionemo.perteval.populations.baselines import CONTROL_CELLS
+from bionemo.perteval.populations.ceiling import SPLIT_HALVES
+from bionemo.screens.errors import InputError
+
+if TYPE_CHECKING:
+    from bionemo.perteval.evaluation import Evaluation
+
+
+def write(evaluation: "Evaluation", out: Path) -> Path:
+    """Write report.html, metrics.json, metrics.csv, comparisons.csv and per_perturbation.csv into a folder.
+
+    Each file is written beside the folder and moved in whole, so that no half file is ever there.
+
+    Parameters
+    ----------
+    evaluation
+        What to write.
+    out
+        Folder; made where absent, its other files are left alone.
+
+    Returns
+    -------
+    Path
+        The report.
+
+    Raises
+    ------
+    InputError
+        Where the folder cannot be made or written into.
+    """
+    out = Path(out)
+    content = json.dumps(to_dict(evaluation), indent=2, allow_nan=False) + "\n"
+    page = evaluation.page
+    with _writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as scratch:
+            folder = Path(scratch)
+            (folder / "metrics.json").write_text(content, "utf-8")
+            long_table(evaluation).to_csv(folder / "metrics.csv", index=False)
+            evaluation.comparisons.to_csv(folder / "comparisons.csv")
+            evaluation.per_perturbation.to_csv(folder / "per_perturbation.csv", index=False)
+            if evaluation.other_engine is not None:
+                evaluation.other_engine.to_csv(folder / "per_perturbation_other_engine.csv", index=False)
+            (folder / "report.html").write_text(page, "utf-8")
+            for path in sorted(folder.iterdir()):
+                os.replace(path, out / path.name)
+    return out / "report.html"
+
+
+def long_table(evaluation: "Evaluation") -> pd.DataFrame:
+    """Return one row per subset (all, strong), arm and metric: value, interval, normalised value, spread over seeds.
+
+    ``normalised`` is between control cells and split halves, ``corrected`` the ceiling after Spearman-Brown,
+    ``without_value`` the number of conditions that are left out.
+    """
+    parts = []
+    for subset, scores in (("all", evaluation), ("strong", evaluation.strong)):
+        if scores is None:
+            continue
+        normalised, spread = scores.normalised(), scores.seed_spread
+        for arm, metric in ((arm, metric) for arm in scores.arms for metric in NAMES):
+            low, high = scores.intervals.loc[(arm, metric)]
+            ceiling = scores.corrected_ceiling if arm == SPLIT_HALVES else {}
+            parts.append(
+                {
+                    "subset": subset,
+                    "arm": arm,
+                    "kind": scores.arms[arm].kind,
+                    "metric": metric,
+                    "value": scores.table.loc[arm, metric],
+                    "low": low,
+                    "high": high,
+                    "normalised": normalised[metric].get(arm) if metric in normalised else None,
+                    "corrected": ceiling.get(metric),
+                    "seed_spread": spread[metric].get(arm),
+                    "conditions": scores.conditions,
+                    "without_value": scores.missing.loc[arm, metric],
+                }
+            )
+    return pd.DataFrame(parts)
+
+
+def to_dict(evaluation: "Evaluation") -> dict[str, Any]:
+    """Return everything but the pictures as plain values; a missing number is None."""
+    strong = evaluation.strong
+    profiles = evaluation.profiles
+    content = {
+        "arms": {
+            arm: {
+                "kind": evaluation.arms[arm].kind,
+                "definition": evaluation.arms[arm].definition,
+                **_scores(evaluation, arm),
+                "strong": None if strong is None else _scores(strong, arm),
+                "fraction_of_zeros": profiles.fraction_of_zeros(arm),
+                "variance": profiles.mean_variance(arm),
+                "per_context": {
+                    context: evaluation.per_context.loc[(arm, context)].to_dict()
+                    for context in evaluation.per_context.loc[arm].index
+                },
+                "seeds": [
+                    row.to_dict() for _, row in evaluation.per_seed_table.loc[[arm]].iterrows()
+                ] if arm in evaluation.predictions else None,
+            }
+            for arm in evaluation.arms
+        },
+        "normalised": {
+            "baseline": CONTROL_CELLS,
+            "ceiling": SPLIT_HALVES,
+            "arms": evaluation.normalised().T.to_dict(),
+        },
+        "ceiling_after_spearman_brown": evaluation.corrected_ceiling.to_dict(),
+        "comparisons": evaluation.comparisons.reset_index().to_dict("records"),
+        "conditions": evaluation.conditions,
+        "strong_effect": {
+            "observed_de_genes": STRONG_EFFECT,
+            "conditions": 0 if strong is None else strong.conditions,
+        },
+        "observed": {
+            "fraction_of_zeros": profiles.fraction_of_zeros("observed"),
+            "variance": profiles.mean_variance("observed"),
+        },
+        "other_engine": _other_engine(evaluation),
+        "flags": [
+            {
+                "prediction": flag.arm, "check": flag.check.name, "kind": flag.check.kind, "value": flag.value,
+                "low": flag.check.low, "high": flag.check.high, "raised": flag.raised,
+                "definition": flag.check.definition, "meaning": flag.check.meaning,
+            }
+            for flag in evaluation.flags
+        ],
+        "notes": list(evaluation.notes),
+        "settings": evaluation.settings,
+        "versions": evaluation.versions,
+    }  # fmt: skip
+    return plain(content)
+
+
+def _scores(evaluation: "Evaluation", arm: str) -> dict[str, Any]:
+    return {
+        "metrics": evaluation.table.loc[arm].to_dict(),
+        "intervals": {metric: list(evaluation.intervals.loc[(arm, metric)]) for metric in NAMES},
+        "without_value": evaluation.missing.loc[arm].to_dict(),
+    }
+
+
+def _other_engine(evaluation: "Evaluation") -> dict[str, Any] | None:
+    side_by_side = evaluation.engines
+    if side_by_side is None:
+        return None
+    return {
+        str(arm): {metric.name: list(rows.loc[metric.name]) for metric in METRICS if metric.name in rows.index}
+        for arm, rows in side_by_side.groupby("arm", sort=False)
+        for rows in [rows.droplevel("arm")]
+    }
+
+
+def check_writable(out: Path) -> None:
+    """Raise InputError where the folder could not be made and written into; nothing of the check stays."""
+    with _writing(out):
+        folder = out.absolute()
+        while not os.path.lexists(folder):
+            folder = folder.parent
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-"):
+            pass
+
+
+@contextlib.contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Turn what the file system refuses into one sentence about the output folder."""
+    if os.path.exists(out) and not os.path.isdir(out):
+        raise InputError(f"The output {out} is a file, but the report is a folder of files; name another with --out.")
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(
+            f"The output {out} cannot be written ({reason}); free space there or name another with --out."
+        ) from error
+
+
+def plain(value: Any) -> Any:
+    """Return `value` in JSON's types; NaN and infinity become None."""
+    if isinstance(value, dict) or hasattr(value, "keys"):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [plain(item) for item in value]
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return None if value is None else str(value)

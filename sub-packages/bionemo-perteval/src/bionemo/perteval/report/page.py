@@ -1,0 +1,272 @@
+"""The report: one self-contained HTML page with tables and pictures."""
+
+from typing import TYPE_CHECKING, Any
+
+from bionemo.perteval.checks.flags import CHECKS
+from bionemo.perteval.checks.profiles import OBSERVED
+from bionemo.perteval.metrics.registry import DE_RULE, HEADLINE, METRICS, MISSING_RULE, STRONG_EFFECT, Metric
+from bionemo.perteval.populations.baselines import CONTROL_CELLS, TRANSFERRED_DELTA
+from bionemo.perteval.populations.ceiling import SPLIT_HALVES
+from bionemo.perteval.report import figures
+from bionemo.perteval.report.tables import ARROWS, counted, de_counts, number, signed
+
+if TYPE_CHECKING:
+    from bionemo.perteval.evaluation import Evaluation
+
+_DIRECTED = tuple(metric for metric in METRICS if metric.best)
+_FURTHER = tuple(metric for metric in _DIRECTED if not metric.headline)
+
+
+def html(evaluation: "Evaluation") -> str:
+    """Return the page.
+
+    Parameters
+    ----------
+    evaluation
+        Result of `evaluate`.
+    """
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(
+        loader=PackageLoader("bionemo.perteval.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    settings, strong = evaluation.settings, evaluation.strong
+    overlaps, overlapping = figures.overlaps(evaluation)
+    maps, mapped = figures.maps(evaluation)
+    counted_metrics = [name for name, total in evaluation.missing.sum().items() if total]
+    return environment.get_template("report.html.j2").render(
+        predicted_name=", ".join(evaluation.predictions) if len(evaluation.predictions) > 1 else settings["predicted"],
+        observed_name=settings["observed"],
+        size=counted(evaluation.conditions, len(settings["scored"])),
+        conditions=evaluation.conditions,
+        genes=settings["genes"],
+        checks=_checks(evaluation),
+        predictions=evaluation.predictions,
+        heads=[(metric.name, ARROWS[metric.best or "high"]) for metric in HEADLINE],
+        scores=_scores(evaluation, HEADLINE),
+        strong=None if strong is None else _scores(strong, HEADLINE),
+        strong_size=None if strong is None else strong.conditions,
+        strong_effect=STRONG_EFFECT,
+        comparisons=_comparisons(evaluation),
+        normalised=_normalised(evaluation),
+        corrected=[(name, signed(float(value), 3)) for name, value in evaluation.corrected_ceiling.items()],
+        baseline=CONTROL_CELLS,
+        target=TRANSFERRED_DELTA if TRANSFERRED_DELTA in evaluation.arms else CONTROL_CELLS,
+        published=_published(settings["protocol"]),
+        protocol=settings["protocol"],
+        engines=_engines(evaluation),
+        several_contexts=len(settings["scored"]) > 1,
+        contexts=_contexts(evaluation),
+        shifts=figures.shifts(evaluation),
+        volcanoes=figures.volcanoes(evaluation),
+        overlaps=overlaps,
+        overlapping=overlapping,
+        maps=maps,
+        mapped=mapped,
+        sizes=figures.populations(evaluation),
+        populations=_populations(evaluation),
+        clouds=figures.clouds(evaluation),
+        cloud_name=figures.cloud_name(evaluation),
+        further_heads=[(metric.name, ARROWS[metric.best or "high"]) for metric in _FURTHER],
+        further=_scores(evaluation, _FURTHER, intervals=False),
+        counted=counted_metrics,
+        missing=[
+            (arm, [int(evaluation.missing.loc[arm, name]) for name in counted_metrics])  # type: ignore[arg-type]
+            for arm in evaluation.arms
+        ],
+        definitions=evaluation.definitions,
+        metrics=METRICS,
+        de_rule=DE_RULE,
+        missing_rule=MISSING_RULE,
+        notes=evaluation.notes,
+        settings=_settings(settings),
+        versions=evaluation.versions,
+    )
+
+
+def _scores(evaluation: "Evaluation", metrics: tuple[Metric, ...], *, intervals: bool = True) -> list[dict[str, Any]]:
+    """Return one row an arm: its name, kind, DE counts, and a cell a metric, with its interval or without."""
+    winners = {metric.name: evaluation.best(metric.name) for metric in metrics}
+    rows = []
+    for arm, described in evaluation.arms.items():
+        cells = []
+        for metric in metrics:
+            low, high = (float(end) for end in evaluation.intervals.loc[(arm, metric.name)])
+            cells.append(
+                {
+                    "name": metric.name,
+                    "text": number(float(evaluation.table.loc[arm, metric.name]), metric),  # type: ignore[arg-type]
+                    "best": arm in winners[metric.name],
+                    "interval": f"{number(low, metric)} to {number(high, metric)}" if intervals and low == low else "",
+                }
+            )
+        rows.append({"arm": arm, "kind": described.kind, "cells": cells, "de": de_counts(evaluation, arm)})
+    return rows
+
+
+def _comparisons(evaluation: "Evaluation") -> list[dict[str, Any]]:
+    """Return one row a pair of arms: the differences of the headline metrics, whether the interval leaves out 0."""
+    table = evaluation.comparisons
+    rows = []
+    for first, second in dict.fromkeys((str(a), str(b)) for a, b, _ in table.index):
+        cells = []
+        for metric in HEADLINE:
+            of = table.loc[(first, second, metric.name)]
+            difference, low, high = (float(of[name]) for name in ("difference", "low", "high"))
+            sure = low > 0 or high < 0
+            better = (difference > 0) == (metric.best == "high")
+            cells.append(
+                {
+                    "text": _difference(difference, metric),
+                    "interval": "" if low != low else f"{_difference(low, metric)} to {_difference(high, metric)}",
+                    "p": f"{of['p_value']:.2g}" if of["p_value"] == of["p_value"] else "–",
+                    "verdict": "" if not sure else "▲" if better else "▽",
+                }
+            )
+        rows.append({"first": first, "second": second, "cells": cells})
+    return rows
+
+
+def _difference(value: float, metric: Metric) -> str:
+    text = f"{value:+.2g}" if metric.best == "low" else f"{value:+.3f}"
+    return "–" if value != value else text.replace("-", "−")
+
+
+def _checks(evaluation: "Evaluation") -> dict[str, Any]:
+    """Return the raised flags as sentences, and every check with its value for each prediction."""
+    answers = {(flag.arm, flag.check.name): flag for flag in evaluation.flags}
+    return {
+        "raised": [
+            {"arm": flag.arm, "check": flag.check, "value": _value(flag.check, flag.value)}
+            for flag in evaluation.flags
+            if flag.raised
+        ],
+        "rows": [
+            {
+                "check": check,
+                "bounds": _bounds(check),
+                "values": [
+                    {"text": _value(check, answers[arm, check.name].value), "raised": answers[arm, check.name].raised}
+                    for arm in evaluation.predictions
+                ],
+            }
+            for check in CHECKS
+        ],
+        "several": len(evaluation.predictions) > 1,
+    }
+
+
+def _value(check: Any, value: float) -> str:
+    if value != value:
+        return "–"
+    return f"{100 * value:.0f} %".replace("-", "−") if check.percent else signed(value, 2)
+
+
+def _bounds(check: Any) -> str:
+    if check.low is None:
+        return f"up to {_value(check, check.high)}"
+    if check.high is None:
+        return f"from {_value(check, check.low)}"
+    return f"{_value(check, check.low)} to {_value(check, check.high)}"
+
+
+def _normalised(evaluation: "Evaluation") -> list[tuple[str, str, list[str]]]:
+    """Return arm, kind and normalised headline scores; the two arms that are 0 and 1 by definition left out."""
+    table = evaluation.normalised()
+    return [
+        (arm, described.kind, [signed(float(table.loc[arm, metric.name]), 2) for metric in HEADLINE])  # type: ignore[arg-type]
+        for arm, described in evaluation.arms.items()
+        if arm not in {CONTROL_CELLS, SPLIT_HALVES}
+    ]
+
+
+def _published(protocol: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return one row a model with the scores that a paper printed."""
+    return [
+        {
+            "model": row["model"],
+            "source": row["source"],
+            "cells": [
+                {"text": f"{row['scores'][metric.name]:g}" if metric.name in row["scores"] else "–",
+                 "comparable": metric.name not in row["not_comparable"]}
+                for metric in HEADLINE
+            ],
+        }
+        for row in protocol["published"]
+    ]  # fmt: skip
+
+
+def _engines(evaluation: "Evaluation") -> dict[str, Any] | None:
+    """Return the headline scores of both releases of cell-eval side by side; None where there is only one."""
+    table = evaluation.engines
+    if table is None:
+        return None
+    rows = []
+    for arm in dict.fromkeys(table.index.get_level_values("arm")):
+        scores = table.loc[arm]
+        rows.append(
+            {
+                "arm": arm,
+                "kind": evaluation.arms[arm].kind,
+                "cells": [
+                    " / ".join(number(float(value), metric) for value in scores.loc[metric.name])
+                    if metric.name in scores.index
+                    else "–"
+                    for metric in HEADLINE
+                ],
+            }
+        )
+    return {"releases": list(table.columns), "rows": rows}
+
+
+def _contexts(evaluation: "Evaluation") -> list[dict[str, Any]]:
+    """Return one row a context: the scores of each prediction and of the baseline to beat."""
+    target = TRANSFERRED_DELTA if TRANSFERRED_DELTA in evaluation.arms else CONTROL_CELLS
+    rows = []
+    for context, labels in evaluation.settings["scored"].items():
+        for arm in (*evaluation.predictions, target):
+            values = evaluation.per_context.loc[(arm, context)]
+            rows.append(
+                {
+                    "context": context,
+                    "count": len(labels),
+                    "first": arm == evaluation.predictions[0],
+                    "arm": arm,
+                    "kind": evaluation.arms[arm].kind,
+                    "cells": [number(float(values[metric.name]), metric) for metric in HEADLINE],
+                }
+            )
+    return rows
+
+
+def _populations(evaluation: "Evaluation") -> list[tuple[str, str, str, str]]:
+    profiles = evaluation.profiles
+    rows = []
+    for arm in (OBSERVED, *evaluation.arms):
+        kind = "observed" if arm == OBSERVED else evaluation.arms[arm].kind
+        zeros = f"{100 * profiles.fraction_of_zeros(arm):.1f} %"
+        rows.append((arm, kind, zeros, f"{profiles.mean_variance(arm):.3f}"))
+    return rows
+
+
+def _settings(settings: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the settings that fit a line; the lists of conditions stand in metrics.json."""
+    lines = []
+    for name, value in settings.items():
+        if name in {"scored", "training", "held_out", "protocol"}:
+            continue
+        if isinstance(value, dict):
+            lines += [(f"{name}: {key}", _line(item)) for key, item in value.items() if _fits(item)]
+        elif _fits(value):
+            lines.append((name, _line(value)))
+    for name in ("training", "held_out"):
+        lines.append((f"{name} conditions", str(len(settings[name]))))
+    return lines
+
+
+def _fits(value: Any) -> bool:
+    return not isinstance(value, dict | list) or len(str(value)) <= 200
+
+
+def _line(value: Any) -> str:
+    return "–" if value in (None, "") else str(value)

@@ -1,0 +1,9 @@
+"""The pictures of the report, each a ``data:`` address of an SVG: told apart by shape and hatch, not colour alone."""
+
+from bionemo.perteval.report.pictures.clouds import clouds
+from bionemo.perteval.report.pictures.distances import distances
+from bionemo.perteval.report.pictures.expression import overlaps, volcano
+from bionemo.perteval.report.pictures.populations import genewise, sizes
+from bionemo.perteval.report.pictures.shifts import shift
+
+__all__ = ["clouds", "distances", "genewise", "overlaps", "shift", "sizes", "volcano"]

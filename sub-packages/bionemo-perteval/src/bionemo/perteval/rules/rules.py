@@ -1,0 +1,237 @@
+"""Hold an evaluation to a protocol: its keys, its held-out conditions, and a training that has not seen them."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bionemo.perteval.inputs.checks import Keys
+from bionemo.perteval.inputs.reading import Prediction, stated
+from bionemo.perteval.inputs.screen import Condition, Screen
+from bionemo.perteval.rules.drawn_split import drawn_departures
+from bionemo.perteval.rules.leakage import TrainingRecord, check_leakage
+from bionemo.perteval.rules.protocol import Protocol, Published, departures, gene_departures
+from bionemo.perteval.rules.protocol_files import find_protocol
+from bionemo.perteval.rules.split import Split
+from bionemo.screens.errors import InputError, nearest
+
+_FLAGS = ("perturbation_key", "context_key", "control", "target_sum")
+
+TrainedOn = Collection[Condition] | Mapping[str, Collection[Condition]]
+"""Conditions that trained the models of all predictions, or prediction -> those of its model."""
+
+HvgFrom = str | Mapping[str, str]
+"""Which cells chose the genes of all predictions, or prediction -> which chose its genes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What the caller of `evaluate` asks to be held.
+
+    Attributes
+    ----------
+    protocol
+        None where none was named.
+    split
+        The user's split file, else the protocol's own, else None.
+    pairs
+        Further held-out conditions.
+    strict
+        Whether to refuse statistics of held-out cells and what cannot be checked.
+    """
+
+    protocol: Protocol | None = None
+    split: Split | None = None
+    pairs: frozenset[Condition] = frozenset()
+    strict: bool = False
+
+    @classmethod
+    def read(
+        cls, protocol: str | Path | None, split: str | Path | None, *, pairs: Collection[Condition], strict: bool
+    ) -> "Rules":
+        """Read the files that the caller named."""
+        found = None if protocol is None else find_protocol(protocol)
+        held_out = found.split if found else None
+        if split is not None:
+            if held_out is not None and held_out.hash != Split.from_toml(split).hash:
+                raise InputError(
+                    f"The protocol {protocol} lists its held-out conditions itself, and {split} lists others; leave "
+                    "--split out."
+                )
+            held_out = Split.from_toml(split)
+        return cls(protocol=found, split=held_out, pairs=frozenset((str(c), str(p)) for c, p in pairs), strict=strict)
+
+    def keys(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Fill arguments that were not given from the protocol.
+
+        Raises
+        ------
+        InputError
+            Where an argument contradicts it: such an evaluation would carry the protocol's name without being it.
+        """
+        if self.protocol is None:
+            return dict(given)
+        filled = dict(given)
+        for name in _FLAGS:
+            ruled = getattr(self.protocol, name)
+            if ruled is None:  # the protocol leaves it open
+                continue
+            if given[name] is None:
+                filled[name] = ruled
+            elif given[name] != ruled:
+                raise InputError(
+                    f"--{name.replace('_', '-')} {given[name]} contradicts the protocol {self.protocol.name!r}, which "
+                    f"says {ruled}; leave it out, or give a protocol file of your own."
+                )
+        return filled
+
+    def check_scale(self, stated: Mapping[str, Any], name: str) -> None:
+        """Refuse a prediction that says it was normalised to another sum than the protocol's."""
+        made, ruled = stated.get("target_sum"), None if self.protocol is None else self.protocol.target_sum
+        if ruled is not None and made not in (None, "") and float(made) != ruled:  # type: ignore[arg-type]
+            raise InputError(
+                f"{name} was normalised to {float(made):g} counts per cell, the protocol {self.protocol.name!r} to "  # type: ignore[union-attr,arg-type]
+                f"{ruled:g}; predict from data on the protocol's scale."
+            )
+
+    def held_out(self, observed: Collection[Condition], control: str) -> set[Condition]:
+        """Return every held-out condition, the controls apart; names of the split have to be observed."""
+        _check_observed(self.pairs, observed, "--held-out")
+        return set(self.pairs) | (self.split.held_out(observed, control) if self.split else set())
+
+    def check_predictions(
+        self,
+        predictions: Sequence[Prediction],
+        screen: Screen,
+        *,
+        trained_on: TrainedOn | None,
+        hvg_from: HvgFrom | None,
+    ) -> tuple[list[str], dict[str, str | None]]:
+        """Do `check_scale` and `check` for every file of predictions.
+
+        Parameters
+        ----------
+        predictions
+            The files.
+        screen
+            What is scored and what was observed.
+        trained_on, hvg_from
+            What the user says of the training, as in `TrainingRecord.of`; for all files, or by the name of the
+            prediction.
+
+        Returns
+        -------
+        notes
+            None twice.
+        hvg_from
+            File -> which cells chose its genes; None where nobody said.
+        """
+        names = [prediction.arm for prediction in predictions]
+        trained_by, chosen_by = (
+            _by_name(trained_on, names, "--training-conditions"),
+            _by_name(hvg_from, names, "--hvg-from"),
+        )
+        for pairs in trained_by.values():
+            _check_observed({(str(c), str(p)) for c, p in pairs}, screen.rows, "--training-conditions")
+        notes: list[str] = []
+        sources: dict[str, str | None] = {}
+        for prediction in predictions:
+            self.check_scale(stated(prediction.cells), prediction.name)
+            record = TrainingRecord.of(
+                prediction.cells,
+                prediction.name,
+                trained_on=trained_by.get(prediction.arm),
+                hvg_from=chosen_by.get(prediction.arm),
+            )
+            notes += self.check(prediction.name, record, screen)
+            sources[prediction.name] = record.hvg_from
+        return list(dict.fromkeys(notes)), sources
+
+    def check(self, name: str, record: TrainingRecord, screen: Screen) -> list[str]:
+        """Refuse what the protocol or the training forbids; return notes.
+
+        Parameters
+        ----------
+        name, record
+            The prediction, and what is known of its training.
+        screen
+            What is scored and what was observed.
+        """
+        if self.protocol is not None:
+            self.protocol.check_contexts(screen.scored)
+        return check_leakage(
+            record,
+            name,
+            scored=_scored(screen),
+            held_out=self.held_out(screen.rows, screen.control),
+            control=screen.control,
+            split=self.split,
+            strict=self.strict,
+        )
+
+    def statement(self, screen: Screen, keys: Keys, hvg_from: Mapping[str, str | None]) -> dict[str, Any]:
+        """Return what the report says of the protocol, as plain values.
+
+        Without a protocol the keys are one of their own, so that every report has a hash.
+
+        Parameters
+        ----------
+        screen, keys
+            What is scored, and where it stands in the files.
+        hvg_from
+            Of `check_predictions`.
+        """
+        protocol, lacking = self.protocol, []
+        if protocol is None:
+            values = {name: getattr(keys, name) for name in _FLAGS}
+            protocol = Protocol(name="", title="", hvg_from="given", **values)
+        else:
+            lacking = departures(protocol, _scored(screen), self.split, screen.rows)
+            lacking += drawn_departures(protocol, self.split, screen.rows)
+            if protocol.n_genes not in (None, screen.genes.size):
+                lacking.append(f"{screen.genes.size} genes were scored and not {protocol.n_genes}")
+            lacking += gene_departures(protocol, hvg_from)
+        return {
+            "name": protocol.name or None,
+            "title": protocol.title or None,
+            "hash": protocol.hash,
+            "split_hash": self.split.hash if self.split else None,
+            "strict": self.strict,
+            "aggregate": "perturbations, then contexts",
+            "n_genes": protocol.n_genes,
+            "departures": lacking,
+            "published": [] if lacking else [_published(row) for row in protocol.published],
+        }
+
+
+def _by_name(given: Any, names: Sequence[str], option: str) -> dict[str, Any]:
+    """Return prediction -> what the user says of it, from one value for all or from a mapping."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        return dict.fromkeys(names, given)
+    for name in given:
+        if name not in names:
+            raise InputError(f"{option} names {name!r}, which is no prediction{nearest(name, names)}; mend the name.")
+    return dict(given)
+
+
+def _check_observed(pairs: Collection[Condition], observed: Collection[Condition], option: str) -> None:
+    """Refuse pairs that were not observed: a misspelt one would hide what it should name."""
+    unknown = sorted(set(pairs) - set(observed))
+    if unknown:
+        context, name = unknown[0]
+        of_context = [p for c, p in observed if c == context]
+        hint = nearest(name, of_context) if of_context else nearest(context, {c for c, _ in observed})
+        raise InputError(
+            f"{option} names {context} / {name}, which was not observed{hint} ({len(unknown)} such pairs); mend the "
+            "labels, or drop those lines."
+        )
+
+
+def _scored(screen: Screen) -> list[Condition]:
+    return [(context, name) for context, names in screen.scored.items() for name in names]
+
+
+def _published(row: Published) -> dict[str, Any]:
+    return {**vars(row), "scores": dict(row.scores), "not_comparable": list(row.not_comparable)}

@@ -1,0 +1,1 @@
+"""Differential expression of one population against control cells."""

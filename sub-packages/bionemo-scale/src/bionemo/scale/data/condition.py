@@ -1,0 +1,41 @@
+"""The conditions of a batch, as tensors."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from bionemo.scale.data.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """Rows of the vocabulary's tables for B sets. P is the largest number of perturbations in a combination."""
+
+    perturbation: torch.Tensor
+    """int64 [B, P], rows of ``Vocabulary.tokens``, -1 where a combination has fewer."""
+    dose: torch.Tensor
+    """float32 [B, P], standardised log10 dose, NaN where none is known."""
+    context: torch.Tensor
+    """int64 [B], -1 where the context has no token."""
+    batch: torch.Tensor
+    """int64 [B], -1 where the batch has no token."""
+    delta: torch.Tensor | None = None
+    """float32 [B, G], log1p: the shift that a model with ``transfer`` starts from."""
+    control_mean: torch.Tensor | None = None
+    """float32 [B, G], mean log1p of the control cells of each set's context, which that shift is relative to."""
+
+    def without_context(self, hide_B: torch.Tensor) -> "Condition":
+        """Hide context and batch where ``hide_B``, bool [B]."""
+        return replace(self, context=self.context.masked_fill(hide_B, -1), batch=self.batch.masked_fill(hide_B, -1))
+
+
+def token_table(labels: list[str], vocabulary: Vocabulary) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens and doses of labels, as in :class:`Condition`, [L, P] each; a label with an unknown name is all -1."""
+    known = [[] if vocabulary.unknown(label) else vocabulary.token_rows(label) for label in labels]
+    width = max(1, *map(len, known)) if known else 1
+    tokens = torch.full((len(labels), width), -1, dtype=torch.int64)
+    doses = torch.full((len(labels), width), torch.nan)
+    for row, pairs in enumerate(known):
+        for column, (token, dose) in enumerate(pairs):
+            tokens[row, column], doses[row, column] = token, dose
+    return tokens, doses

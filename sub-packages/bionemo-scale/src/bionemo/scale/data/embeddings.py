@@ -1,0 +1,102 @@
+"""Supplied embeddings of perturbations: vectors of genes or molecules by name."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from bionemo.scale.data.vocabulary import Vocabulary
+from bionemo.screens.errors import InputError
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Vectors of one file, each feature standardised over its names."""
+
+    names: tuple[str, ...]
+    vectors: np.ndarray
+    """float32 [names, E]."""
+    sha256: str
+    """Of the file."""
+
+    @classmethod
+    def read(cls, path: Path) -> "Embeddings":
+        """Read a parquet file (names as its index or its only text column) or an npz file (an array a name).
+
+        Raises
+        ------
+        InputError
+            The file is absent, of another kind, or its vectors are not finite numbers of one length under distinct
+            names.
+        """
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"--embeddings {path} cannot be read ({error.strerror}): check the path.") from None
+        if path.suffix not in _READERS:
+            raise InputError(f"--embeddings {path} is neither .parquet nor .npz: convert it to one of them.")
+        try:
+            names, vectors = _READERS[path.suffix](path)
+        except InputError:
+            raise
+        except Exception as error:  # every reader has its own exceptions for a damaged file
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"--embeddings {path} is damaged or of another layout ({reason}).") from None
+        twice = pd.Index(names)[pd.Index(names).duplicated()]
+        if len(twice):
+            raise InputError(f"--embeddings {path} names {twice[0]!r} more than once: keep one vector a name.")
+        if not vectors.size or not np.isfinite(vectors).all():
+            wrong = [name for name, vector in zip(names, vectors, strict=True) if not np.isfinite(vector).all()]
+            raise InputError(
+                f"--embeddings {path} holds no finite vector for {wrong[0]!r}: leave the name out or mend it."
+                if wrong
+                else f"--embeddings {path} holds no vector."
+            )
+        spread = vectors.std(0)
+        # A feature that all names share says nothing.
+        standard = (vectors - vectors.mean(0)) / np.where(spread > 1e-6, spread, 1.0)
+        return cls(tuple(names), standard.astype(np.float32), hashlib.sha256(content).hexdigest())
+
+    def table(self, vocabulary: Vocabulary) -> torch.Tensor:
+        """Vectors of the vocabulary's tokens, float32 [tokens, E]; zeros for the control label, which needs none."""
+        row_of = {name: row for row, name in enumerate(self.names)}
+        table = torch.zeros(len(vocabulary.tokens), self.vectors.shape[1])
+        for row, name in enumerate(vocabulary.tokens):
+            if name in row_of:
+                table[row] = torch.from_numpy(self.vectors[row_of[name]])
+        return table
+
+    def check(self, perturbations: tuple[str, ...]) -> None:
+        """Raise an InputError that names the perturbations without a vector."""
+        missing = sorted(set(perturbations) - set(self.names))
+        if missing:
+            shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            raise InputError(
+                f"--embeddings has no vector for {len(missing)} of the {len(perturbations)} perturbations of "
+                f"the training cells ({shown}): add them, or leave those cells out of the store."
+            )
+
+
+def _read_parquet(path: Path) -> tuple[list[str], np.ndarray]:
+    frame = pd.read_parquet(path)
+    text = [column for column in frame if not pd.api.types.is_numeric_dtype(frame[column])]
+    if len(text) > 1:
+        raise InputError(f"--embeddings {path} has the text columns {', '.join(map(str, text))}: keep one, the names.")
+    if text:
+        frame = frame.set_index(text[0])
+    return [str(name) for name in frame.index], frame.to_numpy(dtype=np.float64)
+
+
+def _read_npz(path: Path) -> tuple[list[str], np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
+        vectors = {name: np.asarray(file[name], dtype=np.float64).ravel() for name in file.files}
+    sizes = {len(vector) for vector in vectors.values()}
+    if len(sizes) > 1:
+        raise InputError(f"--embeddings {path} holds vectors of {len(sizes)} lengths: they must have one.")
+    return list(vectors), np.stack(list(vectors.values())) if vectors else np.empty((0, 0))
+
+
+_READERS = {".parquet": _read_parquet, ".npz": _read_npz}

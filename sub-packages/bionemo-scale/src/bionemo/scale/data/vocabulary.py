@@ -1,0 +1,88 @@
+"""The names a model was built for: genes, contexts, perturbations, batches, and the scale of its expression."""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from bionemo.screens.labels import Treatment, parse_label
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """Names in the order of the model's tables.
+
+    A context (or batch) is listed only if a training set has shown its perturbed cells. One that is not listed has no
+    token: the model then knows it by its control cells alone. A perturbation that is not listed is refused.
+    """
+
+    genes: tuple[str, ...]
+    contexts: tuple[str, ...]
+    perturbations: tuple[str, ...]
+    """Tokens that training has shown, alone or in combinations. The control label is the first: a control set maps to
+    itself."""
+    batches: tuple[str, ...]
+    control: str
+    kind: str
+    """``counts`` (normalised here, to ``target_sum``, then log1p) or ``log1p`` (used as they are)."""
+    target_sum: float
+    separator: str = "+"
+    """What joins the parts of a combination's label; empty where there are none."""
+    embedded: tuple[str, ...] = ()
+    """Further tokens that have an embedding and were not seen in training."""
+    embedding_size: int = 0
+    """Width of the supplied embeddings; 0 without."""
+    dose_unit: str = ""
+    log_dose: tuple[float, float] | None = None
+    """Mean and standard deviation of log10(dose) over training labels; None without doses."""
+    transferred: tuple[str, ...] = ()
+    """Training labels whose mean delta the model keeps; empty without ``transfer``."""
+
+    @property
+    def transfer_rows(self) -> tuple[str, ...]:
+        """Names of the rows of a transfer's tables: training labels, then tokens that only have an embedding."""
+        return self.transferred + self.embedded
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """All perturbation tokens, by row."""
+        return self.perturbations + self.embedded
+
+    def treatments(self, label: str) -> tuple[Treatment, ...]:
+        """What a label applies; one that is itself a token is not taken apart."""
+        known = self._rows
+        return (Treatment(label),) if label in known else parse_label(label, self.separator, self.control)
+
+    def unknown(self, label: str) -> list[str]:
+        """Names in a label that are no token."""
+        known = self._rows
+        return [treatment.name for treatment in self.treatments(label) if treatment.name not in known]
+
+    def token_rows(self, label: str) -> list[tuple[int, float]]:
+        """Token and standardised log10 dose (NaN without one) of each perturbation of a label whose names are known."""
+        mean, scale = self.log_dose or (0.0, 1.0)
+        known = self._rows
+        return [
+            (known[t.name], math.nan if t.dose is None else (math.log10(t.dose) - mean) / scale)
+            for t in self.treatments(label)
+        ]
+
+    @property
+    def _rows(self) -> dict[str, int]:
+        rows = self.__dict__.get("_row_of")
+        if rows is None:
+            rows = {name: row for row, name in enumerate(self.tokens)}
+            object.__setattr__(self, "_row_of", rows)
+        return rows
+
+    def to_dict(self) -> dict:
+        """JSON-ready fields."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "Vocabulary":
+        """Build from :meth:`to_dict`."""
+        known: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in ((field.name, values[field.name]) for field in fields(cls))
+        }
+        return cls(**known)

@@ -1,0 +1,77 @@
+"""Which modules a block is made of: torch ones everywhere, Transformer Engine ones where they work."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from megatron.core.transformer.attention import SelfAttentionSubmodules
+from megatron.core.transformer.mlp import MLPSubmodules
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import nn
+
+from bionemo.scale.layers.attention import SetAttention
+from bionemo.scale.layers.linear import ColumnParallelLinear, RowParallelLinear
+from bionemo.screens.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSpec:
+    """Classes of the tensor-parallel linear layers, the norm and the core attention."""
+
+    column_linear: Any
+    row_linear: Any
+    norm: Any
+
+    @property
+    def attention(self) -> SelfAttentionSubmodules:
+        """Submodules of Megatron's self attention."""
+        return SelfAttentionSubmodules(
+            linear_qkv=self.column_linear, core_attention=SetAttention, linear_proj=self.row_linear
+        )
+
+    @property
+    def mlp(self) -> MLPSubmodules:
+        """Submodules of Megatron's feed-forward layer."""
+        return MLPSubmodules(linear_fc1=self.column_linear, linear_fc2=self.row_linear)
+
+
+def torch_norm(config: TransformerConfig, hidden_size: int, eps: float) -> nn.RMSNorm:
+    """RMSNorm of torch, for sequence parallelism as well, which Megatron's ``WrappedTorchNorm`` refuses."""
+    norm = nn.RMSNorm(hidden_size, eps=eps)
+    # Each rank then has the gradient of its own members. Megatron adds up those of the weights that say so.
+    norm.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+    return norm
+
+
+@cache
+def transformer_engine_works() -> bool:
+    """Whether Transformer Engine can be imported and a GPU is there to run it."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return False
+    try:
+        # Its package imports on a machine without a usable build only to raise RuntimeError or OSError.
+        import transformer_engine.pytorch  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except Exception:
+        return False
+    return True
+
+
+def layer_spec(name: str) -> LayerSpec:
+    """Resolve ``local``, ``transformer_engine`` or ``auto``.
+
+    Raises
+    ------
+    InputError
+        ``transformer_engine`` was asked for by name and does not work here.
+    """
+    if name == "transformer_engine" and not transformer_engine_works():
+        raise InputError(
+            "layer_spec='transformer_engine' needs a GPU and a working transformer-engine: use layer_spec=local here."
+        )
+    if name == "local" or not transformer_engine_works():
+        return LayerSpec(column_linear=ColumnParallelLinear, row_linear=RowParallelLinear, norm=torch_norm)
+    from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TENorm, TERowParallelLinear
+
+    return LayerSpec(column_linear=TEColumnParallelLinear, row_linear=TERowParallelLinear, norm=TENorm)

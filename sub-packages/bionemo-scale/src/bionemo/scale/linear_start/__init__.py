@@ -1,0 +1,1 @@
+"""The linear prediction that the network starts from, fitted to training conditions."""

@@ -1,0 +1,132 @@
+"""Starting from control cells that are already moved by what the perturbation did elsewhere.
+
+The shift of perturbation p in context k is that of a linear model of condition means,
+
+    delta(k, p) = s_1 P e_p + s_2 J (e_p - P e_p) + s_3 K (e_p - P e_p) + b c_k + a (m - m_k),
+
+with ``e_p`` the effect of p in other contexts beyond what their other perturbations have in common, P the projection on
+the few directions that the effects of other perturbations share, K what is clear of its noise gene by gene and J the
+rest, shrunk by what of it is noise, ``c_k`` what the perturbations of context k have in common, ``m_k`` the mean of its
+control cells and ``m`` that mean over contexts. The five numbers are fitted to training conditions, each predicted from
+the others; ``a`` is regression towards the mean of contexts. All of it is on the scale of :func:`to_fold`, where a
+shift is a fold change, and only its outcome is log1p again.
+
+Shapes: B sets, S cells, G genes, L training labels, K contexts.
+"""
+
+from collections.abc import Collection, Sequence
+from itertools import chain
+
+import torch
+from torch import nn
+
+from bionemo.scale.data.vocabulary import Vocabulary
+
+PSEUDOCOUNT = 0.2
+"""Added to normalised counts before their logarithm: a shift is a fold change well above it and additive below."""
+
+
+def to_fold(mean: torch.Tensor, pseudocount: float = PSEUDOCOUNT) -> torch.Tensor:
+    """Mean log1p expression as ``log(expm1(mean) + pseudocount)``; log1p itself where the pseudocount is 1."""
+    return torch.log(torch.expm1(mean) + pseudocount)
+
+
+def from_fold(value: torch.Tensor, pseudocount: float = PSEUDOCOUNT) -> torch.Tensor:
+    """Inverse of :func:`to_fold`; 0 for what lies below its range."""
+    return torch.log1p((torch.exp(value) - pseudocount).clamp(min=0))
+
+
+class Transfer(nn.Module):
+    """The linear model, kept with the weights; its tables are on the scale of :func:`to_fold`."""
+
+    effect: torch.Tensor
+    elsewhere: torch.Tensor
+    common: torch.Tensor
+    known: torch.Tensor
+    middle: torch.Tensor
+    shares: torch.Tensor
+
+    def __init__(self, vocabulary: Vocabulary):
+        super().__init__()
+        labels, contexts, genes = len(vocabulary.transfer_rows), len(vocabulary.contexts), len(vocabulary.genes)
+        # The last row of each table is for a perturbation, or a context, that nothing is known of.
+        self.register_buffer(
+            "effect", torch.zeros(labels + 1, genes)
+        )  # s_1 P e_p + s_2 J (e_p - P e_p) + s_3 K (e_p - P e_p)
+        self.register_buffer("elsewhere", torch.zeros(labels + 1, genes))  # mean of c over contexts, without p
+        self.register_buffer("common", torch.zeros(contexts + 1, genes))  # c_k
+        self.register_buffer("known", torch.zeros(contexts + 1))  # 1 where there is a c_k, else 0
+        self.register_buffer("middle", torch.zeros(genes))  # m
+        self.register_buffer("shares", torch.zeros(2))  # b, a
+
+    def delta(
+        self, labels: Sequence[str], context_B: torch.Tensor, control_mean_BG: torch.Tensor, vocabulary: Vocabulary
+    ) -> torch.Tensor:
+        """Shift of each set, log1p [B, G].
+
+        Parameters
+        ----------
+        labels
+            Perturbation labels of the sets; the control label shifts nothing.
+        context_B
+            int64 [B], rows of the vocabulary's contexts, -1 for another.
+        control_mean_BG
+            Mean of the control cells of each set's context, log1p.
+        vocabulary
+            Of the model.
+        """
+        rows = [rows_of(label, vocabulary) for label in labels]
+        effect_BG = torch.stack([combine(self.effect, found) for found in rows])
+        elsewhere_BG = torch.stack([self.elsewhere[list(chain(*found))].mean(0) for found in rows])
+        common_BG = torch.where(self.known[context_B, None] > 0, self.common[context_B], elsewhere_BG)
+        b, a = self.shares
+        level_BG = to_fold(control_mean_BG)
+        shift_BG = effect_BG + b * common_BG + a * (self.middle - level_BG)
+        delta_BG = from_fold(level_BG + shift_BG) - control_mean_BG
+        moves = torch.tensor([label != vocabulary.control for label in labels], device=delta_BG.device)
+        return delta_BG * moves[:, None]
+
+
+def rows_of(label: str, vocabulary: Vocabulary, without: Collection[str] = ()) -> list[list[int]]:
+    """Rows of ``Transfer.effect`` that a label's effect is made of: averaged in each list, then summed.
+
+    That of the label itself; else, of each of its perturbations, those that have it alone, at any dose, or that of its
+    embedding; else the last.
+
+    Parameters
+    ----------
+    label
+        A perturbation label whose names the vocabulary has.
+    vocabulary
+        Its ``transferred`` labels are the first rows, those that only have an embedding the next.
+    without
+        Labels whose rows are taken for absent.
+    """
+    row_of = {name: row for row, name in enumerate(vocabulary.transfer_rows) if name not in without}
+    if label in row_of:
+        return [[row_of[label]]]
+    alone: dict[str, list[int]] = {}
+    for other, row in row_of.items():
+        names = [treatment.name for treatment in vocabulary.treatments(other)]
+        if len(names) == 1:
+            alone.setdefault(names[0], []).append(row)
+    last = [len(vocabulary.transfer_rows)]
+    return [alone.get(treatment.name, last) for treatment in vocabulary.treatments(label)]
+
+
+def combine(effects: torch.Tensor, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Sum over the lists of the mean of their rows of ``effects``, [L, ...]."""
+    return torch.stack([effects[list(part)].mean(0) for part in rows]).sum(0)
+
+
+def move_cells(
+    x0_BSG: torch.Tensor, delta_BG: torch.Tensor, control_mean_BG: torch.Tensor, ceiling: float
+) -> torch.Tensor:
+    """Control cells whose mean is shifted by a delta, log1p [B, S, G].
+
+    Upwards every cell is shifted. Downwards a gene is scaled, so that its zeros stay and none is asked to go below
+    them: clamping a shift at 0 instead would lose most of the delta of a gene that is mostly zero.
+    """
+    keep_BG = (1 + delta_BG.clamp(max=0) / control_mean_BG.clamp(min=1e-6)).clamp(min=0)
+    moved_BSG = x0_BSG * keep_BG[:, None].to(x0_BSG.dtype) + delta_BG.clamp(min=0)[:, None].to(x0_BSG.dtype)
+    return moved_BSG.clamp(max=ceiling)

@@ -1,0 +1,1 @@
+"""What `nemo scale ...` finds: recipes, executors and command-line overrides for nemo-run."""

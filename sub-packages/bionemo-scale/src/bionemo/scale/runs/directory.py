@@ -1,0 +1,212 @@
+"""A training run on disk: what it was started with, and its last whole checkpoint."""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from bionemo.scale.config.model import ScaleConfig
+from bionemo.scale.data.vocabulary import Vocabulary
+from bionemo.screens.errors import InputError
+
+FORMAT = 3
+PACKAGES = ("bionemo-scale", "bionemo-cellsets", "nemo-toolkit", "megatron-core", "torch")
+# What may differ between a run and its continuation. With `accumulate` kept, the sets of a step stay the same cells.
+_FREE = {
+    "model": {"tensor_parallel", "sequence_parallel", "layer_spec", "fp8", "recompute", "compile"},
+    "training": {
+        *("max_steps", "devices", "nodes", "threads", "upload_counts", "sets_per_batch"),
+        *("checkpoint_every", "keep_checkpoints", "validate_every", "validation_batches", "log_every"),
+        *("patience", "profile_steps", "wandb_project", "precision", "async_save"),
+    },
+}
+# What runs were that are older than a field.
+_BEFORE = {"model": {"reconstruction_share": 1.0}, "training": {"matmul_precision": "highest"}}
+_CHECKPOINT = re.compile(r"step=(\d+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """Everything a checkpoint's weights mean: kept as ``run.json`` beside them."""
+
+    model: dict
+    vocabulary: dict
+    training: dict
+    global_batch: int
+    """Sets of one optimizer step, over all ranks."""
+    store: dict
+    """Path, fingerprint, obs keys and choice of genes of the training data."""
+    split: dict
+    trained: dict[str, list[str]] | None = None
+    """Context -> perturbations with a training cell, controls included; None in runs that did not write it."""
+    embeddings: dict | None = None
+    """Path and sha256 of the file of perturbation embeddings, if one was given."""
+
+    tuning: dict | None = None
+    """Of a finetuned run: which weights moved, and how many names of each table the model knew before."""
+
+    def model_config(self, **changes) -> ScaleConfig:
+        """The model's configuration, with ``changes`` such as another tensor parallel size.
+
+        With another tensor parallel size go neither the sequence parallelism nor the compiled blocks of the training.
+        """
+        if "tensor_parallel" in changes:
+            changes = {"sequence_parallel": False, "compile": False, **changes}
+        return ScaleConfig(**{**self.model, **changes})
+
+    def model_vocabulary(self) -> Vocabulary:
+        """The model's names."""
+        return Vocabulary.from_dict(self.vocabulary)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The checkpoint that validated best so far: ``best.json``."""
+
+    step: int
+    metric: str
+    value: float
+
+
+class RunDirectory:
+    """``run.json``, ``best.json``, ``checkpoints/`` and ``tensorboard/`` of one run."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.record_file = self.path / "run.json"
+        self.best_file = self.path / "best.json"
+
+    def read(self) -> RunRecord:
+        """What the run was started with.
+
+        Raises
+        ------
+        InputError
+            The directory is not a run, or of another format.
+        """
+        try:
+            values = json.loads(self.record_file.read_text())
+        except FileNotFoundError:
+            raise InputError(
+                f"{self.path} holds no run.json: give the directory that `pretrain --out` wrote."
+            ) from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.record_file} is damaged ({error}): restore it or train again.") from None
+        if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+            raise InputError(f"{self.record_file} is not of format {FORMAT}: use the version that wrote it.")
+        values.pop("versions", None)
+        try:
+            record = RunRecord(**values)
+            # Whatever will be looked up later must be there.
+            _ = record.model_config(), record.model_vocabulary(), record.training["cells_per_set"]
+            _ = record.training["average_decay"]
+            _ = record.store["fingerprint"], record.store["keys"]["context"], record.store["keys"]["perturbation"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{self.record_file} is damaged ({error}): restore it or train again.") from None
+        return record
+
+    def start(self, record: RunRecord, *, write: bool) -> None:
+        """Take the directory for ``record``, or make sure that the run it holds can go on with it.
+
+        Parameters
+        ----------
+        record
+            What the run is started with now.
+        write
+            Whether this process writes the record; one of all processes does.
+
+        Raises
+        ------
+        InputError
+            The directory holds a checkpoint of a run that was started with something else, or cannot be written.
+        """
+        if self.last_checkpoint() is not None:
+            self._check(self.read(), record)
+        if not write:
+            return
+        values = {"format": FORMAT, "versions": {name: version(name) for name in PACKAGES}} | vars(record)
+        partial = self.record_file.with_suffix(".partial")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if self.last_checkpoint() is None:
+                self.best_file.unlink(missing_ok=True)  # of a run whose first checkpoint never became whole
+            partial.write_text(json.dumps(values, indent=1))
+            os.replace(partial, self.record_file)
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be written ({error.strerror}): give another --out.") from None
+
+    def whole_checkpoints(self) -> dict[int, Path]:
+        """Checkpoints that were written to their end, by the steps behind them."""
+        return {
+            checkpoint_step(path): path
+            for path in self.checkpoints.glob("step=*")
+            if _CHECKPOINT.fullmatch(path.name)
+            and path.is_dir()
+            and not path.with_name(path.name + "-unfinished").exists()
+        }
+
+    def last_checkpoint(self) -> Path | None:
+        """Newest whole checkpoint; None if there is none."""
+        whole = self.whole_checkpoints()
+        return whole[max(whole)] if whole else None
+
+    def best_checkpoint(self) -> Path | None:
+        """Whole checkpoint that validated best; the newest where none was validated."""
+        best = self.best()
+        chosen = None if best is None else self.whole_checkpoints().get(best.step)
+        return chosen or self.last_checkpoint()
+
+    def best(self) -> Best | None:
+        """Which checkpoint validated best; None before the first validation.
+
+        Raises
+        ------
+        InputError
+            ``best.json`` is damaged.
+        """
+        try:
+            return Best(**json.loads(self.best_file.read_text()))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"{self.best_file} is damaged ({error}): remove it.") from None
+
+    def mark_best(self, step: int, metric: str, value: float) -> None:
+        """Say that the checkpoint of ``step`` validated best so far."""
+        partial = self.best_file.with_suffix(".partial")
+        partial.write_text(json.dumps({"step": step, "metric": metric, "value": value}))
+        os.replace(partial, self.best_file)
+
+    def _check(self, old: RunRecord, new: RunRecord) -> None:
+        mend = "give another --out to start afresh, or the same settings to go on"
+        if old.store["fingerprint"] != new.store["fingerprint"]:
+            raise InputError(f"{self.path} was trained on other data than {new.store['path']}: {mend}.")
+        for section in ("split", "vocabulary"):
+            if getattr(old, section) != json.loads(json.dumps(getattr(new, section))):
+                raise InputError(f"{self.path} was started with another {section}: {mend}.")
+        if (old.embeddings or {}).get("sha256") != (new.embeddings or {}).get("sha256"):
+            raise InputError(f"{self.path} was started with other embeddings: {mend}.")
+        if old.tuning != json.loads(json.dumps(new.tuning)):
+            raise InputError(f"{self.path} was started with another tuning, or with none: {mend}.")
+        if old.global_batch != new.global_batch:
+            raise InputError(
+                f"{self.path} takes {old.global_batch} sets a step over all ranks, not {new.global_batch}: adjust "
+                f"training.sets_per_batch to the number of devices, or give another --out."
+            )
+        for section in ("model", "training"):
+            before, now = _BEFORE[section] | getattr(old, section), json.loads(json.dumps(getattr(new, section)))
+            for name in now:
+                if name not in _FREE[section] and before.get(name) != now[name]:
+                    raise InputError(
+                        f"{self.path} was started with {section}.{name}={before.get(name)}, not {now[name]}: {mend}."
+                    )
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    """Optimizer steps behind a checkpoint of :meth:`RunDirectory.last_checkpoint`."""
+    match = _CHECKPOINT.fullmatch(checkpoint.name)
+    assert match is not None
+    return int(match[1])

@@ -1,0 +1,127 @@
+"""A checkpoint to safetensors, JSON and the file that runs them."""
+
+import json
+import math
+import os
+import shutil
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from bionemo.scale.data.condition import Condition
+from bionemo.scale.data.vocabulary import Vocabulary
+from bionemo.scale.linear_start.start import rows_of
+from bionemo.scale.model.scale_model import ScaleModel
+from bionemo.scale.runs import scale_portable
+from bionemo.scale.runs.directory import PACKAGES
+from bionemo.scale.runs.load import find_checkpoint, load_model
+from bionemo.screens.errors import InputError
+
+TOLERANCE = 1e-5
+
+
+def export(checkpoint: Path, out: Path) -> None:
+    """Write a model so that torch and safetensors are all it takes to run it.
+
+    ``out`` gets ``model.safetensors`` (float32, whole tensors under their training names), ``config.json`` (the run's
+    record, the step and the versions) and ``scale_portable.py``, which loads the other two. Before anything is written,
+    its prediction is compared with the model's.
+
+    Parameters
+    ----------
+    checkpoint
+        A run's directory (its best checkpoint is taken), or one of its ``checkpoints/step=N``.
+    out
+        Directory to write; must not exist.
+
+    Raises
+    ------
+    InputError
+        ``out`` exists or cannot be written; there is no such checkpoint; or the model has parts that
+        ``scale_portable.py`` does not know.
+    """
+    if out.exists():
+        raise InputError(f"--out {out} exists: name a directory that does not.")
+    run, found = find_checkpoint(checkpoint)
+    record = run.read()
+    model, step = load_model(run, torch.device("cpu"), found)
+    weights = {
+        name: tensor.float().contiguous().clone() for name, tensor in model.state_dict().items() if tensor is not None
+    }
+    config = {
+        "format": scale_portable.FORMAT,
+        "step": step,
+        **asdict(record),
+        "labels": _labels(model.vocabulary),
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+    config = json.loads(json.dumps(config))
+    _check_portable(model, config, weights)
+    partial = out.with_name(out.name + ".partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
+        (partial / "config.json").write_text(json.dumps(config, indent=1))
+        shutil.copyfile(scale_portable.__file__, partial / "scale_portable.py")
+        os.replace(partial, out)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise InputError(f"--out {out} cannot be written ({error.strerror}): name another place.") from error
+
+
+def _labels(vocabulary: Vocabulary) -> dict[str, dict]:
+    """Of every label of training and every token: rows of its tokens, their doses, rows of the transfer's tables."""
+    found = {}
+    for label in dict.fromkeys((*vocabulary.transferred, *vocabulary.tokens)):
+        tokens = vocabulary.token_rows(label)
+        found[label] = {
+            "tokens": [token for token, _ in tokens],
+            "doses": [None if math.isnan(dose) else dose for _, dose in tokens],
+            "rows": [] if label == vocabulary.control else rows_of(label, vocabulary),
+        }
+    return found
+
+
+def _check_portable(model: ScaleModel, config: dict, weights: dict[str, torch.Tensor]) -> None:
+    """Predict three sets of random cells, one of them padded, both ways."""
+    rng = torch.Generator().manual_seed(0)
+    mask = torch.tensor([[True] * 8, [True] * 8, [True] * 5 + [False] * 3])
+    control = torch.rand(3, 8, len(model.vocabulary.genes), generator=rng).mul(3).sub(1).relu()
+    last = [len(table) - 1 for table in (model.vocabulary.tokens, model.vocabulary.contexts)]
+    # The first token, the last, and a combination with doses.
+    perturbation = torch.tensor([[0, -1], [last[0], -1], [last[0], 0]])
+    dose = torch.tensor([[torch.nan, torch.nan], [0.5, torch.nan], [-1.0, 1.5]])
+    context, batch = torch.tensor([-1, last[1], 0]), torch.tensor([-1, -1, -1])
+    key = torch.tensor([1, 2, 3])
+    try:
+        portable = scale_portable.ScaleModel(config["model"], config["vocabulary"], config["labels"])
+        portable.load_state_dict(weights)
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise InputError(
+            f"this model cannot be exported, since scale_portable.py lacks a part of it "
+            f"({str(error).splitlines()[0]}): use it with `bionemo-scale predict`."
+        ) from error
+    condition = Condition(perturbation=perturbation, dose=dose, context=context, batch=batch)
+    start: dict[str, torch.Tensor] = {}
+    difference = 0.0
+    if model.transfer is not None and portable.transfer is not None:
+        vocabulary = model.vocabulary
+        labels = [vocabulary.control, vocabulary.tokens[-1], vocabulary.transferred[0]]
+        mean = control.mean(1)
+        start = {"delta": model.transfer.delta(labels, context, mean, vocabulary), "control_mean": mean}
+        condition = replace(condition, **start)
+        moved = portable.transfer.delta([portable.transfer_rows(label) for label in labels], context, mean)
+        difference = float((moved - start["delta"]).abs().max())
+    expected = model.predict(control, mask, condition, key)
+    with torch.no_grad():
+        found = portable.eval()(control, mask, perturbation, dose, context, batch, key, **start)
+    difference = max(difference, float((found - expected)[mask].abs().max()))
+    if not difference <= TOLERANCE * max(1.0, math.log1p(model.vocabulary.target_sum)):
+        raise InputError(
+            f"this model cannot be exported, since scale_portable.py predicts otherwise than it does (by "
+            f"{difference:.2g}): use it with `bionemo-scale predict`."
+        )

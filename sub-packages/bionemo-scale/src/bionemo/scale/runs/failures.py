@@ -1,0 +1,68 @@
+"""What went wrong, said by the layer that noticed: Megatron and torch wrap it in exceptions of their own."""
+
+import errno
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from torch.distributed.checkpoint.api import CheckpointException
+
+from bionemo.scale.errors import Stopped
+from bionemo.scale.runs.directory import RunDirectory
+
+_LOST_PEER = re.compile(r"gloo|NCCL|Connection (closed|reset)|Broken pipe", re.IGNORECASE)
+
+
+def chain(error: BaseException) -> list[BaseException]:
+    """An exception and what it was raised from, down to the first."""
+    found = [error]
+    while True:
+        last = found[-1]
+        if isinstance(last, CheckpointException) and last.failures:
+            below = next(iter(last.failures.values()))[0]
+        else:
+            below = last.__cause__ or (None if last.__suppress_context__ else last.__context__)
+        if below is None or below in found:
+            return found
+        found.append(below)
+
+
+def reason(error: BaseException) -> str:
+    """A line for the sentence that a user gets."""
+    first = chain(error)[-1]
+    if isinstance(first, OSError) and first.strerror:
+        return first.strerror
+    if "inline_container" in str(first):
+        return "a file was cut short"  # torch's writer, where the disk takes no more
+    return (str(first).splitlines() or [type(first).__name__])[0][:200]
+
+
+@contextmanager
+def one_sentence(run: RunDirectory) -> Iterator[None]:
+    """What ends a run from outside, in a sentence instead of a traceback through NeMo and Lightning."""
+    try:
+        yield
+    except CheckpointException as error:
+        # Of a save that went on beside the training; the others are answered where they happen.
+        raise Stopped(
+            f"{run.checkpoints} could not take a checkpoint ({reason(error)}): make room there "
+            f"and start the same command again."
+        ) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise Stopped(
+            f"{run.path} could not be written to ({error.strerror}): make room there and start the same command again."
+        ) from error
+    except RuntimeError as error:
+        lost = isinstance(error, torch.distributed.DistError) or _LOST_PEER.search(str(error))
+        if isinstance(error, Stopped) or not lost:
+            raise
+        last = run.last_checkpoint()
+        then = f"it goes on from {last.name}" if last else "there is no checkpoint yet"
+        raise Stopped(
+            f"rank {rank_zero_only.rank} has lost another rank, which says itself why it ended, unless it was killed: "
+            f"start the same command again; {then}."
+        ) from error

@@ -1,0 +1,69 @@
+"""An export back to a run that predicts and trains."""
+
+import json
+import shutil
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from bionemo.scale.model.scale_model import ScaleModel
+from bionemo.scale.model.weight_average import WeightAverage
+from bionemo.scale.runs import scale_portable
+from bionemo.scale.runs.directory import RunDirectory, RunRecord
+from bionemo.scale.runs.load import one_process_groups
+from bionemo.scale.runs.starting_point import write_starting_point
+from bionemo.screens.errors import InputError
+
+
+def import_export(folder: Path, out: Path) -> None:
+    """Make a run directory of what :func:`~bionemo.scale.runs.export.export` wrote.
+
+    The run predicts as the exported one did. Trained with the settings of the exported run it starts from these weights
+    with a new optimizer and schedule: an export has no optimizer state.
+
+    Parameters
+    ----------
+    folder
+        ``config.json`` and ``model.safetensors``.
+    out
+        Run directory to write; must not exist.
+
+    Raises
+    ------
+    InputError
+        ``folder`` is no export or a damaged one, or ``out`` exists or cannot be written.
+    """
+    if out.exists():
+        raise InputError(f"--out {out} exists: name a directory that does not.")
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder} lacks {name}: give the directory that `export` wrote.")
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        if config["format"] != scale_portable.FORMAT:
+            raise InputError(f"{folder} is of format {config['format']}, not {scale_portable.FORMAT}: export it again.")
+        # What was finetuned is whole weights now.
+        record = RunRecord(**{f.name: config[f.name] for f in fields(RunRecord) if f.name != "tuning"})
+        weights = load_file(folder / "model.safetensors")
+        one_process_groups(torch.device("cpu"))
+        model = ScaleModel(record.model_config(tensor_parallel=1, layer_spec="local"), record.model_vocabulary())
+        model.load_state_dict(weights)
+        if record.training["average_decay"]:
+            average = ScaleModel(model.scale, model.vocabulary)
+            average.load_state_dict(weights)
+            model.add_module("average", WeightAverage(average))
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = str(error).splitlines()[0][:200]
+        raise InputError(f"{folder} is damaged or of another model ({reason}): export it again.") from error
+    run = RunDirectory(out)
+    try:
+        run.start(record, write=True)
+        write_starting_point(run, model, {"from": str(folder), "step": config["step"]})
+    except OSError as error:
+        shutil.rmtree(out, ignore_errors=True)
+        raise InputError(f"--out {out} cannot be written ({error.strerror}): name another place.") from error

@@ -1,0 +1,82 @@
+"""A trained model from its run directory, in this process alone."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing, parallel_state
+from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+
+from bionemo.scale.model.scale_model import ScaleModel
+from bionemo.scale.model.tuning import tune
+from bionemo.scale.runs.directory import RunDirectory, checkpoint_step
+from bionemo.scale.runs.safe_reading import reading
+from bionemo.screens.errors import InputError
+
+
+def find_checkpoint(path: Path) -> tuple[RunDirectory, Path | None]:
+    """The run that a path names, and the checkpoint, if the path names ``RUN/checkpoints/step=N``."""
+    if path.parent.name == "checkpoints" and path.name.startswith("step="):
+        return RunDirectory(path.parents[1]), path
+    return RunDirectory(path), None
+
+
+def load_model(run: RunDirectory, device: torch.device, checkpoint: Path | None = None) -> tuple[ScaleModel, int]:
+    """Build the model of a run and load a checkpoint, whatever parallelism wrote it.
+
+    Where training kept an average of the weights, the average is what is loaded. Adapters of low rank are put into the
+    weights that they stand beside.
+
+    Parameters
+    ----------
+    run
+        What ``pretrain`` wrote.
+    device
+        Where to put the model.
+    checkpoint
+        Which one; the one that validated best, or the newest where none was validated, if not given.
+
+    Returns
+    -------
+    model : ScaleModel
+        In evaluation mode, on ``device``.
+    step : int
+        Training steps behind it.
+
+    Raises
+    ------
+    InputError
+        The run has no such checkpoint, or it is damaged or of another model.
+    """
+    if checkpoint is not None and checkpoint not in run.whole_checkpoints().values():
+        there = ", ".join(f"step={step}" for step in sorted(run.whole_checkpoints())) or "none"
+        raise InputError(f"{run.path} has no whole checkpoint {checkpoint.name}; it has {there}.")
+    checkpoint = checkpoint or run.best_checkpoint()
+    if checkpoint is None:
+        raise InputError(f"{run.path} has no checkpoint yet: let `pretrain` reach training.checkpoint_every steps.")
+    one_process_groups(device)
+    record = run.read()
+    model = ScaleModel(record.model_config(tensor_parallel=1), record.model_vocabulary()).to(device)
+    adapters = None if record.tuning is None else tune(model, record.tuning)
+    # NeMo's training wraps the model once and keeps weights and optimizer state in one place.
+    prefix = "module.average.model." if record.training["average_decay"] else "module."
+    wanted = {"state_dict": model.sharded_state_dict(prefix=prefix)}
+    with reading(checkpoint):
+        loaded: dict[str, Any] = dist_checkpointing.load(wanted, str(checkpoint / "weights"))  # type: ignore[assignment]
+        weights = {name.removeprefix(prefix): value for name, value in loaded["state_dict"].items()}
+        model.load_state_dict(weights)
+    if adapters is not None:
+        adapters.merge(model)
+    return model.eval(), checkpoint_step(checkpoint)
+
+
+def one_process_groups(device: torch.device) -> None:
+    """Megatron's layers look up their process groups even where they are alone."""
+    if not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    if not parallel_state.is_initialized():
+        parallel_state.initialize_model_parallel()
+        if device.type == "cuda":
+            model_parallel_cuda_manual_seed(0)

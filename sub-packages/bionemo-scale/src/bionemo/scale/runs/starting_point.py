@@ -1,0 +1,38 @@
+"""A run that begins with weights: its checkpoint of step 0, which has no optimizer state."""
+
+import json
+
+import torch
+from megatron.core import dist_checkpointing
+from megatron.core.transformer.module import MegatronModule
+
+from bionemo.scale.runs.directory import RunDirectory
+from bionemo.scale.training.cpu import writing_without_cuda
+
+
+def write_starting_point(run: RunDirectory, model: MegatronModule, origin: dict) -> None:
+    """Write the checkpoint that the first step starts from.
+
+    Parameters
+    ----------
+    run
+        Whose ``run.json`` is written.
+    model
+        In this process alone, with everything that training adds to it.
+    origin
+        Where the weights are from, for a reader: ``origin.json``.
+
+    Raises
+    ------
+    OSError
+        The run cannot be written to.
+    """
+    place = run.checkpoints / "step=0"
+    unfinished = place.with_name("step=0-unfinished")
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    unfinished.touch()
+    (place / "weights").mkdir(parents=True, exist_ok=True)
+    with writing_without_cuda(), torch.no_grad():
+        dist_checkpointing.save({"state_dict": model.sharded_state_dict(prefix="module.")}, str(place / "weights"))
+    (place / "origin.json").write_text(json.dumps(origin))
+    unfinished.unlink()

@@ -1,0 +1,119 @@
+"""When checkpoints are written, which are kept, and what happens when one cannot be written."""
+
+import shutil
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+import torch.distributed as dist
+from lightning.pytorch.utilities import rank_zero_only
+from nemo.lightning.pytorch.callbacks import ModelCheckpoint
+from torch.distributed.checkpoint.api import CheckpointException
+
+from bionemo.scale.config.training import TrainingConfig
+from bionemo.scale.errors import Stopped
+from bionemo.scale.runs.directory import RunDirectory, checkpoint_step
+from bionemo.scale.runs.failures import reason
+
+
+class Checkpoints(ModelCheckpoint):
+    """Writes a checkpoint every few steps and at the end, named by the steps behind it; keeps the newest and the best.
+
+    Which is the best, :class:`Selection` says.
+    """
+
+    def __init__(self, run: RunDirectory, training: TrainingConfig):
+        super().__init__(
+            dirpath=str(run.checkpoints),
+            filename="{step}",
+            monitor=None,
+            save_last=True,
+            save_top_k=0,
+            every_n_train_steps=training.checkpoint_every,
+            # A finished run can be trained further.
+            save_optim_on_train_end=True,
+            # NeMo would pickle the whole trainer beside the weights; run.json says what is needed.
+            always_save_context=False,
+            save_context_on_train_end=False,
+        )
+        self.CHECKPOINT_NAME_LAST = "{step}"
+        self.run, self.keep, self._validate_every = run, training.keep_checkpoints, training.validate_every
+        last = run.last_checkpoint()
+        self._saved_step = -1 if last is None else checkpoint_step(last)
+        self._best = run.best()
+
+    def setup(self, trainer, *args, **kwargs) -> None:
+        """Remember the trainer: the step among the logged metrics is the one before."""
+        self._trainer = trainer
+        super().setup(trainer, *args, **kwargs)
+
+    def format_checkpoint_name(self, metrics, *args, **kwargs) -> str:
+        """``step=100`` after the hundredth optimizer step."""
+        return super().format_checkpoint_name({**metrics, "step": self._trainer.global_step}, *args, **kwargs)
+
+    def on_train_batch_end(self, trainer, *args, **kwargs) -> None:
+        """Save every few steps; a step that is to be validated is saved after it, with what validation chooses."""
+        if not self.waits_for_validation(trainer):
+            super().on_train_batch_end(trainer, *args, **kwargs)
+
+    def waits_for_validation(self, trainer: pl.Trainer) -> bool:
+        """Whether the step that has just been taken is validated next, which chooses what its checkpoint holds."""
+        return bool(trainer.limit_val_batches) and trainer.global_step % self._validate_every == 0
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        """Save; :class:`Selection` has said before whether this is the best."""
+        self._best = self.run.best()
+        super().on_validation_end(trainer, pl_module)
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        """Save the last step: NeMo leaves it to a validation, and there may be none."""
+        super().on_train_end(trainer, pl_module)
+        self.save_now(trainer)
+
+    def save_now(self, trainer: pl.Trainer) -> None:
+        """Write a checkpoint of this step, if there is none, and wait until it is whole."""
+        if self._saved_step != trainer.global_step:
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        finalize = getattr(trainer.strategy.checkpoint_io, "maybe_finalize_save_checkpoint", None)
+        if finalize is not None:
+            finalize(blocking=True)
+
+    def _should_remove_checkpoint(self, *_args) -> bool:
+        return False  # _prune does
+
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        if self._saved_step == trainer.global_step:
+            return
+        try:
+            super()._save_checkpoint(trainer, filepath)
+        # The writers' errors arrive as whatever the layer between turned them into.
+        except (OSError, RuntimeError, CheckpointException) as error:
+            raise self._failed(Path(filepath).with_suffix(""), error) from error
+        self._saved_step = trainer.global_step
+        self._prune(trainer)
+
+    def _prune(self, trainer: pl.Trainer) -> None:
+        """Remove all but the newest ``keep`` and the best. With asynchronous saves, once the newest is whole."""
+        spared = {self._saved_step} if self._best is None else {self._saved_step, self._best.step}
+        whole = self.run.whole_checkpoints()
+        spared.update(sorted(whole.keys() | spared)[-self.keep :])
+        old = [str(path) for step, path in whole.items() if step not in spared]
+        if dist.is_initialized():
+            # What rank 0 sees on a shared disk is what all of them remove.
+            shared = [old]
+            dist.broadcast_object_list(shared, device=torch.device(trainer.strategy.root_device))
+            old = shared[0]
+        for path in old:
+            self._remove_checkpoint(trainer, path)
+
+    def _failed(self, folder: Path, error: BaseException) -> Stopped:
+        if rank_zero_only.rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                self.format_checkpoint_unfinished_marker_path(folder).unlink(missing_ok=True)
+        last = self.run.last_checkpoint()
+        then = f"it goes on from {last.name}" if last else "there is no checkpoint yet"
+        return Stopped(
+            f"{folder.parent} could not take checkpoint {folder.name} ({reason(error)}): make room there and start the "
+            f"same command again; {then}."
+        )

@@ -1,0 +1,62 @@
+"""Which checkpoint a run is remembered by: the one that predicts the validation conditions best."""
+
+import logging
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from bionemo.scale.config.training import TrainingConfig
+from bionemo.scale.runs.directory import RunDirectory
+from bionemo.scale.training.module import ScaleModule
+
+METRIC = "val_pdcorr"
+_log = logging.getLogger("bionemo.scale")
+
+
+class Selection(pl.Callback):
+    """Scores every validation, tells the run of a new best, sets the gate, and ends a run that no longer improves.
+
+    It comes before the callback that writes checkpoints, so that a checkpoint holds the gate its validation chose, and
+    the average of weights with its own step.
+    """
+
+    def __init__(self, run: RunDirectory, training: TrainingConfig):
+        self.run, self.training = run, training
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: ScaleModule) -> None:
+        """Repeat a whole validation where a resumed run repeats one: the loop remembers that its batches were taken."""
+        trainer.fit_loop.epoch_loop.val_loop.restarting = False
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: ScaleModule, *_) -> None:
+        """Take the step into the average of weights before a checkpoint of it is written."""
+        pl_module.average_weights()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: ScaleModule) -> None:
+        """Begin a score."""
+        if pl_module.scores is not None:
+            pl_module.scores.reset()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: ScaleModule) -> None:
+        """Finish the score and act on it."""
+        if pl_module.scores is None:
+            return
+        score, gate = pl_module.scores.best(pl_module.model.gate.device)
+        pl_module.set_gate(gate)
+        trainer.callback_metrics[METRIC] = torch.tensor(score)
+        logged = {"val/pdcorr": score} | ({"val/gate": gate} if pl_module.scale.transfer else {})
+        for logger in trainer.loggers:
+            logger.log_metrics(logged, step=trainer.global_step)
+        best = self.run.best()
+        step = trainer.global_step
+        # At a tie the later one; it may be the same step, validated again after an interruption.
+        if best is None or score >= best.value:
+            if rank_zero_only.rank == 0:
+                self.run.mark_best(step, METRIC, score)
+                kept = f", {gate:.0%} of the model's own change kept" if pl_module.scale.transfer else ""
+                _log.info("step %d predicts the validation conditions best so far: PDCorr %.4f%s", step, score, kept)
+            torch.distributed.barrier()
+            return
+        if self.training.is_over(step, best.step):
+            _log.info("stopping: no better checkpoint since step %d", best.step)
+            trainer.should_stop = True

@@ -1,0 +1,259 @@
+"""The store's sets as NeMo's batches."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from megatron.core import parallel_state
+from nemo import lightning as nl
+
+from bionemo.cellsets import CellStore, DeviceBatches, SetBatch, SetLoader, SetSampler
+from bionemo.scale.config.model import Head, ScaleConfig
+from bionemo.scale.config.training import TrainingConfig
+from bionemo.scale.data.condition import token_table
+from bionemo.scale.data.vocabulary import Vocabulary
+from bionemo.scale.linear_start.fit import FittedTransfer
+from bionemo.scale.linear_start.means import ConditionMeans
+from bionemo.scale.training.validation import GATES, ConditionScores
+from bionemo.screens import Split
+
+
+def trained_conditions(store: CellStore, split: Split) -> dict[str, list[str]]:
+    """Context -> perturbations that have a training cell, controls included: what no evaluation may score."""
+    trained: dict[str, list[str]] = {}
+    for run in np.unique(store.runs[np.asarray(split.assign(store)) == "train"][["context", "perturbation"]]):
+        context = str(store.contexts[run["context"]])
+        trained.setdefault(context, []).append(str(store.perturbations[run["perturbation"]]))
+    return trained
+
+
+def gene_choice(store: CellStore) -> dict[str, str | None]:
+    """Which cells chose the store's genes: ``train`` of the split with hash ``hvg_split``, ``all``, or ``given``."""
+    selection = store.manifest["gene_selection"]
+    if selection["of"] == store.n_genes or selection.get("given"):
+        return {"hvg_from": "given", "hvg_split": None}
+    return {"hvg_from": "train" if selection["split_hash"] else "all", "hvg_split": selection["split_hash"]}
+
+
+def table_rows(names: np.ndarray, table: tuple[str, ...]) -> torch.Tensor:
+    """Row of each of ``names`` in ``table``, int64, -1 where absent; one more -1 at the end answers index -1."""
+    position = {name: row for row, name in enumerate(table)}
+    return torch.tensor([*(position.get(str(name), -1) for name in names), -1], dtype=torch.int64)
+
+
+@dataclass
+class TrainingBatches:
+    """A loader's sets with the store's indices turned into the model's: an endless stream of dicts for NeMo."""
+
+    loader: SetLoader
+    context_rows: torch.Tensor
+    batch_rows: torch.Tensor
+    tokens: torch.Tensor
+    """int64 [labels, P], tokens of the store's labels."""
+    doses: torch.Tensor
+    """float32 [labels, P]."""
+    with_library: bool
+    """Whether to hand out library sizes."""
+    transfer: FittedTransfer | None
+    """Where the deltas that sets start from come from, if they do."""
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else "cpu"
+        batches = DeviceBatches(self.loader, device) if self.loader.staged else self.loader
+        for batch in batches:
+            yield self.translate(batch)
+
+    def translate(self, batch: SetBatch) -> dict[str, torch.Tensor]:
+        """Arguments of :meth:`ScaleModel.forward`, the condition still in its parts, and two more numbers.
+
+        ``condition`` is a set's place in the store's contexts x labels;
+        ``perturbed_cells`` leaves out the control sets, which are trained on too and count into no throughput.
+        """
+        store = self.loader.store
+        arguments = {
+            "control": batch.control,
+            "perturbed": batch.perturbed,
+            "mask": batch.mask,
+            "perturbation": self.tokens[batch.perturbation],
+            "dose": self.doses[batch.perturbation],
+            "context": self.context_rows[batch.context],
+            "batch": self.batch_rows[batch.batch],
+            "key": batch.key,
+            "condition": condition_number(store, batch.context, batch.perturbation),
+            "perturbed_cells": batch.mask[batch.perturbation != store.control_index].sum(),
+        }
+        if self.with_library:
+            rows = torch.stack([batch.control_rows, batch.rows]).numpy()
+            sizes = torch.from_numpy(store.library_size[np.maximum(rows, 0)])
+            arguments["library"] = sizes.masked_fill(~batch.mask, 0.0)
+        if self.transfer is not None:
+            contexts = batch.context.tolist()
+            conditions = zip(contexts, batch.perturbation.tolist(), strict=True)
+            arguments["delta"] = torch.stack([self.transfer.delta(*condition) for condition in conditions])
+            arguments["control_mean"] = torch.stack([self.transfer.control_mean(context) for context in contexts])
+        return arguments
+
+
+def condition_number(store: CellStore, context, perturbation):
+    """Number of a (context, perturbation) of a store."""
+    return context * len(store.perturbations) + perturbation
+
+
+class _SetsAsTheyCome(nl.MegatronDataSampler):
+    """Tells Megatron the batch sizes and leaves the sampling to the set sampler."""
+
+    def __init__(self, training: TrainingConfig, data_parallel: int):
+        super().__init__(
+            seq_len=training.cells_per_set,
+            micro_batch_size=training.sets_per_batch,
+            global_batch_size=training.sets_per_batch * data_parallel * training.accumulate,
+            output_log=False,
+        )
+
+    def transform_dataloader(self, dataloader, consumed_samples: int = 0):
+        return dataloader
+
+
+class CellSetsDataModule(pl.LightningDataModule):
+    """Training and validation sets of a store, divided over data-parallel ranks."""
+
+    def __init__(
+        self,
+        store: CellStore,
+        split: Split,
+        vocabulary: Vocabulary,
+        model: ScaleConfig,
+        training: TrainingConfig,
+        data_parallel: int,
+        embeddings: torch.Tensor | None = None,
+        shown: Vocabulary | None = None,
+    ):
+        """Take a configuration.
+
+        Parameters
+        ----------
+        store, split
+            The data and what of them is held out.
+        vocabulary, model, training
+            What is trained, and how.
+        data_parallel
+            Ranks that share the sets.
+        embeddings
+            Of the tokens that the store shows, [tokens, E], for a model that takes them.
+        shown
+            Names that the store shows, where the vocabulary has more; a transfer is fitted to them alone.
+        """
+        super().__init__()
+        self.store, self.vocabulary, self.model, self.training = store, vocabulary, model, training
+        self.parts = np.asarray(split.assign(store))
+        self.labels = [str(label) for label in store.perturbations]
+        self.transfer: FittedTransfer | None = None
+        if model.transfer:
+            means = ConditionMeans(store, self._eligible("train"))
+            contexts = list(map(str, store.contexts))
+            vectors = None if embeddings is None else embeddings.numpy()
+            self.transfer = FittedTransfer(means, contexts, self.labels, shown or vocabulary, vectors)
+        self.data_sampler = _SetsAsTheyCome(training, data_parallel)
+        self.loader: SetLoader | None = None
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether the split marks validation conditions."""
+        return bool(self._eligible("val").any())
+
+    def summary(self) -> str:
+        """What there is to learn from, in a line."""
+        lengths = self.store.runs["length"]
+        train, val = (lengths[self._eligible(part)].sum() for part in ("train", "val"))
+        controls = lengths[self._eligible("train") & self.store.is_control].sum()
+        return (
+            f"{train:,} cells to train on ({controls:,} controls), {val:,} to validate, {self.store.n_genes:,} genes, "
+            f"{len(self.vocabulary.contexts)} contexts, {len(self.vocabulary.perturbations) - 1} perturbations"
+        )
+
+    def train_dataloader(self) -> TrainingBatches:
+        """Endless batches from the step the trainer stands at, so that a resumed run sees what it would have seen."""
+        assert self.trainer is not None
+        sampler = self._sampler("train")
+        consumed = self.trainer.global_step * self.training.accumulate
+        epoch, step = divmod(consumed, sampler.steps_per_epoch)
+        self.loader = SetLoader(self.store, sampler, staged=self.training.upload_counts)
+        self.loader.load_state_dict({"epoch": epoch, "step": step, "seed": self.training.seed})
+        return self._batches(self.loader)
+
+    def val_dataloader(self) -> TrainingBatches | list:
+        """The same validation sets every time."""
+        if not self.has_validation:
+            return []
+        return self._batches(SetLoader(self.store, self._sampler("val"), epochs=1))
+
+    def tables(self) -> dict[str, torch.Tensor]:
+        """What the data say of the model's buffers."""
+        found = {"gene_mean": self.mean_expression()}
+        if self.transfer is not None:
+            found |= self.transfer.buffers()
+        return found
+
+    def scores(self) -> ConditionScores | None:
+        """The score of the validation conditions, if there are any."""
+        if not self.has_validation:
+            return None
+        means = ConditionMeans(self.store, self._eligible("val"))
+        observed = {
+            int(condition_number(self.store, *condition)): torch.from_numpy(delta)
+            for condition, delta in means.delta.items()
+        }
+        return ConditionScores(observed, self._gates())
+
+    def _gates(self) -> tuple[float, ...]:
+        if not self.model.transfer:
+            return (1.0,)
+        return GATES if self.model.gate is None else (self.model.gate,)
+
+    def mean_expression(self, cells: int = 4096) -> torch.Tensor:
+        """Mean log1p of each gene over about ``cells`` training cells, taken evenly from every run, [G]."""
+        runs = self.store.runs[self._eligible("train")]
+        each = max(1, cells // len(runs))
+        total, count = torch.zeros(self.store.n_genes, dtype=torch.float64), 0
+        for run in runs:
+            rows = run["start"] + np.arange(min(each, run["length"]))
+            total += torch.from_numpy(self.store.read(rows)).sum(0, dtype=torch.float64)
+            count += len(rows)
+        return (total / count).float()
+
+    def _eligible(self, part: str) -> np.ndarray:
+        eligible = self.parts == part
+        if part == "val":
+            # A control set maps to itself: it says nothing of how well a held-out condition is predicted.
+            known = np.array([not self.vocabulary.unknown(label) for label in self.labels])
+            eligible &= ~self.store.is_control & known[self.store.runs["perturbation"]]
+        return eligible
+
+    def _sampler(self, part: str) -> SetSampler:
+        return SetSampler(
+            self.store,
+            self._eligible(part),
+            set_size=self.training.cells_per_set,
+            sets_per_batch=self.training.sets_per_batch,
+            seed=self.training.seed,
+            rank=parallel_state.get_data_parallel_rank(),
+            world_size=parallel_state.get_data_parallel_world_size(),
+        )
+
+    def _batches(self, loader: SetLoader) -> TrainingBatches:
+        tokens, doses = token_table(self.labels, self.vocabulary)
+        return TrainingBatches(
+            loader,
+            context_rows=table_rows(self.store.contexts, self.vocabulary.contexts),
+            batch_rows=table_rows(self.store.batches, self.vocabulary.batches),
+            # Sets that only fill up the last batch have no condition; any valid row will do under their mask.
+            tokens=torch.where((tokens >= 0).any(1, keepdim=True), tokens, torch.zeros_like(tokens)),
+            doses=doses,
+            with_library=self.model.head is Head.NEGATIVE_BINOMIAL,
+            transfer=self.transfer,
+        )

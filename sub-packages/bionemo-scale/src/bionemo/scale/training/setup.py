@@ -1,0 +1,134 @@
+"""What pretraining and finetuning begin with: the process made ready, and the data opened and checked."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nemo.lightning.callback_group import CallbackGroup
+from nemo.utils import logging as nemo_log
+
+from bionemo.cellsets import CellStore
+from bionemo.scale.config.model import ScaleConfig
+from bionemo.scale.config.training import TrainingConfig
+from bionemo.scale.data.embeddings import Embeddings
+from bionemo.scale.data.training_vocabulary import training_vocabulary
+from bionemo.scale.data.vocabulary import Vocabulary
+from bionemo.scale.quiet import hush
+from bionemo.scale.runs.directory import RunRecord
+from bionemo.scale.training.checks import check_data, check_settings
+from bionemo.scale.training.cpu import collect_write_results_here, keep_freed_memory, redirect_cuda_to_cpu
+from bionemo.scale.training.data_module import CellSetsDataModule, gene_choice, trained_conditions
+from bionemo.screens import Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """Store, split and embeddings of a training, with the settings that they were checked against."""
+
+    path: str
+    """Of the store."""
+    store: CellStore
+    split: Split
+    embeddings: Embeddings | None
+    embeddings_path: str | None
+    model: ScaleConfig
+    training: TrainingConfig
+    vocabulary: Vocabulary
+    """Names that the training part of the store shows."""
+
+    @property
+    def data_parallel(self) -> int:
+        """Ranks that share the sets."""
+        return self.training.world_size // self.model.tensor_parallel
+
+    def record(self, vocabulary: Vocabulary | None = None, **instead) -> RunRecord:
+        """Say what a run is started with.
+
+        Parameters
+        ----------
+        vocabulary
+            The model's names; those that the store shows if not given.
+        instead
+            Fields of the record that are not as the store says, or that it says nothing of.
+        """
+        training, supplied = self.training, self.embeddings
+        fields: dict[str, Any] = {
+            "model": self.model.to_dict(),
+            "vocabulary": (vocabulary or self.vocabulary).to_dict(),
+            "training": training.to_dict(),
+            "global_batch": training.sets_per_batch * self.data_parallel * training.accumulate,
+            "store": {
+                "path": str(self.path),
+                "fingerprint": self.store.fingerprint,
+                "keys": dict(self.store.keys),
+                "genes": gene_choice(self.store),
+            },
+            "split": self.split.to_dict(),
+            "trained": self.trained,
+            "embeddings": None if supplied is None else {"path": self.embeddings_path, "sha256": supplied.sha256},
+        }
+        return RunRecord(**fields | instead)
+
+    @property
+    def trained(self) -> dict[str, list[str]]:
+        """Context -> perturbations with a training cell of the store."""
+        return trained_conditions(self.store, self.split)
+
+    @property
+    def vectors(self) -> torch.Tensor | None:
+        """Embeddings of the tokens that the store shows, [tokens, E], if there are any."""
+        return None if self.embeddings is None else self.embeddings.table(self.vocabulary)
+
+    def data(self, vocabulary: Vocabulary | None = None) -> CellSetsDataModule:
+        """Sets to train on, of a model with the names of ``vocabulary``; those that the store shows if not given."""
+        return CellSetsDataModule(
+            *(self.store, self.split, vocabulary or self.vocabulary, self.model, self.training, self.data_parallel),
+            self.vectors,
+            self.vocabulary,
+        )
+
+
+def open_training(
+    store: str, split: str, model: ScaleConfig, training: TrainingConfig, embeddings: str | None
+) -> Opened:
+    """Check the settings, make this process one that trains, and open everything.
+
+    Raises
+    ------
+    InputError
+        The arguments do not fit each other, the machine or the data.
+    """
+    check_settings(model, training)
+    set_up(training)
+    cells = CellStore.open(Path(store))
+    held_out = Split.from_toml(Path(split))
+    supplied = None if embeddings is None else Embeddings.read(Path(embeddings))
+    opened = Opened(
+        path=store,
+        store=cells,
+        split=held_out,
+        embeddings=supplied,
+        embeddings_path=embeddings,
+        model=model,
+        training=training,
+        vocabulary=training_vocabulary(cells, held_out, model, training.label_separator, supplied),
+    )
+    check_data(cells, np.asarray(held_out.assign(cells)) == "train", training, opened.data_parallel)
+    return opened
+
+
+def set_up(training: TrainingConfig) -> None:
+    """Make this process one that trains: quiet, and on a machine without a GPU with the CPU in its place."""
+    hush()
+    nemo_log.remove_stream_handlers()
+    # NeMo's telemetry: under torchrun it fails the first checkpoint of a run that its own recipes have not set up.
+    CallbackGroup.get_instance().callbacks.clear()
+    if not torch.cuda.is_available():
+        redirect_cuda_to_cpu()
+        if not training.saves_beside(on_gpu=False):
+            collect_write_results_here()
+        keep_freed_memory()
+        torch.set_num_threads(training.threads)
+    torch.set_float32_matmul_precision(training.matmul_precision)

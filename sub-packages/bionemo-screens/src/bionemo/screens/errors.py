@@ -1,0 +1,64 @@
+"""The one exception a user's mistake raises, and the words that help to mend it."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong; the message is one sentence that names the thing and the mend."""
+
+
+def name_list(names: Iterable[str], limit: int = 8) -> str:
+    """Quote at most `limit` names for a message; how many more there are is said."""
+    names = [str(name) for name in names]
+    quoted = ", ".join(f"'{name}'" for name in names[:limit]) or "none"
+    return quoted if len(names) <= limit else f"{quoted} and {len(names) - limit} more"
+
+
+def choices(name: str, known: Iterable[str]) -> str:
+    """Words that end a message about an unknown name: the nearest known one where there is one, and those at hand.
+
+    Parameters
+    ----------
+    name : str
+        What the user wrote.
+    known : iterable of str
+        What could have been written.
+
+    Returns
+    -------
+    str
+        For example ``use 'cell_type' (at hand: 'cell_type', 'batch')``.
+    """
+    known = [str(item) for item in known]
+    folded = {item.casefold(): item for item in known}
+    near = difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean '{folded[near[0]]}' (at hand: {name_list(known)})"
+    return f"use one of {name_list(known)}" if known else "there are none to choose from"
+
+
+def brief(error: Exception) -> str:
+    """Return another package's message on one line, cut where it goes on and on."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    return message if len(message) <= 300 else f"{message[:300]} ..."
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``" (nearest: ...)"`` with up to three of `known` that look like `name`, or up to five of `known`.
+
+    Parameters
+    ----------
+    name
+        What was asked for.
+    known
+        What exists.
+    """
+    names = sorted(set(map(str, known)))
+    close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+    if close:
+        return f" (nearest: {', '.join(map(repr, close))})"
+    if not names:
+        return ""
+    shown = ", ".join(map(repr, names[:5]))
+    return f" (there are: {shown}{', ...' if len(names) > 5 else ''})"
