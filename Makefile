@@ -35,9 +35,11 @@ test-all: setup  ## run the slow tests as well
 test-gpu:  ## run the tests that need an NVIDIA GPU, with the python of this environment (a container)
 	python -m pytest -m gpu
 
-lint: setup  ## check style and types, scripts and Dockerfiles
+lint: setup  ## check style, types, imports, scripts and Dockerfiles
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo --no-cache
+	$(BIN)/python .ci/import_graph.py --check
 	$(BIN)/pyright
 	$(BIN)/shellcheck -x -s bash .ci/run docker/*.sh recipes/*/*.sh experiments/*/*.sh
 	$(BIN)/hadolint docker/Dockerfile*
