@@ -5,6 +5,7 @@ import nemo_run as run
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.finetuning.finetune import finetune
 from bionemo.scale.model.tuning import Placement, TuningConfig
+from bionemo.scale.nemo import parsing  # noqa: F401
 
 
 @run.cli.factory(target=finetune, name="full")

@@ -6,6 +6,7 @@ import nemo_run as run
 
 from bionemo.scale.config.presets import MODELS
 from bionemo.scale.config.training import TrainingConfig
+from bionemo.scale.nemo import parsing  # noqa: F401
 from bionemo.scale.training.pretrain import pretrain
 
 # Not tuned.
