@@ -35,7 +35,7 @@ def main() -> None:
         labels = cells.obs[protocol.perturbation_key].astype(str)
         rows = []
         for (where, what), members in labels.groupby([context.to_numpy(), labels.to_numpy()]).indices.items():
-            limit = given.controls if what == protocol.control else most[split.condition_part(where, what)]
+            limit = given.controls if what == protocol.control else most[split.part(where, what)]
             rows.append(rng.permutation(members)[:limit])
         parts.append(cells[np.sort(np.concatenate(rows))].to_memory())
     ad.concat(parts, merge="same").write_h5ad(given.out)

@@ -2,11 +2,11 @@
 
 import pytest
 
-from bionemo.perteval.rules.drawn_split import draw_split, drawn_departures, split_toml
+from bionemo.perteval.rules.drawn_split import draw_split, drawn_departures
 from bionemo.perteval.rules.protocol import departures
 from bionemo.perteval.rules.protocol_files import find_protocol
-from bionemo.perteval.rules.split import Split
 from bionemo.screens import InputError
+from bionemo.screens.split import Split
 
 TAHOE, PARSE, REPLOGLE = map(find_protocol, ("tahoe100m", "parse10m-pbmc", "replogle-nadig"))
 
@@ -34,7 +34,7 @@ SCREENS = {
 @pytest.mark.parametrize("name", SCREENS)
 def test_a_drawn_split_holds_out_what_the_protocol_says(name, tmp_path):
     protocol, conditions = find_protocol(name), SCREENS[name]
-    (tmp_path / "split.toml").write_text(split_toml(draw_split(protocol, conditions), name, "drawn"), "utf-8")
+    (tmp_path / "split.toml").write_text(draw_split(protocol, conditions).to_toml(name, "drawn"), "utf-8")
     split = Split.from_toml(tmp_path / "split.toml")
     tested = [c for c in split.held_out(conditions, protocol.control) if split.part(*c) == "test"]
     assert departures(protocol, tested, split, conditions) == []

@@ -14,8 +14,8 @@ from bionemo.perteval.inputs.checks import Keys
 from bionemo.perteval.rules.leakage import TrainingRecord, check_leakage, read_pairs
 from bionemo.perteval.rules.protocol_files import find_protocol
 from bionemo.perteval.rules.rules import Rules
-from bionemo.perteval.rules.split import Split
 from bionemo.screens import InputError
+from bionemo.screens.split import Split
 
 SPLIT = Split.from_dict({"fewshot": {"A": {"val": ["v"], "test": ["t", "u"]}}, "zeroshot": {"Z": "test"}}, "x")
 SEEN = frozenset({("A", "a"), ("A", "ctrl"), ("B", "t")})
@@ -152,6 +152,12 @@ def test_evaluate_refuses_a_leak_before_it_scores(noisy, counts, tmp_path):
         evaluate(noisy, counts, split=split, training_conditions=[("B", "p4")], progress=False)
     with pytest.raises(InputError, match="--strict was given, but nothing says what the model"):
         evaluate(noisy, counts, split=split, strict=True, progress=False)
+    # The second entry of A must not take the place of the first, or a model that trained on p1 would pass.
+    split.write_text(
+        '[training]\nx = "train"\ny = "train"\n[fewshot."x.A"]\ntest = ["p1"]\n[fewshot."y.A"]\ntest = ["p2", "p3"]\n'
+    )
+    with pytest.raises(InputError, match="the context 'A' twice"):
+        evaluate(noisy, counts, split=split, strict=True, training_conditions=[("A", "p1")], progress=False)
     with pytest.raises(InputError, match="contradicts the protocol 'replogle-nadig'"):
         evaluate(noisy, counts, protocol="replogle-nadig", control="ctrl", progress=False)
 

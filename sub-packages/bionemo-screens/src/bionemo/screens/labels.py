@@ -18,6 +18,9 @@ from dataclasses import dataclass
 
 from bionemo.screens.errors import InputError
 
+Condition = tuple[str, str]
+"""The labels of a context and of a perturbation."""
+
 _MOLAR = {"M": 1e6, "mM": 1e3, "uM": 1.0, "µM": 1.0, "μM": 1.0, "nM": 1e-3, "pM": 1e-6}
 _DOSE = re.compile(r"(\d+\.?\d*(?:e-?\d+)?)\s*([A-Za-zµμ/%]*)")
 

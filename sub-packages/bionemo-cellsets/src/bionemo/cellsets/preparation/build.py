@@ -271,8 +271,8 @@ def _training_runs(config: BuildConfig, conditions: Conditions, n_genes: int) ->
     if config.split is None or config.hvg_from == "all":
         return np.ones(len(conditions.runs), dtype=bool)
     tables = conditions.tables
-    parts = config.split.assign_runs(conditions.runs, tables["context"], tables["perturbation"], config.control)
-    training = parts == "train"
+    contexts, perturbations = (tables[kind][conditions.runs[kind]] for kind in ("context", "perturbation"))
+    training = config.split.parts(contexts, perturbations, config.control) == "train"
     if config.n_genes is not None and config.n_genes < n_genes and not training.any():
         raise InputError("The split leaves no training cells to select genes on: let some context train")
     return training

@@ -26,6 +26,7 @@ from bionemo.cellsets.store.manifest import (
     read_manifest,
 )
 from bionemo.screens.errors import InputError, brief
+from bionemo.screens.split import Split
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -137,6 +138,17 @@ class CellStore:
     def is_control(self) -> np.ndarray:
         """Which runs hold control cells, bool [n_runs]."""
         return self.runs["perturbation"] == self.control_index
+
+    def parts(self, split: Split) -> np.ndarray:
+        """Return the part of every run, ``"train"``, ``"val"`` or ``"test"``, an array of str [n_runs].
+
+        Raises
+        ------
+        InputError
+            If the split names a context the store has not, a perturbation that context has not, or the control label.
+        """
+        contexts, perturbations = self.contexts[self.runs["context"]], self.perturbations[self.runs["perturbation"]]
+        return split.parts(contexts, perturbations, self.control)
 
     def read(self, rows: np.ndarray, out: np.ndarray | None = None, *, pool: "Executor | None" = None) -> np.ndarray:
         """Read cells as dense log1p expression.

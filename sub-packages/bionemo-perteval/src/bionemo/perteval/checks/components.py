@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bionemo.perteval.inputs.screen import Condition, Population, Screen, cell_count
+from bionemo.perteval.inputs.screen import Population, Screen, cell_count
+from bionemo.screens.labels import Condition
 
 _MOST_CELLS = 400
 

@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 
 from bionemo.perteval.checks.profiles import OBSERVED, Copies, Profiles, Response
-from bionemo.perteval.inputs.screen import Condition
 from bionemo.perteval.metrics.registry import STRONG_EFFECT
+from bionemo.screens.labels import Condition
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,10 @@ import scipy.sparse as sp
 
 from bionemo.perteval.checks.components import Components, project
 from bionemo.perteval.checks.fingerprints import Fingerprints, shared
-from bionemo.perteval.inputs.screen import Condition, Population, Screen
+from bionemo.perteval.inputs.screen import Population, Screen
 from bionemo.perteval.significance import mann_whitney as differential
 from bionemo.perteval.significance.mann_whitney import Tested
+from bionemo.screens.labels import Condition
 
 OBSERVED = "observed"
 """Name of the observed cells beside the arms."""

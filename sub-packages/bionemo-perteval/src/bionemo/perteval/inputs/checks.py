@@ -8,8 +8,8 @@ import anndata as ad
 import numpy as np
 import scipy.sparse as sp
 
-from bionemo.perteval.inputs.screen import Condition
 from bionemo.screens.errors import InputError, nearest
+from bionemo.screens.labels import Condition
 
 LOG1P_LIMIT = 15.0
 """cell-eval takes values from here on for counts."""

@@ -13,8 +13,9 @@ import scipy.sparse as sp
 
 from bionemo.perteval.inputs import checks
 from bionemo.perteval.inputs.checks import Keys
-from bionemo.perteval.inputs.screen import Condition, Predicted, Screen, gene_count, generator
+from bionemo.perteval.inputs.screen import Predicted, Screen, gene_count, generator
 from bionemo.screens.errors import InputError, nearest
+from bionemo.screens.labels import Condition
 
 _CELLS_AT_ONCE = 20_000
 

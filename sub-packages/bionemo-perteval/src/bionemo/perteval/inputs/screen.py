@@ -8,8 +8,7 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 
-Condition = tuple[str, str]
-"""(context, perturbation)"""
+from bionemo.screens.labels import Condition
 
 Population = sp.csr_matrix | np.ndarray
 """Cells, log1p float32 [n, G], sparse or dense."""

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bionemo.perteval.inputs.screen import Condition, Population, Screen
+from bionemo.perteval.inputs.screen import Population, Screen
 from bionemo.perteval.populations.estimates import RIDGE, Estimates
 from bionemo.perteval.populations.rounding import round_to_counts
+from bionemo.screens.labels import Condition
 
 Draw = Callable[[Screen, Estimates, str, str, np.random.Generator], Population]
 """(screen, estimates, context, perturbation, rng) -> as many cells as observed, log1p float32 [n, G]."""

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from bionemo.perteval.checks.profiles import OBSERVED
-from bionemo.perteval.inputs.screen import Condition
 from bionemo.perteval.metrics.registry import STRONG_EFFECT
 from bionemo.perteval.report import pictures
+from bionemo.screens.labels import Condition
 
 if TYPE_CHECKING:
     from bionemo.perteval.evaluation import Evaluation

@@ -1,14 +1,13 @@
 """Draw what a benchmark holds out, where the published lists of its perturbations are not at hand."""
 
 import hashlib
-import json
 from collections.abc import Collection
 from dataclasses import replace
 
-from bionemo.perteval.inputs.screen import Condition
 from bionemo.perteval.rules.protocol import Protocol
-from bionemo.perteval.rules.split import Split
 from bionemo.screens.errors import InputError
+from bionemo.screens.labels import Condition
+from bionemo.screens.split import Split
 
 
 def draw_split(protocol: Protocol, observed: Collection[Condition]) -> Split:
@@ -81,23 +80,5 @@ def drawn_departures(protocol: Protocol, split: Split | None, observed: Collecti
     return ["the held-out perturbations were drawn by `bionemo-scale split`, which are not the published ones"]
 
 
-def split_toml(split: Split, dataset: str, comment: str) -> str:
-    """Return a split as the text of a file, which `Split.from_toml` and training read."""
-    lines = [f"# {comment}", "[training]", f'{json.dumps(dataset)} = "train"']
-    if split.zeroshot:
-        lines += ["", "[zeroshot]"]
-    lines += [f"{_text(f'{dataset}.{context}')} = {_text(part)}" for context, part in sorted(split.zeroshot.items())]
-    for context, parts in sorted(split.fewshot.items()):
-        lines += ["", f"[fewshot.{_text(f'{dataset}.{context}')}]"]
-        for part, names in sorted(parts.items(), reverse=True):
-            lines += [f"{part} = [", *(f"    {_text(name)}," for name in sorted(names)), "]"]
-    return "\n".join(lines) + "\n"
-
-
 def _rank(protocol: str, name: str) -> bytes:
     return hashlib.sha256(f"{protocol}\n{name}".encode()).digest()
-
-
-def _text(value: str) -> str:
-    """Return a TOML string: JSON's escapes are among TOML's."""
-    return json.dumps(value, ensure_ascii=False)

@@ -7,10 +7,10 @@ from pathlib import Path
 import anndata as ad
 import pandas as pd
 
-from bionemo.perteval.inputs.screen import Condition
 from bionemo.perteval.rules.protocol import HVG_SOURCES
-from bionemo.perteval.rules.split import Split
 from bionemo.screens.errors import InputError
+from bionemo.screens.labels import Condition
+from bionemo.screens.split import Split
 
 CONDITIONS = "training_conditions"
 """Key of `uns` under which a prediction lists (context, perturbation) of every cell that trained its model."""

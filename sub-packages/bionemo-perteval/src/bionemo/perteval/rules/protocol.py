@@ -5,9 +5,9 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from bionemo.perteval.inputs.screen import Condition
-from bionemo.perteval.rules.split import Split
 from bionemo.screens.errors import InputError
+from bionemo.screens.labels import Condition
+from bionemo.screens.split import Split
 
 HVG_SOURCES = ("train", "all", "given")
 """Cells that chose the genes: the training cells, all cells, or none because the panel came with the data."""

@@ -7,8 +7,9 @@ from typing import Any
 
 from bionemo.perteval.metrics.registry import METRICS
 from bionemo.perteval.rules.protocol import HVG_SOURCES, HeldOut, Protocol, Published
-from bionemo.perteval.rules.split import Split, read_toml
 from bionemo.screens.errors import InputError, nearest
+from bionemo.screens.split import Split
+from bionemo.screens.toml_file import read_toml
 
 _KEYS: dict[str, type] = {
     "title": str,

@@ -7,13 +7,14 @@ from typing import Any
 
 from bionemo.perteval.inputs.checks import Keys
 from bionemo.perteval.inputs.reading import Prediction, stated
-from bionemo.perteval.inputs.screen import Condition, Screen
+from bionemo.perteval.inputs.screen import Screen
 from bionemo.perteval.rules.drawn_split import drawn_departures
 from bionemo.perteval.rules.leakage import TrainingRecord, check_leakage
 from bionemo.perteval.rules.protocol import Protocol, Published, departures, gene_departures
 from bionemo.perteval.rules.protocol_files import find_protocol
-from bionemo.perteval.rules.split import Split
 from bionemo.screens.errors import InputError, nearest
+from bionemo.screens.labels import Condition
+from bionemo.screens.split import Split
 
 _FLAGS = ("perturbation_key", "context_key", "control", "target_sum")
 

@@ -15,7 +15,7 @@ def split(
 ) -> None:
     """Draw the held-out perturbations of a benchmark, where the published lists are not at hand."""
     from bionemo.cellsets.inputs.observed import observed_conditions
-    from bionemo.perteval.rules.drawn_split import draw_split, split_toml
+    from bionemo.perteval.rules.drawn_split import draw_split
     from bionemo.perteval.rules.protocol_files import find_protocol
 
     if out.exists():
@@ -25,7 +25,7 @@ def split(
     drawn = draw_split(rules, observed.keys())
     comment = f"Drawn by `bionemo-scale split --protocol {rules.name}`: not the published lists."
     try:
-        out.write_text(split_toml(drawn, rules.name, comment), encoding="utf-8")
+        out.write_text(drawn.to_toml(rules.name, comment), encoding="utf-8")
     except OSError as error:
         raise InputError(f"--out {out} cannot be written ({error.strerror}): name another file.") from error
     held_out = [names for parts in drawn.fewshot.values() for names in parts.values()]

@@ -35,7 +35,7 @@ def training_vocabulary(
         The split leaves no perturbed cell to train on, doses have several units, or the embeddings are not given,
         not asked for, or lack a perturbation of the training cells.
     """
-    runs = store.runs[np.asarray(split.assign(store)) == "train"]
+    runs = store.runs[store.parts(split) == "train"]
     labels = np.asarray(store.perturbations)
     perturbed = runs[labels[runs["perturbation"]] != store.control]
     if not len(perturbed):

@@ -56,7 +56,7 @@ def populations_like(
         context, perturbation, *batch = names  # type: ignore[misc]
         if perturbation == vocabulary.control:
             continue
-        if part == "all" or split.condition_part(context, perturbation) == part:
+        if part == "all" or split.part(context, perturbation) == part:
             wanted.append(Population(context, perturbation, batch[0] if batch else None, int(cells)))
     if not wanted:
         raise InputError(f"{path} has no condition of the split's {part!r} part: choose another with --part.")

@@ -23,7 +23,7 @@ from bionemo.screens import Split
 def trained_conditions(store: CellStore, split: Split) -> dict[str, list[str]]:
     """Context -> perturbations that have a training cell, controls included: what no evaluation may score."""
     trained: dict[str, list[str]] = {}
-    for run in np.unique(store.runs[np.asarray(split.assign(store)) == "train"][["context", "perturbation"]]):
+    for run in np.unique(store.runs[store.parts(split) == "train"][["context", "perturbation"]]):
         context = str(store.contexts[run["context"]])
         trained.setdefault(context, []).append(str(store.perturbations[run["perturbation"]]))
     return trained
@@ -150,7 +150,7 @@ class CellSetsDataModule(pl.LightningDataModule):
         """
         super().__init__()
         self.store, self.vocabulary, self.model, self.training = store, vocabulary, model, training
-        self.parts = np.asarray(split.assign(store))
+        self.parts = store.parts(split)
         self.labels = [str(label) for label in store.perturbations]
         self.transfer: FittedTransfer | None = None
         if model.transfer:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from nemo.lightning.callback_group import CallbackGroup
 from nemo.utils import logging as nemo_log
@@ -115,7 +114,7 @@ def open_training(
         training=training,
         vocabulary=training_vocabulary(cells, held_out, model, training.label_separator, supplied),
     )
-    check_data(cells, np.asarray(held_out.assign(cells)) == "train", training, opened.data_parallel)
+    check_data(cells, cells.parts(held_out) == "train", training, opened.data_parallel)
     return opened
 
 

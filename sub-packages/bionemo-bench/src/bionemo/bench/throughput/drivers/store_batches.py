@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from bionemo.cellsets import CellStore, SetBatch, SetLoader, SetSampler
@@ -28,7 +27,7 @@ class StoreBatches:
 
     def __init__(self, module: Any, store: str, split: str):
         self._store = CellStore.open(Path(store))
-        trained = np.asarray(Split.from_toml(Path(split)).assign(self._store)) == "train"
+        trained = self._store.parts(Split.from_toml(split)) == "train"
         self.batch_size = module.batch_size
         sampler = SetSampler(
             self._store, trained, set_size=module.cell_sentence_len, sets_per_batch=module.batch_size, seed=0
