@@ -12,8 +12,8 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 
-from bionemo.cellsets.preparation.protocols import find_protocol
 from bionemo.screens import Split
+from bionemo.screens.protocol import find_protocol
 
 
 def main() -> None:

@@ -189,6 +189,13 @@ def test_protocols_know_their_columns(screen, tmp_path, altered):
     assert made.manifest["protocol"] == "tahoe100m"
     other = prepare([path], tmp_path / "t", protocol="tahoe100m", context_key="plate", control="TP53", progress=False)
     assert (other.keys["context"], other.control) == ("plate", "TP53")
+    own = tmp_path / "own.toml"
+    own.write_text(
+        'perturbation_key = "drugname_drugconc"\ncontrol = "TP53"\ncontext_key = "plate"\nhvg_from = "all"\n'
+        "target_sum = 5000\n"
+    )
+    of_file = prepare([path], tmp_path / "u", protocol=own, progress=False)
+    assert (of_file.control, of_file.target_sum, of_file.manifest["protocol"]) == ("TP53", 5000, "own")
 
 
 def test_protocols_are_named_and_what_is_missing_too(screen_path, tmp_path):

@@ -12,9 +12,9 @@ from bionemo.perteval import evaluate
 from bionemo.perteval.cli import of_training
 from bionemo.perteval.inputs.checks import Keys
 from bionemo.perteval.rules.leakage import TrainingRecord, check_leakage, read_pairs
-from bionemo.perteval.rules.protocol_files import find_protocol
 from bionemo.perteval.rules.rules import Rules
 from bionemo.screens import InputError
+from bionemo.screens.protocol import find_protocol
 from bionemo.screens.split import Split
 
 SPLIT = Split.from_dict({"fewshot": {"A": {"val": ["v"], "test": ["t", "u"]}}, "zeroshot": {"Z": "test"}}, "x")

@@ -1,11 +1,7 @@
 """What perturbation labels say."""
 
-import math
-from dataclasses import replace
-
 import pytest
 
-from bionemo.scale.data.condition import token_table
 from bionemo.screens.errors import InputError
 from bionemo.screens.labels import Treatment, parse_label, parse_labels
 
@@ -45,12 +41,3 @@ def test_a_name_that_contains_the_separator_is_no_combination():
     assert names["A+B"] == ["A", "B"]
     assert names["CD3+CD28"] == ["CD3+CD28"]
     assert names["C+D"] == ["C", "D"]
-
-
-def test_tokens_of_combinations_and_doses(vocabulary):
-    known = replace(vocabulary, perturbations=("ctrl", "MYC", "TP53", "P+Q"), log_dose=(-1.0, 2.0))
-    tokens, doses = token_table(["MYC", "TP53+MYC", "P+Q", "MYC+10+TP53+0.1", "MYC+X", "ctrl"], known)
-    assert tokens.tolist() == [[1, -1], [2, 1], [3, -1], [1, 2], [-1, -1], [0, -1]]
-    assert doses[3].tolist() == [1.0, 0.0]
-    assert all(map(math.isnan, doses[[0, 1, 2, 4, 5]].flatten().tolist()))
-    assert known.unknown("MYC+X+Y") == ["X", "Y"]

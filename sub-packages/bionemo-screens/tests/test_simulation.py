@@ -194,11 +194,11 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, limit):
     program = f"""
 import resource, sys
 from pathlib import Path
-from bionemo.cellsets import InputError, simulate, simulation
+from bionemo.screens import InputError, simulation
 simulation._BLOCK_VALUES = 200_000
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 try:
-    simulate(Path(sys.argv[1]), cells=6000, genes=200, contexts=2, perturbations=4, progress=False)
+    simulation.simulate(Path(sys.argv[1]), cells=6000, genes=200, contexts=2, perturbations=4, progress=False)
 except InputError as error:
     print(error)
 """

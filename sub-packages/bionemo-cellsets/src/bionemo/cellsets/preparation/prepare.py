@@ -16,11 +16,11 @@ from bionemo.cellsets.inputs.cell_input import CellInput
 from bionemo.cellsets.inputs.pieces import Workers
 from bionemo.cellsets.inputs.scdl_archives import HEADER, ObsTable, ScdlInput
 from bionemo.cellsets.preparation.build import BuildConfig, build_store
-from bionemo.cellsets.preparation.protocols import PROTOCOLS, find_protocol
 from bionemo.cellsets.preparation.workplace import check_target, workplace
 from bionemo.cellsets.store.cell_store import CellStore
 from bionemo.cellsets.store.manifest import FORMAT_VERSION
 from bionemo.screens.errors import InputError
+from bionemo.screens.protocol import Protocol, find_protocol, protocol_names
 from bionemo.screens.split import Split
 
 
@@ -30,7 +30,7 @@ def prepare(
     *,
     obs: ObsTable | Sequence[ObsTable] | None = None,
     gene_column: str | None = None,
-    protocol: str | None = None,
+    protocol: str | Path | None = None,
     perturbation_key: str | None = None,
     control: str | None = None,
     context_key: str | None = None,
@@ -40,7 +40,7 @@ def prepare(
     n_genes: int | None = 2000,
     gene_names: Sequence[str] | None = None,
     hvg_from: str = "train",
-    target_sum: float = 10_000.0,
+    target_sum: float | None = None,
     split: str | Path | None = None,
     already_log1p: bool = False,
     overwrite: bool = False,
@@ -64,8 +64,9 @@ def prepare(
         their number.
     gene_column : str, optional
         For archives only: the gene feature that holds the names; may be left out where there is one.
-    protocol : {"tahoe100m", "parse10m-pbmc", "replogle-nadig"}, optional
-        A published screen; it gives the keys and the control label, and each of them given here comes before it.
+    protocol : str or path, optional
+        A benchmark, such as ``tahoe100m``, or a protocol file: it gives the keys, the control label and the target
+        sum, and each of them given here comes before it.
     perturbation_key, context_key, batch_key : str
         obs columns of the perturbation, the cell context, and the batch (optional). One column may serve twice; names
         joined by ``+`` mean the combination of several columns.
@@ -84,8 +85,8 @@ def prepare(
         of a cell.
     hvg_from : {"train", "all"}
         Choose them on the training cells of `split`, or on all cells.
-    target_sum : float
-        Counts of a cell, over all genes, that reading scales to before log1p.
+    target_sum : float, optional
+        Counts of a cell, over all genes, that reading scales to before log1p; the protocol's, or else 10,000.
     split : path, optional
         Split file that says which cells train.
     already_log1p : bool
@@ -118,8 +119,11 @@ def prepare(
     check_target(store, overwrite=overwrite)
     Workers(threads)  # refused before anything unfinished is touched
     _check_paths(paths)
+    rules = None if protocol is None else find_protocol(protocol)
+    if target_sum is None:
+        target_sum = (rules.target_sum if rules else None) or 10_000.0
     keys, control = complete_keys(
-        protocol,
+        rules,
         {"perturbation": perturbation_key, "context": context_key, "batch": batch_key},
         control,
     )
@@ -136,7 +140,8 @@ def prepare(
     )
     with contextlib.ExitStack() as stack:
         cells = _open_inputs(paths, stack, obs=obs, gene_column=gene_column, layer=layer)
-        entries = {"layer": layer, "protocol": protocol, "inputs": [_provenance(path) for path in paths]}
+        named = rules.name if rules else None
+        entries = {"layer": layer, "protocol": named, "inputs": [_provenance(path) for path in paths]}
         plan = _plan(config, entries, paths, obs, gene_column)
         place = stack.enter_context(workplace(store, plan, overwrite=overwrite))
         if not place.is_complete:
@@ -218,14 +223,14 @@ def _provenance(path: Path) -> dict[str, Any]:
 
 
 def complete_keys(
-    protocol: str | None, keys: dict[str, str | None], control: str | None
+    protocol: Protocol | None, keys: dict[str, str | None], control: str | None
 ) -> tuple[dict[str, str | None], str]:
     """Fill what is not given from a protocol.
 
     Parameters
     ----------
-    protocol : str, optional
-        Its name.
+    protocol : Protocol, optional
+        The rules of a benchmark.
     keys : dict
         ``perturbation``, ``context`` and ``batch`` obs columns, or None.
     control : str, optional
@@ -241,15 +246,14 @@ def complete_keys(
     InputError
         Naming what neither the protocol nor the caller gives.
     """
-    preset = None if protocol is None else find_protocol(protocol)
-    if preset is not None:
-        keys = {kind: key if key is not None else getattr(preset, f"{kind}_key") for kind, key in keys.items()}
-        control = preset.control if control is None else control
+    if protocol is not None:
+        keys = {kind: key if key is not None else getattr(protocol, f"{kind}_key") for kind, key in keys.items()}
+        control = protocol.control if control is None else control
     missing = [f"the {kind} key" for kind in ("perturbation", "context") if keys[kind] is None]
     missing += ["the control label"] if control is None else []
     if missing or control is None:
         raise InputError(
-            f"Nothing says what {' and '.join(missing)} is: give it, or a protocol ({', '.join(PROTOCOLS)})"
+            f"Nothing says what {' and '.join(missing)} is: give it, or a protocol ({', '.join(protocol_names())})"
         )
     return keys, control
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import anndata as ad
 import pandas as pd
 
-from bionemo.perteval.rules.protocol import HVG_SOURCES
 from bionemo.screens.errors import InputError
 from bionemo.screens.labels import Condition
+from bionemo.screens.protocol import HVG_SOURCES
 from bionemo.screens.split import Split
 
 CONDITIONS = "training_conditions"

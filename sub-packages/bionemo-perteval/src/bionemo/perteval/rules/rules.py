@@ -8,12 +8,12 @@ from typing import Any
 from bionemo.perteval.inputs.checks import Keys
 from bionemo.perteval.inputs.reading import Prediction, stated
 from bionemo.perteval.inputs.screen import Screen
-from bionemo.perteval.rules.drawn_split import drawn_departures
+from bionemo.perteval.metrics.registry import METRICS
+from bionemo.perteval.rules.departures import departures, drawn_departures, gene_departures
 from bionemo.perteval.rules.leakage import TrainingRecord, check_leakage
-from bionemo.perteval.rules.protocol import Protocol, Published, departures, gene_departures
-from bionemo.perteval.rules.protocol_files import find_protocol
-from bionemo.screens.errors import InputError, nearest
+from bionemo.screens.errors import InputError, choices, nearest
 from bionemo.screens.labels import Condition
+from bionemo.screens.protocol import Protocol, Published, find_protocol
 from bionemo.screens.split import Split
 
 _FLAGS = ("perturbation_key", "context_key", "control", "target_sum")
@@ -52,6 +52,8 @@ class Rules:
     ) -> "Rules":
         """Read the files that the caller named."""
         found = None if protocol is None else find_protocol(protocol)
+        if found is not None:
+            _check_published(found)
         held_out = found.split if found else None
         if split is not None:
             if held_out is not None and held_out.hash != Split.from_toml(split).hash:
@@ -159,7 +161,7 @@ class Rules:
             What is scored and what was observed.
         """
         if self.protocol is not None:
-            self.protocol.check_contexts(screen.scored)
+            _check_contexts(self.protocol, screen.scored)
         return check_leakage(
             record,
             name,
@@ -203,6 +205,27 @@ class Rules:
             "departures": lacking,
             "published": [] if lacking else [_published(row) for row in protocol.published],
         }
+
+
+def _check_published(protocol: Protocol) -> None:
+    """Refuse published scores of a metric that there is not."""
+    known = [metric.name for metric in METRICS]
+    for metric in (metric for row in protocol.published for metric in (*row.scores, *row.not_comparable)):
+        if metric not in known:
+            raise InputError(
+                f"[[published]] of the protocol {protocol.name!r} names the metric {metric!r}: {choices(metric, known)}"
+            )
+
+
+def _check_contexts(protocol: Protocol, contexts: Collection[str]) -> None:
+    """Refuse to score a context that the protocol trains on."""
+    for context in sorted(contexts):
+        if not protocol.holds_out(context):
+            labels = protocol.held_out.labels if protocol.held_out else ()
+            raise InputError(
+                f"Context {context!r} is scored, but the protocol {protocol.name!r} holds out only "
+                f"{', '.join(labels)}; drop it from the prediction."
+            )
 
 
 def _by_name(given: Any, names: Sequence[str], option: str) -> dict[str, Any]:

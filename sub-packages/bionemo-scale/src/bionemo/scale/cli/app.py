@@ -85,7 +85,10 @@ def prepare(
     ] = None,
     protocol: Annotated[
         str | None,
-        typer.Option(help="Columns and control label of tahoe100m, parse10m-pbmc or replogle-nadig; options go first."),
+        typer.Option(
+            help="Columns and control label of tahoe100m, parse10m-pbmc, replogle-nadig or a TOML file; options go "
+            "first."
+        ),
     ] = None,
     perturbation_key: Annotated[str | None, typer.Option(help="obs column of the perturbation.")] = None,
     control: Annotated[str | None, typer.Option(help="Label of control cells in that column.")] = None,
@@ -107,7 +110,10 @@ def prepare(
     ] = None,
     split: Annotated[Path | None, typer.Option(help="Choose genes on the training cells of this split only.")] = None,
     hvg_from: Annotated[str, typer.Option(help="Choose them on train (the split's training cells) or all.")] = "train",
-    target_sum: Annotated[float, typer.Option(help="Counts a cell is normalised to before log1p.")] = 10_000,
+    target_sum: Annotated[
+        float | None,
+        typer.Option(help="Counts a cell is normalised to before log1p.", show_default="the protocol's, or 10000"),
+    ] = None,
     log1p: Annotated[bool, typer.Option("--log1p", help="The data are normalised and log1p already.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store if it exists.")] = False,
     threads: Annotated[

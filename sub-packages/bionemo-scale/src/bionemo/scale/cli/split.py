@@ -15,8 +15,8 @@ def split(
 ) -> None:
     """Draw the held-out perturbations of a benchmark, where the published lists are not at hand."""
     from bionemo.cellsets.inputs.observed import observed_conditions
-    from bionemo.perteval.rules.drawn_split import draw_split
-    from bionemo.perteval.rules.protocol_files import find_protocol
+    from bionemo.screens.drawn_split import draw_split
+    from bionemo.screens.protocol import find_protocol
 
     if out.exists():
         raise InputError(f"--out {out} exists: name another file, or remove it.")

@@ -2,10 +2,9 @@
 
 import pytest
 
-from bionemo.perteval.rules.drawn_split import draw_split, drawn_departures
-from bionemo.perteval.rules.protocol import departures
-from bionemo.perteval.rules.protocol_files import find_protocol
 from bionemo.screens import InputError
+from bionemo.screens.drawn_split import draw_split
+from bionemo.screens.protocol import find_protocol
 from bionemo.screens.split import Split
 
 TAHOE, PARSE, REPLOGLE = map(find_protocol, ("tahoe100m", "parse10m-pbmc", "replogle-nadig"))
@@ -36,15 +35,13 @@ def test_a_drawn_split_holds_out_what_the_protocol_says(name, tmp_path):
     protocol, conditions = find_protocol(name), SCREENS[name]
     (tmp_path / "split.toml").write_text(draw_split(protocol, conditions).to_toml(name, "drawn"), "utf-8")
     split = Split.from_toml(tmp_path / "split.toml")
-    tested = [c for c in split.held_out(conditions, protocol.control) if split.part(*c) == "test"]
-    assert departures(protocol, tested, split, conditions) == []
+    for labels in split.fewshot.values():
+        sizes = (protocol.held_out.val, protocol.held_out.test)
+        assert all(n is None or len(labels[part]) == n for part, n in zip(("val", "test"), sizes, strict=True))
+        assert labels["test"]
     contexts = {context for context, _ in conditions}
     assert set(split.fewshot) == {context for context in contexts if protocol.holds_out(context)} < contexts
     assert draw_split(protocol, conditions[::-1]).hash == split.hash, "nothing but names decides"
-    (said,) = drawn_departures(protocol, split, conditions)
-    assert "not the published ones" in said
-    a_list = Split.from_dict({"fewshot": {next(iter(split.fewshot)): {"test": [conditions[1][1]]}}}, "a list")
-    assert drawn_departures(protocol, a_list, conditions) == []
 
 
 def test_a_context_that_lacks_a_perturbation_holds_out_the_others():
@@ -57,7 +54,7 @@ def test_a_context_that_lacks_a_perturbation_holds_out_the_others():
 
 
 def test_what_cannot_be_drawn_is_one_sentence(tmp_path):
-    with pytest.raises(InputError, match=r"^CVCL_0480, which the protocol 'tahoe100m' holds out, is not among"):
+    with pytest.raises(InputError, match=r"^The protocol 'tahoe100m' holds out 'CVCL_0480', and no observed"):
         draw_split(TAHOE, [c for c in SCREENS["tahoe100m"] if c[0] != "CVCL_0480"])
     with pytest.raises(InputError, match="No cell has the control label 'non-targeting'"):
         draw_split(REPLOGLE, [c for c in SCREENS["replogle-nadig"] if c[1] != "non-targeting"])
