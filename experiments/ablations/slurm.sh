@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Queue the ablations of README.md on one GPU of a node of one's own, from the folder for the results:
 #   SCALE_SCREENS=/lustre/me/screens ACCOUNT=... IMAGE=... experiments/ablations/slurm.sh [option ...]
-# docs/slurm.md lists what else can be set; DRYRUN=1 prints the job. A finished row is not repeated, so the job goes on
+# docs/reference/slurm.md lists what else can be set; DRYRUN=1 prints the job. A finished row is not repeated, so the job goes on
 # when it is queued again. Without SCALE_SCREENS: slurm.sh --screens simulated
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)

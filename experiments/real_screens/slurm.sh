@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Queue the measurement of README.md on one GPU of a node of one's own, from the folder for the results:
 #   SCALE_SCREENS=/lustre/me/screens ACCOUNT=... IMAGE=... experiments/real_screens/slurm.sh [option ...]
-# docs/slurm.md lists what else can be set; DRYRUN=1 prints the job. What is there is not predicted again, so the job goes
+# docs/reference/slurm.md lists what else can be set; DRYRUN=1 prints the job. What is there is not predicted again, so the job goes
 # on when it is queued again.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Queue a finetuning, from the folder with the new screen's store and split.toml:
 #   FROM=/lustre/me/pretrained ACCOUNT=... IMAGE=... recipes/finetune_new_screen/slurm.sh [key=value ...]
-# docs/slurm.md lists what else can be set; DRYRUN=1 prints the job.
+# docs/reference/slurm.md lists what else can be set; DRYRUN=1 prints the job.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 if [[ -z ${FROM:-} ]]; then

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Queue the pretraining of README.md, from the folder with store and split.toml:
 #   ACCOUNT=... IMAGE=... recipes/pretrain_parse10m_pbmc/slurm.sh [key=value ...]
-# docs/slurm.md lists what else can be set; DRYRUN=1 prints the job.
+# docs/reference/slurm.md lists what else can be set; DRYRUN=1 prints the job.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 export NODES=${NODES:-1} GPUS=${GPUS:-8} TIME=${TIME:-06:00:00} STORE=${STORE:-$PWD/store} OUT=${OUT:-$PWD/run}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Write a Slurm job and queue it. Usage: [VARIABLE=...] submit.sh NAME COMMAND...
 # {store} in the command becomes the path of the store, which with LOCAL_DIR is on the node's own disk.
-# docs/slurm.md lists the variables. DRYRUN=1 prints the job instead.
+# docs/reference/slurm.md lists the variables. DRYRUN=1 prints the job instead.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=recipes/slurm/checks.sh

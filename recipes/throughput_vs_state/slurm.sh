@@ -2,7 +2,7 @@
 # Queue the benchmark against STATE on one GPU of a node of one's own. It makes its own data; STATE's environment has to be
 # there already, since nodes seldom reach the internet.
 #   STATE_VENV=/lustre/me/state ACCOUNT=... IMAGE=... recipes/throughput_vs_state/slurm.sh [option ...]
-# docs/slurm.md lists what else can be set; DRYRUN=1 prints the job.
+# docs/reference/slurm.md lists what else can be set; DRYRUN=1 prints the job.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 # One process: it starts what it measures itself.

@@ -24,7 +24,7 @@ from bionemo.cellsets import CellStore
 from bionemo.screens import InputError
 
 SIZE = ScreenSize(cells=1_200, genes=50, values_per_cell=5, contexts=2, perturbations=4)
-PAGE = Path(__file__).parents[3] / "docs" / "loader_benchmark.md"
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "loader_benchmark.md"
 
 
 def arm_named(name: str) -> Arm:

@@ -111,7 +111,7 @@ def run_loader_benchmark(
     Returns
     -------
     dict
-        The result, as it is written to JSON; docs/loader_benchmark.md describes it.
+        The result, as it is written to JSON; docs/reference/loader_benchmark.md describes it.
 
     Raises
     ------

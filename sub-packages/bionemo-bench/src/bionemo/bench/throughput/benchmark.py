@@ -34,7 +34,7 @@ def run_throughput_benchmark(
     Returns
     -------
     dict
-        The result, as it is written to JSON; docs/throughput.md describes it.
+        The result, as it is written to JSON; docs/reference/throughput_benchmark.md describes it.
 
     Raises
     ------
