@@ -118,10 +118,12 @@ def train(screen: Screen, work: Path, run: Path, overrides: list[str]) -> str:
     overrides
         ``key=value`` settings.
     """
-    from bionemo.scale.nemo.overrides import configured
+    from bionemo.scale.config.overrides import overridden
+    from bionemo.scale.config.presets import PRETRAINING
+    from bionemo.scale.training.pretrain import pretrain
 
     store = screen.store(work)
-    configured("scale_tiny", [f"store={store}", f"split={screen.split}", f"out={run}", *overrides])()
+    pretrain(store, screen.split, run, **overridden(PRETRAINING["scale_tiny"], overrides))
     split = screen.split.relative_to(ROOT) if screen.split.is_relative_to(ROOT) else screen.split.name
     return f"bionemo-scale pretrain --store {store.name} --split {split} --out {run.name} {' '.join(overrides)}"
 

@@ -105,7 +105,7 @@ def test_processes_that_share_the_weights_or_the_sequence_train_adapters_as_one(
     for name, sequence in (("tensor", "false"), ("sequence", "true")):
         more = tmp_path / name
         finetune(
-            *(more, *first, "training.devices=2", "model.tensor_parallel=2", f"model.sequence_parallel={sequence}")
+            *(more, *first, "compute.devices=2", "compute.tensor_parallel=2", f"compute.sequence_parallel={sequence}")
         )
         found = gradients(more, 1)
         assert found.keys() == expected.keys()
@@ -121,7 +121,7 @@ def test_under_torchrun_the_processes_share_the_weights_they_start_from(tmp_path
         [
             *("nemo", "scale", "finetune", "--factory", "full", f"start={second / 'old'}", f"store={second / 'store'}"),
             *(f"split={second / 'split.toml'}", f"out={out}", *SETTINGS, "training.sets_per_batch=2"),
-            *("model.gate=0.5", "executor=torchrun", "executor.ntasks_per_node=2", "--yes"),
+            *("tuning.gate=0.5", "executor=torchrun", "executor.ntasks_per_node=2", "--yes"),
         ],
         env={**environment, "NEMORUN_HOME": str(tmp_path / "nemo_run")},
         cwd=tmp_path,

@@ -3,8 +3,6 @@
 None of these has been run where they were written.
 """
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -18,9 +16,9 @@ BF16_TOLERANCE, FP8_TOLERANCE = 0.05, 0.15
 
 @pytest.fixture(scope="module")
 def config():
-    from bionemo.scale.config.model import ScaleConfig
+    from bionemo.scale.config.model import ModelConfig
 
-    return ScaleConfig(
+    return ModelConfig(
         hidden_size=256,
         num_layers=2,
         num_attention_heads=8,
@@ -28,7 +26,6 @@ def config():
         ffn_hidden_size=512,
         gene_modules=8,
         gene_module_size=64,
-        layer_spec="local",
         pairing="none",
     )
 
@@ -51,6 +48,7 @@ def vocabulary():
 @pytest.fixture(scope="module")
 def loss_and_gradient(config, vocabulary):
     """One forward and backward pass of the same weights under other settings."""
+    from bionemo.scale.config.compute import ComputeConfig
     from bionemo.scale.data.condition import Condition
     from bionemo.scale.model.scale_model import ScaleModel
     from bionemo.scale.runs.load import one_process_groups
@@ -58,7 +56,7 @@ def loss_and_gradient(config, vocabulary):
     device = torch.device("cuda")
     one_process_groups(device)
     torch.manual_seed(0)
-    weights = ScaleModel(config, vocabulary).state_dict()
+    weights = ScaleModel(config, ComputeConfig(layer_spec="local"), vocabulary).state_dict()
     control, perturbed = torch.rand(2, 4, 64, 512, device=device, generator=torch.Generator(device).manual_seed(1))
     rows = torch.tensor([0, 1, 1, 0], device=device)
     batch = dict(
@@ -75,7 +73,7 @@ def loss_and_gradient(config, vocabulary):
     )
 
     def run(dtype: torch.dtype, **changes) -> tuple[float, torch.Tensor]:
-        model = ScaleModel(replace(config, **changes), vocabulary).to(device)
+        model = ScaleModel(config, ComputeConfig(**{"layer_spec": "local", **changes}), vocabulary).to(device)
         model.load_state_dict({name: value for name, value in weights.items() if value is not None}, strict=False)
         model = model.to(dtype)
         given = {k: v.to(dtype) if torch.is_tensor(v) and v.is_floating_point() else v for k, v in batch.items()}
@@ -117,8 +115,8 @@ def test_a_pass_agrees_with_float32(loss_and_gradient, dtype, changes, tolerance
     "overrides",
     [
         (),
-        ("training.precision=bf16",),
-        ("training.precision=bf16", "model.layer_spec=transformer_engine", "model.fp8=current"),
+        ("compute.precision=bf16",),
+        ("compute.precision=bf16", "compute.layer_spec=transformer_engine", "compute.fp8=current"),
     ],
     ids=["fp32", "bf16", "fp8"],
 )
@@ -135,8 +133,8 @@ def test_a_run_trains_saves_and_goes_on(tmp_path, pretrain, overrides):
 @pytest.mark.parametrize("fp8", ["none", "current"])
 def test_weights_of_another_precision_predict_and_are_exported(tmp_path, pretrain, command, workshop, fp8):
     run, screen = tmp_path / "run", workshop / "screen.h5ad"
-    layers = () if fp8 == "none" else ("model.layer_spec=transformer_engine", f"model.fp8={fp8}")
-    pretrain(run, "training.max_steps=4", "training.precision=bf16", *layers)
+    layers = () if fp8 == "none" else ("compute.layer_spec=transformer_engine", f"compute.fp8={fp8}")
+    pretrain(run, "training.max_steps=4", "compute.precision=bf16", *layers)
     command(
         "predict", "--checkpoint", run, "--controls", screen, "--like", screen, "--out", tmp_path / "predicted.h5ad"
     )
@@ -147,7 +145,7 @@ def test_cells_that_are_made_dense_on_the_gpu_are_the_same_cells(tmp_path, pretr
     from jobs import logged
 
     for name, uploaded in (("dense", "false"), ("counts", "true")):
-        pretrain(tmp_path / name, "training.max_steps=4", f"training.upload_counts={uploaded}")
+        pretrain(tmp_path / name, "training.max_steps=4", f"compute.upload_counts={uploaded}")
     dense, counts = (logged(tmp_path / name) for name in ("dense", "counts"))
     for step, (loss,) in dense.items():
         assert counts[step] == pytest.approx([loss], rel=1e-4)
@@ -181,11 +179,12 @@ def test_the_fused_optimizer_is_used_where_it_is_installed():
     assert optimizer.Adam.__module__.startswith("transformer_engine.")
 
 
-def test_checkpoints_are_written_beside_the_training_and_gradients_reduced_beside_the_backward_pass(config):
+def test_checkpoints_are_written_beside_the_training_and_gradients_reduced_beside_the_backward_pass():
+    from bionemo.scale.config.compute import ComputeConfig
     from bionemo.scale.config.training import TrainingConfig
     from bionemo.scale.training.strategy import strategy
 
-    made = strategy(config, TrainingConfig(max_steps=100, sets_per_batch=4, cells_per_set=8), on_gpu=True)
+    made = strategy(ComputeConfig(), TrainingConfig(max_steps=100, sets_per_batch=4, cells_per_set=8))
     assert made.async_save
     assert made.ddp_config.overlap_grad_reduce
     assert made.ddp_config.overlap_param_gather
@@ -200,6 +199,6 @@ def test_compiled_blocks_agree(loss_and_gradient):
 
 def test_a_checkpoint_of_one_spec_is_read_by_the_other(tmp_path, pretrain):
     run = tmp_path / "run"
-    pretrain(run, "training.max_steps=2", "training.warmup_steps=1", "model.layer_spec=local")
-    pretrain(run, "training.max_steps=4", "model.layer_spec=transformer_engine")
-    pretrain(run, "training.max_steps=6", "model.layer_spec=local")
+    pretrain(run, "training.max_steps=2", "training.warmup_steps=1", "compute.layer_spec=local")
+    pretrain(run, "training.max_steps=4", "compute.layer_spec=transformer_engine")
+    pretrain(run, "training.max_steps=6", "compute.layer_spec=local")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jobs import logged
 
+from bionemo.scale.config.compute import ComputeConfig
 from bionemo.scale.model.flops import training_flops
 from bionemo.scale.runs.directory import RunDirectory
 
@@ -54,7 +55,9 @@ def test_a_log_says_what_a_step_costs(run):
         assert sorted(values) == list(range(1, 21)), name
         assert all(np.isfinite(value) and value > 0 for (value,) in values.values()), name
     flops = seen["throughput/flops_per_second"][20][0] * seen["throughput/step_seconds"][20][0]
-    assert flops == pytest.approx(training_flops(RunDirectory(run).read().model_config(), 120, 4, 16), rel=1e-3)
+    assert flops == pytest.approx(
+        training_flops(RunDirectory(run).read().model_config(), ComputeConfig(), 120, 4, 16), rel=1e-3
+    )
     assert not logged(run, "throughput/mfu")
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bionemo.scale.nemo.overrides import configured
+from bionemo.scale.config.overrides import overridden
+from bionemo.scale.config.presets import PRETRAINING
 from experiments.ablations import run as ablations
 from experiments.ablations.job import row_file
 from experiments.ablations.screens import SCREENS
@@ -22,14 +23,10 @@ METRICS = ("MSE", "MAE", "PDCorr", "DEOver", "DEPrec", "LFCSpear", "DirAgr")
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 def test_every_variant_is_a_configuration_and_one_choice_away_from_the_default(variant):
-    run = configured("scale_tiny", ["store=s", "split=s.toml", "out=o", *settings(variant, 2, 300)])
-    default = configured("scale_tiny", ["store=s", "split=s.toml", "out=o", *settings(VARIANTS[0], 2, 300)])
-    assert run.keywords["training"].seed == 2
-    assert run.keywords["training"].max_steps == (300 if variant.trained else 25)
-    same = (
-        run.keywords["model"] == default.keywords["model"] and run.keywords["training"] == default.keywords["training"]
-    )
-    assert same is (variant.solver_steps > 1 or variant.name == DEFAULT)
+    run, default = (overridden(PRETRAINING["scale_tiny"], settings(one, 2, 300)) for one in (variant, VARIANTS[0]))
+    assert run["training"].seed == 2
+    assert run["training"].max_steps == (300 if variant.trained else 25)
+    assert (run == default) is (variant.solver_steps > 1 or variant.name == DEFAULT)
 
 
 def test_screens_mark_validation_conditions_that_choose_the_checkpoint():

@@ -10,10 +10,10 @@ from jobs import gradients, logged, saved_weights
 
 STEPS = range(4, 7)
 SETTINGS = ("training.validate_every=3", "training.checkpoint_every=1", "training.keep_checkpoints=9")
-TENSOR = ("training.devices=2", "model.tensor_parallel=2")
-DATA = ("training.devices=2", "training.sets_per_batch=2")
-FOUR = ("training.devices=4", "model.tensor_parallel=2", "training.sets_per_batch=2")
-SEQUENCE = "model.sequence_parallel=true"
+TENSOR = ("compute.devices=2", "compute.tensor_parallel=2")
+DATA = ("compute.devices=2", "training.sets_per_batch=2")
+FOUR = ("compute.devices=4", "compute.tensor_parallel=2", "training.sets_per_batch=2")
+SEQUENCE = "compute.sequence_parallel=true"
 slow = pytest.mark.slow
 
 
@@ -106,10 +106,10 @@ def test_a_step_of_two_batches_has_the_mean_of_their_gradients(tmp_path, pretrai
 
 @slow
 def test_activations_that_are_computed_again_change_nothing(gone_on):
-    assert losses(gone_on("model.recompute=true")) == losses(gone_on())
+    assert losses(gone_on("compute.recompute=true")) == losses(gone_on())
 
 
 def test_a_tensor_parallel_size_that_does_not_divide_the_processes_is_refused(tmp_path, pretrain):
-    done = pretrain(tmp_path / "run", "training.max_steps=3", "model.tensor_parallel=2", code=2)
-    assert "model.tensor_parallel=2 does not divide" in done.stderr
+    done = pretrain(tmp_path / "run", "training.max_steps=3", "compute.tensor_parallel=2", code=2)
+    assert "compute.tensor_parallel=2 does not divide" in done.stderr
     assert not (tmp_path / "run").exists()

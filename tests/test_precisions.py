@@ -17,7 +17,7 @@ def whole(tmp_path_factory, pretrain):
     """Six steps in either precision, every one of them kept."""
     folder = tmp_path_factory.mktemp("precisions")
     for precision in ("fp32", "bf16"):
-        pretrain(folder / precision, "training.max_steps=6", f"training.precision={precision}", AVERAGE, *SETTINGS)
+        pretrain(folder / precision, "training.max_steps=6", f"compute.precision={precision}", AVERAGE, *SETTINGS)
     return folder
 
 
@@ -27,7 +27,7 @@ def test_a_run_goes_on_in_the_other_precision(whole, tmp_path, pretrain, command
     shutil.copytree(whole / before, run)
     for step in STEPS:
         shutil.rmtree(run / "checkpoints" / f"step={step}")
-    told = pretrain(run, "training.max_steps=6", f"training.precision={after}", AVERAGE, *SETTINGS).stderr
+    told = pretrain(run, "training.max_steps=6", f"compute.precision={after}", AVERAGE, *SETTINGS).stderr
     assert told.count(f"step=3 was written in {before} and goes on in {after}") == 1
     losses, expected = logged(run), logged(whole / before)
     for step in STEPS:
@@ -47,7 +47,7 @@ def test_weights_come_back_to_the_bit_from_bf16(tmp_path, pretrain):
     run, still = tmp_path / "run", ("training.learning_rate=0", "training.weight_decay=0", *SETTINGS)
     pretrain(run, "training.max_steps=3", *still)
     before = saved_weights(run)
-    pretrain(run, "training.max_steps=4", "training.precision=bf16", *still)
+    pretrain(run, "training.max_steps=4", "compute.precision=bf16", *still)
     assert "step=4 was written in bf16 and goes on in fp32" in pretrain(run, "training.max_steps=5", *still).stderr
     after = saved_weights(run)
     # Buffers that follow from the data stay bf16's.
@@ -62,7 +62,7 @@ def test_a_run_is_finetuned_in_the_other_precision(whole, workshop, tmp_path, co
         *("finetune", "--from", whole / before, "--data", workshop / "store", "--split", workshop / "split.toml"),
         *("--out", run, "training.max_steps=3", "training.warmup_steps=0", "training.learning_rate=1e-5"),
         *("training.sets_per_batch=4", "training.cells_per_set=16", "training.log_every=1"),
-        f"training.precision={after}",
+        f"compute.precision={after}",
     )
     # From the weights of the run, and not from new ones.
     assert logged(run)[1][0] < min(logged(whole / before)[step][0] for step in (1, 2))

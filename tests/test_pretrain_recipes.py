@@ -10,7 +10,8 @@ import anndata as ad
 import numpy as np
 import pytest
 
-from bionemo.scale.nemo.overrides import configured
+from bionemo.scale.config.overrides import overridden
+from bionemo.scale.config.presets import PRETRAINING
 from bionemo.screens.protocol import find_protocol
 
 ROOT = Path(__file__).parents[1] / "recipes"
@@ -23,8 +24,8 @@ BENCHMARKS = {
 SHORT = (
     "model.hidden_size=16 model.num_layers=1 model.num_attention_heads=2 model.num_query_groups=1 "
     "model.ffn_hidden_size=32 model.gene_modules=2 model.gene_module_size=8 training.max_steps=3 "
-    "training.warmup_steps=1 training.sets_per_batch=4 training.cells_per_set=8 training.devices=1 "
-    "training.precision=fp32"
+    "training.warmup_steps=1 training.sets_per_batch=4 training.cells_per_set=8 compute.devices=1 "
+    "compute.precision=fp32"
 )
 TENTH_OF_AN_H100 = 0.1 * 0.989e15
 SHORTEST_STEP = 0.05
@@ -134,9 +135,9 @@ def test_the_overrides_are_settings_and_the_cost_follows_from_them(folder):
 
     text = (ROOT / folder / "README.md").read_text()
     (recipe,) = set(re.findall(r"--recipe (\S+)", text))
-    task = configured(recipe, ["store=s", "split=t", "out=o", *overrides(folder)])
-    model, training = task.keywords["model"], task.keywords["training"]
-    flops = training_flops(model, 2000, training.sets_per_batch, training.cells_per_set)
+    settings = overridden(PRETRAINING[recipe], overrides(folder))
+    model, compute, training = (settings[section] for section in ("model", "compute", "training"))
+    flops = training_flops(model, compute, 2000, training.sets_per_batch, training.cells_per_set)
     assert f"{flops:.1e}".replace("e+", "e") in text
     steps, gpus = re.search(r"([\d,]+) steps on (\d+|one) H100", text).groups()
     assert int(steps.replace(",", "")) == training.max_steps

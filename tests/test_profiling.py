@@ -42,7 +42,7 @@ def test_ranges_of_a_training_are_opened_and_closed_in_turn(workshop, environmen
     run, told = tmp_path / "run", tmp_path / "events.json"
     task = pretrain_arguments(
         *(workshop, run, "training.max_steps=5", "training.profile_steps=2", "training.validate_every=100"),
-        *("training.accumulate=2", "model.recompute=true", f"training.precision={precision}"),
+        *("training.accumulate=2", "compute.recompute=true", f"compute.precision={precision}"),
     )
     done = subprocess.run(
         [sys.executable, "-c", RECORDED, told, *task], env=environment, capture_output=True, text=True, timeout=300

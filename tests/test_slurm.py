@@ -78,7 +78,7 @@ def calls(cluster) -> list[list[str]]:
 
 def test_the_text_of_a_job(cluster, tmp_path):
     text = submit(
-        *(cluster, "bionemo-scale", "pretrain", "--store", "{store}", "training.devices=2", "two words"),
+        *(cluster, "bionemo-scale", "pretrain", "--store", "{store}", "compute.devices=2", "two words"),
         **{"DRYRUN": "1", "PARTITION": "gpu", "LOCAL_DIR": "/raid/stores"},
     ).stdout
     body = (SLURM / "checks.sh").read_text() + "\n" + (SLURM / "job.sh").read_text()
@@ -148,8 +148,8 @@ def test_the_job_of_a_recipe(cluster, tmp_path, folder):
         assert f"--recipe {words[words.index('--recipe') + 1]}" in readme
         overrides = (script.parent / "overrides.txt").read_text().splitlines()
         assert {line for line in overrides if not line.startswith("#")} < set(words)
-        assert f"training.devices={headers['gpus-per-node']}" in words
-        assert f"training.nodes={headers['nodes']}" in words
+        assert f"compute.devices={headers['gpus-per-node']}" in words
+        assert f"compute.nodes={headers['nodes']}" in words
     refused = queue(FROM=str(tmp_path / "store"))
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert refused.stderr.startswith("error: ACCOUNT is not set")
@@ -258,9 +258,9 @@ def test_two_nodes_train_are_preempted_and_go_on_to_the_bit(cluster, workshop, t
     settings = ("training.max_steps=40", "training.checkpoint_every=10", "training.validate_every=40")
     settings = (*settings, "training.sets_per_batch=2")
     whole, run = tmp_path / "whole", tmp_path / "run"
-    pretrain(whole, *settings, "training.devices=2")
+    pretrain(whole, *settings, "compute.devices=2")
 
-    task = pretrain_arguments(workshop, run, *settings, "training.devices=1", "training.nodes=2")
+    task = pretrain_arguments(workshop, run, *settings, "compute.devices=1", "compute.nodes=2")
     task[task.index("--store") + 1] = "{store}"
     where = {"STORE": str(workshop / "store"), "MOUNTS": f"{tmp_path},{workshop}", "LOCAL_DIR": str(tmp_path / "local")}
     submit(cluster, "bionemo-scale", *task, NODES="2", GPUS="1", **where)

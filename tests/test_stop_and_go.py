@@ -151,7 +151,7 @@ def test_a_full_disk_while_a_checkpoint_is_written_beside_the_training_is_a_sent
 @pytest.mark.slow
 def test_a_rank_that_dies_takes_the_others_along_with_a_sentence(tmp_path, started, pretrain):
     run = tmp_path / "run"
-    settings = ("training.max_steps=3000", "training.checkpoint_every=10", "training.devices=2")
+    settings = ("training.max_steps=3000", "training.checkpoint_every=10", "compute.devices=2")
     settings = (*settings, "training.sets_per_batch=2", "training.validate_every=3000")
     with started(run, *settings) as process:
         wait_for((run / "checkpoints" / "step=10").exists)
@@ -166,7 +166,7 @@ def test_a_rank_that_dies_takes_the_others_along_with_a_sentence(tmp_path, start
     assert "rank 0 has lost another rank" in told
     assert "it goes on from step=" in told
     assert "Traceback" not in told
-    done = pretrain(run, *settings[1:], "training.max_steps=100", "training.devices=1", "training.sets_per_batch=4")
+    done = pretrain(run, *settings[1:], "training.max_steps=100", "compute.devices=1", "training.sets_per_batch=4")
     assert "going on from step=" in done.stderr
 
 

@@ -29,7 +29,7 @@ class Sweep:
 
     def __init__(self, given: argparse.Namespace, folder: Path):
         self.given, self.folder = given, folder
-        self.precision = [] if given.precision is None else [f"training.precision={given.precision}"]
+        self.precision = [] if given.precision is None else [f"compute.precision={given.precision}"]
         self.record = {"machine": machine(), "arguments": vars(given) | {"out": str(given.out)}, "measurements": []}
         name = self.record["machine"]["gpu"] or platform.machine()
         self.file = given.out / f"{given.model}-{name.replace(' ', '_')}.json"
@@ -88,16 +88,16 @@ class Sweep:
                         break  # more sets need more memory still
                     fastest = max(fastest, (rate, sets, cells))
         _, sets, cells = fastest
-        changes = {"compile": "model.compile=true", "upload": "training.upload_counts=true"}
-        changes["recompute"] = "model.recompute=true"
+        changes = {"compile": "compute.compile=true", "upload": "compute.upload_counts=true"}
+        changes["recompute"] = "compute.recompute=true"
         for part, change in changes.items():
             if part in parts:
                 self.measure(part, sets, cells, change)
         if "fp8" in parts:
             for recipe in FP8:
-                self.measure("fp8", sets, cells, f"model.fp8={recipe}")
+                self.measure("fp8", sets, cells, f"compute.fp8={recipe}")
         if "wide" in parts:
-            for change in ((), *((f"model.fp8={recipe}",) for recipe in FP8)):
+            for change in ((), *((f"compute.fp8={recipe}",) for recipe in FP8)):
                 self.measure("wide", sets, cells, *WIDE, *change)
 
 

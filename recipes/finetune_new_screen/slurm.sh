@@ -10,4 +10,4 @@ if [[ -z ${FROM:-} ]]; then
 fi
 export NODES=${NODES:-1} GPUS=${GPUS:-1} TIME=${TIME:-02:00:00} STORE=${STORE:-$PWD/store} OUT=${OUT:-$PWD/finetuned}
 exec "$here/../slurm/submit.sh" scale-finetune bionemo-scale finetune --from "$FROM" --data '{store}' \
-    --split "${SPLIT:-$PWD/split.toml}" --out "$OUT" training.devices="$GPUS" training.nodes="$NODES" "$@"
+    --split "${SPLIT:-$PWD/split.toml}" --out "$OUT" compute.devices="$GPUS" compute.nodes="$NODES" "$@"

@@ -8,4 +8,4 @@ export NODES=${NODES:-1} GPUS=${GPUS:-8} TIME=${TIME:-06:00:00} STORE=${STORE:-$
 mapfile -t overrides < <(grep -v '^#' "$here/overrides.txt")
 exec "$here/../slurm/submit.sh" scale-parse10m-pbmc bionemo-scale pretrain --store '{store}' \
     --split "${SPLIT:-$PWD/split.toml}" --recipe scale_184m --out "$OUT" "${overrides[@]}" \
-    training.devices="$GPUS" training.nodes="$NODES" "$@"
+    compute.devices="$GPUS" compute.nodes="$NODES" "$@"

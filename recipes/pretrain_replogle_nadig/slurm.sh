@@ -8,4 +8,4 @@ export NODES=${NODES:-1} GPUS=${GPUS:-1} TIME=${TIME:-02:00:00} STORE=${STORE:-$
 mapfile -t overrides < <(grep -v '^#' "$here/overrides.txt")
 exec "$here/../slurm/submit.sh" scale-replogle-nadig bionemo-scale pretrain --store '{store}' \
     --split "${SPLIT:-$PWD/split.toml}" --recipe scale_small --out "$OUT" "${overrides[@]}" \
-    training.devices="$GPUS" training.nodes="$NODES" "$@"
+    compute.devices="$GPUS" compute.nodes="$NODES" "$@"

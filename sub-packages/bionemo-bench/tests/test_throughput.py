@@ -24,7 +24,7 @@ from bionemo.bench.throughput.report import markdown, write_report
 from bionemo.bench.throughput.settings import ThroughputBenchmark, described
 from bionemo.bench.throughput.sizes import SIZES
 from bionemo.bench.throughput.state_environment import DEFAULT, StateEnvironment
-from bionemo.scale.config.model import ScaleConfig
+from bionemo.scale.config.model import ModelConfig
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.screens.errors import InputError
 
@@ -275,8 +275,8 @@ def test_every_arm_is_there_and_has_a_driver():
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 def test_both_models_are_told_the_same_sizes(size):
-    model = ScaleConfig(**size.scale_model())
-    training = TrainingConfig(**size.scale_training(precision="bf16", threads=1, devices=1))
+    model = ModelConfig(**size.scale_model())
+    training = TrainingConfig(**size.scale_training())
     told = dict(item.split("=", 1) for item in size.state_config(data="d", workers=3, consecutive=True))
     backbone = "model.kwargs.transformer_backbone_kwargs."
     assert int(told["model.kwargs.hidden_dim"]) == model.hidden_size

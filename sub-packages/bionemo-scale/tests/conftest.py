@@ -1,6 +1,6 @@
 """One process that Megatron takes for a whole group, tiny models, and a run on disk made without NeMo."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import anndata as ad
@@ -12,7 +12,8 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
 from scipy import sparse
 
-from bionemo.scale.config.model import ScaleConfig
+from bionemo.scale.config.compute import ComputeConfig
+from bionemo.scale.config.model import ModelConfig
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.data.condition import Condition
 from bionemo.scale.data.vocabulary import Vocabulary
@@ -59,8 +60,8 @@ def groups():
 
 
 @pytest.fixture(scope="session")
-def config() -> ScaleConfig:
-    return ScaleConfig(
+def config() -> ModelConfig:
+    return ModelConfig(
         hidden_size=16,
         num_layers=2,
         num_attention_heads=4,
@@ -68,7 +69,6 @@ def config() -> ScaleConfig:
         ffn_hidden_size=32,
         gene_modules=4,
         gene_module_size=8,
-        layer_spec="local",
         # Stated here, so that tuning the defaults moves no test.
         source="mixed",
         source_control_share=0.8,
@@ -90,6 +90,11 @@ def config() -> ScaleConfig:
 
 
 @pytest.fixture(scope="session")
+def compute() -> ComputeConfig:
+    return ComputeConfig(device="cpu", layer_spec="local")
+
+
+@pytest.fixture(scope="session")
 def vocabulary() -> Vocabulary:
     return Vocabulary(
         genes=GENES,
@@ -103,12 +108,13 @@ def vocabulary() -> Vocabulary:
 
 
 @pytest.fixture(scope="session")
-def build(groups, config, vocabulary):
+def build(groups, config, compute, vocabulary):
     """Make a model with some settings changed; `awake` gives what starts at zero a value, as training would."""
 
     def make(*, awake: bool = True, seed: int = 0, names: Vocabulary = vocabulary, **changes) -> ScaleModel:
         torch.manual_seed(seed)
-        model = ScaleModel(replace(config, **changes), names)
+        computed = {name: changes.pop(name) for name in set(changes) & {field.name for field in fields(compute)}}
+        model = ScaleModel(replace(config, **changes), replace(compute, **computed), names)
         if awake:
             with torch.no_grad():
                 for parameter in model.parameters():
@@ -175,11 +181,12 @@ def written(screen, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def record(config, vocabulary) -> RunRecord:
+def record(config, compute, vocabulary) -> RunRecord:
     """What a training run on the screen would leave as run.json."""
     return RunRecord(
         model=config.to_dict(),
         vocabulary=vocabulary.to_dict(),
+        compute=compute.to_dict(),
         training=TrainingConfig(max_steps=100, sets_per_batch=4, cells_per_set=8).to_dict(),
         global_batch=4,
         store={

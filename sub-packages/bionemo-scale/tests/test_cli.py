@@ -97,7 +97,7 @@ def test_an_archive_and_a_table_of_its_cells_make_a_store(written, failed, tmp_p
 
 def test_a_place_given_twice_to_pretrain_is_refused(failed, tmp_path):
     where = ("--store", tmp_path / "s", "--split", tmp_path / "s.toml", "--out", tmp_path / "run")
-    assert "'out=other'" in failed("pretrain", *where, "out=other")
+    assert "no setting 'out'" in failed("pretrain", *where, "out=other")
 
 
 def test_an_unknown_part_is_refused_by_the_command_line(tmp_path):
@@ -138,5 +138,5 @@ def test_a_wrong_setting_of_pretrain_is_one_line_in_a_process_of_its_own(tmp_pat
         check=False,
     )
     assert ran.returncode == 2
-    assert ran.stderr.splitlines() == ["error: training.max_steps takes int, not 'many'."]
+    assert ran.stderr.splitlines() == ["error: training.max_steps takes a whole number, not 'many'."]
     assert not (tmp_path / "run").exists()

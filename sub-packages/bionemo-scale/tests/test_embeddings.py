@@ -1,13 +1,15 @@
 """Files of perturbation embeddings, and the names a store and its split teach a model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from bionemo.cellsets import CellStore, prepare
+from bionemo.scale.config.presets import MODELS
 from bionemo.scale.data.embeddings import Embeddings
 from bionemo.scale.data.training_vocabulary import training_vocabulary
-from bionemo.scale.nemo.overrides import configured
 from bionemo.screens import Split
 from bionemo.screens.errors import InputError
 
@@ -72,8 +74,7 @@ def store(tmp_path_factory):
 
 
 def model(**changes):
-    settings = [f"model.{name}={value}" for name, value in changes.items()]
-    return configured("scale_tiny", ["store=a", "split=b", "out=c", *settings]).keywords["model"]
+    return replace(MODELS["scale_tiny"], **changes)
 
 
 SPLIT = Split.from_dict({"zeroshot": {}, "fewshot": {"A": {"test": ["SOX2", "MYC+TP53"]}}})

@@ -28,7 +28,7 @@ def test_the_count_is_what_torch_counts(build, sets, changes, monkeypatch):
     # Torch counts attention where it is made of products; the fused kernel of a CPU it does not know.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model(**batch)["loss"].backward()
-    assert training_flops(model.scale, 20, sets=3, cells=18) == counter.get_total_flops()
+    assert training_flops(model.scale, model.compute, 20, sets=3, cells=18) == counter.get_total_flops()
 
 
 def test_the_peak_is_of_the_device_that_is_there():

@@ -62,8 +62,8 @@ def test_the_count_head_learns_what_it_is_trained_on(counting, counted):
     assert silent == []
 
 
-def test_drawn_cells_have_their_rates_mean_and_variance(config, vocabulary):
-    rates = CountRates(config, vocabulary, columns=64)
+def test_drawn_cells_have_their_rates_mean_and_variance(config, compute, vocabulary):
+    rates = CountRates(config, compute, vocabulary, columns=64)
     with torch.no_grad():
         rates.log_inverse_dispersion.fill_(np.log(2.0))
     cells, library, rate = 20_000, 50.0, 8.0

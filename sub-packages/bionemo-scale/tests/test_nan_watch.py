@@ -9,9 +9,9 @@ from bionemo.scale.training.module import ScaleModule
 
 
 @pytest.fixture
-def module(build, config, vocabulary) -> ScaleModule:
+def module(build, config, compute, vocabulary) -> ScaleModule:
     training = TrainingConfig(max_steps=100, sets_per_batch=4, cells_per_set=8)
-    module = ScaleModule(config, vocabulary, {}, training)
+    module = ScaleModule(config, compute, vocabulary, {}, training)
     module.module = build()
     return module
 

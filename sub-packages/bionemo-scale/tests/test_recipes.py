@@ -3,49 +3,50 @@
 import pytest
 import torch
 
+from bionemo.scale.config.agreement import check_agreement
+from bionemo.scale.config.compute import Precision
 from bionemo.scale.config.model import Source
-from bionemo.scale.config.training import Precision, TrainingConfig
+from bionemo.scale.config.overrides import chosen, overridden
+from bionemo.scale.config.presets import FINETUNING, PRETRAINING
+from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.model.scale_model import ScaleModel
-from bionemo.scale.nemo.finetune import FINETUNES
-from bionemo.scale.nemo.overrides import configured
-from bionemo.scale.nemo.pretrain import RECIPES
-from bionemo.scale.training.pretrain import pretrain
 from bionemo.screens.errors import InputError
 
-WHERE = ["store=some/store", "split=split.toml", "out=runs/a run=1"]
+TINY = PRETRAINING["scale_tiny"]
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_every_recipe_can_be_built(recipe):
-    task = configured(recipe, WHERE)
-    assert task.func is pretrain
-    assert task.keywords["store"] == "some/store"
-    assert task.keywords["out"] == "runs/a run=1"
+@pytest.mark.parametrize("recipe", PRETRAINING)
+def test_the_sections_of_every_recipe_agree(recipe):
+    check_agreement(**overridden(PRETRAINING[recipe], []))
 
 
 def test_overrides_change_what_they_name_and_nothing_else():
-    plain = configured("scale_tiny", WHERE).keywords
-    changed = configured(
-        "scale_tiny",
+    changed = overridden(
+        TINY,
         [
-            *WHERE,
             *("model.hidden_size=128", "model.source=control", "model.start_fraction=1"),
-            *("model.transfer=true", "model.gate=0.5", "training.separator=none", "embeddings=a/file.npz"),
-            *("training.max_steps=50", "training.learning_rate=3e-4", "training.precision=bf16"),
+            *("model.transfer=true", "model.gate=0.5", "training.separator=none"),
+            *("training.max_steps=50", "training.learning_rate=3e-4", "compute.precision=bf16"),
         ],
-    ).keywords
+    )
     assert changed["model"].hidden_size == 128
     assert changed["model"].source is Source.CONTROL
     assert changed["model"].start_fraction == 1
     assert (changed["model"].transfer, changed["model"].gate) == (True, 0.5)
-    assert (changed["training"].separator, changed["embeddings"]) == ("none", "a/file.npz")
+    assert changed["training"].separator == "none"
     assert changed["training"].max_steps == 50
     assert changed["training"].learning_rate == 3e-4
-    assert changed["training"].precision is Precision.BF16
-    assert changed["model"].num_layers == plain["model"].num_layers
-    assert changed["training"].sets_per_batch == plain["training"].sets_per_batch
-    assert configured("scale_tiny", WHERE).keywords == plain
+    assert changed["compute"].precision is Precision.BF16
+    assert changed["model"].num_layers == TINY["model"].num_layers
+    assert changed["training"].sets_per_batch == TINY["training"].sets_per_batch
+    assert overridden(TINY, []) == TINY
+    assert overridden(TINY, ["model.gate=0.5", "model.gate=none"]) == TINY
+
+
+def test_a_size_is_chosen_by_name_and_changed():
+    model = overridden(TINY, ["model.num_layers=3", "model=scale_small"])["model"]
+    assert (model.hidden_size, model.num_layers) == (128, 3)
 
 
 @pytest.mark.parametrize(
@@ -55,21 +56,23 @@ def test_overrides_change_what_they_name_and_nothing_else():
         ("model.hiden_size=3", "no setting 'model.hiden_size' .*did you mean 'model.hidden_size'"),
         ("max_steps=3", "no setting 'max_steps' .*did you mean 'training.max_steps'"),
         ("model=3", "no setting 'model'"),
-        ("xyz=3", "no setting 'xyz': there are store, split, out, model.*"),
+        ("xyz=3", "no setting 'xyz': there are model.*, compute.*, training.*"),
         ("training.max_steps", "is not of the form key=value"),
-        ("training.max_steps=many", "training.max_steps takes int, not 'many'"),
-        ("training.max_steps=1.5", "training.max_steps takes int, not '1.5'"),
-        ("training.learning_rate=fast", "training.learning_rate takes float, not 'fast'"),
-        ("model.source=noise", "source='noise' is not one of control, gaussian, mixed"),
-        ("model.gate=much", "model.gate takes .*float.*, not 'much'"),
-        ("model.gate=1.5", "gate=1.5 is outside"),
-        ("training.precision=fp8", "precision='fp8' is not one of fp32, bf16"),
-        ("model.num_attention_heads=3", "num_query_groups=2 does not divide num_attention_heads=3"),
+        ("training.max_steps=many", "training.max_steps takes a whole number, not 'many'"),
+        ("training.max_steps=1.5", "training.max_steps takes a whole number, not '1.5'"),
+        ("training.learning_rate=fast", "training.learning_rate takes a number, not 'fast'"),
+        ("model.source=noise", "model.source takes one of control, gaussian, mixed, not 'noise'"),
+        ("model.transfer=maybe", "model.transfer takes true or false, not 'maybe'"),
+        ("model.gate=much", "model.gate takes a number, not 'much'"),
+        ("model.gate=1.5", "model.gate=1.5 is outside"),
+        ("training.precision=bf16", "no setting 'training.precision' .*did you mean 'compute.precision'"),
+        ("compute.precision=fp8", "compute.precision takes one of fp32, bf16, not 'fp8'"),
+        ("model.num_attention_heads=3", "model.num_query_groups=2 does not divide num_attention_heads=3"),
     ],
 )
 def test_a_wrong_override_is_one_sentence(override, message):
     with pytest.raises(InputError, match=message) as refused:
-        configured("scale_tiny", [*WHERE, override])
+        overridden(TINY, [override])
     assert "\n" not in str(refused.value)
 
 
@@ -81,25 +84,23 @@ def test_the_weights_of_a_size_are_near_its_name(groups, recipe, millions):
         target_sum=1e4,
     )  # fmt: skip
     with torch.device("meta"):
-        model = ScaleModel(configured(recipe, WHERE).keywords["model"], names)
+        model = ScaleModel(PRETRAINING[recipe]["model"], PRETRAINING[recipe]["compute"], names)
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.05)
 
 
 def test_an_unknown_recipe_offers_the_nearest():
     with pytest.raises(InputError, match=r"no recipe 'scale_tny' .*did you mean 'scale_tiny'"):
-        configured("scale_tny", WHERE)
+        chosen("scale_tny", PRETRAINING)
 
 
-def test_finetuning_takes_how_the_model_is_computed_and_the_gate():
-    places = ("start=run", "store=store", "split=split.toml", "out=tuned")
-    given = ("model.tensor_parallel=2", "model.sequence_parallel=true", "model.gate=0.5")
-    placement = configured("full", [*places, *given], FINETUNES).keywords["model"]
-    assert (placement.tensor_parallel, placement.sequence_parallel, placement.gate) == (2, True, 0.5)
-    assert placement.settings()["gate"] == 0.5
+def test_finetuning_takes_how_the_model_is_computed_and_the_gate_but_not_what_it_is():
+    given = ("compute.tensor_parallel=2", "compute.sequence_parallel=true", "compute.compile=true", "tuning.gate=0.5")
+    changed = overridden(FINETUNING["full"], given)
+    assert (changed["compute"].tensor_parallel, changed["compute"].compile, changed["tuning"].gate) == (2, True, 0.5)
     # Not given, the gate stays that of the run.
-    assert "gate" not in configured("full", places, FINETUNES).keywords["model"].settings()
+    assert overridden(FINETUNING["full"], [])["tuning"].gate is None
     with pytest.raises(InputError, match=r"no setting 'model\.hidden_size'"):
-        configured("full", [*places, "model.hidden_size=32"], FINETUNES)
+        overridden(FINETUNING["full"], ["model.hidden_size=32"])
 
 
 def test_when_checkpoints_are_written_beside_the_training():

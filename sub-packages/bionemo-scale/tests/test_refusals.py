@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from bionemo.scale.config.compute import ComputeConfig
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.training import checks as refusals
 from bionemo.scale.training.checks import check_data, check_settings
@@ -15,13 +16,18 @@ from bionemo.screens.errors import InputError
 
 @pytest.fixture
 def training() -> TrainingConfig:
-    return TrainingConfig(max_steps=100, sets_per_batch=4, cells_per_set=8, precision="bf16")
+    return TrainingConfig(max_steps=100, sets_per_batch=4, cells_per_set=8)
+
+
+@pytest.fixture
+def bf16() -> ComputeConfig:
+    return ComputeConfig(precision="bf16")
 
 
 @pytest.fixture
 def wide(config):
     """A model whose widths FP8 takes."""
-    return replace(config, hidden_size=64, gene_module_size=16, ffn_hidden_size=128, layer_spec="auto")
+    return replace(config, hidden_size=64, gene_module_size=32, ffn_hidden_size=128)
 
 
 @pytest.fixture
@@ -39,87 +45,79 @@ def chip(monkeypatch):
     return make
 
 
-def test_processes_that_tensor_parallelism_does_not_divide_are_refused_with_sizes_that_would(config, training):
-    with pytest.raises(InputError, match=r"does not divide the 3 processes .*: 1 would, or a multiple of 2 processes"):
-        check_settings(replace(config, tensor_parallel=2), replace(training, devices=3))
-    check_settings(replace(config, tensor_parallel=2), replace(training, devices=4))
-
-
-def test_tasks_that_slurm_started_in_another_number_are_refused(config, training, monkeypatch):
+def test_tasks_that_slurm_started_in_another_number_are_refused(config, bf16, training, monkeypatch):
     for name, value in {"SLURM_NTASKS": "16", "SLURM_JOB_NAME": "scale", "SLURM_STEP_ID": "0"}.items():
         monkeypatch.setenv(name, value)
-    check_settings(config, replace(training, devices=8, nodes=2))
-    with pytest.raises(
-        InputError, match=r"starts 16 tasks, and training\.devices=8 x training\.nodes=1 asks for 8: set"
-    ):
-        check_settings(config, replace(training, devices=8))
+    check_settings(config, replace(bf16, devices=8, nodes=2), training)
+    with pytest.raises(InputError, match=r"starts 16 tasks, and compute\.devices=8 x compute\.nodes=1 asks for 8: set"):
+        check_settings(config, replace(bf16, devices=8), training)
     monkeypatch.setenv("SLURM_JOB_NAME", "my-interactive")
     with pytest.raises(InputError, match=r"does not use the 16 tasks .*'my-interactive': give it another --job-name"):
-        check_settings(config, replace(training, devices=8, nodes=2))
+        check_settings(config, replace(bf16, devices=8, nodes=2), training)
 
 
-def test_a_width_that_tensor_parallelism_does_not_divide_is_refused_with_sizes_that_would(config):
-    with pytest.raises(
-        InputError, match=r"num_query_groups=2: 1, 2 would divide all sizes, or make num_query_groups a"
-    ):
-        replace(config, tensor_parallel=4)
-
-
-def test_weights_and_biases_without_its_package_is_refused(config, training, monkeypatch):
+def test_weights_and_biases_without_its_package_is_refused(config, bf16, training, monkeypatch):
     monkeypatch.setattr(refusals.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="wandb_project=screens needs the package wandb: pip install wandb"):
-        check_settings(config, replace(training, wandb_project="screens"))
+        check_settings(config, bf16, replace(training, wandb_project="screens"))
 
 
-def test_sets_that_sequence_parallelism_does_not_divide_are_refused_with_sizes_that_would(config, training):
-    split = replace(config, tensor_parallel=2, sequence_parallel=True)
-    check_settings(split, replace(training, devices=2))
+def test_sets_that_sequence_parallelism_does_not_divide_are_refused_with_sizes_that_would(config, bf16, training):
+    split = replace(bf16, devices=2, tensor_parallel=2, sequence_parallel=True)
+    check_settings(config, split, training)
     with pytest.raises(
-        InputError, match=r"cells_per_set=7 to be a multiple of model\.tensor_parallel=2: 6 or 8 would do"
+        InputError, match=r"cells_per_set=7 to be a multiple of compute\.tensor_parallel=2: 6 or 8 would do"
     ):
-        check_settings(split, replace(training, devices=2, cells_per_set=7))
+        check_settings(config, split, replace(training, cells_per_set=7))
+
+
+def test_a_gpu_that_is_not_there_is_refused(config, training):
+    with pytest.raises(InputError, match=r"compute\.device=cuda needs a GPU, and this machine shows none"):
+        check_settings(config, ComputeConfig(device="cuda"), training)
 
 
 @pytest.mark.parametrize(
     ("capability", "fp8", "changes", "message"),
     [
-        ((9, 0), "delayed", {"precision": "fp32"}, r"goes with training\.precision=bf16, not fp32"),
-        ((8, 0), "delayed", {}, r"needs compute capability 8\.9, which a GPU has not: use model\.fp8=none"),
+        ((9, 0), "delayed", {"precision": "fp32"}, r"goes with compute\.precision=bf16, not fp32"),
+        ((8, 0), "delayed", {}, r"needs compute capability 8\.9, which a GPU has not: use compute\.fp8=none"),
         ((9, 0), "mxfp8", {}, r"needs compute capability 10\.0"),
         ((9, 0), "current", {"sets_per_batch": 1, "cells_per_set": 9}, r"is 9: 8 and 16 would do"),
         ((9, 0), "delayed", {"devices": 9}, r"devices=9 is more than the 8 GPUs"),
-        ((10, 0), "mxfp8", {}, r"multiples of 32, and model\.gene_module_size is 16: 0 and 32 would do"),
+        ((10, 0), "mxfp8", {"cells_per_set": 9}, r"multiples of 32, and .* on each rank is 36: 32 and 64 would do"),
     ],
 )
-def test_fp8_that_cannot_run_is_refused(wide, training, chip, capability, fp8, changes, message):
+def test_fp8_that_cannot_run_is_refused(wide, bf16, training, chip, capability, fp8, changes, message):
     chip(*capability)
+    sizes = {name: value for name, value in changes.items() if hasattr(training, name)}
+    computed = {name: value for name, value in changes.items() if name not in sizes}
     with pytest.raises(InputError, match=message):
-        check_settings(replace(wide, fp8=fp8), replace(training, **changes))
+        check_settings(wide, replace(bf16, fp8=fp8, **computed), replace(training, **sizes))
 
 
 @pytest.mark.parametrize("fp8", ["delayed", "current"])
-def test_fp8_that_can_run_is_not(wide, training, chip, fp8):
+def test_fp8_that_can_run_is_not(wide, bf16, training, chip, fp8):
     chip(9, 0)
-    check_settings(replace(wide, fp8=fp8), training)
+    check_settings(wide, replace(bf16, fp8=fp8), training)
 
 
-def test_fp8_with_keys_too_narrow_for_it_is_refused(wide, training, chip):
+def test_fp8_with_keys_too_narrow_for_it_is_refused(wide, bf16, training, chip):
     chip(9, 0)
-    narrow = replace(wide, fp8="current", num_attention_heads=16, num_query_groups=1)
+    narrow = replace(wide, num_attention_heads=16, num_query_groups=1)
     with pytest.raises(
         InputError, match=r"keys and values that goes with model\.hidden_size on each rank is 8: 0 and 16"
     ):
-        check_settings(narrow, training)
+        check_settings(narrow, replace(bf16, fp8="current"), training)
 
 
-def test_fp8_without_transformer_engine_is_refused(wide, training, monkeypatch):
+def test_fp8_without_transformer_engine_is_refused(wide, bf16, training, monkeypatch):
     monkeypatch.setattr(refusals, "transformer_engine_works", lambda: False)
-    with pytest.raises(InputError, match=r"fp8=delayed needs a GPU, a working transformer-engine"):
-        check_settings(replace(wide, fp8="delayed"), training)
-    with pytest.raises(InputError, match="fp8='e4m3' is not one of none, delayed, current, mxfp8"):
-        replace(wide, fp8="e4m3")
-    with pytest.raises(InputError, match="recompute and fp8=delayed do not go together"):
-        replace(wide, fp8="delayed", recompute=True)
+    with pytest.raises(InputError, match=r"fp8=delayed needs a GPU and a working transformer-engine"):
+        check_settings(wide, replace(bf16, fp8="delayed"), training)
+    with pytest.raises(
+        InputError, match=r"fp8=delayed needs compute\.layer_spec=auto or transformer_engine, not local"
+    ):
+        check_settings(wide, replace(bf16, fp8="delayed", layer_spec="local"), training)
 
 
 def test_fewer_sets_than_ranks_are_refused(training):

@@ -24,18 +24,8 @@ def begun(run) -> RunDirectory:
 
 def test_a_record_is_read_as_it_was_written(run, record, config, vocabulary):
     assert run.read().model_config() == config
-    assert run.read().model_config(tensor_parallel=2).tensor_parallel == 2
     assert run.read().model_vocabulary() == vocabulary
     assert run.read().store == record.store
-
-
-def test_a_sequence_parallel_run_is_read_by_one_process(record, tmp_path):
-    run = RunDirectory(tmp_path / "split")
-    spread = {"tensor_parallel": 2, "sequence_parallel": True, "compile": True}
-    run.start(replace(record, model={**record.model, **spread}), write=True)
-    assert run.read().model_config().sequence_parallel
-    alone = run.read().model_config(tensor_parallel=1)
-    assert (alone.sequence_parallel, alone.compile) == (False, False)
 
 
 def test_the_same_settings_go_on(begun, record):
@@ -52,8 +42,8 @@ def test_only_the_first_rank_writes(record, tmp_path):
 @pytest.mark.parametrize(
     ("section", "changes"),
     [
-        ("training", {"max_steps": 9999, "devices": 2, "checkpoint_every": 7, "log_every": 1}),
-        ("model", {"tensor_parallel": 2, "layer_spec": "auto"}),
+        ("training", {"max_steps": 9999, "sets_per_batch": 2, "checkpoint_every": 7, "log_every": 1}),
+        ("compute", {"devices": 2, "tensor_parallel": 2, "layer_spec": "auto", "matmul_precision": "medium"}),
     ],
 )
 def test_what_does_not_change_the_answer_may_differ(begun, record, section, changes):
@@ -139,8 +129,8 @@ def test_the_best_checkpoint_is_remembered(run):
         (lambda text: text[: len(text) // 2], "is damaged"),
         (lambda text: "", "is damaged"),
         (lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "model"}), "is damaged .*model"),
-        (lambda text: text.replace('"format": 3', '"format": 99'), "is not of format 3"),
-        (lambda text: "[]", "is not of format 3"),
+        (lambda text: text.replace('"format": 4', '"format": 99'), "is not of format 4"),
+        (lambda text: "[]", "is not of format 4"),
     ],
     ids=["cut", "empty", "no model", "another format", "a list"],
 )

@@ -191,12 +191,13 @@ class Measuring:
 
     def _scale_request(self, arm: Arm) -> dict[str, Any]:
         sizes, benchmark = self._benchmark.sizes, self._benchmark
-        training = sizes.scale_training(precision=arm.precision, threads=benchmark.threads, devices=benchmark.gpus)
+        compute = {"precision": arm.precision, "threads": benchmark.threads, "devices": benchmark.gpus}
         return {
             "store": self.data.store,
             "split": self.data.split,
             "model": sizes.scale_model(),
-            "training_settings": training | {"upload_counts": benchmark.device == "cuda"},
+            "compute": compute | {"matmul_precision": "medium", "upload_counts": benchmark.device == "cuda"},
+            "training_settings": sizes.scale_training(),
         }
 
     def _state_request(self, arm: Arm) -> dict[str, Any]:

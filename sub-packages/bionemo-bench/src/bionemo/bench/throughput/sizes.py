@@ -60,8 +60,8 @@ class Size:
         width = max(1, round(self.hidden / _MODULES / self.heads)) * self.heads
         return {**self.blocks(), "gene_modules": _MODULES, "gene_module_size": width, "transfer": False, **more}
 
-    def scale_training(self, *, precision: str, threads: int, devices: int) -> dict[str, Any]:
-        """Return SCALE's training settings: STATE's optimizer, clipping and products of float32."""
+    def scale_training(self) -> dict[str, Any]:
+        """Return SCALE's training settings: STATE's optimizer and clipping."""
         never = 10**9
         return {
             "max_steps": never,
@@ -71,10 +71,6 @@ class Size:
             "warmup_steps": 1,
             "weight_decay": 0.0,
             "clip_gradient": _CLIP,
-            "precision": precision,
-            "matmul_precision": "medium",
-            "threads": threads,
-            "devices": devices,
             "validate_every": never,
             "checkpoint_every": never,
             "log_every": 50,

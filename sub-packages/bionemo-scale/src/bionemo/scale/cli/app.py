@@ -178,20 +178,25 @@ def pretrain(
     embeddings: Annotated[
         Path | None, typer.Option(help="Parquet or npz file of vectors of the perturbations, by name.")
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only check the settings: neither files nor a GPU have to be there.")
+    ] = False,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. training.devices=2.")
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. compute.devices=2.")
     ] = None,
 ) -> None:
     """Train a model, or go on with a run that was interrupted."""
-    for override in overrides or []:
-        key = override.partition("=")[0]
-        if key in ("store", "split", "out", "embeddings"):
-            raise InputError(f"{override!r} is among the settings, and --{key} says it already: leave one out.")
-    from bionemo.scale.nemo.overrides import configured
+    from bionemo.scale.config.agreement import check_agreement
+    from bionemo.scale.config.overrides import chosen, overridden
+    from bionemo.scale.config.presets import PRETRAINING
 
-    given = {"store": store, "split": split, "out": out, "embeddings": embeddings}
-    paths = [f"{name}={path}" for name, path in given.items() if path is not None]
-    configured(recipe, [*paths, *(overrides or [])])()
+    settings = overridden(chosen(recipe, PRETRAINING), overrides or [])
+    check_agreement(**settings)
+    if check:
+        return
+    from bionemo.scale.training.pretrain import pretrain as run
+
+    run(store, split, out, **settings, embeddings=embeddings)
 
 
 @app.command(
@@ -209,21 +214,23 @@ def finetune(
     embeddings: Annotated[
         Path | None, typer.Option(help="For a model with embeddings: their file, the new perturbations added.")
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only check the settings: neither files nor a GPU have to be there.")
+    ] = False,
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. training.max_steps=200.")
     ] = None,
 ) -> None:
     """Train a trained model further on new data, contexts and perturbations."""
-    for override in overrides or []:
-        key = override.partition("=")[0]
-        if key in ("start", "store", "split", "out", "embeddings"):
-            raise InputError(f"{override!r} is among the settings, and an option says it already: leave one out.")
-    from bionemo.scale.nemo.finetune import FINETUNES
-    from bionemo.scale.nemo.overrides import configured
+    from bionemo.scale.config.overrides import chosen, overridden
+    from bionemo.scale.config.presets import FINETUNING
 
-    given = {"start": start, "store": store, "split": split, "out": out, "embeddings": embeddings}
-    paths = [f"{name}={path}" for name, path in given.items() if path is not None]
-    configured(recipe, [*paths, *(overrides or [])], FINETUNES)()
+    settings = overridden(chosen(recipe, FINETUNING), overrides or [])
+    if check:
+        return
+    from bionemo.scale.finetuning.finetune import finetune as run
+
+    run(start, store, split, out, **settings, embeddings=embeddings)
 
 
 @app.command(
@@ -236,18 +243,21 @@ def profile(
     recipe: Annotated[str, typer.Option(help="Model and training settings.")] = "scale_tiny",
     steps: Annotated[int, typer.Option(min=1, help="Training steps to profile, after three to warm up.")] = 5,
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. training.devices=2.")
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. compute.devices=2.")
     ] = None,
 ) -> None:
     """Say where the time of a training step goes: a table, and a trace for Perfetto."""
     if out.exists():
         raise InputError(f"--out {out} exists: name a directory that does not.")
-    from bionemo.scale.nemo.overrides import configured
+    from bionemo.scale.config.overrides import chosen, overridden
+    from bionemo.scale.config.presets import PRETRAINING
 
     # One step more than is profiled, so that writing the last checkpoint is no part of it.
     lengths = [f"training.max_steps={steps + 4}", "training.warmup_steps=1", f"training.profile_steps={steps}"]
-    where = [f"store={store}", f"split={split}", f"out={out}"]
-    configured(recipe, [*where, *(overrides or []), *lengths])()
+    settings = overridden(chosen(recipe, PRETRAINING), [*(overrides or []), *lengths])
+    from bionemo.scale.training.pretrain import pretrain as run
+
+    run(store, split, out, **settings)
     typer.echo((out / "profile" / "table.txt").read_text())
     typer.echo(f"trace: {out / 'profile' / 'trace.json'}")
 

@@ -1,14 +1,10 @@
 """What defines a SCALE model: its sizes, its transport and its losses."""
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
 
-import torch
-import torch.nn.functional as F
-from megatron.core.transformer.transformer_config import TransformerConfig
-
+from bionemo.scale.config.checking import check_fields
 from bionemo.screens.errors import InputError
 
 GENE_MULTIPLE = 64
@@ -74,35 +70,8 @@ class Head(StrEnum):
     NEGATIVE_BINOMIAL = "negative_binomial"
 
 
-class Fp8(StrEnum):
-    """How the products of the blocks are scaled to 8 bits: by past maxima, by the tensor's own, or in blocks of 32."""
-
-    NONE = "none"
-    DELAYED = "delayed"
-    CURRENT = "current"
-    MXFP8 = "mxfp8"
-
-
-_FP8_RECIPES = {Fp8.DELAYED: "delayed", Fp8.CURRENT: "tensorwise", Fp8.MXFP8: "mxfp8"}
-"""Megatron's names."""
-
-
-_CHOICES = {
-    "source": Source,
-    "pairing": Pairing,
-    "prediction": Prediction,
-    "condition_pooling": ConditionPooling,
-    "perturbation_tokens": PerturbationTokens,
-    "head": Head,
-    "set_loss": SetLoss,
-    "fp8": Fp8,
-}
-CHOICES = tuple(_CHOICES.values())
-"""Every enumeration that a field takes a name of."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class ScaleConfig:
+class ModelConfig:
     """Sizes and choices of one SCALE model.
 
     The genes, contexts and perturbations it is built for come from the data: see
@@ -163,24 +132,8 @@ class ScaleConfig:
     likelihood_weight: float = 1.0
     """Weight of the negative log-likelihood of counts, for the head that has one."""
 
-    tensor_parallel: int = 1
-    sequence_parallel: bool = False
-    """Split the members of a set over the tensor-parallel ranks wherever their projections are not."""
-    layer_spec: str = "auto"
-    """``local`` (torch), ``transformer_engine``, or ``auto``: Transformer Engine where it works."""
-    fp8: Fp8 = Fp8.NONE
-    """8-bit products in the blocks; needs Transformer Engine, a chip that has them, and ``training.precision=bf16``."""
-    recompute: bool = False
-    """Compute the inside of a block again in the backward pass instead of keeping it: less memory, more time."""
-    compile: bool = False
-    """Compile each block (torch.compile): minutes at the start, less time a step where small operations dominate."""
-
     def __post_init__(self):
-        for name, kind in _CHOICES.items():
-            try:
-                object.__setattr__(self, name, kind(getattr(self, name)))
-            except ValueError:
-                raise InputError(f"{name}={getattr(self, name)!r} is not one of {', '.join(kind)}.") from None
+        check_fields(self)
         for name in ("source_control_share", "start_fraction", "context_dropout", "token_dropout", "gene_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name}={getattr(self, name)} is outside [0, 1].")
@@ -197,15 +150,6 @@ class ScaleConfig:
             raise InputError(f"transfer=true moves control cells, which head={self.head} does not: set transfer=false.")
         if self.gate is not None and not (self.transfer and 0 <= self.gate <= 1):
             raise InputError(f"gate={self.gate} is outside [0, 1], or given without transfer=true: leave it out.")
-        if self.layer_spec not in ("auto", "local", "transformer_engine"):
-            raise InputError(f"layer_spec={self.layer_spec!r} is not one of auto, local, transformer_engine.")
-        for field in fields(self):
-            if field.type is float and not 0 <= getattr(self, field.name) < math.inf:
-                raise InputError(f"{field.name}={getattr(self, field.name)} must be a number of 0 or more.")
-            if field.type is int and getattr(self, field.name) < 1:
-                raise InputError(f"{field.name}={getattr(self, field.name)} must be at least 1.")
-        if self.recompute and self.fp8 is not Fp8.NONE:
-            raise InputError(f"recompute and fp8={self.fp8} do not go together: leave one out.")
         if self.num_attention_heads % self.num_query_groups:
             raise InputError(
                 f"num_query_groups={self.num_query_groups} does not divide "
@@ -216,34 +160,9 @@ class ScaleConfig:
                 raise InputError(
                     f"num_attention_heads={self.num_attention_heads} does not divide {name}={getattr(self, name)}."
                 )
-        for name, size in self._split_sizes().items():
-            if size % self.tensor_parallel:
-                fitting = ", ".join(str(n) for n in range(1, size + 1) if self.widest_split % n == 0)
-                raise InputError(
-                    f"tensor_parallel={self.tensor_parallel} does not divide {name}={size}: {fitting} would divide all "
-                    f"sizes, or make {name} a multiple of {self.tensor_parallel}."
-                )
 
-        self._check_sequence_parallel()
-
-    def _check_sequence_parallel(self) -> None:
-        if not self.sequence_parallel:
-            return
-        if self.tensor_parallel == 1:
-            raise InputError(
-                "sequence_parallel=true splits over tensor-parallel ranks, and tensor_parallel is 1: raise it, or set "
-                "sequence_parallel=false."
-            )
-        if self.gene_modules % self.tensor_parallel:
-            below = self.gene_modules // self.tensor_parallel * self.tensor_parallel
-            fitting = " or ".join(str(n) for n in (below, below + self.tensor_parallel) if n)
-            raise InputError(
-                f"sequence_parallel=true needs gene_modules={self.gene_modules} to be a multiple of "
-                f"tensor_parallel={self.tensor_parallel}: {fitting} would do."
-            )
-
-    def _split_sizes(self) -> dict[str, int]:
-        """What is divided over tensor-parallel ranks."""
+    def split_sizes(self) -> dict[str, int]:
+        """Name every size that tensor parallelism divides over its ranks."""
         return {
             "num_attention_heads": self.num_attention_heads,
             "num_query_groups": self.num_query_groups,
@@ -256,49 +175,7 @@ class ScaleConfig:
     @property
     def widest_split(self) -> int:
         """The largest tensor parallel size that divides everything; its divisors do as well."""
-        return math.gcd(*self._split_sizes().values())
-
-    def transformer(
-        self, width: int | None = None, layers: int | None = None, *, in_blocks: bool = False
-    ) -> TransformerConfig:
-        """Megatron's configuration of LLaMA blocks: RMSNorm, SwiGLU, grouped-query attention, no bias, no dropout.
-
-        Parameters
-        ----------
-        width
-            Width of the blocks; the latent width where not given. The feed-forward width keeps its ratio to it.
-        layers
-            Number of blocks; ``num_layers`` where not given.
-        in_blocks
-            For the layers inside of blocks, between which ``sequence_parallel`` splits the members.
-        """
-        width = width or self.hidden_size
-        on_cpu = not torch.cuda.is_available()
-        fp8: dict[str, Any] = {}
-        if self.fp8 is not Fp8.NONE:
-            fp8 = dict(fp8="hybrid", fp8_recipe=_FP8_RECIPES[self.fp8])
-        return TransformerConfig(
-            num_layers=layers or self.num_layers,
-            hidden_size=width,
-            ffn_hidden_size=self.feed_forward(width),
-            num_attention_heads=self.num_attention_heads,
-            num_query_groups=self.num_query_groups,
-            normalization="RMSNorm",
-            gated_linear_unit=True,
-            activation_func=_packed_silu if on_cpu else F.silu,
-            add_bias_linear=False,
-            hidden_dropout=0.0,
-            attention_dropout=0.0,
-            tensor_model_parallel_size=self.tensor_parallel,
-            sequence_parallel=in_blocks and self.sequence_parallel,
-            use_cpu_initialization=on_cpu,
-            # Fused kernels that need apex or a GPU, and that the local layers do without.
-            masked_softmax_fusion=False,
-            persist_layer_norm=False,
-            apply_rope_fusion=False,
-            gradient_accumulation_fusion=False,
-            **fp8,
-        )
+        return math.gcd(*self.split_sizes().values())
 
     def feed_forward(self, width: int) -> int:
         """Feed-forward width of blocks of that width: the same ratio for all."""
@@ -309,18 +186,5 @@ class ScaleConfig:
         return min(cells, math.ceil(self.reconstruction_share * cells / 8) * 8)
 
     def to_dict(self) -> dict:
-        """JSON-ready fields."""
+        """Return the fields, ready for JSON."""
         return asdict(self)
-
-
-def projects_plainly(config: ScaleConfig, genes: int) -> bool:
-    """Whether latents are projected to G columns, and not to the next multiple of ``GENE_MULTIPLE``.
-
-    They are where the weights lie whole in a process and G is a multiple of 8, which a GPU is fast with.
-    """
-    return config.tensor_parallel == 1 and genes % 8 == 0
-
-
-def _packed_silu(x: torch.Tensor) -> torch.Tensor:
-    """SiLU of half a gated layer: a CPU takes several times as long for narrow rows that do not lie side by side."""
-    return F.silu(x.contiguous())

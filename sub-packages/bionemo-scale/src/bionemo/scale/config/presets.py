@@ -1,15 +1,28 @@
-"""Model sizes, as configurations that recipes start from: ``model=scale_small`` on nemo-run's command line."""
+"""Named settings that commands start from: sizes of models, and how a model of each size is trained."""
 
-import nemo_run as run
+from collections.abc import Mapping
+from typing import Any
 
-from bionemo.scale.config.model import ScaleConfig
+from bionemo.scale.config.compute import ComputeConfig
+from bionemo.scale.config.model import ModelConfig, Pairing
+from bionemo.scale.config.training import TrainingConfig
+from bionemo.scale.config.tuning import TuningConfig
 
+Recipe = Mapping[str, Any]
+"""Name of a section of settings (``model``, ``compute``, ``training``, ...) -> its configuration."""
 
-@run.cli.factory
-def scale_tiny() -> run.Config[ScaleConfig]:
-    """For one CPU and a few minutes: tutorials, tests, panels of a few hundred genes."""
-    return run.Config(
-        ScaleConfig,
+_LARGE = dict(
+    hidden_size=1024,
+    num_attention_heads=16,
+    num_query_groups=4,
+    ffn_hidden_size=3072,
+    gene_modules=32,
+    gene_module_size=128,
+    # An assignment on the CPU in every step, which sets of this size feel.
+    pairing=Pairing.NONE,
+)
+MODELS: dict[str, ModelConfig] = {
+    "scale_tiny": ModelConfig(
         hidden_size=64,
         num_layers=2,
         num_attention_heads=4,
@@ -17,14 +30,8 @@ def scale_tiny() -> run.Config[ScaleConfig]:
         ffn_hidden_size=192,
         gene_modules=8,
         gene_module_size=32,
-    )
-
-
-@run.cli.factory
-def scale_small() -> run.Config[ScaleConfig]:
-    """About 3 million weights for 2,000 genes: a screen of thousands of cells, on two CPU cores or one small GPU."""
-    return run.Config(
-        ScaleConfig,
+    ),
+    "scale_small": ModelConfig(
         hidden_size=128,
         num_layers=3,
         num_attention_heads=4,
@@ -32,34 +39,60 @@ def scale_small() -> run.Config[ScaleConfig]:
         ffn_hidden_size=384,
         gene_modules=8,
         gene_module_size=64,
-    )
+    ),
+    "scale_184m": ModelConfig(num_layers=8, **_LARGE),
+    "scale_280m": ModelConfig(num_layers=13, **_LARGE),
+}
+"""Sizes that ``model=NAME`` chooses."""
+ABOUT = {
+    "scale_tiny": "For one CPU and a few minutes: tutorials, tests, panels of a few hundred genes.",
+    "scale_small": "About 3 million weights for 2,000 genes: a screen of thousands of cells, on two CPU cores or one "
+    "small GPU.",
+    "scale_184m": "The smaller published size, about 184 million weights for 2,000 genes.",
+    "scale_280m": "The larger published size, about 280 million weights for 2,000 genes.",
+    "full": "All weights move.",
+    "frozen_encoder": "All weights move but those of the cell encoder: latents keep their meaning.",
+    "low_rank": "Adapters of low rank beside attention and feed-forward layers move, and the tokens of new names.",
+}
+"""A line about each recipe."""
+# Not tuned.
+_LARGE_TRAINING = TrainingConfig(
+    max_steps=50_000,
+    sets_per_batch=16,
+    cells_per_set=256,
+    learning_rate=3e-4,
+    warmup_steps=1_000,
+    weight_decay=0.05,
+    average_decay=0.999,
+    checkpoint_every=1_000,
+    validate_every=1_000,
+)
+_BF16 = dict(precision="bf16")
 
 
-@run.cli.factory
-def scale_184m() -> run.Config[ScaleConfig]:
-    """The smaller published size, about 184 million weights for 2,000 genes."""
-    return _large(num_layers=8)
+def _pretraining(model: str, training: TrainingConfig, **compute: Any) -> Recipe:
+    return {"model": MODELS[model], "compute": ComputeConfig(**compute), "training": training}
 
 
-@run.cli.factory
-def scale_280m() -> run.Config[ScaleConfig]:
-    """The larger published size, about 280 million weights for 2,000 genes."""
-    return _large(num_layers=13)
+def _finetuning(learning_rate: float, **tuning: Any) -> Recipe:
+    training = TrainingConfig(max_steps=400, sets_per_batch=16, cells_per_set=32, learning_rate=learning_rate)
+    return {"training": training, "compute": ComputeConfig(), "tuning": TuningConfig(**tuning)}
 
 
-def _large(num_layers: int) -> run.Config[ScaleConfig]:
-    return run.Config(
-        ScaleConfig,
-        hidden_size=1024,
-        num_layers=num_layers,
-        num_attention_heads=16,
-        num_query_groups=4,
-        ffn_hidden_size=3072,
-        gene_modules=32,
-        gene_module_size=128,
-        # An assignment on the CPU in every step, which sets of this size feel.
-        pairing="none",
-    )
-
-
-MODELS = {model.__name__: model for model in (scale_tiny, scale_small, scale_184m, scale_280m)}
+PRETRAINING: dict[str, Recipe] = {
+    "scale_tiny": _pretraining(
+        "scale_tiny", TrainingConfig(max_steps=800, sets_per_batch=16, cells_per_set=32, learning_rate=2e-3)
+    ),
+    "scale_small": _pretraining(
+        "scale_small", TrainingConfig(max_steps=600, sets_per_batch=16, cells_per_set=32), threads=2
+    ),
+    "scale_184m": _pretraining("scale_184m", _LARGE_TRAINING, **_BF16),
+    "scale_280m": _pretraining("scale_280m", _LARGE_TRAINING, **_BF16),
+}
+"""How a model of each size is trained from nothing."""
+FINETUNING: dict[str, Recipe] = {
+    "full": _finetuning(5e-4),
+    "frozen_encoder": _finetuning(5e-4, freeze_encoder=True),
+    "low_rank": _finetuning(2e-3, method="low_rank"),
+}
+"""How a trained model is trained further, by the weights that move; the model is that of the run it starts from."""

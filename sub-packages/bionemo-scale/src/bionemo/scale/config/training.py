@@ -1,22 +1,35 @@
-"""How a model is trained: batches, steps, optimizer, devices."""
+"""How a model is trained: batches, steps, optimizer, checkpoints."""
 
-import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 
+from bionemo.scale.config.checking import check_fields
 from bionemo.screens.errors import InputError
 
 
-class Precision(StrEnum):
-    """Arithmetic of the forward and backward pass; parameters and optimizer state are float32 in both."""
+class AsyncSave(StrEnum):
+    """Whether another process writes checkpoints while training goes on; ``auto`` is on where there is a GPU."""
 
-    FP32 = "fp32"
-    BF16 = "bf16"
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
 
 
-MATMUL_PRECISIONS = ("highest", "high", "medium")
-"""Torch's names."""
-ASYNC_SAVES = ("auto", "on", "off")
+MAY_CHANGE = frozenset(
+    {
+        *(
+            "max_steps",
+            "sets_per_batch",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "validate_every",
+            "validation_batches",
+        ),
+        *("patience", "log_every", "profile_steps", "wandb_project", "async_save"),
+    }
+)
+"""Settings that may differ between a run and its continuation: with the others as they were, the sets of a step stay
+the same cells, as long as ``sets_per_batch`` times the data-parallel ranks does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,20 +50,9 @@ class TrainingConfig:
     """Largest norm of the whole gradient."""
     average_decay: float = 0.0
     """Decay of the moving average of weights that predictions are made with; 0 for the weights themselves."""
-    precision: Precision = Precision.FP32
-    matmul_precision: str = "highest"
-    """Products of float32 tensors: ``highest``, or ``high`` or ``medium``, which round their factors where the machine
-    is faster with that (TF32 on a GPU; bf16 on a CPU that multiplies it)."""
-    devices: int = 1
-    """Processes on each node: a GPU each, or CPU processes where there is no GPU."""
-    nodes: int = 1
-    threads: int = 1
-    """CPU threads of a process, where there is no GPU. Small models gain nothing from a second one."""
-    upload_counts: bool = False
-    """Upload cells as the store keeps them and make them dense on the GPU, beside the computation. Same numbers."""
     seed: int = 0
     checkpoint_every: int = 100
-    async_save: str = "auto"
+    async_save: AsyncSave = AsyncSave.AUTO
     """Write checkpoints in another process while training goes on: ``on``, ``off``, or ``auto``, which is on where
     there is a GPU. What is written is a copy of that step's weights."""
     keep_checkpoints: int = 1
@@ -70,23 +72,7 @@ class TrainingConfig:
     that must not be taken apart."""
 
     def __post_init__(self):
-        try:
-            object.__setattr__(self, "precision", Precision(self.precision))
-        except ValueError:
-            raise InputError(f"precision={self.precision!r} is not one of {', '.join(Precision)}.") from None
-        if self.matmul_precision not in MATMUL_PRECISIONS:
-            raise InputError(
-                f"matmul_precision={self.matmul_precision!r} is not one of {', '.join(MATMUL_PRECISIONS)}."
-            )
-        if self.async_save not in ASYNC_SAVES:
-            raise InputError(f"async_save={self.async_save!r} is not one of {', '.join(ASYNC_SAVES)}.")
-        for field in fields(self):
-            least = 0 if field.name in ("warmup_steps", "seed", "patience", "profile_steps") else 1
-            if field.type is int and getattr(self, field.name) < least:
-                raise InputError(f"{field.name}={getattr(self, field.name)} must be at least {least}.")
-        for field in fields(self):
-            if field.type is float and not 0 <= getattr(self, field.name) < math.inf:
-                raise InputError(f"{field.name}={getattr(self, field.name)} must be a number of 0 or more.")
+        check_fields(self, may_be_zero=("warmup_steps", "seed", "patience", "profile_steps"))
         if self.average_decay >= 1:
             raise InputError(f"average_decay={self.average_decay} must be below 1.")
         if self.warmup_steps >= self.max_steps:
@@ -99,19 +85,14 @@ class TrainingConfig:
         """What joins the parts of a label; empty where labels must not be taken apart."""
         return "" if self.separator == "none" else self.separator
 
-    @property
-    def world_size(self) -> int:
-        """Processes of the whole run."""
-        return self.devices * self.nodes
-
     def saves_beside(self, on_gpu: bool) -> bool:
         """Whether checkpoints are written beside the training."""
-        return self.async_save == "on" or (self.async_save == "auto" and on_gpu)
+        return self.async_save is AsyncSave.ON or (self.async_save is AsyncSave.AUTO and on_gpu)
 
     def is_over(self, step: int, best: int) -> bool:
         """Whether a run whose best validation was that of step ``best`` has waited long enough at ``step``."""
         return bool(self.patience) and step - best >= self.patience * self.validate_every
 
     def to_dict(self) -> dict:
-        """JSON-ready fields."""
+        """Return the fields, ready for JSON."""
         return asdict(self)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from bionemo.cellsets import CellStore
-from bionemo.scale.config.model import PerturbationTokens, ScaleConfig
+from bionemo.scale.config.model import ModelConfig, PerturbationTokens
 from bionemo.scale.data.embeddings import Embeddings
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.screens import Split
@@ -14,7 +14,7 @@ from bionemo.screens.labels import Treatment, parse_labels
 
 
 def training_vocabulary(
-    store: CellStore, split: Split, model: ScaleConfig, separator: str = "+", embeddings: Embeddings | None = None
+    store: CellStore, split: Split, model: ModelConfig, separator: str = "+", embeddings: Embeddings | None = None
 ) -> Vocabulary:
     """Names that the training part of a store can teach a model.
 
@@ -74,7 +74,7 @@ def _doses(treatments: list[Treatment]) -> dict:
     return {"dose_unit": units[0], "log_dose": (float(logs.mean()), float(logs.std()) or 1.0)}
 
 
-def _embedded(model: ScaleConfig, names: tuple[str, ...], embeddings: Embeddings | None) -> dict:
+def _embedded(model: ModelConfig, names: tuple[str, ...], embeddings: Embeddings | None) -> dict:
     if model.perturbation_tokens is PerturbationTokens.LEARNED:
         if embeddings is not None:
             raise InputError(

@@ -10,13 +10,15 @@ import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_only
 from megatron.core import parallel_state
 
+from bionemo.scale.config.compute import ComputeConfig
 from bionemo.scale.config.training import TrainingConfig
+from bionemo.scale.config.tuning import TuningConfig
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.errors import Stopped
 from bionemo.scale.finetuning.names import extended_vocabulary
 from bionemo.scale.finetuning.weights import EMBEDDING, joined_embeddings, known_rows, take_over
 from bionemo.scale.model.scale_model import ScaleModel
-from bionemo.scale.model.tuning import Placement, TuningConfig, tune
+from bionemo.scale.model.tuning import tune
 from bionemo.scale.model.weight_average import WeightAverage
 from bionemo.scale.runs.directory import RunDirectory, RunRecord
 from bionemo.scale.runs.load import find_checkpoint, load_model
@@ -31,14 +33,14 @@ _log = logging.getLogger("bionemo.scale")
 
 
 def finetune(
-    start: str,
-    store: str,
-    split: str,
-    out: str,
+    start: str | Path,
+    store: str | Path,
+    split: str | Path,
+    out: str | Path,
+    compute: ComputeConfig,
     training: TrainingConfig,
     tuning: TuningConfig,
-    model: Placement,
-    embeddings: str | None = None,
+    embeddings: str | Path | None = None,
 ) -> None:
     """Train further what ``pretrain`` or ``finetune`` has trained, and leave a run like any other in ``out``.
 
@@ -54,12 +56,10 @@ def finetune(
         TOML file of held-out conditions of the new data.
     out
         Directory of the run to make.
-    training
-        How to train.
+    compute, training
+        How to compute, and how to train, the model of the run that it starts from.
     tuning
         Which weights move.
-    model
-        How the model is computed; what it is, the run says that it starts from.
     embeddings
         For a model that was trained with embeddings: a file with the same vectors, and those of new perturbations.
 
@@ -72,8 +72,10 @@ def finetune(
     if source.path.resolve() == Path(out).resolve():
         raise InputError(f"--out {out} is the run that finetuning starts from: name another directory.")
     before = source.read()
-    config = before.model_config(**model.settings())
-    opened = open_training(store, split, config, training, embeddings)
+    config = before.model_config()
+    if tuning.gate is not None:
+        config = replace(config, gate=tuning.gate)
+    opened = open_training(store, split, config, compute, training, embeddings)
     old, shown = before.model_vocabulary(), opened.vocabulary
     vocabulary = extended_vocabulary(old, shown)
     run = RunDirectory(Path(out))
@@ -111,7 +113,7 @@ def _write_start(
 ) -> None:
     """Write the weights that training starts from, in this process alone."""
     ours = not dist.is_initialized()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if ComputeConfig(**record.compute).on_gpu else "cpu")
     trained, step = load_model(source, device, chosen)
     try:
         made = _starting_model(trained, record, fitted, shown)
@@ -138,7 +140,7 @@ def _starting_model(
         fitted[EMBEDDING] = joined_embeddings(trained.vocabulary, old, vocabulary, fitted[EMBEDDING])
     made = []
     for _ in range(2 if record.training["average_decay"] else 1):
-        model = ScaleModel(replace(trained.scale, layer_spec=record.model["layer_spec"]), vocabulary).to(device)
+        model = ScaleModel(record.model_config(), trained.compute, vocabulary).to(device)
         take_over(trained, model, fitted, shown)
         if (gate := record.model["gate"]) is not None:
             model.gate.fill_(gate)

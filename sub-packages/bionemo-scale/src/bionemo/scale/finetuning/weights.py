@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import torch
 
-from bionemo.scale.config.model import PerturbationTokens, ScaleConfig
+from bionemo.scale.config.model import ModelConfig, PerturbationTokens
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.model.low_rank import DOSE, TABLES
 from bionemo.scale.model.scale_model import ScaleModel
@@ -28,7 +28,7 @@ TRANSFER_ROWS = {"effect": "transfer_rows", "elsewhere": "transfer_rows", "commo
 """Tables of the transfer -> the names of their rows; the last row is for any other name."""
 
 
-def known_rows(old: Vocabulary, config: ScaleConfig) -> dict[str, int]:
+def known_rows(old: Vocabulary, config: ModelConfig) -> dict[str, int]:
     """Rows of each table that a trained model has filled, and whether it takes doses; see :class:`LowRank`."""
     rows = {field: len(getattr(old, field)) for field in TABLES}
     if config.perturbation_tokens is PerturbationTokens.EMBEDDING:

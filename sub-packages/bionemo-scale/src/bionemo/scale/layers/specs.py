@@ -9,6 +9,7 @@ from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import nn
 
+from bionemo.scale.config.compute import ComputeConfig, LayerKind
 from bionemo.scale.layers.attention import SetAttention
 from bionemo.scale.layers.linear import ColumnParallelLinear, RowParallelLinear
 from bionemo.screens.errors import InputError
@@ -58,19 +59,21 @@ def transformer_engine_works() -> bool:
     return True
 
 
-def layer_spec(name: str) -> LayerSpec:
-    """Resolve ``local``, ``transformer_engine`` or ``auto``.
+def layer_spec(compute: ComputeConfig) -> LayerSpec:
+    """Choose the layers: torch's on a CPU, Transformer Engine's on a GPU where they are asked for or work.
 
     Raises
     ------
     InputError
         ``transformer_engine`` was asked for by name and does not work here.
     """
-    if name == "transformer_engine" and not transformer_engine_works():
+    works = compute.on_gpu and transformer_engine_works()
+    if compute.layer_spec is LayerKind.TRANSFORMER_ENGINE and not works:
         raise InputError(
-            "layer_spec='transformer_engine' needs a GPU and a working transformer-engine: use layer_spec=local here."
+            "compute.layer_spec=transformer_engine needs a GPU and a working transformer-engine: use "
+            "compute.layer_spec=local here."
         )
-    if name == "local" or not transformer_engine_works():
+    if compute.layer_spec is LayerKind.LOCAL or not works:
         return LayerSpec(column_linear=ColumnParallelLinear, row_linear=RowParallelLinear, norm=torch_norm)
     from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TENorm, TERowParallelLinear
 

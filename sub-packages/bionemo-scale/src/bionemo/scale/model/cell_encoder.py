@@ -9,25 +9,29 @@ import torch
 import torch.nn.functional as F
 from megatron.core.transformer.module import MegatronModule
 
-from bionemo.scale.config.model import ScaleConfig
+from bionemo.scale.config.compute import ComputeConfig
+from bionemo.scale.config.model import ModelConfig
 from bionemo.scale.layers.linear import ColumnParallelLinear, RowParallelLinear
 from bionemo.scale.layers.specs import LayerSpec
+from bionemo.scale.layers.transformer import transformer_config
 from bionemo.scale.model.blocks import LlamaStack
 
 
 class GeneModuleEncoder(MegatronModule):
     """Within a cell: project G genes to M tokens of width d, let a LLaMA block attend over them, join them to D."""
 
-    def __init__(self, config: ScaleConfig, spec: LayerSpec, n_genes: int):
-        modules = config.transformer(config.gene_module_size, config.encoder_layers)
+    def __init__(self, config: ModelConfig, compute: ComputeConfig, spec: LayerSpec, n_genes: int):
+        modules = transformer_config(config, compute, width=config.gene_module_size, layers=config.encoder_layers)
         super().__init__(config=modules)
         self.shape = (config.gene_modules, config.gene_module_size)
         joined = config.gene_modules * config.gene_module_size
         linear: dict[str, Any] = dict(config=modules, init_method=modules.init_method, bias=False)
         self.project = ColumnParallelLinear(n_genes, joined, gather_output=True, **linear)
         self.module_embedding = torch.nn.Parameter(torch.empty(self.shape).normal_(std=0.02))
-        blocks = config.transformer(config.gene_module_size, config.encoder_layers, in_blocks=True)
-        self.blocks = LlamaStack(blocks, spec, conditioned=False, recompute=config.recompute, compiled=config.compile)
+        blocks = transformer_config(
+            config, compute, width=config.gene_module_size, layers=config.encoder_layers, in_blocks=True
+        )
+        self.blocks = LlamaStack(blocks, spec, conditioned=False, recompute=compute.recompute, compiled=compute.compile)
         self.join = RowParallelLinear(
             joined, config.hidden_size, input_is_parallel=False, skip_bias_add=False, **linear
         )
@@ -55,8 +59,8 @@ class DeepSets(MegatronModule):
     ``phi`` is a linear layer and SiLU, ``rho`` a linear layer that starts at zero.
     """
 
-    def __init__(self, config: ScaleConfig):
-        transformer = config.transformer()
+    def __init__(self, config: ModelConfig, compute: ComputeConfig):
+        transformer = transformer_config(config, compute)
         super().__init__(config=transformer)
         width = config.hidden_size
         phi: dict[str, Any] = dict(config=transformer, bias=False, init_method=transformer.init_method)
@@ -79,10 +83,10 @@ class DeepSets(MegatronModule):
 class CellEncoder(MegatronModule):
     """Both levels: log1p expression of a set to its latents."""
 
-    def __init__(self, config: ScaleConfig, spec: LayerSpec, n_genes: int):
-        super().__init__(config=config.transformer())
-        self.within_cell = GeneModuleEncoder(config, spec, n_genes)
-        self.across_cells = DeepSets(config) if config.deep_sets else None
+    def __init__(self, config: ModelConfig, compute: ComputeConfig, spec: LayerSpec, n_genes: int):
+        super().__init__(config=transformer_config(config, compute))
+        self.within_cell = GeneModuleEncoder(config, compute, spec, n_genes)
+        self.across_cells = DeepSets(config, compute) if config.deep_sets else None
 
     def forward(self, x_BSG: torch.Tensor, mask_BS: torch.Tensor, trained: int | None = None) -> torch.Tensor:
         """Encode.

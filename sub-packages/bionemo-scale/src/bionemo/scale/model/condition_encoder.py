@@ -10,10 +10,12 @@ import torch
 from megatron.core.transformer.module import MegatronModule
 from torch import nn
 
-from bionemo.scale.config.model import ConditionPooling, PerturbationTokens, ScaleConfig
+from bionemo.scale.config.compute import ComputeConfig
+from bionemo.scale.config.model import ConditionPooling, ModelConfig, PerturbationTokens
 from bionemo.scale.data.condition import Condition
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.layers.linear import ColumnParallelLinear
+from bionemo.scale.layers.transformer import transformer_config
 
 
 class PerturbationEncoder(MegatronModule):
@@ -25,8 +27,8 @@ class PerturbationEncoder(MegatronModule):
 
     embedding: torch.Tensor
 
-    def __init__(self, config: ScaleConfig, vocabulary: Vocabulary):
-        transformer = config.transformer()
+    def __init__(self, config: ModelConfig, compute: ComputeConfig, vocabulary: Vocabulary):
+        transformer = transformer_config(config, compute)
         super().__init__(config=transformer)
         self.kind = config.perturbation_tokens
         # The control label needs no embedding: its token is learned whatever the kind.
@@ -76,12 +78,12 @@ class ConditionEncoder(MegatronModule):
     token the same weight.
     """
 
-    def __init__(self, config: ScaleConfig, vocabulary: Vocabulary):
-        super().__init__(config=config.transformer())
+    def __init__(self, config: ModelConfig, compute: ComputeConfig, vocabulary: Vocabulary):
+        super().__init__(config=transformer_config(config, compute))
         width = config.hidden_size
         self.by_attention = config.condition_pooling is ConditionPooling.SEED_ATTENTION
         seeds = config.condition_seeds if self.by_attention else 1
-        self.perturbation = PerturbationEncoder(config, vocabulary)
+        self.perturbation = PerturbationEncoder(config, compute, vocabulary)
         # An empty table cannot be stored; one row stands in for it and is never looked up.
         self.context = nn.Embedding(max(len(vocabulary.contexts), 1), width)
         self.batch = nn.Embedding(max(len(vocabulary.batches), 1), width)

@@ -15,11 +15,13 @@ from megatron.core.tensor_parallel.mappings import (
 from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.module import MegatronModule
 
-from bionemo.scale.config.model import GENE_MULTIPLE, Head, ScaleConfig, projects_plainly
+from bionemo.scale.config.compute import ComputeConfig
+from bionemo.scale.config.model import GENE_MULTIPLE, Head, ModelConfig
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.flow.likelihood import negative_binomial_loss
 from bionemo.scale.layers.linear import ColumnParallelLinear, product
 from bionemo.scale.layers.specs import LayerSpec
+from bionemo.scale.layers.transformer import projects_plainly, transformer_config
 
 
 class GeneProjection(ColumnParallelLinear):
@@ -52,13 +54,13 @@ class GeneProjection(ColumnParallelLinear):
 class Decoder(MegatronModule):
     """A SwiGLU layer and a projection to genes, ``h(z)``, each cell on its own."""
 
-    def __init__(self, config: ScaleConfig, spec: LayerSpec, vocabulary: Vocabulary):
-        transformer = config.transformer()
+    def __init__(self, config: ModelConfig, compute: ComputeConfig, spec: LayerSpec, vocabulary: Vocabulary):
+        transformer = transformer_config(config, compute)
         super().__init__(config=transformer)
         self.head, self.n_genes = config.head, len(vocabulary.genes)
         # log1p(target_sum) is what a cell would show that spent all its counts on one gene.
         self.ceiling = math.log1p(vocabulary.target_sum) if vocabulary.kind == "counts" else math.inf
-        block = config.transformer(in_blocks=True)
+        block = transformer_config(config, compute, in_blocks=True)
         self.sequence_parallel = block.sequence_parallel
         self.norm = spec.norm(config=block, hidden_size=config.hidden_size, eps=block.layernorm_epsilon)
         self.mlp = MLP(block, spec.mlp, ffn_hidden_size=config.ffn_hidden_size)
@@ -66,8 +68,8 @@ class Decoder(MegatronModule):
         # The columns beyond G are dropped.
         columns = math.ceil(self.n_genes / GENE_MULTIPLE) * GENE_MULTIPLE
         self.to_genes = GeneProjection(config.hidden_size, columns, bias=True, gather_output=True, **to_genes)
-        self.to_genes.keep(self.n_genes, plain=projects_plainly(config, self.n_genes))
-        self.rates = CountRates(config, vocabulary, columns) if self.head is Head.NEGATIVE_BINOMIAL else None
+        self.to_genes.keep(self.n_genes, plain=projects_plainly(compute, self.n_genes))
+        self.rates = CountRates(config, compute, vocabulary, columns) if self.head is Head.NEGATIVE_BINOMIAL else None
 
     def trunk(self, z_BSD: torch.Tensor) -> torch.Tensor:
         """What all projections to genes start from, [B, S, D]."""
@@ -123,8 +125,8 @@ def within(moved: torch.Tensor, ceiling: float) -> torch.Tensor:
 class CountRates(MegatronModule):
     """Rates of a negative binomial for each gene, and one dispersion a gene for all cells (as in scVI)."""
 
-    def __init__(self, config: ScaleConfig, vocabulary: Vocabulary, columns: int):
-        transformer = config.transformer()
+    def __init__(self, config: ModelConfig, compute: ComputeConfig, vocabulary: Vocabulary, columns: int):
+        transformer = transformer_config(config, compute)
         super().__init__(config=transformer)
         self.n_genes, self.target_sum = len(vocabulary.genes), vocabulary.target_sum
         to_rates: dict[str, Any] = dict(config=transformer, init_method=transformer.init_method)

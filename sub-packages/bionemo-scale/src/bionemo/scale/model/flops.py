@@ -10,7 +10,9 @@ Shapes: B sets, S cells, G genes, M gene modules of width d, D latent, K seeds.
 import math
 from collections.abc import Iterator
 
-from bionemo.scale.config.model import GENE_MULTIPLE, ConditionPooling, Head, ScaleConfig, SetLoss, projects_plainly
+from bionemo.scale.config.compute import ComputeConfig
+from bionemo.scale.config.model import GENE_MULTIPLE, ConditionPooling, Head, ModelConfig, SetLoss
+from bionemo.scale.layers.transformer import projects_plainly
 
 CONDITION_TOKENS = 3
 """Perturbation, context and batch."""
@@ -38,31 +40,32 @@ def peak_flops(device: str) -> float | None:
     return next((peak for name, peak in _PEAK_BF16.items() if name in device), None)
 
 
-def training_flops(config: ScaleConfig, genes: int, sets: int, cells: int) -> int:
+def training_flops(config: ModelConfig, compute: ComputeConfig, genes: int, sets: int, cells: int) -> int:
     """Operations of the forward and backward pass over one batch, on all tensor-parallel ranks together.
 
     Parameters
     ----------
-    config
-        The model.
+    config, compute
+        The model, and how it is computed.
     genes
         G.
     sets, cells
         B and S, padding included.
     """
-    return sum(2 * rows * inner * columns * times for rows, inner, columns, times in _step(config, genes, sets, cells))
+    products = _step(config, compute, genes, sets, cells)
+    return sum(2 * rows * inner * columns * times for rows, inner, columns, times in products)
 
 
-def _step(config: ScaleConfig, genes: int, sets: int, cells: int) -> Iterator[Product]:
+def _step(config: ModelConfig, compute: ComputeConfig, genes: int, sets: int, cells: int) -> Iterator[Product]:
     """Products of ``ScaleModel.forward`` and its gradients, in its order."""
     width, members = config.hidden_size, sets * cells
     trained = sets * config.reconstructed_cells(cells)
-    plain, columns = projects_plainly(config, genes), math.ceil(genes / GENE_MULTIPLE) * GENE_MULTIPLE
-    yield from _encode(config, genes, 2 * sets, 2 * members, 2 * trained)
+    plain, columns = projects_plainly(compute, genes), math.ceil(genes / GENE_MULTIPLE) * GENE_MULTIPLE
+    yield from _encode(config, compute, genes, 2 * sets, 2 * members, 2 * trained)
     yield from _feed_forward(config, 2 * trained, width)
     yield 2 * trained, width, genes if plain else columns, BOTH_GRADIENTS
     yield from _condition(config, sets)
-    yield from _transport(config, sets, cells)
+    yield from _transport(config, compute, sets, cells)
     trunk = _feed_forward(config, members, width)
     decode = [*trunk, (members, width, genes if plain else columns, BOTH_GRADIENTS)]
     if config.set_loss is not SetLoss.NONE:
@@ -82,7 +85,9 @@ def _step(config: ScaleConfig, genes: int, sets: int, cells: int) -> Iterator[Pr
             yield rows, width, columns, BOTH_GRADIENTS
 
 
-def _encode(config: ScaleConfig, genes: int, sets: int, members: int, trained: int) -> Iterator[Product]:
+def _encode(
+    config: ModelConfig, compute: ComputeConfig, genes: int, sets: int, members: int, trained: int
+) -> Iterator[Product]:
     modules, size, width = config.gene_modules, config.gene_module_size, config.hidden_size
     if trained < members:
         yield members, genes, modules * size, FORWARD
@@ -90,7 +95,7 @@ def _encode(config: ScaleConfig, genes: int, sets: int, members: int, trained: i
         for rows, inner, columns, _ in _blocks(config, rest * modules, modules, size, config.encoder_layers):
             yield rows, inner, columns, FORWARD
         yield rest, modules * size, width, FORWARD
-    yield trained, genes, modules * size, _of_what_is_given(config)
+    yield trained, genes, modules * size, _of_what_is_given(compute)
     yield from _blocks(config, trained * modules, modules, size, config.encoder_layers)
     yield trained, modules * size, width, BOTH_GRADIENTS
     if config.deep_sets:
@@ -98,7 +103,7 @@ def _encode(config: ScaleConfig, genes: int, sets: int, members: int, trained: i
         yield sets, width, width, BOTH_GRADIENTS  # rho, of a set's summary
 
 
-def _condition(config: ScaleConfig, sets: int) -> Iterator[Product]:
+def _condition(config: ModelConfig, sets: int) -> Iterator[Product]:
     width, attention = config.hidden_size, config.condition_pooling is ConditionPooling.SEED_ATTENTION
     seeds = config.condition_seeds if attention else 1
     if attention:
@@ -109,9 +114,9 @@ def _condition(config: ScaleConfig, sets: int) -> Iterator[Product]:
     yield sets, seeds * width, width, BOTH_GRADIENTS
 
 
-def _transport(config: ScaleConfig, sets: int, cells: int) -> Iterator[Product]:
+def _transport(config: ModelConfig, compute: ComputeConfig, sets: int, cells: int) -> Iterator[Product]:
     width, members = config.hidden_size, sets * cells
-    given = _of_what_is_given(config)
+    given = _of_what_is_given(compute)
     yield sets, 2 * (width // 2), width, ONE_GRADIENT  # of the times, which have no gradient
     yield sets, width, width, BOTH_GRADIENTS
     yield members, 2 * width, width, given  # of latents, which have no gradient here
@@ -120,7 +125,7 @@ def _transport(config: ScaleConfig, sets: int, cells: int) -> Iterator[Product]:
     yield members, width, width, BOTH_GRADIENTS
 
 
-def _blocks(config: ScaleConfig, rows: int, attended: int, width: int, layers: int) -> Iterator[Product]:
+def _blocks(config: ModelConfig, rows: int, attended: int, width: int, layers: int) -> Iterator[Product]:
     """LLaMA blocks over ``rows`` members, each of which attends to ``attended``."""
     head = width // config.num_attention_heads
     for _ in range(layers):
@@ -131,11 +136,11 @@ def _blocks(config: ScaleConfig, rows: int, attended: int, width: int, layers: i
         yield from _feed_forward(config, rows, width)
 
 
-def _feed_forward(config: ScaleConfig, rows: int, width: int) -> list[Product]:
+def _feed_forward(config: ModelConfig, rows: int, width: int) -> list[Product]:
     inner = config.feed_forward(width)
     return [(rows, width, 2 * inner, BOTH_GRADIENTS), (rows, inner, width, BOTH_GRADIENTS)]
 
 
-def _of_what_is_given(config: ScaleConfig) -> int:
+def _of_what_is_given(compute: ComputeConfig) -> int:
     """For a layer whose input has no gradient; Megatron's, over several ranks, makes it all the same."""
-    return ONE_GRADIENT if config.tensor_parallel == 1 else BOTH_GRADIENTS
+    return ONE_GRADIENT if compute.tensor_parallel == 1 else BOTH_GRADIENTS

@@ -9,7 +9,8 @@ import torch
 from megatron.core.transformer.enums import ModelType
 from megatron.core.transformer.module import MegatronModule
 
-from bionemo.scale.config.model import Head, Pairing, Prediction, ScaleConfig, SetLoss, Source
+from bionemo.scale.config.compute import ComputeConfig
+from bionemo.scale.config.model import Head, ModelConfig, Pairing, Prediction, SetLoss, Source
 from bionemo.scale.data.condition import Condition
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.flow.endpoint import endpoint_loss, velocity_loss
@@ -21,6 +22,7 @@ from bionemo.scale.flow.set_loss import energy_distance, maximum_mean_discrepanc
 from bionemo.scale.flow.solver import solve
 from bionemo.scale.flow.source import source
 from bionemo.scale.layers.specs import layer_spec
+from bionemo.scale.layers.transformer import transformer_config
 from bionemo.scale.linear_start.start import Transfer, move_cells
 from bionemo.scale.model.cell_encoder import CellEncoder
 from bionemo.scale.model.condition_encoder import ConditionEncoder
@@ -38,19 +40,19 @@ class ScaleModel(MegatronModule):
     gene_mean: torch.Tensor
     gate: torch.Tensor
 
-    def __init__(self, config: ScaleConfig, vocabulary: Vocabulary):
-        super().__init__(config=config.transformer(in_blocks=True))
+    def __init__(self, config: ModelConfig, compute: ComputeConfig, vocabulary: Vocabulary):
+        super().__init__(config=transformer_config(config, compute, in_blocks=True))
         if config.head is Head.NEGATIVE_BINOMIAL and vocabulary.kind != "counts":
             raise InputError(f"head={config.head} needs counts, and the store holds log1p data: set head=residual.")
         self.model_type = ModelType.encoder_or_decoder
-        self.scale = config
+        self.scale, self.compute = config, compute
         self.vocabulary = vocabulary
-        spec = layer_spec(config.layer_spec)
-        self.encoder = CellEncoder(config, spec, len(vocabulary.genes))
-        self.condition_encoder = ConditionEncoder(config, vocabulary)
-        self.transport = EndpointTransport(config, spec)
+        spec = layer_spec(compute)
+        self.encoder = CellEncoder(config, compute, spec, len(vocabulary.genes))
+        self.condition_encoder = ConditionEncoder(config, compute, vocabulary)
+        self.transport = EndpointTransport(config, compute, spec)
         # Not `decoder`: Megatron takes an attribute of that name for a stack of transformer layers.
-        self.expression_decoder = Decoder(config, spec, vocabulary)
+        self.expression_decoder = Decoder(config, compute, spec, vocabulary)
         self.register_buffer("gene_mean", torch.zeros(len(vocabulary.genes)))
         self.transfer = Transfer(vocabulary) if config.transfer else None
         # How much of what the model adds is kept: in a model that starts from a transferred delta, validation decides.

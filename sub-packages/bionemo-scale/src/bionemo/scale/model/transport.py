@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from megatron.core.transformer.module import MegatronModule
 from torch import nn
 
-from bionemo.scale.config.model import Prediction, ScaleConfig
+from bionemo.scale.config.compute import ComputeConfig
+from bionemo.scale.config.model import ModelConfig, Prediction
 from bionemo.scale.layers.linear import ColumnParallelLinear
 from bionemo.scale.layers.specs import LayerSpec
+from bionemo.scale.layers.transformer import transformer_config
 from bionemo.scale.model.blocks import LlamaStack, Modulation
 
 
@@ -42,8 +44,8 @@ class EndpointTransport(MegatronModule):
     ``z_t + (1 - t) v_hat``.
     """
 
-    def __init__(self, config: ScaleConfig, spec: LayerSpec):
-        transformer = config.transformer()
+    def __init__(self, config: ModelConfig, compute: ComputeConfig, spec: LayerSpec):
+        transformer = transformer_config(config, compute)
         super().__init__(config=transformer)
         width = config.hidden_size
         self.prediction = config.prediction
@@ -52,11 +54,11 @@ class EndpointTransport(MegatronModule):
         enter: dict[str, Any] = linear | {"init_method": transformer.init_method}
         self.enter = ColumnParallelLinear(2 * width, width, **enter)
         self.blocks = LlamaStack(
-            config.transformer(in_blocks=True),
+            transformer_config(config, compute, in_blocks=True),
             spec,
             conditioned=True,
-            recompute=config.recompute,
-            compiled=config.compile,
+            recompute=compute.recompute,
+            compiled=compute.compile,
         )
         self.modulation = Modulation(transformer, parts=2)
         self.leave = ColumnParallelLinear(width, width, init_method=nn.init.zeros_, **linear)

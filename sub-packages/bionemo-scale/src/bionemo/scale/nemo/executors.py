@@ -15,7 +15,7 @@ import fiddle as fdl
 import nemo_run as run
 from nemo_run.cli.cli_parser import CLIException, parse_cli_args
 
-from bionemo.scale.nemo.overrides import nearest
+from bionemo.scale.config.overrides import nearest
 from bionemo.screens.errors import InputError
 
 _REQUEUE = """trap '[ $? -eq 143 ] && scontrol requeue "$SLURM_JOB_ID"' EXIT"""

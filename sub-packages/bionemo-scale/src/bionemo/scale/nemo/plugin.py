@@ -15,25 +15,14 @@ import typer
 from nemo_run.cli.api import RunContext
 from torchx.specs import AppState
 
+from bionemo.scale.config.overrides import nearest
 from bionemo.scale.errors import Stopped
-from bionemo.scale.finetuning import finetune as _finetuning
 from bionemo.scale.nemo.executors import check_places, configured_executor
-from bionemo.scale.nemo.finetune import FINETUNES
 from bionemo.scale.nemo.job import in_job
-from bionemo.scale.nemo.overrides import Recipes, built, nearest, overridden
-from bionemo.scale.nemo.pretrain import RECIPES
-from bionemo.scale.nemo.throughput import THROUGHPUTS
+from bionemo.scale.nemo.recipes import TASKS, configured
 from bionemo.scale.quiet import hush
-from bionemo.scale.training import pretrain as _training
-from bionemo.scale.training import timing as _measuring
 from bionemo.screens.errors import InputError
 
-TASKS: dict[Callable, Recipes] = {
-    _training.pretrain: RECIPES,
-    _finetuning.finetune: FINETUNES,
-    _measuring.throughput: THROUGHPUTS,
-}
-"""Recipes of each entry point."""
 PLACES = ("store", "split", "out", "embeddings", "start")
 """Arguments that are paths."""
 
@@ -79,6 +68,8 @@ class OneSentence(RunContext):
         """Apply ``key=value`` to the factory that was named."""
         recipes = TASKS[fn]
         if self.yaml:
+            if args:
+                raise InputError(f"--yaml says every setting, and {args[0]!r} is given beside it: change the file.")
             return super().parse_fn(fn, args, **default_kwargs)
         if not self.factory:
             raise InputError(f"no --factory is given: choose one of {', '.join(recipes)}.")
@@ -86,10 +77,9 @@ class OneSentence(RunContext):
             raise InputError(
                 f"no factory {self.factory!r}{nearest(self.factory, recipes)}; there are {', '.join(recipes)}."
             )
-        task = overridden(self.factory, args, recipes)
+        task = configured(fn, recipes[self.factory], args)
         if self.executor is not None:
             _spread(task, self.executor, given={arg.partition("=")[0] for arg in args})
-        built(task)
         return task
 
     def _execute_task(self, fn: Callable, task_args: list[str]) -> None:
@@ -129,17 +119,16 @@ def _spread(task: Any, executor: Any, given: set[str]) -> None:
     """Let a task use the processes that its executor starts."""
     if isinstance(executor, run.LocalExecutor) and executor.launcher is None:
         return  # one process, which starts the others itself
-    counts = {"training.devices": executor.nproc_per_node(), "training.nodes": executor.nnodes()}
+    counts = {"compute.devices": executor.nproc_per_node(), "compute.nodes": executor.nnodes()}
     for key, count in counts.items():
-        field = key.removeprefix("training.")
-        if key in given and getattr(task.training, field) != count:
+        field = key.removeprefix("compute.")
+        if key in given and getattr(task.compute, field) != count:
             raise InputError(
-                f"{key}={getattr(task.training, field)} and the executor's {count} contradict each other: leave {key} "
+                f"{key}={getattr(task.compute, field)} and the executor's {count} contradict each other: leave {key} "
                 f"out."
             )
-        setattr(task.training, field, count)
+        setattr(task.compute, field, count)
 
 
-pretrain = run.cli.entrypoint(namespace="scale", run_ctx_cls=OneSentence)(_training.pretrain)
-finetune = run.cli.entrypoint(namespace="scale", run_ctx_cls=OneSentence)(_finetuning.finetune)
-throughput = run.cli.entrypoint(namespace="scale", run_ctx_cls=OneSentence)(_measuring.throughput)
+for _task in TASKS:
+    run.cli.entrypoint(namespace="scale", run_ctx_cls=OneSentence)(_task)

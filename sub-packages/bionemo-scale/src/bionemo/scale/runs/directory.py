@@ -7,23 +7,13 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from bionemo.scale.config.model import ScaleConfig
+from bionemo.scale.config.model import ModelConfig
+from bionemo.scale.config.training import MAY_CHANGE
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.screens.errors import InputError
 
-FORMAT = 3
+FORMAT = 4
 PACKAGES = ("bionemo-scale", "bionemo-cellsets", "nemo-toolkit", "megatron-core", "torch")
-# What may differ between a run and its continuation. With `accumulate` kept, the sets of a step stay the same cells.
-_FREE = {
-    "model": {"tensor_parallel", "sequence_parallel", "layer_spec", "fp8", "recompute", "compile"},
-    "training": {
-        *("max_steps", "devices", "nodes", "threads", "upload_counts", "sets_per_batch"),
-        *("checkpoint_every", "keep_checkpoints", "validate_every", "validation_batches", "log_every"),
-        *("patience", "profile_steps", "wandb_project", "precision", "async_save"),
-    },
-}
-# What runs were that are older than a field.
-_BEFORE = {"model": {"reconstruction_share": 1.0}, "training": {"matmul_precision": "highest"}}
 _CHECKPOINT = re.compile(r"step=(\d+)")
 
 
@@ -33,6 +23,7 @@ class RunRecord:
 
     model: dict
     vocabulary: dict
+    compute: dict
     training: dict
     global_batch: int
     """Sets of one optimizer step, over all ranks."""
@@ -47,14 +38,9 @@ class RunRecord:
     tuning: dict | None = None
     """Of a finetuned run: which weights moved, and how many names of each table the model knew before."""
 
-    def model_config(self, **changes) -> ScaleConfig:
-        """The model's configuration, with ``changes`` such as another tensor parallel size.
-
-        With another tensor parallel size go neither the sequence parallelism nor the compiled blocks of the training.
-        """
-        if "tensor_parallel" in changes:
-            changes = {"sequence_parallel": False, "compile": False, **changes}
-        return ScaleConfig(**{**self.model, **changes})
+    def model_config(self) -> ModelConfig:
+        """The model's configuration."""
+        return ModelConfig(**self.model)
 
     def model_vocabulary(self) -> Vocabulary:
         """The model's names."""
@@ -196,10 +182,11 @@ class RunDirectory:
                 f"{self.path} takes {old.global_batch} sets a step over all ranks, not {new.global_batch}: adjust "
                 f"training.sets_per_batch to the number of devices, or give another --out."
             )
-        for section in ("model", "training"):
-            before, now = _BEFORE[section] | getattr(old, section), json.loads(json.dumps(getattr(new, section)))
+        # How it is computed may change: the weights mean the same.
+        for section, free in (("model", ()), ("training", MAY_CHANGE)):
+            before, now = getattr(old, section), json.loads(json.dumps(getattr(new, section)))
             for name in now:
-                if name not in _FREE[section] and before.get(name) != now[name]:
+                if name not in free and before.get(name) != now[name]:
                     raise InputError(
                         f"{self.path} was started with {section}.{name}={before.get(name)}, not {now[name]}: {mend}."
                     )

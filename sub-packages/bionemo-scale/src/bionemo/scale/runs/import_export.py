@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from bionemo.scale.config.compute import ComputeConfig, Device
 from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.scale.model.weight_average import WeightAverage
 from bionemo.scale.runs import scale_portable
@@ -49,10 +50,10 @@ def import_export(folder: Path, out: Path) -> None:
         record = RunRecord(**{f.name: config[f.name] for f in fields(RunRecord) if f.name != "tuning"})
         weights = load_file(folder / "model.safetensors")
         one_process_groups(torch.device("cpu"))
-        model = ScaleModel(record.model_config(tensor_parallel=1, layer_spec="local"), record.model_vocabulary())
+        model = ScaleModel(record.model_config(), ComputeConfig(device=Device.CPU), record.model_vocabulary())
         model.load_state_dict(weights)
         if record.training["average_decay"]:
-            average = ScaleModel(model.scale, model.vocabulary)
+            average = ScaleModel(model.scale, model.compute, model.vocabulary)
             average.load_state_dict(weights)
             model.add_module("average", WeightAverage(average))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:

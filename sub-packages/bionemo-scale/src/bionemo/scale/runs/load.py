@@ -8,6 +8,7 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
+from bionemo.scale.config.compute import ComputeConfig, Device
 from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.scale.model.tuning import tune
 from bionemo.scale.runs.directory import RunDirectory, checkpoint_step
@@ -57,7 +58,8 @@ def load_model(run: RunDirectory, device: torch.device, checkpoint: Path | None 
         raise InputError(f"{run.path} has no checkpoint yet: let `pretrain` reach training.checkpoint_every steps.")
     one_process_groups(device)
     record = run.read()
-    model = ScaleModel(record.model_config(tensor_parallel=1), record.model_vocabulary()).to(device)
+    compute = ComputeConfig(device=Device(device.type))
+    model = ScaleModel(record.model_config(), compute, record.model_vocabulary()).to(device)
     adapters = None if record.tuning is None else tune(model, record.tuning)
     # NeMo's training wraps the model once and keeps weights and optimizer state in one place.
     prefix = "module.average.model." if record.training["average_decay"] else "module."

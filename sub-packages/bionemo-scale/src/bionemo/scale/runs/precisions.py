@@ -18,7 +18,7 @@ from megatron.core.dist_checkpointing.dict_utils import dict_list_map_outplace
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 from nemo.lightning.io.pl import MegatronCheckpointIO
 
-from bionemo.scale.config.training import Precision
+from bionemo.scale.config.compute import Precision
 from bionemo.screens.errors import InputError
 
 _MASTER = "optimizer.state.fp32_param."

@@ -10,7 +10,8 @@ from megatron.core import parallel_state
 from nemo import lightning as nl
 
 from bionemo.cellsets import CellStore, DeviceBatches, SetBatch, SetLoader, SetSampler
-from bionemo.scale.config.model import Head, ScaleConfig
+from bionemo.scale.config.compute import ComputeConfig
+from bionemo.scale.config.model import Head, ModelConfig
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.data.condition import token_table
 from bionemo.scale.data.vocabulary import Vocabulary
@@ -127,9 +128,9 @@ class CellSetsDataModule(pl.LightningDataModule):
         store: CellStore,
         split: Split,
         vocabulary: Vocabulary,
-        model: ScaleConfig,
+        model: ModelConfig,
+        compute: ComputeConfig,
         training: TrainingConfig,
-        data_parallel: int,
         embeddings: torch.Tensor | None = None,
         shown: Vocabulary | None = None,
     ):
@@ -139,17 +140,16 @@ class CellSetsDataModule(pl.LightningDataModule):
         ----------
         store, split
             The data and what of them is held out.
-        vocabulary, model, training
+        vocabulary, model, compute, training
             What is trained, and how.
-        data_parallel
-            Ranks that share the sets.
         embeddings
             Of the tokens that the store shows, [tokens, E], for a model that takes them.
         shown
             Names that the store shows, where the vocabulary has more; a transfer is fitted to them alone.
         """
         super().__init__()
-        self.store, self.vocabulary, self.model, self.training = store, vocabulary, model, training
+        self.store, self.vocabulary = store, vocabulary
+        self.model, self.compute, self.training = model, compute, training
         self.parts = store.parts(split)
         self.labels = [str(label) for label in store.perturbations]
         self.transfer: FittedTransfer | None = None
@@ -158,7 +158,7 @@ class CellSetsDataModule(pl.LightningDataModule):
             contexts = list(map(str, store.contexts))
             vectors = None if embeddings is None else embeddings.numpy()
             self.transfer = FittedTransfer(means, contexts, self.labels, shown or vocabulary, vectors)
-        self.data_sampler = _SetsAsTheyCome(training, data_parallel)
+        self.data_sampler = _SetsAsTheyCome(training, compute.data_parallel)
         self.loader: SetLoader | None = None
 
     @property
@@ -182,7 +182,7 @@ class CellSetsDataModule(pl.LightningDataModule):
         sampler = self._sampler("train")
         consumed = self.trainer.global_step * self.training.accumulate
         epoch, step = divmod(consumed, sampler.steps_per_epoch)
-        self.loader = SetLoader(self.store, sampler, staged=self.training.upload_counts)
+        self.loader = SetLoader(self.store, sampler, staged=self.compute.upload_counts)
         self.loader.load_state_dict({"epoch": epoch, "step": step, "seed": self.training.seed})
         return self._batches(self.loader)
 

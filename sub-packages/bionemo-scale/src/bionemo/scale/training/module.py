@@ -13,10 +13,12 @@ from nemo.lightning.megatron_parallel import MegatronLossReduction
 from nemo.lightning.pytorch.optim import CosineAnnealingScheduler
 from nemo.lightning.pytorch.optim.megatron import MegatronOptimizerModule
 
-from bionemo.scale.config.model import Fp8, ScaleConfig
-from bionemo.scale.config.training import Precision, TrainingConfig
+from bionemo.scale.config.compute import ComputeConfig, Precision
+from bionemo.scale.config.model import ModelConfig
+from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.data.condition import Condition
 from bionemo.scale.data.vocabulary import Vocabulary
+from bionemo.scale.layers.transformer import transformer_config
 from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.scale.model.tuning import tune
 from bionemo.scale.model.weight_average import WeightAverage
@@ -50,7 +52,8 @@ class ScaleModule(pl.LightningModule):
 
     def __init__(
         self,
-        model: ScaleConfig,
+        model: ModelConfig,
+        compute: ComputeConfig,
         vocabulary: Vocabulary,
         tables: dict[str, torch.Tensor],
         training: TrainingConfig,
@@ -61,7 +64,7 @@ class ScaleModule(pl.LightningModule):
 
         Parameters
         ----------
-        model, vocabulary, training
+        model, compute, vocabulary, training
             What to build and how to train it.
         tables
             What the data say of the model's buffers: name of the buffer -> values.
@@ -72,8 +75,9 @@ class ScaleModule(pl.LightningModule):
         """
         super().__init__()
         self.tuning = tuning
-        self.scale, self.vocabulary, self.training_config, self.scores = model, vocabulary, training, scores
-        self.config = model.transformer(in_blocks=True)
+        self.scale, self.compute, self.training_config = model, compute, training
+        self.vocabulary, self.scores = vocabulary, scores
+        self.config = transformer_config(model, compute, in_blocks=True)
         self.tables = tables
         self.module: ScaleModel | None = None
         self.cells_seen = 0
@@ -83,7 +87,7 @@ class ScaleModule(pl.LightningModule):
         self.terms: dict[str, torch.Tensor] = {}
         """Loss terms of the last training step, on the device."""
         self.validation_terms: dict[str, torch.Tensor] = {}
-        self.optim = optimizer(training)
+        self.optim = optimizer(compute, training)
         self.optim.connect(self)
 
     def configure_model(self) -> None:
@@ -97,7 +101,7 @@ class ScaleModule(pl.LightningModule):
                 self.module.add_module("average", WeightAverage(average))
 
     def _model(self) -> ScaleModel:
-        model = ScaleModel(self.scale, self.vocabulary)
+        model = ScaleModel(self.scale, self.compute, self.vocabulary)
         buffers = dict(model.named_buffers())
         for name, values in self.tables.items():
             buffers[name].copy_(values)
@@ -136,7 +140,7 @@ class ScaleModule(pl.LightningModule):
     def on_train_start(self) -> None:
         """Let a run that is trained further follow the schedule of its new length; NeMo restores the old one."""
         training = self.training_config
-        if not torch.cuda.is_available():
+        if not self.compute.on_gpu:
             # Torch's AdamW then goes over the weights once, not once for each of its operations.
             for group in cast(Any, self.trainer.optimizers[0]).param_groups:
                 group["fused"] = True
@@ -208,13 +212,13 @@ def _condition(batch: dict[str, torch.Tensor]) -> Condition:
     )
 
 
-def optimizer(training: TrainingConfig) -> MegatronOptimizerModule:
+def optimizer(compute: ComputeConfig, training: TrainingConfig) -> MegatronOptimizerModule:
     """AdamW with warm-up and cosine decay; sharded over data-parallel ranks on GPUs.
 
     On CPU the optimizer is whole on every rank: without apex or Transformer Engine the distributed one cannot be
     restored from a checkpoint.
     """
-    bf16 = training.precision is Precision.BF16
+    bf16 = compute.precision is Precision.BF16
     return MegatronOptimizerModule(
         OptimizerConfig(
             optimizer="adam",
@@ -222,7 +226,7 @@ def optimizer(training: TrainingConfig) -> MegatronOptimizerModule:
             weight_decay=training.weight_decay,
             adam_beta2=0.99,
             clip_grad=training.clip_gradient,
-            use_distributed_optimizer=torch.cuda.is_available(),
+            use_distributed_optimizer=compute.on_gpu,
             bf16=bf16,
             params_dtype=torch.bfloat16 if bf16 else torch.float32,
         ),
@@ -235,13 +239,13 @@ def optimizer(training: TrainingConfig) -> MegatronOptimizerModule:
     )
 
 
-def precision_plugin(model: ScaleConfig, training: TrainingConfig) -> nl.MegatronMixedPrecision | None:
+def precision_plugin(model: ModelConfig, compute: ComputeConfig) -> nl.MegatronMixedPrecision | None:
     """NeMo's mixed precision, or None for float32.
 
     With FP8 the weights stay bf16 (``fp8_param_gather`` is off), so that checkpoints do not depend on it.
     """
-    if training.precision is not Precision.BF16:
+    if compute.precision is not Precision.BF16:
         return None
-    transformer = model.transformer()
-    fp8 = dict(fp8=transformer.fp8, fp8_recipe=transformer.fp8_recipe) if model.fp8 is not Fp8.NONE else {}
+    transformer = transformer_config(model, compute)
+    fp8 = dict(fp8=transformer.fp8, fp8_recipe=transformer.fp8_recipe) if transformer.fp8 else {}
     return nl.MegatronMixedPrecision(precision="bf16-mixed", fp8_param_gather=False, **fp8)  # type: ignore[arg-type]

@@ -10,7 +10,8 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from nemo import lightning as nl
 
-from bionemo.scale.config.model import ScaleConfig
+from bionemo.scale.config.compute import ComputeConfig
+from bionemo.scale.config.model import ModelConfig
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.runs.directory import RunDirectory, checkpoint_step
 from bionemo.scale.runs.failures import one_sentence
@@ -30,12 +31,18 @@ _log = logging.getLogger("bionemo.scale")
 
 
 def pretrain(
-    store: str, split: str, out: str, model: ScaleConfig, training: TrainingConfig, embeddings: str | None = None
+    store: str | Path,
+    split: str | Path,
+    out: str | Path,
+    model: ModelConfig,
+    compute: ComputeConfig,
+    training: TrainingConfig,
+    embeddings: str | Path | None = None,
 ) -> None:
     """Train, and leave the run in ``out``.
 
     Called again with the same arguments it goes on from the last whole checkpoint, and sees every set that was left
-    exactly once. With ``training.devices`` above 1 it starts the other processes itself, unless ``torchrun`` or Slurm
+    exactly once. With ``compute.devices`` above 1 it starts the other processes itself, unless ``torchrun`` or Slurm
     has started them.
 
     Parameters
@@ -48,8 +55,8 @@ def pretrain(
         Directory of the run: ``run.json``, ``checkpoints/``, ``tensorboard/``.
     model
         The model to build.
-    training
-        How to train it.
+    compute, training
+        How to compute it, and how to train it.
     embeddings
         Parquet or npz file of perturbation embeddings, for a model that takes them.
 
@@ -58,14 +65,20 @@ def pretrain(
     InputError
         The arguments do not fit each other, the data, or the run that ``out`` already holds.
     """
-    fit(*begin(store, split, out, model, training, embeddings), split)
+    fit(*begin(store, split, out, model, compute, training, embeddings), split)
 
 
 def begin(
-    store: str, split: str, out: str, model: ScaleConfig, training: TrainingConfig, embeddings: str | None = None
+    store: str | Path,
+    split: str | Path,
+    out: str | Path,
+    model: ModelConfig,
+    compute: ComputeConfig,
+    training: TrainingConfig,
+    embeddings: str | Path | None = None,
 ) -> tuple[RunDirectory, CellSetsDataModule, dict[str, torch.Tensor]]:
     """Open everything and start the run directory; see :func:`pretrain`, and :func:`fit` for what is answered."""
-    opened = open_training(store, split, model, training, embeddings)
+    opened = open_training(store, split, model, compute, training, embeddings)
     run = RunDirectory(Path(out))
     run.start(opened.record(), write=rank_zero_only.rank == 0)
     data = opened.data()
@@ -79,7 +92,7 @@ def fit(
     run: RunDirectory,
     data: CellSetsDataModule,
     tables: dict[str, torch.Tensor],
-    split: str,
+    split: str | Path,
     tuning: dict | None = None,
     watchers: Sequence[pl.Callback] = (),
 ) -> None:
@@ -100,8 +113,7 @@ def fit(
     watchers
         Further callbacks.
     """
-    model, vocabulary, training = data.model, data.vocabulary, data.training
-    on_gpu = torch.cuda.is_available()
+    model, compute, vocabulary, training = data.model, data.compute, data.vocabulary, data.training
     last = run.last_checkpoint()
     if last is not None and checkpoint_step(last) >= training.max_steps:
         _log.info("%s is done: raise training.max_steps above %d to train further", last, training.max_steps)
@@ -110,17 +122,17 @@ def fit(
     if last is not None and best is not None and training.is_over(checkpoint_step(last), best.step):
         _log.info("%s is done: no better checkpoint since step %d; raise training.patience", last, best.step)
         return
-    module = ScaleModule(model, vocabulary, tables, training, data.scores(), tuning)
+    module = ScaleModule(model, compute, vocabulary, tables, training, data.scores(), tuning)
     # What `import` or `finetune` wrote has weights and no optimizer.
     imported = last is not None and checkpoint_step(last) == 0
     throughput = Throughput(training.log_every)
     trainer = nl.Trainer(
-        accelerator="gpu" if on_gpu else "cpu",
-        devices=training.devices,
-        num_nodes=training.nodes,
+        accelerator="gpu" if compute.on_gpu else "cpu",
+        devices=compute.devices,
+        num_nodes=compute.nodes,
         max_steps=training.max_steps,
-        strategy=strategy(model, training, on_gpu, start_from=last if imported else None),
-        plugins=precision_plugin(model, training),
+        strategy=strategy(compute, training, start_from=last if imported else None),
+        plugins=precision_plugin(model, compute),
         callbacks=[throughput, ProgressBar(throughput), Selection(run, training)],
         logger=False,
         enable_checkpointing=False,

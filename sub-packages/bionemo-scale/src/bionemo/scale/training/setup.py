@@ -9,7 +9,8 @@ from nemo.lightning.callback_group import CallbackGroup
 from nemo.utils import logging as nemo_log
 
 from bionemo.cellsets import CellStore
-from bionemo.scale.config.model import ScaleConfig
+from bionemo.scale.config.compute import ComputeConfig
+from bionemo.scale.config.model import ModelConfig
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.data.embeddings import Embeddings
 from bionemo.scale.data.training_vocabulary import training_vocabulary
@@ -26,21 +27,17 @@ from bionemo.screens import Split
 class Opened:
     """Store, split and embeddings of a training, with the settings that they were checked against."""
 
-    path: str
+    path: str | Path
     """Of the store."""
     store: CellStore
     split: Split
     embeddings: Embeddings | None
-    embeddings_path: str | None
-    model: ScaleConfig
+    embeddings_path: str | Path | None
+    model: ModelConfig
+    compute: ComputeConfig
     training: TrainingConfig
     vocabulary: Vocabulary
     """Names that the training part of the store shows."""
-
-    @property
-    def data_parallel(self) -> int:
-        """Ranks that share the sets."""
-        return self.training.world_size // self.model.tensor_parallel
 
     def record(self, vocabulary: Vocabulary | None = None, **instead) -> RunRecord:
         """Say what a run is started with.
@@ -56,8 +53,9 @@ class Opened:
         fields: dict[str, Any] = {
             "model": self.model.to_dict(),
             "vocabulary": (vocabulary or self.vocabulary).to_dict(),
+            "compute": self.compute.to_dict(),
             "training": training.to_dict(),
-            "global_batch": training.sets_per_batch * self.data_parallel * training.accumulate,
+            "global_batch": training.sets_per_batch * self.compute.data_parallel * training.accumulate,
             "store": {
                 "path": str(self.path),
                 "fingerprint": self.store.fingerprint,
@@ -66,7 +64,7 @@ class Opened:
             },
             "split": self.split.to_dict(),
             "trained": self.trained,
-            "embeddings": None if supplied is None else {"path": self.embeddings_path, "sha256": supplied.sha256},
+            "embeddings": None if supplied is None else {"path": str(self.embeddings_path), "sha256": supplied.sha256},
         }
         return RunRecord(**fields | instead)
 
@@ -83,14 +81,19 @@ class Opened:
     def data(self, vocabulary: Vocabulary | None = None) -> CellSetsDataModule:
         """Sets to train on, of a model with the names of ``vocabulary``; those that the store shows if not given."""
         return CellSetsDataModule(
-            *(self.store, self.split, vocabulary or self.vocabulary, self.model, self.training, self.data_parallel),
+            *(self.store, self.split, vocabulary or self.vocabulary, self.model, self.compute, self.training),
             self.vectors,
             self.vocabulary,
         )
 
 
 def open_training(
-    store: str, split: str, model: ScaleConfig, training: TrainingConfig, embeddings: str | None
+    store: str | Path,
+    split: str | Path,
+    model: ModelConfig,
+    compute: ComputeConfig,
+    training: TrainingConfig,
+    embeddings: str | Path | None,
 ) -> Opened:
     """Check the settings, make this process one that trains, and open everything.
 
@@ -99,8 +102,9 @@ def open_training(
     InputError
         The arguments do not fit each other, the machine or the data.
     """
-    check_settings(model, training)
-    set_up(training)
+    compute = compute.resolved()
+    check_settings(model, compute, training)
+    set_up(compute, training)
     cells = CellStore.open(Path(store))
     held_out = Split.from_toml(Path(split))
     supplied = None if embeddings is None else Embeddings.read(Path(embeddings))
@@ -111,23 +115,24 @@ def open_training(
         embeddings=supplied,
         embeddings_path=embeddings,
         model=model,
+        compute=compute,
         training=training,
         vocabulary=training_vocabulary(cells, held_out, model, training.label_separator, supplied),
     )
-    check_data(cells, cells.parts(held_out) == "train", training, opened.data_parallel)
+    check_data(cells, cells.parts(held_out) == "train", training, compute.data_parallel)
     return opened
 
 
-def set_up(training: TrainingConfig) -> None:
+def set_up(compute: ComputeConfig, training: TrainingConfig) -> None:
     """Make this process one that trains: quiet, and on a machine without a GPU with the CPU in its place."""
     hush()
     nemo_log.remove_stream_handlers()
     # NeMo's telemetry: under torchrun it fails the first checkpoint of a run that its own recipes have not set up.
     CallbackGroup.get_instance().callbacks.clear()
-    if not torch.cuda.is_available():
+    if not compute.on_gpu:
         redirect_cuda_to_cpu()
         if not training.saves_beside(on_gpu=False):
             collect_write_results_here()
         keep_freed_memory()
-        torch.set_num_threads(training.threads)
-    torch.set_float32_matmul_precision(training.matmul_precision)
+        torch.set_num_threads(compute.threads)
+    torch.set_float32_matmul_precision(compute.matmul_precision)

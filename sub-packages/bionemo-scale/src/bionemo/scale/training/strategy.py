@@ -7,7 +7,7 @@ from megatron.core.distributed import DistributedDataParallelConfig
 from nemo import lightning as nl
 from nemo.utils.callbacks.dist_ckpt_io import AsyncFinalizableCheckpointIO
 
-from bionemo.scale.config.model import ScaleConfig
+from bionemo.scale.config.compute import ComputeConfig
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.runs.precisions import AnyPrecision
 from bionemo.scale.runs.safe_reading import reading
@@ -22,24 +22,21 @@ class SafeStrategy(nl.MegatronStrategy):
             return super().load_checkpoint(checkpoint_path, *args, **kwargs)
 
 
-def strategy(
-    model: ScaleConfig, training: TrainingConfig, on_gpu: bool, start_from: Path | None = None
-) -> nl.MegatronStrategy:
+def strategy(compute: ComputeConfig, training: TrainingConfig, start_from: Path | None = None) -> nl.MegatronStrategy:
     """Processes, optimizer and checkpoints of a run.
 
     Parameters
     ----------
-    model, training
-        What is trained, and how.
-    on_gpu
-        Whether there is a GPU: gradients and weights then travel beside the computation.
+    compute, training
+        How the model is computed and trained. On a GPU gradients and weights travel beside the computation.
     start_from
         Checkpoint whose weights alone are taken before the first step.
     """
+    on_gpu = compute.on_gpu
     made = SafeStrategy(
-        tensor_model_parallel_size=model.tensor_parallel,
+        tensor_model_parallel_size=compute.tensor_parallel,
         # NeMo writes it into the module's configuration, by which Megatron adds up the norms' gradients.
-        sequence_parallel=model.sequence_parallel,
+        sequence_parallel=compute.sequence_parallel,
         ddp=DistributedDataParallelConfig(
             use_distributed_optimizer=on_gpu, overlap_grad_reduce=on_gpu, overlap_param_gather=on_gpu
         ),

@@ -15,7 +15,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from megatron.core import parallel_state
 
 from bionemo.cellsets import prepare
-from bionemo.scale.config.model import ScaleConfig
+from bionemo.scale.config.compute import ComputeConfig
+from bionemo.scale.config.model import ModelConfig
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.runs.directory import PACKAGES
 from bionemo.scale.training.callbacks.progress import device_use
@@ -43,14 +44,15 @@ class SimulatedScreen:
 
 
 def throughput(
-    out: str,
-    model: ScaleConfig,
+    out: str | Path,
+    model: ModelConfig,
+    compute: ComputeConfig,
     training: TrainingConfig,
     screen: SimulatedScreen,
     steps: int = 50,
     warm_up: int = 10,
-    store: str | None = None,
-    split: str | None = None,
+    store: str | Path | None = None,
+    split: str | Path | None = None,
 ) -> None:
     """Train some steps and write ``throughput.json`` into ``out``.
 
@@ -58,7 +60,7 @@ def throughput(
     ----------
     out
         Directory to make.
-    model, training
+    model, compute, training
         What to train, and how; no checkpoint is written before the last step, and nothing is validated.
     screen
         What to simulate where no store is given.
@@ -82,8 +84,8 @@ def throughput(
     if folder.exists() and rank_zero_only.rank == 0:
         raise InputError(f"out={out} exists: name a directory that does not.")
     if store is None or split is None:
-        if training.world_size > 1:
-            raise InputError(f"a simulated screen is for one process, not {training.world_size}: give store and split.")
+        if compute.world_size > 1:
+            raise InputError(f"a simulated screen is for one process, not {compute.world_size}: give store and split.")
         store, split = _simulated(screen, folder)
     last = steps + warm_up
     quiet = replace(
@@ -91,12 +93,13 @@ def throughput(
         patience=0, profile_steps=0,
     )  # fmt: skip
     times = StepTimes(warm_up)
-    run, data, tables = begin(store, split, str(folder / "run"), model, quiet)
+    run, data, tables = begin(store, split, str(folder / "run"), model, compute, quiet)
     fit(run, data, tables, split, watchers=[times])
     if rank_zero_only.rank == 0:
         report = times.report() | {
-            "data": {"store": store, "fingerprint": data.store.fingerprint, "genes": data.store.n_genes},
+            "data": {"store": str(store), "fingerprint": data.store.fingerprint, "genes": data.store.n_genes},
             "model": model.to_dict(),
+            "compute": compute.to_dict(),
             "training": quiet.to_dict(),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
             "threads": None if torch.cuda.is_available() else torch.get_num_threads(),

@@ -6,7 +6,8 @@ from typing import Any
 import nemo.lightning as nl
 from stopwatch import Stopwatch, TimedLoader, add_callback, learning, serve_training
 
-from bionemo.scale.config.model import ScaleConfig
+from bionemo.scale.config.compute import ComputeConfig
+from bionemo.scale.config.model import ModelConfig
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.runs.directory import RunDirectory
 from bionemo.scale.training import setup as opening
@@ -26,12 +27,18 @@ class TimedData(CellSetsDataModule):
 
 
 def train(
-    store: str, split: str, out: str, model: dict[str, Any], training_settings: dict[str, Any], warm_up: int
+    store: str,
+    split: str,
+    out: str,
+    model: dict[str, Any],
+    compute: dict[str, Any],
+    training_settings: dict[str, Any],
+    warm_up: int,
 ) -> dict[str, Any]:
     """Train until told to end, and say where the checkpoint is."""
     opening.CellSetsDataModule = TimedData  # type: ignore[misc]
     add_callback(nl, Stopwatch(lambda: TimedData.timed, warm_up, learning))
-    pretrain(store, split, out, ScaleConfig(**model), TrainingConfig(**training_settings))
+    pretrain(store, split, out, ModelConfig(**model), ComputeConfig(**compute), TrainingConfig(**training_settings))
     return {"checkpoint": str(RunDirectory(Path(out)).last_checkpoint())}
 
 

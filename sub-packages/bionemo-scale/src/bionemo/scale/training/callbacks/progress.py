@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from megatron.core import parallel_state
 from nemo.lightning.pytorch.callbacks import MegatronProgressBar
 
-from bionemo.scale.config.training import Precision
+from bionemo.scale.config.compute import Precision
 from bionemo.scale.model.flops import peak_flops, training_flops
 from bionemo.scale.training.data_module import CellSetsDataModule
 from bionemo.scale.training.module import ScaleModule
@@ -74,15 +74,17 @@ class Throughput(pl.Callback):
 
 def device_use(module: ScaleModule, steps_per_second: float) -> dict[str, float]:
     """FLOP/s and memory of this device at that many optimizer steps per second."""
-    config, training = module.scale, module.training_config
-    flops = training_flops(config, len(module.vocabulary.genes), training.sets_per_batch, training.cells_per_set)
-    per_second = flops * training.accumulate / config.tensor_parallel * steps_per_second
-    if not torch.cuda.is_available():
+    compute, training = module.compute, module.training_config
+    flops = training_flops(
+        module.scale, compute, len(module.vocabulary.genes), training.sets_per_batch, training.cells_per_set
+    )
+    per_second = flops * training.accumulate / compute.tensor_parallel * steps_per_second
+    if not compute.on_gpu:
         peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
         return {"throughput/flops_per_second": per_second, "memory/peak_gib": peak_memory}
     use = {"throughput/flops_per_second": per_second, "memory/peak_gib": torch.cuda.max_memory_allocated() / 2**30}
     peak = peak_flops(torch.cuda.get_device_name())
-    if peak is not None and training.precision is Precision.BF16:
+    if peak is not None and compute.precision is Precision.BF16:
         use["throughput/mfu"] = per_second / peak
     return use
 

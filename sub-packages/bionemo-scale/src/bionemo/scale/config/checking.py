@@ -1,0 +1,37 @@
+"""Checks that several configurations share: names of choices, ranges of numbers."""
+
+import math
+from dataclasses import fields
+from enum import StrEnum
+from typing import Any, get_type_hints
+
+from bionemo.screens.errors import InputError
+
+
+def check_fields(config: Any, *, may_be_zero: tuple[str, ...] = ()) -> None:
+    """Turn names of choices into their enumerations, and check that every number is in its range.
+
+    Parameters
+    ----------
+    config
+        A dataclass that is being made.
+    may_be_zero
+        Fields of whole numbers that may be 0; the others are at least 1.
+
+    Raises
+    ------
+    InputError
+        A name is none of its enumeration, a whole number is too small, or another number is negative or not finite.
+    """
+    kinds = get_type_hints(type(config))
+    for field in fields(config):
+        name, kind, value = field.name, kinds[field.name], getattr(config, field.name)
+        if isinstance(kind, type) and issubclass(kind, StrEnum):
+            try:
+                object.__setattr__(config, name, kind(value))
+            except ValueError:
+                raise InputError(f"{name}={value!r} is not one of {', '.join(kind)}.") from None
+        elif kind is int and value < (least := 0 if name in may_be_zero else 1):
+            raise InputError(f"{name}={value} must be at least {least}.")
+        elif kind is float and not 0 <= value < math.inf:
+            raise InputError(f"{name}={value} must be a number of 0 or more.")

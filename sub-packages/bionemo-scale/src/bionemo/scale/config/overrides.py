@@ -1,0 +1,115 @@
+"""``key=value`` on a command line to typed settings: the one way, for our command and for nemo-run's."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
+from difflib import get_close_matches
+from enum import StrEnum
+from types import UnionType
+from typing import Any, get_args, get_type_hints
+
+from bionemo.scale.config.presets import MODELS, Recipe
+from bionemo.screens.errors import InputError
+
+_TRUTH = {"true": True, "false": False}
+_SPOKEN = {int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def overridden(recipe: Recipe, overrides: Iterable[str], arguments: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Apply overrides to the sections of a recipe.
+
+    Parameters
+    ----------
+    recipe
+        Name of a section -> its configuration, a frozen dataclass.
+    overrides
+        ``section.field=value``, or ``model=NAME`` for one of the named sizes. Where a field is set twice, the last
+        value counts.
+    arguments
+        Name -> type of further settings, which belong to no section.
+
+    Returns
+    -------
+    dict
+        Name of each section -> its configuration with the overrides applied; and the further settings that were given.
+
+    Raises
+    ------
+    InputError
+        No such setting, a value of the wrong type, or values that a section refuses.
+    """
+    sections, changes = dict(recipe), {name: {} for name in recipe}
+    given, kinds = {}, {**(arguments or {}), **settings_of(recipe)}
+    for override in overrides:
+        key, value = key_and_value(override)
+        if key == "model" and value in MODELS and "model" in sections:
+            sections["model"] = MODELS[value]
+            continue
+        if key not in kinds:
+            there = ", ".join([*(arguments or {}), *(f"{name}.*" for name in recipe)])
+            near = nearest(key, kinds) or f": there are {there}"
+            raise InputError(f"no setting {key!r}{near}.")
+        section, dot, field = key.partition(".")
+        where = changes[section] if dot else given
+        where[field or key] = typed(key, value, kinds[key])
+    return given | {name: _changed(name, config, changes[name]) for name, config in sections.items()}
+
+
+def chosen(name: str, recipes: Mapping[str, Recipe]) -> Recipe:
+    """Look a recipe up by name.
+
+    Raises
+    ------
+    InputError
+        There is none of that name; the sentence offers the nearest.
+    """
+    if name not in recipes:
+        raise InputError(f"no recipe {name!r}{nearest(name, recipes)}; there are {', '.join(recipes)}.")
+    return recipes[name]
+
+
+def settings_of(recipe: Recipe) -> dict[str, Any]:
+    """Map every setting, ``section.field``, to the type that it takes."""
+    return {
+        f"{section}.{name}": kind
+        for section, config in recipe.items()
+        for name, kind in get_type_hints(type(config)).items()
+        if name in {field.name for field in fields(config)}
+    }
+
+
+def key_and_value(override: str) -> tuple[str, str]:
+    """Split ``key=value``."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise InputError(f"{override!r} is not of the form key=value.")
+    return key, value
+
+
+def typed(key: str, text: str, kind: Any) -> Any:
+    """Read the text of a value as the type that its setting takes; an InputError names setting, type and text."""
+    if kind is str or str in get_args(kind):
+        return text
+    if isinstance(kind, UnionType):
+        if text.lower() == "none":
+            return None
+        (kind,) = (one for one in get_args(kind) if one is not type(None))
+    try:
+        return _TRUTH[text.lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError):
+        takes = f"one of {', '.join(kind)}" if issubclass(kind, StrEnum) else _SPOKEN[kind]
+        raise InputError(f"{key} takes {takes}, not {text!r}.") from None
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Say in brackets what may have been meant; nothing where nothing is near."""
+    known = list(known)
+    elsewhere = [key for key in known if "." in key and key.split(".")[-1] == name.split(".")[-1]]
+    near = elsewhere or get_close_matches(name, known, 1, cutoff=0.5)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _changed(section: str, config: Any, changes: dict[str, Any]) -> Any:
+    try:
+        return replace(config, **changes)
+    except InputError as refused:
+        raise InputError(f"{section}.{refused}") from None

@@ -1,0 +1,39 @@
+"""Which weights of a trained model a finetuning moves."""
+
+import math
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+from bionemo.scale.config.checking import check_fields
+from bionemo.screens.errors import InputError
+
+
+class Method(StrEnum):
+    """All weights, or adapters of low rank beside the attention and feed-forward layers."""
+
+    FULL = "full"
+    LOW_RANK = "low_rank"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningConfig:
+    """Which weights a finetuning moves, and how much of the network's change is kept."""
+
+    method: Method = Method.FULL
+    rank: int = 8
+    """Rank of the adapters."""
+    alpha: float = 16.0
+    """What an adapter adds is multiplied by ``alpha / rank``."""
+    freeze_encoder: bool = False
+    """Keep the cell encoder, and with it the latents, as they are."""
+    gate: float | None = None
+    """As ``model.gate``; that of the run that finetuning starts from where not given."""
+
+    def __post_init__(self):
+        if not 0 < self.alpha < math.inf:
+            raise InputError(f"alpha={self.alpha} must be a number above 0.")
+        check_fields(self)
+
+    def to_dict(self) -> dict:
+        """Return the fields, ready for JSON."""
+        return asdict(self)
