@@ -120,7 +120,7 @@ def build(groups, config, compute, vocabulary):
                 for parameter in model.parameters():
                     if not parameter.any():
                         parameter.normal_(std=0.1)
-        model.set_gene_mean(torch.linspace(0, 1, len(GENES)))
+        model.gene_mean.copy_(torch.linspace(0, 1, len(names.genes)))
         return model
 
     return make

@@ -1,10 +1,9 @@
 """The count of operations behind FLOP/s and MFU."""
 
 import pytest
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from bionemo.scale.layers import attention, linear
+from bionemo.scale.layers import linear
 from bionemo.scale.model.flops import peak_flops, training_flops
 
 
@@ -21,12 +20,10 @@ from bionemo.scale.model.flops import peak_flops, training_flops
     ],
 )
 def test_the_count_is_what_torch_counts(build, sets, changes, monkeypatch):
-    # What is attended to element by element torch does not count, nor oneDNN's product when it is called by name.
-    monkeypatch.setattr(attention, "MOST_BY_ELEMENTS", 0)
+    # Torch does not count oneDNN's product when it is called by name.
     monkeypatch.setattr(linear, "_ONEDNN", None)
     model, batch = build(**changes), sets(18, 4, 5)
-    # Torch counts attention where it is made of products; the fused kernel of a CPU it does not know.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    with FlopCounterMode(display=False) as counter:
         model(**batch)["loss"].backward()
     assert training_flops(model.scale, model.compute, 20, sets=3, cells=18) == counter.get_total_flops()
 
@@ -36,4 +33,13 @@ def test_the_peak_is_of_the_device_that_is_there():
     assert peak_flops("NVIDIA H100 80GB HBM3") == 0.989e15
     assert peak_flops("NVIDIA H100 PCIe") == 0.756e15
     assert peak_flops("NVIDIA A100-SXM4-80GB") == 0.312e15
-    assert peak_flops("a CPU") is None
+
+
+def test_gb200_has_a_peak_of_its_own_and_an_unknown_device_none_and_a_notice(caplog):
+    assert peak_flops("NVIDIA GB200") == 2.5e15
+    assert peak_flops("NVIDIA B200") == 2.25e15
+    with caplog.at_level("WARNING", logger="bionemo.scale"):
+        assert peak_flops("NVIDIA XB200") is None
+        assert peak_flops("NVIDIA XB200") is None
+    assert [record.getMessage() for record in caplog.records].count(caplog.records[0].getMessage()) == 1
+    assert "'NVIDIA XB200'" in caplog.text

@@ -15,7 +15,7 @@ EMBEDDING = "condition_encoder.perturbation.embedding"
 GENES = {
     "encoder.within_cell.project.weight": 1,
     "expression_decoder.to_genes.weight": 0,
-    "expression_decoder.to_genes.bias": 0,
+    "expression_decoder.gene_bias": 0,
     "expression_decoder.rates.to_rates.weight": 0,
     "expression_decoder.rates.to_rates.bias": 0,
     "expression_decoder.rates.log_inverse_dispersion": 0,

@@ -1,33 +1,34 @@
-"""How likely counts are."""
+"""Say how likely counts are."""
 
 import torch
 
 
-def negative_binomial_loss(counts: torch.Tensor, mean: torch.Tensor, inverse_dispersion: torch.Tensor) -> torch.Tensor:
-    """``-log NB(counts)`` of a negative binomial with ``variance = mean + mean^2 / inverse_dispersion``.
+def negative_binomial_loss(
+    counts_BSG: torch.Tensor, mean_BSG: torch.Tensor, inverse_dispersion_G: torch.Tensor
+) -> torch.Tensor:
+    """Return ``-log NB(counts)`` of a negative binomial with ``variance = mean + mean^2 / inverse_dispersion``.
 
-    The parametrisation of Lopez et al. 2018, "Deep generative modeling for single-cell transcriptomics".
+    The parametrisation is that of Lopez et al. 2018, "Deep generative modeling for single-cell transcriptomics".
 
     Parameters
     ----------
-    counts
-        Whole numbers, [..., G].
-    mean
-        Above 0, [..., G].
-    inverse_dispersion
-        Above 0, [G].
+    counts_BSG
+        Whole numbers; any leading axes will do.
+    mean_BSG, inverse_dispersion_G
+        Above 0.
 
     Returns
     -------
     torch.Tensor
-        float32 [..., G], in nats; at least 0.
+        float32 [B, S, G], in nats; at least 0.
     """
-    counts, mean, theta = counts.float(), mean.float().clamp(min=1e-8), inverse_dispersion.float()
-    log_theta_mean = torch.log(theta + mean)
+    counts_BSG, mean_BSG = counts_BSG.float(), mean_BSG.float().clamp(min=1e-8)
+    theta_G = inverse_dispersion_G.float()
+    log_theta_mean_BSG = torch.log(theta_G + mean_BSG)
     return (
-        torch.lgamma(theta)
-        + torch.lgamma(counts + 1)
-        - torch.lgamma(counts + theta)
-        - theta * (torch.log(theta) - log_theta_mean)
-        - counts * (torch.log(mean) - log_theta_mean)
+        torch.lgamma(theta_G)
+        + torch.lgamma(counts_BSG + 1)
+        - torch.lgamma(counts_BSG + theta_G)
+        - theta_G * (torch.log(theta_G) - log_theta_mean_BSG)
+        - counts_BSG * (torch.log(mean_BSG) - log_theta_mean_BSG)
     )

@@ -1,4 +1,4 @@
-"""Random numbers that depend on the set alone, not on who computes it."""
+"""Draw random numbers that depend on the set alone, not on who computes it."""
 
 from dataclasses import dataclass
 
@@ -7,23 +7,22 @@ import torch
 
 @dataclass(frozen=True)
 class SetNoise:
-    """What a training step draws for each of B sets."""
+    """A `SetNoise` holds what a training step draws for each of B sets."""
 
-    t: torch.Tensor
-    """float32 [B], times in [0, 1)."""
-    gaussian: torch.Tensor
-    """float32 [B, S, D], standard normal."""
-    hide_context: torch.Tensor
-    """bool [B], True where the context and batch tokens are hidden."""
-    hide_token: torch.Tensor
-    """bool [B], True where the learned part of perturbation tokens is hidden."""
-    hide_genes: torch.Tensor | None
-    """bool [2, B, S, G], True where the encoder does not see a gene of a control or a perturbed cell; None if it sees
-    all."""
+    t_B: torch.Tensor
+    """float32, times in [0, 1)."""
+    gaussian_BSD: torch.Tensor
+    """float32, standard normal."""
+    hide_context_B: torch.Tensor
+    """bool, True where the context and batch tokens are hidden."""
+    hide_token_B: torch.Tensor
+    """bool, True where the learned part of perturbation tokens is hidden."""
+    hide_genes_2BSG: torch.Tensor | None
+    """bool, True where the encoder does not see a gene of a control or a perturbed cell; None if it sees all."""
 
 
 def set_noise(
-    keys: torch.Tensor,
+    key_B: torch.Tensor,
     cells: int,
     width: int,
     *,
@@ -42,8 +41,8 @@ def set_noise(
 
     Parameters
     ----------
-    keys
-        int64 [B] on the CPU, one non-negative key a set.
+    key_B
+        int64 on the CPU, one non-negative key a set.
     cells, width
         S and D.
     device
@@ -57,16 +56,20 @@ def set_noise(
     genes
         G, for ``gene_dropout``.
     """
-    times, gaussians, hidden, tokens, masks = [], [], [], [], []
+    uniform, gaussian, hide_genes = [], [], []
     generator = torch.Generator(device=device)
-    for key in keys.tolist():
+    for key in key_B.tolist():
         generator.manual_seed(key)
-        start, t, hide = torch.rand(3, generator=generator, device=device)
-        times.append(torch.where(start < start_fraction, torch.zeros_like(t), t))
-        hidden.append(hide < context_dropout)
-        gaussians.append(torch.randn(cells, width, generator=generator, device=device))
-        tokens.append(torch.rand((), generator=generator, device=device) < token_dropout)
+        first = torch.rand(3, generator=generator, device=device)
+        gaussian.append(torch.randn(cells, width, generator=generator, device=device))
+        uniform.append(torch.cat([first, torch.rand(1, generator=generator, device=device)]))
         if gene_dropout:
-            masks.append(torch.rand(2, cells, genes, generator=generator, device=device) < gene_dropout)
-    hide_genes = torch.stack(masks, dim=1) if masks else None
-    return SetNoise(torch.stack(times), torch.stack(gaussians), torch.stack(hidden), torch.stack(tokens), hide_genes)
+            hide_genes.append(torch.rand(2, cells, genes, generator=generator, device=device) < gene_dropout)
+    start_B, t_B, context_B, token_B = torch.stack(uniform).unbind(1)
+    return SetNoise(
+        t_B=t_B.masked_fill(start_B < start_fraction, 0.0),
+        gaussian_BSD=torch.stack(gaussian),
+        hide_context_B=context_B < context_dropout,
+        hide_token_B=token_B < token_dropout,
+        hide_genes_2BSG=torch.stack(hide_genes, dim=1) if hide_genes else None,
+    )

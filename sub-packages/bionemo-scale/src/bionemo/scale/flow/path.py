@@ -1,17 +1,17 @@
-"""The straight path between source and endpoint."""
+"""Walk the straight path between source and endpoint."""
 
 import torch
 
 
-def interpolate(z_s: torch.Tensor, z1: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """``z_t = (1 - t) z_s + t z1`` (Lipman et al. 2023, "Flow matching for generative modeling").
+def interpolate(z_s_BSD: torch.Tensor, z1_BSD: torch.Tensor, t_B: torch.Tensor) -> torch.Tensor:
+    """Return ``z_t = (1 - t) z_s + t z1``, [B, S, D] (Lipman et al. 2023, "Flow matching for generative modeling").
 
     Parameters
     ----------
-    z_s, z1
-        Source and endpoint [B, S, D].
-    t
-        Times in [0, 1], [B].
+    z_s_BSD, z1_BSD
+        Source and endpoint.
+    t_B
+        Times in [0, 1].
     """
-    t = t[:, None, None].to(z1.dtype)
-    return (1 - t) * z_s + t * z1
+    t_B11 = t_B[:, None, None].to(z1_BSD.dtype)
+    return (1 - t_B11) * z_s_BSD + t_B11 * z1_BSD

@@ -1,10 +1,10 @@
-"""Distances between two populations."""
+"""Measure how far two populations lie apart, as a differentiable function of their cells."""
 
 import torch
 
 
-def energy_distance(x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """``E|x - y| - E|x - x'| / 2 - E|y - y'| / 2``, [B] (Szekely and Rizzo 2013, "Energy statistics").
+def energy_distance(x_BSG: torch.Tensor, y_BSG: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
+    """Return ``E|x - y| - E|x - x'| / 2 - E|y - y'| / 2``, [B] (Szekely and Rizzo 2013, "Energy statistics").
 
     Means run over all pairs of valid cells, a cell with itself included (the V-statistic): it is never negative, and
     0 if and only if the two samples are the same. Distances are Euclidean, divided by ``sqrt(G)``, so that the number
@@ -12,103 +12,64 @@ def energy_distance(x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor) -> tor
 
     Parameters
     ----------
-    x, y
-        Populations [B, S, G] of as many valid cells. Distances do not change with the origin, but their rounding errors
+    x_BSG, y_BSG
+        Populations of as many valid cells, log1p. Distances do not change with the origin, but their rounding errors
         grow with the distance to it: in bf16 it should lie near the cells' mean.
-    mask
-        bool [B, S], for both.
+    mask_BS
+        True where a cell is there, for both.
     """
-    return _EnergyDistance.apply(x, y, mask)
+    pairs_BSS = _pairs(mask_BS)
+
+    def mean_distance(squared_BSS: torch.Tensor) -> torch.Tensor:
+        # The square root has no gradient at 0. Adding to the square, rather than clamping it, leaves a distance whose
+        # energy is never negative.
+        return ((squared_BSS + 1e-6).sqrt() * pairs_BSS).sum((1, 2))
+
+    between_B, within_x_B, within_y_B = map(mean_distance, _squared_distances(x_BSG, y_BSG))
+    return between_B - within_x_B / 2 - within_y_B / 2
 
 
-class _EnergyDistance(torch.autograd.Function):
-    """The energy distance with its gradient written out.
-
-    Left to autograd, every step of the three distances is kept and gone over again; for G in the thousands that costs
-    several times the products.
-    """
-
-    @staticmethod
-    def forward(ctx, x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        genes, wide = x.shape[-1], torch.promote_types(y.dtype, torch.float32)
-        valid = mask.to(wide)
-        pairs = valid[:, :, None] * valid[:, None, :]
-        pairs /= pairs.sum((1, 2), keepdim=True).clamp(min=1)
-        squares = [_squares(cells, wide) for cells in (x, y)]
-        itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
-
-        def distances(a: torch.Tensor, b: torch.Tensor, a2: torch.Tensor, b2: torch.Tensor, weight: float):
-            products = torch.bmm(a, b.transpose(1, 2)).to(wide)
-            squared = a2[:, :, None] + b2[:, None, :] - 2 * products
-            if a is b:
-                # A cell meets itself at exactly 0, not at what rounding leaves of a difference of squares.
-                squared.masked_fill_(itself, 0)
-            # The square root has no gradient at 0. Adding to the square, rather than clamping it, leaves a distance
-            # whose energy is never negative.
-            distance = ((squared / genes).clamp(min=0) + 1e-6).sqrt()
-            weighted = weight * pairs
-            # Change of the energy with the squared distance, twice.
-            slope = torch.where(squared >= 0, weighted / distance, 0.0) / genes
-            return (distance * weighted).sum((1, 2)), slope.masked_fill_(itself, 0) if a is b else slope
-
-        between, across = distances(x, y, squares[0], squares[1], 1.0)
-        within_x, inside_x = distances(x, x, squares[0], squares[0], -0.5)
-        within_y, inside_y = distances(y, y, squares[1], squares[1], -0.5)
-        ctx.save_for_backward(x, y, across, inside_x, inside_y)
-        return between + within_x + within_y
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: torch.Tensor):
-        x, y, across, inside_x, inside_y = ctx.saved_tensors
-
-        def gradient(cells: torch.Tensor, others: torch.Tensor, across: torch.Tensor, inside: torch.Tensor):
-            # | a - b |^2 grows by 2 (a - b) with a; a pair within a population moves at both ends.
-            own = torch.diag_embed(across.sum(2) + 2 * inside.sum(2)) - 2 * inside
-            scale = grad[:, None, None]
-            return torch.bmm((own * scale).to(cells.dtype), cells).sub_(
-                torch.bmm((across * scale).to(cells.dtype), others)
-            )
-
-        grad_x = gradient(x, y, across, inside_x) if ctx.needs_input_grad[0] else None
-        grad_y = gradient(y, x, across.transpose(1, 2), inside_y) if ctx.needs_input_grad[1] else None
-        return grad_x, grad_y, None
-
-
-def _squares(cells: torch.Tensor, wide: torch.dtype) -> torch.Tensor:
-    """Squared norm of each cell, [B, S]; a CPU goes from set to set, so that what is widened stays in its cache."""
-    sets = cells if cells.device.type == "cpu" and cells.dtype != wide else [cells]
-    norms = [torch.linalg.vector_norm(some, dim=-1, dtype=wide).square() for some in sets]
-    return torch.stack(norms) if len(norms) > 1 else norms[0].view(cells.shape[:2])
-
-
-def maximum_mean_discrepancy(x: torch.Tensor, y: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Squared MMD, ``E k(x, x') + E k(y, y') - 2 E k(x, y)``, [B] (Gretton et al. 2012, "A kernel two-sample test").
+def maximum_mean_discrepancy(x_BSG: torch.Tensor, y_BSG: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
+    """Return ``E k(x, x') + E k(y, y') - 2 E k(x, y)``, [B] (Gretton et al. 2012, "A kernel two-sample test").
 
     The kernel is a mean of Gaussians of five widths around the mean squared distance between the two populations, which
     spares a width of one's own choice. Means run over all pairs of valid cells, a cell with itself included.
 
     Parameters
     ----------
-    x, y
-        Populations [B, S, G] of as many valid cells.
-    mask
-        bool [B, S], for both.
+    x_BSG, y_BSG
+        Populations of as many valid cells, log1p.
+    mask_BS
+        True where a cell is there, for both.
     """
-    origin = y.detach().float().mean(1, keepdim=True)
-    x, y = x.float() - origin, y.float() - origin
-    pairs = (mask[:, :, None] & mask[:, None, :]).float()
-    pairs = pairs / pairs.sum((1, 2), keepdim=True).clamp(min=1)
+    origin_B1G = y_BSG.detach().float().mean(1, keepdim=True)
+    pairs_BSS = _pairs(mask_BS)
+    between, within_x, within_y = _squared_distances(x_BSG.float() - origin_B1G, y_BSG.float() - origin_B1G)
+    width_B11 = (between.detach() * pairs_BSS).sum((1, 2), keepdim=True).clamp(min=1e-6)
 
-    def squared(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        distance = a.square().sum(-1)[:, :, None] + b.square().sum(-1)[:, None, :] - 2 * a @ b.transpose(1, 2)
-        return (distance / a.shape[-1]).clamp(min=0)
+    def mean_kernel(squared_BSS: torch.Tensor) -> torch.Tensor:
+        kernels = [torch.exp(-squared_BSS / width_B11 / factor) for factor in (0.25, 0.5, 1.0, 2.0, 4.0)]
+        return (torch.stack(kernels).mean(0) * pairs_BSS).sum((1, 2))
 
-    width = (squared(x, y).detach() * pairs).sum((1, 2), keepdim=True).clamp(min=1e-6)
+    return mean_kernel(within_x) + mean_kernel(within_y) - 2 * mean_kernel(between)
 
-    def mean_kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        distance = squared(a, b) / width
-        kernel = torch.stack([torch.exp(-distance / factor) for factor in (0.25, 0.5, 1.0, 2.0, 4.0)]).mean(0)
-        return (kernel * pairs).sum((1, 2))
 
-    return mean_kernel(x, x) + mean_kernel(y, y) - 2 * mean_kernel(x, y)
+def _pairs(mask_BS: torch.Tensor) -> torch.Tensor:
+    """Return the weight of each pair of cells in a mean over pairs of valid cells, float32 [B, S, S]."""
+    pairs_BSS = (mask_BS[:, :, None] & mask_BS[:, None, :]).float()
+    return pairs_BSS / pairs_BSS.sum((1, 2), keepdim=True).clamp(min=1)
+
+
+def _squared_distances(x_BSG: torch.Tensor, y_BSG: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return ``|x - y|^2 / G``, ``|x - x'|^2 / G`` and ``|y - y'|^2 / G`` of all pairs, float32 or wider [B, S, S].
+
+    Each is ``<a, a> + <b, b> - 2 <a, b>``. The squares are taken from the diagonals of the products within a
+    population, so that a cell meets itself at exactly 0 and no further tensor of all genes is made.
+    """
+    wide = torch.promote_types(x_BSG.dtype, torch.float32)
+    xy, xx, yy = ((a @ b.mT).to(wide) for a, b in ((x_BSG, y_BSG), (x_BSG, x_BSG), (y_BSG, y_BSG)))
+    x2, y2 = (products.diagonal(dim1=1, dim2=2) for products in (xx, yy))
+    return tuple(
+        ((a2[:, :, None] + b2[:, None, :] - 2 * ab) / x_BSG.shape[-1]).clamp(min=0)
+        for a2, b2, ab in ((x2, y2, xy), (x2, x2, xx), (y2, y2, yy))
+    )

@@ -1,20 +1,28 @@
-"""Attention among the members of a set: both directions, no positions, padding masked."""
+"""Let the members of a set attend to each other: both directions, no positions, padding masked.
+
+Axes: N members of a set, B sets, H heads, W width of a head. Key and value may have fewer heads than the query.
+"""
+
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from megatron.core.transformer.module import MegatronModule
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 MOST_WHOLE = 256
-"""Members of a set up to which a CPU keeps all their scores: its fused kernel is several times slower than that."""
-
-MOST_BY_ELEMENTS = 64
-"""Members times width of a head up to which a CPU is faster without matrix products."""
+"""Members of a set up to which a CPU keeps all their scores: in bf16 its fused kernel takes several times as long."""
 
 
 class SetAttention(MegatronModule):
-    """Megatron core attention on torch's scaled dot product: flash on a GPU; on a CPU fused, or whole for small sets.
+    """A `SetAttention` is Megatron's core attention made of torch's scaled dot product.
 
     Megatron's own ``DotProductAttention`` forks the CUDA random state on every call, so it cannot run on a CPU.
+
+    Raises
+    ------
+    ValueError
+        The configuration asks for dropout.
     """
 
     def __init__(self, config, layer_number, attn_mask_type, attention_type, softmax_scale=None, **_megatron_extras):
@@ -25,79 +33,40 @@ class SetAttention(MegatronModule):
 
     def forward(
         self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
+        query_NBHW: torch.Tensor,
+        key_NBHW: torch.Tensor,
+        value_NBHW: torch.Tensor,
         attention_mask: torch.Tensor | None,
         **_megatron_extras,
     ) -> torch.Tensor:
-        """Attend.
+        """Attend (Vaswani et al. 2017, "Attention is all you need").
 
         Parameters
         ----------
-        query, key, value
-            [S, B, heads, width], Megatron's order.
+        query_NBHW, key_NBHW, value_NBHW
+            Megatron's order of axes.
         attention_mask
-            bool [B, 1, 1, S], True where a cell is padding and must not be attended to; None attends to all.
+            bool [B, 1, 1, N], True where a member is padding and must not be attended to; None attends to all.
 
         Returns
         -------
         torch.Tensor
-            [S, B, heads * width].
+            [N, B, H * W].
         """
-        q, k, v = (tensor.permute(1, 2, 0, 3) for tensor in (query, key, value))
-        attend = F.scaled_dot_product_attention
-        if q.device.type == "cpu" and q.shape[2] <= MOST_WHOLE:
-            small = attention_mask is None and q.shape[2] * q.shape[3] <= MOST_BY_ELEMENTS
-            attend = _by_elements if small else _with_all_scores
-        attended = attend(
-            q,
-            k,
-            v,
-            attn_mask=None if attention_mask is None else ~attention_mask,
-            scale=self.softmax_scale,
-            enable_gqa=q.shape[1] != k.shape[1],
-        )
-        return attended.permute(2, 0, 1, 3).flatten(2)
-
-
-def _with_all_scores(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    attn_mask: torch.Tensor | None,
-    scale: float | None,
-    enable_gqa: bool,
-) -> torch.Tensor:
-    """Scaled dot product attention, [B, heads, S, width], as torch defines it."""
-    if enable_gqa:
-        k, v = (tensor.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for tensor in (k, v))
-    scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.transpose(-1, -2)
-    if attn_mask is not None:
-        # Added, not filled in: a gradient needs no mask where the softmax is 0.
-        scores = scores + torch.zeros_like(attn_mask, dtype=scores.dtype).masked_fill_(~attn_mask, float("-inf"))
-    return scores.softmax(-1) @ v
-
-
-def _by_elements(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    attn_mask: torch.Tensor | None,
-    scale: float | None,
-    enable_gqa: bool,
-) -> torch.Tensor:
-    """The same without a mask, by element-wise operations over all B sets at once.
-
-    Where members and heads are few and narrow, products of their small matrices take several times as long.
-    """
-    assert attn_mask is None
-    if enable_gqa:
-        k, v = (tensor.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for tensor in (k, v))
-    q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
-    q, k, v = (tensor.permute(2, 1, 3, 0).contiguous() for tensor in (q, k, v))  # [S, heads, width, B]
-    attended = []
-    for member in q:
-        weights = (member * k).sum(2).softmax(0)
-        attended.append((weights[:, :, None] * v).sum(0))
-    return torch.stack(attended).permute(3, 1, 0, 2)
+        q_BHNW, k_BHNW, v_BHNW = (part.permute(1, 2, 0, 3) for part in (query_NBHW, key_NBHW, value_NBHW))
+        if q_BHNW.is_cuda and q_BHNW.shape[1] != k_BHNW.shape[1]:
+            # Under a mask torch has a fused kernel on CUDA only where there are as many keys as queries.
+            k_BHNW, v_BHNW = (
+                part.repeat_interleave(q_BHNW.shape[1] // part.shape[1], dim=1) for part in (k_BHNW, v_BHNW)
+            )
+        small_on_cpu = q_BHNW.device.type == "cpu" and len(query_NBHW) <= MOST_WHOLE
+        with sdpa_kernel(SDPBackend.MATH) if small_on_cpu else nullcontext():
+            attended_BHNW = F.scaled_dot_product_attention(
+                q_BHNW,
+                k_BHNW,
+                v_BHNW,
+                attn_mask=None if attention_mask is None else ~attention_mask,
+                scale=self.softmax_scale,
+                enable_gqa=q_BHNW.shape[1] != k_BHNW.shape[1],
+            )
+        return attended_BHNW.permute(2, 0, 1, 3).flatten(2)

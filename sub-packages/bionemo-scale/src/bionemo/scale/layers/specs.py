@@ -1,4 +1,4 @@
-"""Which modules a block is made of: torch ones everywhere, Transformer Engine ones where they work."""
+"""Choose what a block is made of: torch modules everywhere, Transformer Engine's where they work."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +17,7 @@ from bionemo.screens.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSpec:
-    """Classes of the tensor-parallel linear layers, the norm and the core attention."""
+    """A `LayerSpec` names the classes of the tensor-parallel linear layers and of the norm."""
 
     column_linear: Any
     row_linear: Any
@@ -25,19 +25,19 @@ class LayerSpec:
 
     @property
     def attention(self) -> SelfAttentionSubmodules:
-        """Submodules of Megatron's self attention."""
+        """Return the submodules of Megatron's self attention."""
         return SelfAttentionSubmodules(
             linear_qkv=self.column_linear, core_attention=SetAttention, linear_proj=self.row_linear
         )
 
     @property
     def mlp(self) -> MLPSubmodules:
-        """Submodules of Megatron's feed-forward layer."""
+        """Return the submodules of Megatron's feed-forward layer."""
         return MLPSubmodules(linear_fc1=self.column_linear, linear_fc2=self.row_linear)
 
 
 def torch_norm(config: TransformerConfig, hidden_size: int, eps: float) -> nn.RMSNorm:
-    """RMSNorm of torch, for sequence parallelism as well, which Megatron's ``WrappedTorchNorm`` refuses."""
+    """Make torch's RMSNorm, for sequence parallelism as well, which Megatron's ``WrappedTorchNorm`` refuses."""
     norm = nn.RMSNorm(hidden_size, eps=eps)
     # Each rank then has the gradient of its own members. Megatron adds up those of the weights that say so.
     norm.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
@@ -46,7 +46,7 @@ def torch_norm(config: TransformerConfig, hidden_size: int, eps: float) -> nn.RM
 
 @cache
 def transformer_engine_works() -> bool:
-    """Whether Transformer Engine can be imported and a GPU is there to run it."""
+    """Tell whether Transformer Engine can be imported and a GPU is there to run it."""
     import torch
 
     if not torch.cuda.is_available():

@@ -1,8 +1,7 @@
-"""Megatron's configuration of the model's LLaMA blocks, made of what the model is and how it is computed."""
+"""Configure Megatron's blocks from what the model is and how it is computed."""
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from megatron.core.transformer.transformer_config import TransformerConfig
 
@@ -46,7 +45,7 @@ def transformer_config(
         num_query_groups=model.num_query_groups,
         normalization="RMSNorm",
         gated_linear_unit=True,
-        activation_func=F.silu if compute.on_gpu else _packed_silu,
+        activation_func=F.silu,
         add_bias_linear=False,
         hidden_dropout=0.0,
         attention_dropout=0.0,
@@ -60,16 +59,3 @@ def transformer_config(
         gradient_accumulation_fusion=False,
         **fp8,
     )
-
-
-def projects_plainly(compute: ComputeConfig, genes: int) -> bool:
-    """Tell whether latents are projected to G columns, and not to the next multiple of ``GENE_MULTIPLE``.
-
-    They are where the weights lie whole in a process and G is a multiple of 8, which a GPU is fast with.
-    """
-    return compute.tensor_parallel == 1 and genes % 8 == 0
-
-
-def _packed_silu(x: torch.Tensor) -> torch.Tensor:
-    """Apply SiLU to half a gated layer: a CPU takes several times as long for narrow rows that do not lie together."""
-    return F.silu(x.contiguous())

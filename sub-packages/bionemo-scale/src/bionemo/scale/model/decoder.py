@@ -7,7 +7,6 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from megatron.core.tensor_parallel.mappings import (
     gather_from_sequence_parallel_region,
     scatter_to_sequence_parallel_region,
@@ -19,36 +18,9 @@ from bionemo.scale.config.compute import ComputeConfig
 from bionemo.scale.config.model import GENE_MULTIPLE, Head, ModelConfig
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.flow.likelihood import negative_binomial_loss
-from bionemo.scale.layers.linear import ColumnParallelLinear, product
+from bionemo.scale.layers.linear import ColumnParallelLinear
 from bionemo.scale.layers.specs import LayerSpec
-from bionemo.scale.layers.transformer import projects_plainly, transformer_config
-
-
-class GeneProjection(ColumnParallelLinear):
-    """A latent to the first G columns of a layer that has a few more.
-
-    Where its weights lie whole in this process, the product is made without the other columns: cutting them off costs
-    more than they do.
-    """
-
-    def keep(self, n_genes: int, *, plain: bool) -> None:
-        """Set G, and whether the product is made without the other columns."""
-        self.n_genes, self.plain = n_genes, plain
-
-    def forward(self, trunk_BSD: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """Project [B, S, D] to [B, S, G]."""
-        if self.plain:
-            assert self.weight is not None
-            return product(trunk_BSD, self.weight[: self.n_genes], self.bias[: self.n_genes])
-        x_BSG, _ = super().forward(trunk_BSD)
-        return x_BSG[..., : self.n_genes]
-
-    def difference(self, one_BSD: torch.Tensor, other_BSD: torch.Tensor) -> torch.Tensor:
-        """Project two and subtract, [B, S, G]; the plain product is linear, so one of the difference will do."""
-        if self.plain:
-            assert self.weight is not None
-            return product(one_BSD - other_BSD, self.weight[: self.n_genes])
-        return self(one_BSD) - self(other_BSD)
+from bionemo.scale.layers.transformer import transformer_config
 
 
 class Decoder(MegatronModule):
@@ -67,8 +39,8 @@ class Decoder(MegatronModule):
         to_genes: dict[str, Any] = dict(config=transformer, init_method=transformer.init_method)
         # The columns beyond G are dropped.
         columns = math.ceil(self.n_genes / GENE_MULTIPLE) * GENE_MULTIPLE
-        self.to_genes = GeneProjection(config.hidden_size, columns, bias=True, gather_output=True, **to_genes)
-        self.to_genes.keep(self.n_genes, plain=projects_plainly(compute, self.n_genes))
+        self.to_genes = ColumnParallelLinear(config.hidden_size, columns, bias=False, gather_output=True, **to_genes)
+        self.gene_bias = torch.nn.Parameter(torch.zeros(self.n_genes))
         self.rates = CountRates(config, compute, vocabulary, columns) if self.head is Head.NEGATIVE_BINOMIAL else None
 
     def trunk(self, z_BSD: torch.Tensor) -> torch.Tensor:
@@ -83,12 +55,16 @@ class Decoder(MegatronModule):
         return decoded_ND.unflatten(0, z_BSD.shape[:2])
 
     def forward(self, z_BSD: torch.Tensor) -> torch.Tensor:
-        """Decode [B, S, D] to log1p expression less the mean of each gene, [B, S, G]."""
-        return self.to_genes(self.trunk(z_BSD))
+        """Decode latents to log1p expression less the mean of each gene, ``h(z) = W trunk(z) + b``, [B, S, G]."""
+        return self._projected(self.trunk(z_BSD)) + self.gene_bias
 
     def change(self, z1_BSD: torch.Tensor, z0_BSD: torch.Tensor) -> torch.Tensor:
-        """``h(z1) - h(z0)``, [B, S, G]."""
-        return self.to_genes.difference(self.trunk(z1_BSD), self.trunk(z0_BSD))
+        """Return ``h(z1) - h(z0) = W (trunk(z1) - trunk(z0))``, [B, S, G]."""
+        return self._projected(self.trunk(z1_BSD) - self.trunk(z0_BSD))
+
+    def _projected(self, trunk_BSD: torch.Tensor) -> torch.Tensor:
+        x_BSG, _ = self.to_genes(trunk_BSD)
+        return x_BSG[..., : self.n_genes]
 
     def predict(
         self,
@@ -107,19 +83,8 @@ class Decoder(MegatronModule):
         if self.rates is not None:
             return self.rates(self.trunk(z1_BSD), gene_mean_G).log1p()
         if self.head is Head.RESIDUAL:
-            change_BSG = self.change(z1_BSD, z0_BSD)
-            moved_BSG = torch.add(x0_BSG, change_BSG, alpha=gate)
-            return within(moved_BSG, self.ceiling) if torch.is_grad_enabled() else moved_BSG.clamp_(0, self.ceiling)
+            return (x0_BSG + gate * self.change(z1_BSD, z0_BSD)).clamp(0, self.ceiling)
         return (self(z1_BSD) + gene_mean_G).clamp(0, self.ceiling)
-
-
-def within(moved: torch.Tensor, ceiling: float) -> torch.Tensor:
-    """Expression in [0, ceiling], with a gradient in it and at both its ends, as torch's clamp has.
-
-    Torch's hardtanh keeps no mask for the gradient, but has none at the ends, where most genes of most cells are before
-    training; so its range is larger by what no number of log1p expression shows.
-    """
-    return F.hardtanh(moved, -1e-30, ceiling * (1 + 1e-6))
 
 
 class CountRates(MegatronModule):

@@ -1,47 +1,58 @@
-"""Floating-point operations of a training step, and what a device can do.
+"""Count the floating-point operations of a training step, and look up what a device can do.
 
 Counted are the matrix products that a step carries out, two operations for each multiply-add, on padded shapes.
-Left out are normalisations, activations, the optimizer, and the further tokens of combinations, doses and embeddings;
+Normalisations, activations, the optimizer, and the further tokens of combinations, doses and embeddings are left out;
 what recomputation does twice counts once.
 
-Shapes: B sets, S cells, G genes, M gene modules of width d, D latent, K seeds.
+Words: B sets, S cells, G genes, M gene modules of width d, D latent, K seeds.
 """
 
+import logging
 import math
 from collections.abc import Iterator
+from functools import cache
 
 from bionemo.scale.config.compute import ComputeConfig
 from bionemo.scale.config.model import GENE_MULTIPLE, ConditionPooling, Head, ModelConfig, SetLoss
-from bionemo.scale.layers.transformer import projects_plainly
+
+_log = logging.getLogger("bionemo.scale")
 
 CONDITION_TOKENS = 3
 """Perturbation, context and batch."""
 FORWARD, ONE_GRADIENT, BOTH_GRADIENTS = 1, 2, 3
 """How often a product's operations are spent: alone, with the gradient of one factor, with those of both."""
 
-# Dense bf16 in FLOP/s, from NVIDIA's data sheets. A name that is part of another comes after it.
+# Dense bf16 in FLOP/s by CUDA's whole name of the device, from NVIDIA's data sheets.
 _PEAK_BF16 = {
-    "B200": 2.25e15,
-    "GH200": 0.989e15,
-    "H200": 0.989e15,
-    "H100 PCIe": 0.756e15,
-    "H100 NVL": 0.835e15,
-    "H100": 0.989e15,
-    "A100": 0.312e15,
-    "L40S": 0.362e15,
+    "NVIDIA GB200": 2.5e15,
+    "NVIDIA B200": 2.25e15,
+    "NVIDIA GH200 480GB": 0.989e15,
+    "NVIDIA GH200 144G HBM3e": 0.989e15,
+    "NVIDIA H200": 0.989e15,
+    "NVIDIA H100 80GB HBM3": 0.989e15,
+    "NVIDIA H100 NVL": 0.835e15,
+    "NVIDIA H100 PCIe": 0.756e15,
+    "NVIDIA A100-SXM4-80GB": 0.312e15,
+    "NVIDIA A100-SXM4-40GB": 0.312e15,
+    "NVIDIA A100 80GB PCIe": 0.312e15,
+    "NVIDIA A100-PCIE-40GB": 0.312e15,
+    "NVIDIA L40S": 0.362e15,
 }
 
 Product = tuple[int, int, int, int]
 """Rows, inner size, columns, and one of the three above."""
 
 
+@cache
 def peak_flops(device: str) -> float | None:
-    """Dense bf16 FLOP/s of a device by CUDA's name for it; None for one not in the table, and for CPUs."""
-    return next((peak for name, peak in _PEAK_BF16.items() if name in device), None)
+    """Return the dense bf16 FLOP/s of a device by CUDA's name for it; None, with a notice, for one not in the table."""
+    if device not in _PEAK_BF16:
+        _log.warning("the peak of %r is not known, so its share (throughput/mfu) is not logged", device)
+    return _PEAK_BF16.get(device)
 
 
 def training_flops(config: ModelConfig, compute: ComputeConfig, genes: int, sets: int, cells: int) -> int:
-    """Operations of the forward and backward pass over one batch, on all tensor-parallel ranks together.
+    """Count the operations of the forward and backward pass over one batch, on all tensor-parallel ranks together.
 
     Parameters
     ----------
@@ -57,28 +68,24 @@ def training_flops(config: ModelConfig, compute: ComputeConfig, genes: int, sets
 
 
 def _step(config: ModelConfig, compute: ComputeConfig, genes: int, sets: int, cells: int) -> Iterator[Product]:
-    """Products of ``ScaleModel.forward`` and its gradients, in its order."""
+    """List the products of ``ScaleModel.forward`` and its gradients, in its order."""
     width, members = config.hidden_size, sets * cells
     trained = sets * config.reconstructed_cells(cells)
-    plain, columns = projects_plainly(compute, genes), math.ceil(genes / GENE_MULTIPLE) * GENE_MULTIPLE
+    columns = math.ceil(genes / GENE_MULTIPLE) * GENE_MULTIPLE
     yield from _encode(config, compute, genes, 2 * sets, 2 * members, 2 * trained)
     yield from _feed_forward(config, 2 * trained, width)
-    yield 2 * trained, width, genes if plain else columns, BOTH_GRADIENTS
+    yield 2 * trained, width, columns, BOTH_GRADIENTS
     yield from _condition(config, sets)
     yield from _transport(config, compute, sets, cells)
     trunk = _feed_forward(config, members, width)
-    decode = [*trunk, (members, width, genes if plain else columns, BOTH_GRADIENTS)]
     if config.set_loss is not SetLoss.NONE:
-        yield from decode
+        yield from trunk
         if config.head is Head.RESIDUAL:
-            yield from trunk if plain else decode
-        # Distances of the predicted to the observed cells, among the predicted, and among the observed. The gradient
-        # of the energy distance takes the pairs among the predicted cells once, not from both ends.
-        among = ONE_GRADIENT if config.set_loss is SetLoss.ENERGY else BOTH_GRADIENTS
-        for times in (ONE_GRADIENT, among, FORWARD):
+            yield from trunk  # of the control cells: what is projected is the difference
+        yield members, width, columns, BOTH_GRADIENTS
+        # Products of predicted with observed cells, among the predicted, and among the observed.
+        for times in (ONE_GRADIENT, BOTH_GRADIENTS, FORWARD):
             yield members, genes, cells, times
-    if config.set_loss is SetLoss.MMD:
-        yield members, genes, cells, FORWARD  # for the width of the kernels
     if config.head is Head.NEGATIVE_BINOMIAL:
         for rows in (trained, members):  # rates of the cells as encoded and as predicted
             yield from _feed_forward(config, rows, width)
@@ -126,7 +133,7 @@ def _transport(config: ModelConfig, compute: ComputeConfig, sets: int, cells: in
 
 
 def _blocks(config: ModelConfig, rows: int, attended: int, width: int, layers: int) -> Iterator[Product]:
-    """LLaMA blocks over ``rows`` members, each of which attends to ``attended``."""
+    """List the products of LLaMA blocks over ``rows`` members, each of which attends to ``attended``."""
     head = width // config.num_attention_heads
     for _ in range(layers):
         yield rows, width, width + 2 * config.num_query_groups * head, BOTH_GRADIENTS
@@ -142,5 +149,5 @@ def _feed_forward(config: ModelConfig, rows: int, width: int) -> list[Product]:
 
 
 def _of_what_is_given(compute: ComputeConfig) -> int:
-    """For a layer whose input has no gradient; Megatron's, over several ranks, makes it all the same."""
+    """Return the times of a layer whose input has no gradient; over several ranks Megatron's makes it all the same."""
     return ONE_GRADIENT if compute.tensor_parallel == 1 else BOTH_GRADIENTS

@@ -15,9 +15,9 @@ from bionemo.scale.data.condition import Condition
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.flow.endpoint import endpoint_loss, velocity_loss
 from bionemo.scale.flow.noise import set_noise
-from bionemo.scale.flow.pairing import optimal_transport_order
+from bionemo.scale.flow.pairing import in_order, optimal_transport_order
 from bionemo.scale.flow.path import interpolate
-from bionemo.scale.flow.reduce import over_cells, over_sets, squared_error
+from bionemo.scale.flow.reduce import over_cells, over_sets
 from bionemo.scale.flow.set_loss import energy_distance, maximum_mean_discrepancy
 from bionemo.scale.flow.solver import solve
 from bionemo.scale.flow.source import source
@@ -53,6 +53,8 @@ class ScaleModel(MegatronModule):
         self.transport = EndpointTransport(config, compute, spec)
         # Not `decoder`: Megatron takes an attribute of that name for a stack of transformer layers.
         self.expression_decoder = Decoder(config, compute, spec, vocabulary)
+        # The mean log1p of each gene over training cells, [G]. Expression is centred on it: else what all cells share
+        # would dominate every cell's encoding, and latents would collapse towards one point.
         self.register_buffer("gene_mean", torch.zeros(len(vocabulary.genes)))
         self.transfer = Transfer(vocabulary) if config.transfer else None
         # How much of what the model adds is kept: in a model that starts from a transferred delta, validation decides.
@@ -61,13 +63,6 @@ class ScaleModel(MegatronModule):
             config.source
         ]
         self.register_load_state_dict_pre_hook(_without_extra_state)
-
-    def set_gene_mean(self, gene_mean: torch.Tensor) -> None:
-        """Centre expression on the mean log1p of each gene, [G], over training cells.
-
-        Without it every cell's encoding is dominated by what all cells share, and latents collapse towards one point.
-        """
-        self.gene_mean.copy_(gene_mean)
 
     def sharded_state_dict(self, prefix: str = "", *args, **kwargs) -> dict[str, Any]:
         """Megatron's, less what layers keep beside their weights.
@@ -124,15 +119,17 @@ class ScaleModel(MegatronModule):
             gene_dropout=config.gene_dropout,
             genes=control.shape[2],
         )
-        control, centred = self._prepared(control, perturbed, condition)
+        # Cells come in float32, and are rounded to the precision of the weights only when they are centred.
+        control, dtype = self.starting_cells(control, condition), self.gene_mean.dtype
+        centred = (torch.stack([control, perturbed]) - self.gene_mean).to(dtype)
+        control = control.to(dtype)
         # Through these cells of each set gradients reach the encoder: as many as the reconstruction needs.
         trained = config.reconstructed_cells(control.shape[1])
-        shown = centred if noise.hide_genes is None else centred.masked_fill(noise.hide_genes, 0.0)
+        shown = centred if noise.hide_genes_2BSG is None else centred.masked_fill(noise.hide_genes_2BSG, 0.0)
         z = self.encoder(shown.flatten(0, 1), mask.repeat(2, 1), trained)
         z0, z1 = z.chunk(2)
-        error = squared_error(
-            decoder(z[:, :trained]), centred.flatten(0, 1)[:, :trained], mask[:, :trained].repeat(2, 1)
-        )
+        difference = decoder(z[:, :trained]) - centred.flatten(0, 1)[:, :trained]
+        error = over_cells(difference.square(), mask[:, :trained].repeat(2, 1))
         reconstruction = error.unflatten(0, (2, -1)).mean(0)
 
         # The transport works on latents that the reconstruction alone shapes. A gradient of the endpoint loss through
@@ -140,12 +137,12 @@ class ScaleModel(MegatronModule):
         start, target = z0.detach(), z1.detach()
         if config.pairing is Pairing.OPTIMAL_TRANSPORT:
             order = optimal_transport_order(start, target, mask)
-            target = target.gather(1, order[..., None].expand_as(target))
-        z_s = source(start, noise.gaussian, self.control_share, mask)
-        z_t = interpolate(z_s, target, noise.t)
-        told = condition.without_context(noise.hide_context)
-        encoded_condition, _ = self.condition_encoder(told, noise.hide_token)
-        z1_hat = self.transport(z_t, noise.t, encoded_condition, start, mask)
+            target = in_order(target, order)
+        z_s = source(start, noise.gaussian_BSD, self.control_share, mask)
+        z_t = interpolate(z_s, target, noise.t_B)
+        told = condition.without_context(noise.hide_context_B)
+        encoded_condition, _ = self.condition_encoder(told, noise.hide_token_B)
+        z1_hat = self.transport(z_t, noise.t_B, encoded_condition, start, mask)
 
         weighted: dict[str, tuple[float, torch.Tensor]] = {
             "reconstruction": (config.reconstruction_weight, reconstruction)
@@ -153,7 +150,7 @@ class ScaleModel(MegatronModule):
         if config.prediction is Prediction.ENDPOINT:
             weighted["endpoint"] = config.endpoint_weight, endpoint_loss(z1_hat, target, mask)
         else:
-            weighted["velocity"] = config.endpoint_weight, velocity_loss(z1_hat, target, noise.t, mask)
+            weighted["velocity"] = config.endpoint_weight, velocity_loss(z1_hat, target, noise.t_B, mask)
         if config.set_loss is not SetLoss.NONE:
             predicted = decoder.predict(z1_hat, start, control, self.gene_mean)
             distance = _SET_LOSSES[config.set_loss](predicted - self.gene_mean, centred[1], mask)
@@ -166,8 +163,8 @@ class ScaleModel(MegatronModule):
                 z1[:, :trained], perturbed[:, :trained], library[1, :, :trained], mask[:, :trained]
             )
             if config.pairing is Pairing.OPTIMAL_TRANSPORT:
-                perturbed = perturbed.gather(1, order[..., None].expand_as(perturbed))
-                library = torch.stack([library[0], library[1].gather(1, order)])
+                perturbed = in_order(perturbed, order)
+                library = torch.stack([library[0], in_order(library[1], order)])
             likelihood = (likelihood + self._likelihood(z1_hat, perturbed, library[1], mask)) / 2
             weighted["likelihood"] = config.likelihood_weight, likelihood
 
@@ -177,40 +174,16 @@ class ScaleModel(MegatronModule):
 
     def starting_cells(self, control: torch.Tensor, condition: Condition) -> torch.Tensor:
         """The control cells; moved by the condition's delta in a model that transfers one, log1p [B, S, G]."""
-        return self._moved(control, condition, slice(None))
-
-    def _moved(self, control: torch.Tensor, condition: Condition, part: slice) -> torch.Tensor:
-        """Those of some sets of the batch."""
         if not self.scale.transfer:
             return control
         assert condition.delta is not None
         assert condition.control_mean is not None
-        ceiling = self.expression_decoder.ceiling
-        return move_cells(control, condition.delta[part], condition.control_mean[part], ceiling)
+        return move_cells(control, condition.delta, condition.control_mean, self.expression_decoder.ceiling)
 
     def encode(self, x: torch.Tensor, mask: torch.Tensor, hide_genes: torch.Tensor | None = None) -> torch.Tensor:
         """Latents [B, S, D] of log1p expression [B, S, G]; hidden genes, bool [B, S, G], are shown at their mean."""
         centred = x - self.gene_mean
         return self.encoder(centred if hide_genes is None else centred.masked_fill(hide_genes, 0.0), mask)
-
-    @torch.no_grad()
-    def _prepared(
-        self, control: torch.Tensor, perturbed: torch.Tensor, condition: Condition
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The cells to start from, [B, S, G], and both sets less the mean of each gene, [2, B, S, G], as weights are.
-
-        A CPU goes from set to set, so that what is worked on stays in its cache.
-        """
-        start = torch.empty_like(control, dtype=self.gene_mean.dtype)
-        centred = start.new_empty(2, *start.shape)
-        step = 1 if control.device.type == "cpu" else len(control)
-        for first in range(0, len(control), step):
-            part = slice(first, first + step)
-            moved = self._moved(control[part], condition, part)
-            start[part] = moved
-            centred[0, part] = moved - self.gene_mean
-            centred[1, part] = perturbed[part] - self.gene_mean
-        return start, centred
 
     @torch.no_grad()
     def predict(
@@ -249,7 +222,7 @@ class ScaleModel(MegatronModule):
             encoded, _ = self.condition_encoder(condition)
         z1 = solve(
             lambda z, t: self.transport(z, t, encoded, z0, mask),
-            source(z0, noise.gaussian, self.control_share, mask),
+            source(z0, noise.gaussian_BSD, self.control_share, mask),
             self.scale.solver_steps,
         )
         return self.expression_decoder.predict(z1, z0, control, self.gene_mean, share)

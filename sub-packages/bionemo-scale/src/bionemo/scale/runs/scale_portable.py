@@ -301,10 +301,11 @@ class Decoder(nn.Module):
         self.genes = genes
         self.norm = nn.RMSNorm(width, eps=EPSILON)
         self.mlp = FeedForward(width, config["ffn_hidden_size"])
-        self.to_genes = linear(width, math.ceil(genes / columns_multiple) * columns_multiple, bias=True)
+        self.to_genes = linear(width, math.ceil(genes / columns_multiple) * columns_multiple)
+        self.gene_bias = nn.Parameter(torch.zeros(genes))
 
     def forward(self, z_BSD: torch.Tensor) -> torch.Tensor:
-        return self.to_genes(z_BSD + self.mlp(self.norm(z_BSD)))[..., : self.genes]
+        return self.to_genes(z_BSD + self.mlp(self.norm(z_BSD)))[..., : self.genes] + self.gene_bias
 
 
 class Transfer(nn.Module):
