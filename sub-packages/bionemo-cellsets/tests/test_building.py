@@ -203,5 +203,5 @@ def test_protocols_are_named_and_what_is_missing_too(screen_path, tmp_path):
         prepare([screen_path], tmp_path / "s", protocol="tahoe")
     with pytest.raises(InputError, match="Nothing says what the context key and the control label is"):
         prepare([screen_path], tmp_path / "s", perturbation_key="gene")
-    with pytest.raises(InputError, match="no obs column 'donor'"):
+    with pytest.raises(InputError, match="no obs column 'cytokine'"):
         prepare([screen_path], tmp_path / "s", protocol="parse10m-pbmc", progress=False)

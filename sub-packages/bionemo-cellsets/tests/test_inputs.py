@@ -193,16 +193,51 @@ def test_cells_named_twice_in_a_file_are_refused(altered, screen, tmp_path, keys
     assert prepare([tmp_path / "1.h5ad", tmp_path / "2.h5ad"], tmp_path / "s", **ALL, **keys).n_cells == 630
 
 
-def test_labels_that_look_alike_are_pointed_out(altered, screen_path, tmp_path, keys):
+def test_labels_that_look_alike_are_pointed_out(altered, screen_path, tmp_path, keys, caplog):
     def rename(data):
         data.obs_names = [f"again{name}" for name in data.obs_names]
         data.obs["gene"] = data.obs["gene"].astype(object).replace({"TP53": "tp53 "})
 
     path = altered(rename)
-    with pytest.warns(UserWarning, match="'TP53', 'tp53 ' in obs column 'gene' differ only by case or blanks") as seen:
-        made = prepare([screen_path, path], tmp_path / "s", **ALL, **keys)
-    assert len(seen) == 1
+    made = prepare([screen_path, path], tmp_path / "s", **ALL, **keys)
+    (notice,) = caplog.messages
+    assert notice.startswith("'TP53', 'tp53 ' in obs column 'gene'")
     assert made.perturbations.tolist() == ["MYC", "TP53", "ctrl", "rare", "tp53 "]
+
+
+def test_a_label_that_is_the_control_label_but_for_capitals_is_refused(altered, tmp_path, keys):
+    def shout(data):
+        data.obs["gene"] = data.obs["gene"].astype(object)
+        data.obs.loc[data.obs_names[data.obs["gene"] == "ctrl"][:3], "gene"] = "CTRL"
+
+    with pytest.raises(InputError, match=r"'CTRL' in obs column 'gene' of .* is the control label 'ctrl' but for"):
+        prepare([altered(shout)], tmp_path / "s", **ALL, **keys)
+
+
+def test_doses_have_the_shortest_name_and_no_two_labels_are_joined_to_one(altered, tmp_path, keys):
+    def with_dose(data):
+        data.obs["dose"] = np.full(data.n_obs, 0.1, dtype=np.float32)
+        data.obs["dose_of_few"] = data.obs["dose"].astype("category")
+
+    path = altered(with_dose)
+    for column in ("dose", "dose_of_few"):
+        joined = keys | {"perturbation_key": f"gene+{column}", "control": "ctrl+0.1"}
+        store = prepare([path], tmp_path / column, **ALL, **joined)
+        assert store.perturbations.tolist() == ["MYC+0.1", "TP53+0.1", "ctrl+0.1", "rare+0.1"]
+
+    def with_plus(gene, line):
+        def change(data):
+            data.obs["gene"] = data.obs["gene"].astype(object).replace({"TP53": gene})
+            data.obs["other"] = np.where(data.obs["gene"] == gene, line, "x")
+
+        return change
+
+    # One file has (A+B, C) and another (A, B+C).
+    paths = [tmp_path / name for name in ("1.h5ad", "2.h5ad")]
+    for place, names in zip(paths, (("A+B", "C"), ("A", "B+C")), strict=True):
+        altered(with_plus(*names)).rename(place)
+    with pytest.raises(InputError, match=r"join \('A\+B', 'C'\) and \('A', 'B\+C'\) to the same label 'A\+B\+C'"):
+        prepare(paths, tmp_path / "s", **ALL, **keys | {"perturbation_key": "gene+other", "control": "ctrl+x"})
 
 
 @pytest.mark.parametrize("layout", ["csr", "csc"])
@@ -232,10 +267,13 @@ def test_an_unknown_layer_of_a_file_without_any_is_said_so(screen_path, tmp_path
         prepare([screen_path], tmp_path / "store", layer="counts", progress=False, **keys)
 
 
-def test_conditions_are_counted_without_a_store(screen, screen_path):
+def test_conditions_are_counted_without_a_store(screen, screen_path, altered):
     found = observed_conditions([screen_path], perturbation_key="gene", context_key="line")
     assert found == Counter(zip(screen.obs["line"], screen.obs["gene"], strict=True))
     joined = observed_conditions([screen_path, screen_path], perturbation_key="gene", context_key="line+plate")
     assert joined["A+p1", "TP53"] == 2 * ((screen.obs == ["A", "TP53", "p1"]).all(axis=1)).sum()
+    unnamed = altered(lambda data: data.obs.__setitem__("line", data.obs["line"].astype(object).replace({"A": " "})))
+    with pytest.raises(InputError, match=r"obs column 'line' of .* is empty for "):
+        observed_conditions([unnamed], perturbation_key="gene", context_key="line")
     with pytest.raises(InputError, match="no obs column 'cell_line'"):
         observed_conditions([screen_path], perturbation_key="gene", context_key="cell_line")

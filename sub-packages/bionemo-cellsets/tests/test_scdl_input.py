@@ -51,7 +51,7 @@ def test_what_an_archive_lacks_is_named(archive, screen, tmp_path, keys):
         ({"gene_column": "symbols"}, "have no feature 'symbols': did you mean 'symbol'"),
         ({"obs": screen.obs[:300]}, "has 300 lines where the archive has 315 rows"),
         ({"obs": tmp_path / "none.csv"}, r"none\.csv cannot be read"),
-        ({"batch_key": "plates"}, "has no column 'plates': did you mean 'plate'"),
+        ({"batch_key": "plates"}, "has no obs column 'plates': did you mean 'plate'"),
     ):
         with pytest.raises(InputError, match=message):
             prepare([archive], tmp_path / "s", **arguments | changes)

@@ -102,6 +102,21 @@ def unlabelled(cells):
     return cells
 
 
+def shouted(cells):
+    cells = cells.copy()
+    cells.obs["target"] = cells.obs["target"].astype(object)
+    cells.obs.loc[cells.obs_names[cells.obs["target"] == "ctrl"][:3], "target"] = "CTRL"
+    return cells
+
+
+def test_a_label_that_is_the_control_label_but_for_capitals_is_refused(read, written, vocabulary):
+    path = written(shouted)
+    with pytest.raises(InputError, match=r"'CTRL' in obs column 'target' .* the control label 'ctrl' but for capitals"):
+        read(path)
+    with pytest.raises(InputError, match=r"'CTRL' in obs column 'target' .* the control label 'ctrl' but for capitals"):
+        populations_like(path, KEYS, vocabulary, SPLIT, "all")
+
+
 def renamed(cells):
     cells = cells.copy()
     cells.var_names = [*cells.var_names[:-1], cells.var_names[0]]
@@ -118,9 +133,9 @@ def renamed(cells):
             {},
             r"has no control cells: none is labelled 'ctrl' in obs\['target'\], which holds MYC, TP53",
         ),
-        (None, {"perturbation_key": "targt"}, "has no obs column 'targt'; .* did you mean 'target'"),
-        (None, {"context_key": "tissue"}, "has no obs column 'tissue'; it has line, target, plate, age"),
-        (unlabelled, {}, r"obs\['line'\] of .* has 3 cells without a label"),
+        (None, {"perturbation_key": "targt"}, "has no obs column 'targt': did you mean 'target'"),
+        (None, {"context_key": "tissue"}, "has no obs column 'tissue': use one of 'line', 'target', 'plate', 'age'"),
+        (unlabelled, {}, "obs column 'line' of .* is empty for 3 cells, the first is 'cell0'"),
         (dirtied(0.5), {}, "holds 0.5, which is no count"),
         (dirtied(-3), {}, "holds the negative value -3"),
         (dirtied(np.nan), {}, "holds NaN or infinite"),

@@ -13,6 +13,7 @@ from bionemo.cellsets.inputs.cell_input import CellInput
 from bionemo.cellsets.inputs.file_arrays import FileArray, unlocked
 from bionemo.cellsets.inputs.matrices import CscArrays, CsrArrays, DenseArray, Rows
 from bionemo.screens.errors import InputError, brief, choices, name_list
+from bionemo.screens.obs import text_of
 
 # h5py's and zarr's groups answer alike, and neither's types tell a group from an array.
 Node = Any
@@ -60,11 +61,18 @@ class AnnDataInput(CellInput):
         """Return the cells' names in rows [start, stop), UTF-8 bytes of a fixed width."""
         return bytes_of(self._names(start, stop))
 
-    def labels(self, key: str, start: int, stop: int) -> np.ndarray:
-        """Return an obs column in rows [start, stop), object array of str; empty where it has no value."""
-        if key not in self._columns:
-            self._columns[key] = self._joined(key) if self._is_joined(key) else self._reader(key)
-        return self._columns[key](start, stop)
+    @property
+    def columns(self) -> list[str]:
+        """The names of the obs columns."""
+        if self._table is not None:
+            return list(map(str, self._table.columns))
+        return [str(name) for name in self._obs.attrs.get("column-order", self._obs.keys()) if name in self._obs]
+
+    def labels(self, column: str, start: int, stop: int) -> np.ndarray:
+        """Return one of `columns` in rows [start, stop), object array of str; empty where it has no value."""
+        if column not in self._columns:
+            self._columns[column] = self._reader(column)
+        return self._columns[column](start, stop)
 
     def close(self) -> None:
         """Close the file."""
@@ -74,33 +82,14 @@ class AnnDataInput(CellInput):
         if isinstance(self._file, h5py.File):
             self._file.close()
 
-    def _column_names(self) -> list[str]:
-        if self._table is not None:
-            return list(self._table.columns)
-        return [name for name in self._obs.attrs.get("column-order", self._obs.keys()) if name in self._obs]
-
-    def _is_joined(self, key: str) -> bool:
-        return "+" in key and key not in self._column_names()
-
-    def _joined(self, key: str) -> Callable[[int, int], np.ndarray]:
-        parts = [self._reader(part) for part in key.split("+")]
-
-        def read(start: int, stop: int) -> np.ndarray:
-            rows = zip(*(part(start, stop) for part in parts), strict=True)
-            return np.array(["+".join(row) if all(map(str.strip, row)) else "" for row in rows], dtype=object)
-
-        return read
-
     def _reader(self, key: str | None, convert: Convert | None = None) -> Callable[[int, int], np.ndarray]:
         """Return what reads a column, or the index for None, in pieces; plain values go through `convert`."""
         convert = convert or text_of
-        if key is not None and key not in self._column_names():
-            raise InputError(f"{self.path} has no obs column '{key}': {choices(key, self._column_names())}")
         what = "The index of obs" if key is None else f"obs column '{key}'"
         try:
             if self._table is not None:
                 series = self._table.index if key is None else self._table[key]
-                values = text_of(np.asarray(series.astype(object)))
+                values = text_of(series)
                 return lambda start, stop: values[start:stop]
             node = self._obs[self._obs.attrs["_index"] if key is None else key]
             read = _column_reader(self._obs, node, convert)
@@ -218,18 +207,8 @@ def _column_reader(obs: Node, node: Node, convert: Convert) -> Callable[[int, in
 
 def _categorical_reader(codes: Node, categories: Any) -> Callable[[int, int], np.ndarray]:
     # The code of a missing value is -1, which takes the last entry.
-    names = np.append(text_of(np.asarray(categories, dtype=object)), "").astype(object)
+    names = np.append(text_of(categories), "").astype(object)
     return lambda start, stop: names[codes[start:stop]]
-
-
-def text_of(values: np.ndarray) -> np.ndarray:
-    """Return values as str, an object array; empty where one is missing."""
-    values = np.asarray(values)
-    missing = pd.isna(values)
-    text = [value.decode() if isinstance(value, bytes) else str(value) for value in values.tolist()]
-    result = np.array(text, dtype=object)
-    result[missing] = ""
-    return result
 
 
 def bytes_of(values: np.ndarray) -> np.ndarray:

@@ -43,12 +43,14 @@ class CellInput(ABC):
     def names(self, start: int, stop: int) -> np.ndarray:
         """Return the cells' names in rows [start, stop), UTF-8 bytes of a fixed width."""
 
+    @property
     @abstractmethod
-    def labels(self, key: str, start: int, stop: int) -> np.ndarray:
-        """Return an obs column in rows [start, stop), object array of str; empty where it has no value.
+    def columns(self) -> list[str]:
+        """The names of the obs columns."""
 
-        `key` may be several columns joined by ``+``; their values are joined the same way.
-        """
+    @abstractmethod
+    def labels(self, column: str, start: int, stop: int) -> np.ndarray:
+        """Return one of `columns` in rows [start, stop), object array of str; empty where it has no value."""
 
     @abstractmethod
     def close(self) -> None:

@@ -1,19 +1,59 @@
-"""Which conditions some files hold, before there is a store of them."""
+"""Read which conditions some files hold, before there is a store of them."""
 
 import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from bionemo.cellsets.inputs import matrices as row_readers
 from bionemo.cellsets.inputs.anndata_files import AnnDataInput
+from bionemo.cellsets.inputs.cell_input import CellInput
+from bionemo.screens.labels import Condition
+from bionemo.screens.obs import ObsKey, blank_labels, is_blank
 
 
-def observed_conditions(
-    inputs: Sequence[str | Path], *, perturbation_key: str, context_key: str
-) -> Counter[tuple[str, str]]:
+def label_blocks(cells: CellInput, keys: Mapping[str, ObsKey]) -> Iterator[dict[str, np.ndarray]]:
+    """Yield the labels of an input's cells, a block of rows at a time.
+
+    Parameters
+    ----------
+    cells : CellInput
+        Open.
+    keys : mapping
+        Kind of label -> the columns that hold it.
+
+    Yields
+    ------
+    dict
+        Kind of label -> object array of str, the labels of the next cells.
+
+    Raises
+    ------
+    InputError
+        If a column is missing, different labels would be joined to one, or, after the last block, a cell has no label.
+    """
+    columns = {kind: key.columns(cells.columns, cells.path) for kind, key in keys.items()}
+    blank: dict[str, tuple[int, int]] = {}
+    for start in range(0, cells.n_cells, row_readers.BLOCK_ROWS):
+        stop = min(start + row_readers.BLOCK_ROWS, cells.n_cells)
+        labels = {
+            kind: key.join([cells.labels(column, start, stop) for column in columns[kind]], cells.path)
+            for kind, key in keys.items()
+        }
+        for kind, of_kind in labels.items():
+            rows = np.flatnonzero(is_blank(of_kind))
+            if len(rows):
+                count, first = blank.get(kind, (0, start + int(rows[0])))
+                blank[kind] = (count + len(rows), first)
+        yield labels
+    for kind, (count, first) in blank.items():
+        raise blank_labels(keys[kind].key, cells.path, count, cells.names(first, first + 1)[0].decode())
+
+
+def observed_conditions(inputs: Sequence[str | Path], *, perturbation_key: str, context_key: str) -> Counter[Condition]:
     """Count the cells of every condition; the labels are read in blocks, and no expression is.
 
     Parameters
@@ -31,16 +71,13 @@ def observed_conditions(
     Raises
     ------
     InputError
-        If a file is no AnnData, or lacks a column.
+        If a file is no AnnData or lacks a column, or a cell lacks a label.
     """
-    cells: Counter[tuple[str, str]] = Counter()
+    keys = {"context": ObsKey(context_key), "perturbation": ObsKey(perturbation_key)}
+    cells: Counter[Condition] = Counter()
     for path in map(Path, inputs):
         with contextlib.closing(AnnDataInput(path, layer=None)) as file:
-            for start in range(0, file.n_cells, row_readers.BLOCK_ROWS):
-                stop = min(start + row_readers.BLOCK_ROWS, file.n_cells)
-                table = pd.DataFrame(
-                    {key: file.labels(key, start, stop) for key in dict.fromkeys((context_key, perturbation_key))}
-                )
-                for (context, perturbation), count in table.value_counts([context_key, perturbation_key]).items():  # type: ignore[misc]
+            for labels in label_blocks(file, keys):
+                for (context, perturbation), count in pd.DataFrame(labels).value_counts(list(keys)).items():  # type: ignore[misc]
                     cells[context, perturbation] += int(count)
     return cells

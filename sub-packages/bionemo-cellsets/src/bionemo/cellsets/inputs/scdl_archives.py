@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bionemo.cellsets.inputs.anndata_files import bytes_of, text_of
+from bionemo.cellsets.inputs.anndata_files import bytes_of
 from bionemo.cellsets.inputs.cell_input import CellInput
 from bionemo.cellsets.inputs.file_arrays import FileArray
 from bionemo.cellsets.inputs.matrices import CsrArrays, Rows
 from bionemo.cellsets.store.manifest import COLUMNS, DATA, ROW_POINTERS
 from bionemo.screens.errors import InputError, brief, choices, name_list
+from bionemo.screens.obs import text_of
 
 HEADER = "header.sch"
 
@@ -63,19 +64,14 @@ class ScdlInput(CellInput):
         """Return the cells' names in rows [start, stop), UTF-8 bytes of a fixed width."""
         return bytes_of(self._obs.index[start:stop].to_numpy(dtype=object))
 
-    def labels(self, key: str, start: int, stop: int) -> np.ndarray:
-        """Return an obs column in rows [start, stop), object array of str; empty where it has no value."""
-        columns = list(map(str, self._obs.columns))
-        parts = [key] if key in columns else key.split("+")
-        for part in parts:
-            if part not in columns:
-                raise InputError(f"The obs table for {self.path} has no column '{part}': {choices(part, columns)}")
-        rows = self._obs.iloc[start:stop]
-        read = [text_of(rows[part].to_numpy(dtype=object)) for part in parts]
-        if len(read) == 1:
-            return read[0]
-        joined = ["+".join(row) if all(map(str.strip, row)) else "" for row in zip(*read, strict=True)]
-        return np.array(joined, dtype=object)
+    @property
+    def columns(self) -> list[str]:
+        """The names of the obs columns."""
+        return list(map(str, self._obs.columns))
+
+    def labels(self, column: str, start: int, stop: int) -> np.ndarray:
+        """Return one of `columns` in rows [start, stop), object array of str; empty where it has no value."""
+        return text_of(self._obs.iloc[start:stop, self.columns.index(column)])
 
     def close(self) -> None:
         """Close the files."""
@@ -100,7 +96,7 @@ class ScdlInput(CellInput):
         column = columns[0] if column is None else column
         if column not in columns:
             raise InputError(f"The genes of {self.path} have no feature '{column}': {choices(column, columns)}")
-        return text_of(tables[0][column].to_numpy(dtype=object)).astype(str)
+        return text_of(tables[0][column]).astype(str)
 
     def _obs_table(self, obs: ObsTable | None) -> pd.DataFrame:
         if isinstance(obs, pd.DataFrame):

@@ -109,11 +109,6 @@ def prepare(
     InputError
         If anything about the input is wrong, the disk is full, or another process is making this store; nothing is
         left at `store` then.
-
-    Warns
-    -----
-    UserWarning
-        If labels differ only by case or blanks.
     """
     paths, store = [Path(path) for path in inputs], Path(store)
     check_target(store, overwrite=overwrite)

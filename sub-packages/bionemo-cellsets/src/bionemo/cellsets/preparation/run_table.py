@@ -1,19 +1,21 @@
 """Labels to the run table: which conditions there are, how many cells each has, and which cell has which."""
 
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bionemo.cellsets.inputs import matrices as row_readers
 from bionemo.cellsets.inputs.cell_input import CellInput
+from bionemo.cellsets.inputs.observed import label_blocks
 from bionemo.cellsets.store.cell_store import RUN_DTYPE
 from bionemo.screens.errors import InputError, choices, name_list
+from bionemo.screens.obs import ObsKey, look_alikes
 
 KINDS = ("context", "perturbation", "batch")
+_log = logging.getLogger(__name__)
 _BITS = 21
 """Of the number of a label of one kind, so that three make one integer."""
 _MASK = 2**_BITS - 1
@@ -47,21 +49,20 @@ class Conditions:
     Raises
     ------
     InputError
-        If a column or a label is missing, no cell is a control, or a context has no control.
-
-    Warns
-    -----
-    UserWarning
-        If labels of one kind differ only by case or blanks.
+        If a column or a label is missing, different labels would be joined to one, no cell is a control, a context has
+        no control, or labels differ from the control label only by capitals or blanks.
     """
 
     def __init__(self, inputs: Sequence[CellInput], keys: Mapping[str, str | None], control: str, file: Path):
         self._keys, self._file = keys, file
+        obs_keys = {kind: ObsKey(key) for kind, key in keys.items() if key is not None}
         found: dict[str, dict[str, int]] = {kind: {} for kind in KINDS}
         numbers: dict[int, int] = {}
         cells: list[int] = []
         with file.open("wb") as condition_of_cell:
-            for labels in (labels for cells_of in inputs for labels in self._label_blocks(cells_of)):
+            for labels in (labels for cells_of in inputs for labels in label_blocks(cells_of, obs_keys)):
+                if "batch" not in labels:  # every cell carries the label "", which is no batch
+                    labels["batch"] = np.full(len(labels["context"]), "", dtype=object)
                 context, perturbation, batch = (_number(labels[kind], found[kind]) for kind in KINDS)
                 for kind in KINDS:
                     if len(found[kind]) > 1 << _BITS:
@@ -74,7 +75,6 @@ class Conditions:
                 for number, count in enumerate(np.bincount(codes).tolist()):
                     cells[number] += count
                 condition_of_cell.write(codes.astype(np.int32).data)
-        # Without a batch key every cell carries the label "", which is no batch.
         self.tables: dict[str, np.ndarray] = {
             kind: np.array(sorted(found[kind]) if keys[kind] else [], dtype=str) for kind in KINDS
         }
@@ -82,33 +82,15 @@ class Conditions:
         self.runs, self._run_of = self._run_table(found, numbers, cells)
         self.n_cells = int(self.runs["length"].sum())
         self._check_control(control)
-        self._warn_of_lookalikes()
+        sources = ", ".join(str(cells_of.path) for cells_of in inputs[:3]) + (", ..." if len(inputs) > 3 else "")
+        for kind, key in obs_keys.items():
+            only_control = control if kind == "perturbation" else None
+            for notice in look_alikes(self.tables[kind], key.key, sources, control=only_control):
+                _log.warning(notice)
 
     def runs_of(self, start: int, stop: int) -> np.ndarray:
         """Return the run of each of the cells [start, stop), int64; cells are counted through all inputs."""
         return self._run_of[np.fromfile(self._file, dtype=np.int32, count=stop - start, offset=4 * start)]
-
-    def _labels(self, cells: CellInput, start: int, stop: int) -> dict[str, np.ndarray]:
-        return {
-            kind: np.full(stop - start, "", dtype=object) if key is None else cells.labels(key, start, stop)
-            for kind, key in ((kind, self._keys[kind]) for kind in KINDS)
-        }
-
-    def _label_blocks(self, cells: CellInput) -> Iterator[dict[str, np.ndarray]]:
-        missing: dict[str, tuple[int, int]] = {}
-        for start in range(0, cells.n_cells, row_readers.BLOCK_ROWS):
-            labels = self._labels(cells, start, min(start + row_readers.BLOCK_ROWS, cells.n_cells))
-            for kind, column in labels.items():
-                empty = [] if self._keys[kind] is None else np.flatnonzero(_blank(column))
-                if len(empty):
-                    count, first = missing.get(kind, (0, start + int(empty[0])))
-                    missing[kind] = (count + len(empty), first)
-            yield labels
-        for kind, (count, first) in missing.items():
-            raise InputError(
-                f"obs column '{self._keys[kind]}' of {cells.path} is empty for {count} cells, the first is "
-                f"'{cells.names(first, first + 1)[0].decode()}': label these cells or leave them out"
-            )
 
     def _run_table(
         self, found: dict[str, dict[str, int]], numbers: dict[int, int], cells: list[int]
@@ -143,26 +125,8 @@ class Conditions:
                 "add control cells, leave these contexts out, or choose another context key"
             )
 
-    def _warn_of_lookalikes(self) -> None:
-        for kind in KINDS:
-            alike: dict[str, list[str]] = {}
-            for name in self.tables[kind].tolist():
-                alike.setdefault("".join(name.casefold().split()), []).append(name)
-            for names in alike.values():
-                if len(names) > 1:
-                    warnings.warn(
-                        f"{name_list(names)} in obs column '{self._keys[kind]}' differ only by case or blanks and are "
-                        f"kept as {len(names)} labels: rename them if they mean one {kind}",
-                        stacklevel=5,
-                    )
-
 
 def _number(labels: np.ndarray, numbers: dict[Any, int]) -> np.ndarray:
     """Return the number of each label; labels that have none yet are given the next ones."""
     codes, distinct = pd.factorize(labels)
     return np.array([numbers.setdefault(label, len(numbers)) for label in distinct], dtype=np.int64)[codes]
-
-
-def _blank(labels: np.ndarray) -> np.ndarray:
-    codes, distinct = pd.factorize(labels)
-    return np.array([not label.strip() for label in distinct], dtype=bool)[codes]

@@ -10,6 +10,7 @@ from scipy import sparse
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.inference.files import labelled, missing_columns, read_h5ad
 from bionemo.screens.errors import InputError
+from bionemo.screens.obs import look_alikes
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def read_controls(
             f"{path} has no control cells: none is labelled {vocabulary.control!r} in obs[{perturbation_key!r}], "
             f"which holds {', '.join(sorted(labels.unique())[:8])}."
         )
+    notices += look_alikes(sorted(set(labels)), perturbation_key, path, control=vocabulary.control)
     cells = cells[chosen]
     if layer is not None and layer not in cells.layers:
         raise InputError(f"{path} has no layer {layer!r}; it has {', '.join(cells.layers) or 'none'}.")

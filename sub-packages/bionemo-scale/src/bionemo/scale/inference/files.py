@@ -1,13 +1,13 @@
 """h5ad files and the labels of their cells."""
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import Path
 
 import anndata as ad
 import pandas as pd
 
 from bionemo.screens.errors import InputError
+from bionemo.screens.obs import labels_of
 
 
 def read_h5ad(path: Path, *, labels_only: bool = False) -> ad.AnnData:
@@ -27,40 +27,17 @@ def read_h5ad(path: Path, *, labels_only: bool = False) -> ad.AnnData:
 
 
 def labelled(cells: ad.AnnData, keys: Iterable[str], path: Path) -> pd.DataFrame:
-    """``obs`` with a column for every key, each cell with a label in it.
-
-    A key ``A+B`` that is no column itself joins the columns A and B, as ``prepare`` does.
+    """Return ``obs`` with a column of labels (str) for every key; a key may join several columns.
 
     Raises
     ------
     InputError
-        A column is missing, or a cell has no label in it.
+        A column is missing, a cell has no label in it, or different labels would be joined to one.
     """
     obs = pd.DataFrame(cells.obs)
-    for key in keys:
-        columns = _columns(obs, key)
-        for column in columns:
-            _require(obs, column, path)
-        if len(columns) > 1:
-            obs = obs.assign(**{key: obs[columns].astype(str).agg("+".join, axis=1)})
-    return obs
+    return obs.assign(**{key: labels_of(obs, key, path) for key in keys})
 
 
 def missing_columns(cells: ad.AnnData, key: str) -> list[str]:
-    """Columns of ``obs`` that ``key`` needs and the file has not."""
-    return [column for column in _columns(pd.DataFrame(cells.obs), key) if column not in cells.obs]
-
-
-def _columns(obs: pd.DataFrame, key: str) -> list[str]:
-    return [key] if key in obs or "+" not in key else key.split("+")
-
-
-def _require(obs: pd.DataFrame, key: str, path: Path) -> None:
-    if key not in obs:
-        near = get_close_matches(key, list(map(str, obs.columns)), 1)
-        raise InputError(
-            f"{path} has no obs column {key!r}; it has {', '.join(map(str, obs.columns))}"
-            + (f": did you mean {near[0]!r}?" if near else ".")
-        )
-    if bool(obs[key].isna().any()):
-        raise InputError(f"obs[{key!r}] of {path} has {int(obs[key].isna().sum())} cells without a label: name them.")
+    """Return the columns of ``obs`` that ``key`` needs and the file has not."""
+    return [] if key in cells.obs else [column for column in key.split("+") if column not in cells.obs]

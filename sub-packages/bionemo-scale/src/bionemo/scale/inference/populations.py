@@ -13,6 +13,7 @@ from bionemo.scale.inference.controls import ControlCells
 from bionemo.scale.inference.files import labelled, read_h5ad
 from bionemo.screens import Split
 from bionemo.screens.errors import InputError
+from bionemo.screens.obs import look_alikes
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def populations_like(
     """
     by = [key for key in (keys["context"], keys["perturbation"], keys["batch"]) if key]
     obs = labelled(read_h5ad(path, labels_only=True), by, path)
-    counted = obs[by].astype(str).value_counts(sort=False).sort_index()
+    look_alikes(sorted(set(obs[keys["perturbation"]])), str(keys["perturbation"]), path, control=vocabulary.control)
+    counted = obs[by].value_counts(sort=False).sort_index()
     wanted = []
     for names, cells in counted.items():
         context, perturbation, *batch = names  # type: ignore[misc]
