@@ -7,6 +7,7 @@ fail() {
 
 # Whether the container sees a path, under the name that it has outside.
 mounted() {
+    [[ $IMAGE != none ]] || return 0
     local mount source target _flags
     for mount in ${MOUNTS//,/ }; do
         IFS=: read -r source target _flags <<<"$mount"

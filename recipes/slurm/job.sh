@@ -45,16 +45,20 @@ once_a_node=(--ntasks="$NODES" --ntasks-per-node=1)
 srun "${once_a_node[@]}" bash -c "$(declare -f fail mounted check_paths)"'; check_paths
     [[ -z $LOCAL_DIR ]] || mkdir -p "$LOCAL_DIR" || fail "LOCAL_DIR=$LOCAL_DIR cannot be made on $(hostname): name a folder of the node that is yours."'
 
-container=(--container-image="$IMAGE" --container-workdir="$OUT" --no-container-mount-home)
+# IMAGE=none: the tasks run on the node itself, from the folder of the results.
+[[ -z $LOCAL_DIR || -z $STORE ]] || MOUNTS+=,$LOCAL_DIR:$LOCAL_DIR
+container=(--chdir="$OUT")
+if [[ $IMAGE != none ]]; then
+    container=(--container-image="$IMAGE" --container-workdir="$OUT" --no-container-mount-home --container-mounts="$MOUNTS")
+fi
 if [[ -n $LOCAL_DIR && -n $STORE ]]; then
-    MOUNTS+=,$LOCAL_DIR:$LOCAL_DIR
     staged=$LOCAL_DIR/$(sha256sum <"$STORE/manifest.json" | cut -c 1-16)
-    srun "${once_a_node[@]}" "${container[@]}" --container-mounts="$MOUNTS" \
+    srun "${once_a_node[@]}" "${container[@]}" \
         bash -c "$(declare -f fail stage)"'; stage "$@"' stage "$STORE" "$staged"
     STORE=$staged
 fi
 
 # Lightning reads SLURM_PROCID, SLURM_LOCALID and SLURM_NTASKS. Every task sees all GPUs and cores of its node.
 # shellcheck disable=SC2154 # submit.sh writes task
-srun --mpi="$MPI" --cpu-bind=none --kill-on-bad-exit=1 "${container[@]}" --container-mounts="$MOUNTS" \
+srun --mpi="$MPI" --cpu-bind=none --kill-on-bad-exit=1 "${container[@]}" \
     "${task[@]//\{store\}/$STORE}"
