@@ -3,6 +3,8 @@
 None of these has been run where they were written.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -49,6 +51,7 @@ def vocabulary():
 def loss_and_gradient(config, vocabulary):
     """One forward and backward pass of the same weights under other settings."""
     from bionemo.scale.config.compute import ComputeConfig
+    from bionemo.scale.data.batches import TrainingBatch
     from bionemo.scale.data.condition import Condition
     from bionemo.scale.model.scale_model import ScaleModel
     from bionemo.scale.runs.load import one_process_groups
@@ -59,7 +62,7 @@ def loss_and_gradient(config, vocabulary):
     weights = ScaleModel(config, ComputeConfig(layer_spec="local"), vocabulary).state_dict()
     control, perturbed = torch.rand(2, 4, 64, 512, device=device, generator=torch.Generator(device).manual_seed(1))
     rows = torch.tensor([0, 1, 1, 0], device=device)
-    batch = dict(
+    batch = TrainingBatch(
         control=control,
         perturbed=perturbed,
         mask=torch.ones(4, 64, dtype=torch.bool, device=device),
@@ -76,8 +79,8 @@ def loss_and_gradient(config, vocabulary):
         model = ScaleModel(config, ComputeConfig(**{"layer_spec": "local", **changes}), vocabulary).to(device)
         model.load_state_dict({name: value for name, value in weights.items() if value is not None}, strict=False)
         model = model.to(dtype)
-        given = {k: v.to(dtype) if torch.is_tensor(v) and v.is_floating_point() else v for k, v in batch.items()}
-        loss = model(**given)["loss"]
+        given = replace(batch, control=batch.control.to(dtype), perturbed=batch.perturbed.to(dtype))
+        loss = model(given)["loss"]
         loss.backward()
         gradients = {n: p.grad.float().flatten() for n, p in sorted(model.named_parameters()) if p.grad is not None}
         return float(loss), torch.cat(list(gradients.values()))

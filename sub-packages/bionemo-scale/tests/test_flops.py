@@ -3,6 +3,7 @@
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
+from bionemo.scale.data.batches import TrainingBatch
 from bionemo.scale.layers import linear
 from bionemo.scale.model.flops import peak_flops, training_flops
 
@@ -24,7 +25,7 @@ def test_the_count_is_what_torch_counts(build, sets, changes, monkeypatch):
     monkeypatch.setattr(linear, "_ONEDNN", None)
     model, batch = build(**changes), sets(18, 4, 5)
     with FlopCounterMode(display=False) as counter:
-        model(**batch)["loss"].backward()
+        model(TrainingBatch(**batch))["loss"].backward()
     assert training_flops(model.scale, model.compute, 20, sets=3, cells=18) == counter.get_total_flops()
 
 

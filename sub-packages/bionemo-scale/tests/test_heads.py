@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
+from bionemo.scale.data.batches import TrainingBatch
 from bionemo.scale.flow.likelihood import negative_binomial_loss
 from bionemo.scale.model.decoder import CountRates
 from bionemo.screens.errors import InputError
@@ -42,7 +43,7 @@ def test_counts_are_recovered_from_expression_and_library(counting, counted, mon
         "bionemo.scale.model.decoder.negative_binomial_loss",
         lambda found, mean, theta: seen.append(found) or negative_binomial_loss(found, mean, theta),
     )
-    terms = counting(**batch)
+    terms = counting(TrainingBatch(**batch))
     assert set(terms) == {"loss", "endpoint", "reconstruction", "likelihood", "filled"}
     for found in seen:
         assert torch.equal(found[batch["mask"]], counts[1][batch["mask"]])
@@ -51,10 +52,10 @@ def test_counts_are_recovered_from_expression_and_library(counting, counted, mon
 def test_the_count_head_learns_what_it_is_trained_on(counting, counted):
     batch, _ = counted
     optimizer = torch.optim.Adam(counting.parameters(), lr=1e-2)
-    first = counting(**batch)["likelihood"].item()
+    first = counting(TrainingBatch(**batch))["likelihood"].item()
     for _ in range(60):
         optimizer.zero_grad()
-        terms = counting(**batch)
+        terms = counting(TrainingBatch(**batch))
         terms["loss"].backward()
         optimizer.step()
     assert terms["likelihood"].item() < first - 0.1
@@ -94,7 +95,7 @@ def test_the_count_head_needs_counts(build, vocabulary):
 )
 def test_every_choice_trains_on_its_own_terms(build, sets, changes, terms):
     model, batch = build(**changes), sets(6, 4, 0)
-    found = model(**batch)
+    found = model(TrainingBatch(**batch))
     assert set(found) == terms | {"loss", "filled"}
     found["loss"].backward()
     assert all(value.isfinite() for value in found.values())

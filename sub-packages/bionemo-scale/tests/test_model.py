@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bionemo.scale.config.model import Head, Pairing, Source
+from bionemo.scale.data.batches import TrainingBatch
 from bionemo.scale.data.condition import Condition
 from bionemo.scale.flow.reduce import over_cells
 from bionemo.scale.layers.linear import product
@@ -24,7 +25,7 @@ def train(model, batch: dict, steps: int, rate: float = 1e-2) -> list[dict]:
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     history = []
     for _ in range(steps):
-        terms = model(**batch)
+        terms = model(TrainingBatch(**batch))
         optimizer.zero_grad()
         terms["loss"].backward()
         optimizer.step()
@@ -77,8 +78,8 @@ def test_padding_changes_neither_predictions_nor_losses(build, sets, pairing):
     torch.testing.assert_close(
         predicted(model, loose)[loose["mask"]], predicted(model, tight)[tight["mask"]], atol=1e-5, rtol=0
     )
-    for name, value in model(**tight).items():
-        torch.testing.assert_close(model(**loose)[name], value, atol=1e-5, rtol=1e-4)
+    for name, value in model(TrainingBatch(**tight)).items():
+        torch.testing.assert_close(model(TrainingBatch(**loose))[name], value, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("source", Source)
@@ -117,7 +118,7 @@ def test_predictions_stay_within_what_counts_can_show(build, sets):
 @pytest.mark.parametrize("pairing", Pairing)
 def test_empty_sets_leave_losses_and_gradients_finite(build, sets, sizes, pairing):
     model, batch = build(pairing=pairing), sets(*sizes, padded_to=6)
-    terms = model(**batch)
+    terms = model(TrainingBatch(**batch))
     assert all(value.isfinite() for value in terms.values())
     terms["loss"].backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
@@ -129,10 +130,10 @@ def test_empty_sets_leave_losses_and_gradients_finite(build, sets, sizes, pairin
 
 def test_an_empty_set_adds_nothing_to_the_sum_over_sets(build, sets):
     model, batch = build(), sets(6, 4, 0)
-    whole = model(**batch)
+    whole = model(TrainingBatch(**batch))
     part = {name: batch[name][:2] for name in ("control", "perturbed", "mask", "key")}
     part["condition"] = first(batch["condition"], slice(2))
-    for name, value in model(**part).items():
+    for name, value in model(TrainingBatch(**part)).items():
         torch.testing.assert_close(whole[name] * 3, value * 2)
 
 
@@ -140,7 +141,7 @@ def test_cells_without_a_single_count_are_finite(build, sets):
     model, batch = build(), sets(6, 4)
     batch["control"].zero_()
     batch["perturbed"].zero_()
-    terms = model(**batch)
+    terms = model(TrainingBatch(**batch))
     terms["loss"].backward()
     assert all(value.isfinite() for value in terms.values())
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
@@ -164,9 +165,9 @@ def test_pooling_weights_sum_to_one_over_the_tokens_that_are_there(build, condit
 
 def test_hidden_contexts_do_not_reach_the_losses(build, sets, condition_of):
     model, batch = build(context_dropout=1.0), sets(6, 4)
-    told = model(**batch)["endpoint"]
+    told = model(TrainingBatch(**batch))["endpoint"]
     batch["condition"] = condition_of([0, 1], [-1, -1], [-1, -1])
-    assert torch.equal(model(**batch)["endpoint"], told)
+    assert torch.equal(model(TrainingBatch(**batch))["endpoint"], told)
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +206,7 @@ def test_a_perturbation_learns_its_own_effect(trained):
 def test_latents_are_shaped_by_reconstruction_alone(build, sets):
     # Endpoint gradients that reach the encoder pull all latents together.
     model, batch = build(reconstruction_weight=0.0), sets(6, 4)
-    model(**batch)["loss"].backward()
+    model(TrainingBatch(**batch))["loss"].backward()
     assert all(p.grad is None or not p.grad.any() for p in model.encoder.parameters())
     assert any(p.grad is not None and p.grad.any() for p in model.transport.parameters())
 
@@ -216,7 +217,7 @@ def test_gradients_reach_every_parameter(build, sets, condition_of):
     # What starts at zero hides what lies behind it for a step, the gates of a block what lies behind them.
     train(model, batch, 3)
     model.zero_grad()
-    model(**batch)["loss"].backward()
+    model(TrainingBatch(**batch))["loss"].backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
 
@@ -233,7 +234,7 @@ def test_a_share_of_the_cells_is_reconstructed_and_all_are_encoded_alike(build, 
     batch = sets(20, 12, 5)
     whole, part = build(reconstruction_share=1.0), build(reconstruction_share=0.3)
     assert part.scale.reconstructed_cells(20) == 8
-    terms, fewer = whole(**batch), part(**batch)
+    terms, fewer = whole(TrainingBatch(**batch)), part(TrainingBatch(**batch))
     for name in ("endpoint", "energy"):
         torch.testing.assert_close(fewer[name], terms[name])
     first = {name: batch[name][:, :8] for name in ("control", "perturbed", "mask")}
@@ -253,7 +254,7 @@ def test_gradients_of_a_share_are_those_of_the_cells_in_it(build, sets):
     changes = dict(deep_sets=False, set_loss="none", endpoint_weight=0.0)
     models = build(reconstruction_share=0.5, **changes), build(reconstruction_share=1.0, **changes)
     for model, given in zip(models, (batch, alone), strict=True):
-        model(**given)["loss"].backward()
+        model(TrainingBatch(**given))["loss"].backward()
     for (name, ours), theirs in zip(models[0].encoder.named_parameters(), models[1].encoder.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, msg=name, rtol=1e-4, atol=1e-6)
 

@@ -1,9 +1,12 @@
 """Where numbers stop being finite."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from bionemo.scale.config.training import TrainingConfig
+from bionemo.scale.data.batches import TrainingBatch
 from bionemo.scale.training.callbacks.nan_watch import first_not_finite
 from bionemo.scale.training.module import ScaleModule
 
@@ -17,12 +20,8 @@ def module(build, config, compute, vocabulary) -> ScaleModule:
 
 
 @pytest.fixture
-def batch(sets) -> dict:
-    given = sets(6, 4)
-    condition = given.pop("condition")
-    names = ("perturbation", "dose", "context", "batch")
-    parts = {name: getattr(condition, name) for name in names}
-    return {**given, **parts}
+def batch(sets) -> TrainingBatch:
+    return TrainingBatch(**sets(6, 4))
 
 
 def test_nothing_is_named_where_all_is_finite(module, batch):
@@ -41,5 +40,5 @@ def test_the_first_module_whose_output_is_not_finite_is_named(module, batch, nam
 
 
 def test_a_loss_that_overflows_by_itself_is_named(module, batch):
-    batch["perturbed"] = batch["perturbed"] * 0 + torch.finfo(torch.float32).max
-    assert first_not_finite(module, batch) is not None
+    huge = replace(batch, perturbed=torch.full_like(batch.perturbed, torch.finfo(torch.float32).max))
+    assert first_not_finite(module, huge) is not None

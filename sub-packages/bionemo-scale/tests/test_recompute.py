@@ -3,12 +3,14 @@
 import pytest
 import torch
 
+from bionemo.scale.data.batches import TrainingBatch
+
 
 def test_losses_and_gradients_are_the_same_to_the_bit(build, sets):
     kept, again, batch = build(), build(recompute=True), sets(6, 4)
     seen = []
     again.transport.blocks.block_1.register_forward_pre_hook(lambda *_: seen.append(1))
-    losses = [model(**batch)["loss"] for model in (kept, again)]
+    losses = [model(TrainingBatch(**batch))["loss"] for model in (kept, again)]
     assert torch.equal(*losses)
     forward_passes = len(seen)
     for loss in losses:
@@ -22,7 +24,7 @@ def test_losses_and_gradients_are_the_same_to_the_bit(build, sets):
 def test_compiled_blocks_have_the_losses_and_gradients_of_the_others(build, sets):
     plain, compiled, batch = build(), build(compile=True), sets(6, 4)
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    losses = [model(**batch)["loss"] for model in (plain, compiled)]
+    losses = [model(TrainingBatch(**batch))["loss"] for model in (plain, compiled)]
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > graphs, "nothing was compiled"
     assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-5)
     for loss in losses:

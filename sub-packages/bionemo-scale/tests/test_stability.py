@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from bionemo.scale.data.batches import TrainingBatch
+
 COUNTS = {"head": "negative_binomial", "set_loss": "none"}
 
 
@@ -17,16 +19,17 @@ def test_300_steps_on_very_sparse_sets_stay_finite(build, condition_of, dtype, c
     weights = [parameter.detach().float().clone().requires_grad_() for parameter in model.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=2e-3)
     rng = torch.Generator().manual_seed(0)
-    cells, library = (3, 8), torch.full((2, 3, 8), 50.0)
+    library = torch.full((2, 3, 8), 50.0)
     mask = torch.arange(8)[None] < torch.tensor([8, 5, 0])[:, None]
     losses = []
     for step in range(300):
         # One count in a hundred; half of the genes, many cells and now and then a whole batch have none.
-        counts = torch.poisson(torch.full((2, *cells, 20), 0.01 if step % 50 else 0.0), generator=rng)
+        counts = torch.poisson(torch.full((2, 3, 8, 20), 0.01 if step % 50 else 0.0), generator=rng)
         counts[..., 10:] = 0
         control, perturbed = torch.log1p(counts * 2).to(dtype)
         condition = condition_of([step % 3, 1, 2], [0, -1, 1], [0, 1, -1])
-        terms = model(control, perturbed, mask, condition, torch.arange(3) + step, library=library)
+        cells = dict(control=control, perturbed=perturbed, mask=mask, library=library)
+        terms = model(TrainingBatch(**cells, condition=condition, key=torch.arange(3) + step))
         model.zero_grad()
         terms["loss"].backward()
         for weight, parameter in zip(weights, model.parameters(), strict=True):

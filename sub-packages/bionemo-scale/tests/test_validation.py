@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from bionemo.scale.config.training import TrainingConfig
+from bionemo.scale.data.batches import TrainingBatch
+from bionemo.scale.data.condition import Condition
 from bionemo.scale.model.weight_average import WeightAverage
 from bionemo.scale.runs.directory import RunDirectory
 from bionemo.scale.runs.load import find_checkpoint, load_model
@@ -40,7 +42,10 @@ def scored(model, observed, gates=(1.0,), sizes=((3, 4), (3, 2), (5, 4))):
     for condition, cells in sizes:
         mask = torch.arange(4)[None] < cells
         control = torch.rand(1, 4, 10)
-        scores.add(model, {"control": control, "mask": mask, "key": None, "condition": torch.tensor([condition])}, None)
+        row = torch.zeros(1, dtype=torch.int64)
+        told = Condition(perturbation=row[:, None], dose=torch.zeros(1, 1), context=row, batch=row)
+        cells = dict(control=control, perturbed=control, mask=mask, key=torch.tensor([1]))
+        scores.add(model, TrainingBatch(**cells, condition=told, place=torch.tensor([condition])))
     return scores.best(CPU)
 
 

@@ -7,7 +7,7 @@ import time
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,9 @@ class SetLoader(IterableDataset):
         Read control sets beside the perturbed ones; without them `control` is [B, 0, G].
     dtype : {torch.float32, torch.bfloat16}
         Of the cells of a `SetBatch`; a `CsrBatch` is told when it is made dense.
+    notice : callable, optional
+        Called with every batch in the thread that reads ahead, before the batch is handed out: for what takes time to
+        find out about it. It must not refer to the loader.
 
     Attributes
     ----------
@@ -84,6 +87,7 @@ class SetLoader(IterableDataset):
         staged: bool = False,
         controls: bool = True,
         dtype: torch.dtype = torch.float32,
+        notice: Callable[[Batch], None] | None = None,
     ):
         for name, value in (("epochs", epochs), ("prefetch", prefetch), ("threads", threads)):
             if value is not None and value < 1:
@@ -93,7 +97,7 @@ class SetLoader(IterableDataset):
         if staged and dtype != torch.float32:
             raise InputError("Staged batches hold stored values: give their dtype to densify, or leave staged out")
         self.store, self.sampler, self.epochs, self.prefetch = store, sampler, epochs, prefetch
-        self.threads, self.staged, self.dtype = threads, staged, dtype
+        self.threads, self.staged, self.dtype, self.notice = threads, staged, dtype, notice
         self.wait_seconds = 0.0
         self._pools = ControlPools(store) if controls else None
         self._memory = Memory()
@@ -145,12 +149,14 @@ class SetLoader(IterableDataset):
         store, memory, dtype = self.store, self._memory, self.dtype
         described = _described(store, self.sampler, self._pools, self._epoch, self._sets, self.epochs)
         if self.staged:
-            return (batch for some in described for batch in stage_batches(store, some, memory=memory, pool=pool))
-        return (
-            read_batch(store, one, memory=memory, pool=pool, dtype=dtype)
-            for some in described
-            for one in unstacked(some)
-        )
+            batches = (batch for some in described for batch in stage_batches(store, some, memory=memory, pool=pool))
+        else:
+            batches = (
+                read_batch(store, one, memory=memory, pool=pool, dtype=dtype)
+                for some in described
+                for one in unstacked(some)
+            )
+        return batches if self.notice is None else _noticed(batches, self.notice)
 
     def close(self) -> None:
         """End the reading thread, if one runs; iterators handed out before end too."""
@@ -208,6 +214,14 @@ def _described(
         position += len(sets) * sampler.global_batch
         if position >= sampler.n_sets:
             epoch, position = epoch + 1, 0
+
+
+def _noticed(batches: Iterator[Batch], notice: Callable[[Batch], None]) -> Iterator[Batch]:
+    def noticed(batch: Batch) -> Batch:
+        notice(batch)
+        return batch
+
+    return map(noticed, batches)
 
 
 class _ReadAhead:

@@ -1,6 +1,6 @@
 """The conditions of a batch, as tensors."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -23,6 +23,11 @@ class Condition:
     """float32 [B, G], log1p: the shift that a model with ``transfer`` starts from."""
     control_mean: torch.Tensor | None = None
     """float32 [B, G], mean log1p of the control cells of each set's context, which that shift is relative to."""
+
+    def to(self, device: torch.device) -> "Condition":
+        """Return the conditions on a device."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: tensor.to(device) for name, tensor in given.items() if tensor is not None})
 
     def without_context(self, hide_B: torch.Tensor) -> "Condition":
         """Hide context and batch where ``hide_B``, bool [B]."""

@@ -11,6 +11,7 @@ from megatron.core.transformer.module import MegatronModule
 
 from bionemo.scale.config.compute import ComputeConfig
 from bionemo.scale.config.model import Head, ModelConfig, Pairing, Prediction, SetLoss, Source
+from bionemo.scale.data.batches import TrainingBatch
 from bionemo.scale.data.condition import Condition
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.flow.endpoint import endpoint_loss, velocity_loss
@@ -76,29 +77,8 @@ class ScaleModel(MegatronModule):
     def set_input_tensor(self, input_tensor) -> None:
         """Part of Megatron's pipeline interface; the model is one stage and takes none."""
 
-    def forward(
-        self,
-        control: torch.Tensor,
-        perturbed: torch.Tensor,
-        mask: torch.Tensor,
-        condition: Condition,
-        key: torch.Tensor,
-        library: torch.Tensor | None = None,
-    ) -> dict[str, torch.Tensor]:
-        """Losses of a batch.
-
-        Parameters
-        ----------
-        control, perturbed
-            Control set and perturbed set of one condition, log1p [B, S, G].
-        mask
-            bool [B, S], True where a cell is there, for both; valid cells come first.
-        condition
-            The conditions of the sets.
-        key
-            int64 [B], what the noise of each set is derived from; on the CPU.
-        library
-            Counts of each control and each perturbed cell, float32 [2, B, S]; for a head that counts.
+    def forward(self, batch: TrainingBatch) -> dict[str, torch.Tensor]:
+        """Compute the losses of a batch.
 
         Returns
         -------
@@ -108,8 +88,10 @@ class ScaleModel(MegatronModule):
             empty. A term divided by it is a mean over sets with cells.
         """
         config, decoder = self.scale, self.expression_decoder
+        control, perturbed, mask, condition = batch.control, batch.perturbed, batch.mask, batch.condition
+        library = batch.library
         noise = set_noise(
-            key,
+            batch.key,
             cells=control.shape[1],
             width=config.hidden_size,
             device=control.device,
@@ -200,7 +182,7 @@ class ScaleModel(MegatronModule):
         Parameters
         ----------
         control, mask, condition, key
-            As in :meth:`forward`.
+            As in a :class:`TrainingBatch`.
         gate
             Share of the model's own change to keep, which is not computed where it is 0; the one that validation has
             chosen if not given.

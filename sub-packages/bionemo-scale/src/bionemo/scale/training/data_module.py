@@ -1,7 +1,7 @@
-"""The store's sets as NeMo's batches."""
+"""Make the batches of a training out of a store's sets."""
 
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import lightning.pytorch as pl
 import numpy as np
@@ -9,11 +9,12 @@ import torch
 from megatron.core import parallel_state
 from nemo import lightning as nl
 
-from bionemo.cellsets import CellStore, DeviceBatches, SetBatch, SetLoader, SetSampler
+from bionemo.cellsets import CellStore, CsrBatch, DeviceBatches, SetBatch, SetLoader, SetSampler
 from bionemo.scale.config.compute import ComputeConfig
 from bionemo.scale.config.model import Head, ModelConfig
 from bionemo.scale.config.training import TrainingConfig
-from bionemo.scale.data.condition import token_table
+from bionemo.scale.data.batches import TrainingBatch
+from bionemo.scale.data.condition import Condition, token_table
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.linear_start.fit import FittedTransfer
 from bionemo.scale.linear_start.means import ConditionMeans
@@ -44,60 +45,86 @@ def table_rows(names: np.ndarray, table: tuple[str, ...]) -> torch.Tensor:
     return torch.tensor([*(position.get(str(name), -1) for name in names), -1], dtype=torch.int64)
 
 
-@dataclass
 class TrainingBatches:
-    """A loader's sets with the store's indices turned into the model's: an endless stream of dicts for NeMo."""
+    """Endless batches for the model, made of a loader's sets: the store's numbers become rows of the model's tables."""
 
-    loader: SetLoader
-    context_rows: torch.Tensor
-    batch_rows: torch.Tensor
-    tokens: torch.Tensor
-    """int64 [labels, P], tokens of the store's labels."""
-    doses: torch.Tensor
-    """float32 [labels, P]."""
-    with_library: bool
-    """Whether to hand out library sizes."""
-    transfer: FittedTransfer | None
-    """Where the deltas that sets start from come from, if they do."""
+    def __init__(
+        self,
+        loader: SetLoader,
+        model: ModelConfig,
+        compute: ComputeConfig,
+        vocabulary: Vocabulary,
+        shifts: "Shifts | None",
+    ):
+        self.loader, self.shifts, self.wait_seconds = loader, shifts, 0.0
+        self._on_gpu = compute.on_gpu
+        store = loader.store
+        self._context_rows = table_rows(store.contexts, vocabulary.contexts)
+        self._batch_rows = table_rows(store.batches, vocabulary.batches)
+        tokens, self._doses = token_table([str(label) for label in store.perturbations], vocabulary)
+        # Sets that only fill up the last batch have no condition; any valid row will do under their mask.
+        self._tokens = torch.where((tokens >= 0).any(1, keepdim=True), tokens, torch.zeros_like(tokens))
+        self._with_library = model.head is Head.NEGATIVE_BINOMIAL
 
     def __len__(self) -> int:
         return len(self.loader)
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else "cpu"
-        batches = DeviceBatches(self.loader, device) if self.loader.staged else self.loader
-        for batch in batches:
-            yield self.translate(batch)
+    def __iter__(self) -> Iterator[TrainingBatch]:
+        device = torch.device("cuda", torch.cuda.current_device()) if self._on_gpu else "cpu"
+        sets = iter(DeviceBatches(self.loader, device) if self.loader.staged else self.loader)
+        while True:
+            began = time.perf_counter()
+            batch = next(sets, None)
+            if batch is None:
+                return
+            made = self.translate(batch)
+            self.wait_seconds += time.perf_counter() - began
+            yield made
 
-    def translate(self, batch: SetBatch) -> dict[str, torch.Tensor]:
-        """Arguments of :meth:`ScaleModel.forward`, the condition still in its parts, and two more numbers.
-
-        ``condition`` is a set's place in the store's contexts x labels;
-        ``perturbed_cells`` leaves out the control sets, which are trained on too and count into no throughput.
-        """
-        store = self.loader.store
-        arguments = {
-            "control": batch.control,
-            "perturbed": batch.perturbed,
-            "mask": batch.mask,
-            "perturbation": self.tokens[batch.perturbation],
-            "dose": self.doses[batch.perturbation],
-            "context": self.context_rows[batch.context],
-            "batch": self.batch_rows[batch.batch],
-            "key": batch.key,
-            "condition": condition_number(store, batch.context, batch.perturbation),
-            "perturbed_cells": batch.mask[batch.perturbation != store.control_index].sum(),
-        }
-        if self.with_library:
+    def translate(self, batch: SetBatch) -> TrainingBatch:
+        """Make the model's batch of the store's."""
+        store, library = self.loader.store, None
+        if self._with_library:
             rows = torch.stack([batch.control_rows, batch.rows]).numpy()
-            sizes = torch.from_numpy(store.library_size[np.maximum(rows, 0)])
-            arguments["library"] = sizes.masked_fill(~batch.mask, 0.0)
-        if self.transfer is not None:
-            contexts = batch.context.tolist()
-            conditions = zip(contexts, batch.perturbation.tolist(), strict=True)
-            arguments["delta"] = torch.stack([self.transfer.delta(*condition) for condition in conditions])
-            arguments["control_mean"] = torch.stack([self.transfer.control_mean(context) for context in contexts])
-        return arguments
+            library = torch.from_numpy(store.library_size[np.maximum(rows, 0)]).masked_fill(~batch.mask, 0.0)
+        delta, control_mean = (None, None) if self.shifts is None else self.shifts.of(batch)
+        return TrainingBatch(
+            control=batch.control,
+            perturbed=batch.perturbed,
+            mask=batch.mask,
+            condition=Condition(
+                perturbation=self._tokens[batch.perturbation],
+                dose=self._doses[batch.perturbation],
+                context=self._context_rows[batch.context],
+                batch=self._batch_rows[batch.batch],
+                delta=delta,
+                control_mean=control_mean,
+            ),
+            key=batch.key,
+            library=library,
+            place=condition_number(store, batch.context, batch.perturbation),
+            # Control sets are trained on too, and count into no throughput.
+            perturbed_cells=int(batch.mask[batch.perturbation != store.control_index].sum()),
+        )
+
+
+class Shifts:
+    """The shift and the control mean that the sets of each condition start from, each worked out once."""
+
+    def __init__(self, transfer: FittedTransfer):
+        self._transfer = transfer
+
+    def prepare(self, batch: SetBatch | CsrBatch) -> None:
+        """Work out what a batch needs; called where batches are read ahead, since a first visit takes a while."""
+        for context, label in zip(batch.context.tolist(), batch.perturbation.tolist(), strict=True):
+            self._transfer.delta(context, label)
+
+    def of(self, batch: SetBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return both, float32 [B, G]."""
+        contexts = batch.context.tolist()
+        conditions = zip(contexts, batch.perturbation.tolist(), strict=True)
+        delta = torch.stack([self._transfer.delta(*condition) for condition in conditions])
+        return delta, torch.stack([self._transfer.control_mean(context) for context in contexts])
 
 
 def condition_number(store: CellStore, context, perturbation):
@@ -159,7 +186,13 @@ class CellSetsDataModule(pl.LightningDataModule):
             vectors = None if embeddings is None else embeddings.numpy()
             self.transfer = FittedTransfer(means, contexts, self.labels, shown or vocabulary, vectors)
         self.data_sampler = _SetsAsTheyCome(training, compute.data_parallel)
-        self.loader: SetLoader | None = None
+        self.shifts = None if self.transfer is None else Shifts(self.transfer)
+        self.batches: TrainingBatches | None = None
+
+    @property
+    def wait_seconds(self) -> float:
+        """Time that training has waited for batches so far."""
+        return 0.0 if self.batches is None else self.batches.wait_seconds
 
     @property
     def has_validation(self) -> bool:
@@ -182,15 +215,16 @@ class CellSetsDataModule(pl.LightningDataModule):
         sampler = self._sampler("train")
         consumed = self.trainer.global_step * self.training.accumulate
         epoch, step = divmod(consumed, sampler.steps_per_epoch)
-        self.loader = SetLoader(self.store, sampler, staged=self.compute.upload_counts)
-        self.loader.load_state_dict({"epoch": epoch, "step": step, "seed": self.training.seed})
-        return self._batches(self.loader)
+        loader = self._loader(sampler, staged=self.compute.upload_counts)
+        loader.load_state_dict({"epoch": epoch, "step": step, "seed": self.training.seed})
+        self.batches = self._batches(loader)
+        return self.batches
 
     def val_dataloader(self) -> TrainingBatches | list:
         """The same validation sets every time."""
         if not self.has_validation:
             return []
-        return self._batches(SetLoader(self.store, self._sampler("val"), epochs=1))
+        return self._batches(self._loader(self._sampler("val"), epochs=1))
 
     def tables(self) -> dict[str, torch.Tensor]:
         """What the data say of the model's buffers."""
@@ -245,15 +279,9 @@ class CellSetsDataModule(pl.LightningDataModule):
             world_size=parallel_state.get_data_parallel_world_size(),
         )
 
+    def _loader(self, sampler: SetSampler, **options) -> SetLoader:
+        notice = None if self.shifts is None else self.shifts.prepare
+        return SetLoader(self.store, sampler, notice=notice, **options)
+
     def _batches(self, loader: SetLoader) -> TrainingBatches:
-        tokens, doses = token_table(self.labels, self.vocabulary)
-        return TrainingBatches(
-            loader,
-            context_rows=table_rows(self.store.contexts, self.vocabulary.contexts),
-            batch_rows=table_rows(self.store.batches, self.vocabulary.batches),
-            # Sets that only fill up the last batch have no condition; any valid row will do under their mask.
-            tokens=torch.where((tokens >= 0).any(1, keepdim=True), tokens, torch.zeros_like(tokens)),
-            doses=doses,
-            with_library=self.model.head is Head.NEGATIVE_BINOMIAL,
-            transfer=self.transfer,
-        )
+        return TrainingBatches(loader, self.model, self.compute, self.vocabulary, self.shifts)

@@ -16,7 +16,7 @@ from nemo.lightning.pytorch.optim.megatron import MegatronOptimizerModule
 from bionemo.scale.config.compute import ComputeConfig, Precision
 from bionemo.scale.config.model import ModelConfig
 from bionemo.scale.config.training import TrainingConfig
-from bionemo.scale.data.condition import Condition
+from bionemo.scale.data.batches import TrainingBatch
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.layers.transformer import transformer_config
 from bionemo.scale.model.scale_model import ScaleModel
@@ -82,7 +82,7 @@ class ScaleModule(pl.LightningModule):
         self.module: ScaleModel | None = None
         self.cells_seen = 0
         """Distinct perturbed cells this rank has been given."""
-        self.batch: dict[str, torch.Tensor] | None = None
+        self.batch: TrainingBatch | None = None
         """The last batch, on the device."""
         self.terms: dict[str, torch.Tensor] = {}
         """Loss terms of the last training step, on the device."""
@@ -149,45 +149,33 @@ class ScaleModule(pl.LightningModule):
             scheduler.max_steps = training.max_steps
             scheduler.decay_steps = training.max_steps - training.warmup_steps
 
-    def data_step(self, batches: Iterator) -> dict[str, torch.Tensor]:
-        """Next batch, on the model's device but for the noise keys."""
+    def data_step(self, batches: Iterator) -> TrainingBatch:
+        """Take the next batch, on the model's device."""
         batch = next(batches)
         # Lightning's fetcher adds the batch's number and the loader's.
-        batch = batch[0] if isinstance(batch, tuple) else batch
-        perturbed_cells = int(batch.pop("perturbed_cells"))
+        batch: TrainingBatch = batch[0] if isinstance(batch, tuple) else batch
         if self.training:
-            self.cells_seen += perturbed_cells
-        device = next(self.parameters()).device
-        self.batch = {
-            name: value if name in ("key", "condition") else value.to(device) for name, value in batch.items()
-        }
+            self.cells_seen += batch.perturbed_cells
+        self.batch = batch.to(next(self.parameters()).device)
         return self.batch
 
-    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Loss terms of a batch; see :meth:`ScaleModel.forward`."""
+    def forward(self, batch: TrainingBatch) -> dict[str, torch.Tensor]:
+        """Compute the loss terms of a batch; see :meth:`ScaleModel.forward`."""
         assert self.module is not None
-        # Given by name they stay float32: Megatron would turn them to bf16 whole, which the model does set by set.
-        return self.module(
-            control=batch["control"],
-            perturbed=batch["perturbed"],
-            mask=batch["mask"],
-            condition=_condition(batch),
-            key=batch["key"],
-            library=batch.get("library"),
-        )
+        return self.module(batch)
 
-    def forward_step(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """One batch."""
+    def forward_step(self, batch: TrainingBatch) -> dict[str, torch.Tensor]:
+        """Compute one batch."""
         return self(batch)
 
-    def training_step(self, batch, batch_idx: int | None = None):
-        """One batch; NeMo's strategy runs the backward pass and the optimizer."""
+    def training_step(self, batch: TrainingBatch, batch_idx: int | None = None):
+        """Compute one batch; NeMo's strategy runs the backward pass and the optimizer."""
         return self.forward_step(batch)
 
-    def validation_step(self, batch, batch_idx: int | None = None):
-        """One batch: its losses, and its part in the score of the validation conditions."""
+    def validation_step(self, batch: TrainingBatch, batch_idx: int | None = None):
+        """Compute one batch's losses, and its part in the score of the validation conditions."""
         if self.scores is not None:
-            self.scores.add(self.predicting_model, batch, _condition(batch))
+            self.scores.add(self.predicting_model, batch)
         return self.forward_step(batch)
 
     @property
@@ -199,17 +187,6 @@ class ScaleModule(pl.LightningModule):
     def validation_loss_reduction(self) -> MeanOverRanks:
         """How validation batches add up."""
         return MeanOverRanks(self.validation_terms)
-
-
-def _condition(batch: dict[str, torch.Tensor]) -> Condition:
-    return Condition(
-        perturbation=batch["perturbation"],
-        dose=batch["dose"],
-        context=batch["context"],
-        batch=batch["batch"],
-        delta=batch.get("delta"),
-        control_mean=batch.get("control_mean"),
-    )
 
 
 def optimizer(compute: ComputeConfig, training: TrainingConfig) -> MegatronOptimizerModule:

@@ -125,7 +125,7 @@ class StepTimes(pl.Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         self._ends.append(time.perf_counter())
         self._cells.append(pl_module.cells_seen)
-        self._waited.append(data.loader.wait_seconds)
+        self._waited.append(data.wait_seconds)
         if len(self._ends) == trainer.max_steps:
             self._sum_up(pl_module)
 

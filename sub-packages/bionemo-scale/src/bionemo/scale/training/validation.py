@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from megatron.core import parallel_state
 
-from bionemo.scale.data.condition import Condition
+from bionemo.scale.data.batches import TrainingBatch
 from bionemo.scale.model.scale_model import ScaleModel
 
 GATES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -40,18 +40,19 @@ class ConditionScores:
         self._cells = torch.zeros(len(self._observed), dtype=torch.float64)
 
     @torch.no_grad()
-    def add(self, model: ScaleModel, batch: dict[str, torch.Tensor], condition: Condition) -> None:
-        """Predict the sets of a batch."""
-        dtype = next(model.parameters()).dtype
-        control, mask = batch["control"].to(dtype), batch["mask"]
-        predicted = model.predict(control, mask, condition, batch["key"], gate=1.0)
+    def add(self, model: ScaleModel, batch: TrainingBatch) -> None:
+        """Predict the sets of a batch, and add them to the sums of their conditions."""
+        assert batch.place is not None
+        control, mask, condition = batch.control.to(next(model.parameters()).dtype), batch.mask, batch.condition
+        predicted = model.predict(control, mask, condition, batch.key, gate=1.0)
         if (rates := model.expression_decoder.rates) is not None:
-            generator = torch.Generator(device=control.device).manual_seed(int(batch["key"][0]))
-            predicted = rates.draw(predicted, batch["library"][0], generator)
+            assert batch.library is not None
+            generator = torch.Generator(device=control.device).manual_seed(int(batch.key[0]))
+            predicted = rates.draw(predicted, batch.library[0], generator)
         start = model.starting_cells(control, condition)
         weight = mask[..., None].double()
         changes = torch.stack([((x.double() - control.double()) * weight).sum(1) for x in (start, predicted)]).cpu()
-        rows = [self._row.get(int(condition), -1) for condition in batch["condition"]]
+        rows = [self._row.get(place, -1) for place in batch.place.tolist()]
         for place, (row, cells) in enumerate(zip(rows, mask.sum(1).tolist(), strict=True)):
             if row >= 0 and cells:
                 self._sums[:, row] += changes[:, place]

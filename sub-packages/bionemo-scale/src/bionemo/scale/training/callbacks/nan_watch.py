@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
 
+from bionemo.scale.data.batches import TrainingBatch
 from bionemo.scale.errors import Stopped
 from bionemo.scale.training.module import ScaleModule
 
@@ -37,7 +38,7 @@ class NanWatch(pl.Callback):
                 part.get_grad_norm = watched(part.get_grad_norm)
 
 
-def first_not_finite(module: ScaleModule, batch: dict[str, torch.Tensor]) -> str | None:
+def first_not_finite(module: ScaleModule, batch: TrainingBatch) -> str | None:
     """Name of the first module whose output is not finite while its inputs are, on one batch.
 
     Parameters
@@ -45,7 +46,7 @@ def first_not_finite(module: ScaleModule, batch: dict[str, torch.Tensor]) -> str
     module
         The model to run forward.
     batch
-        Arguments of its ``forward``.
+        What it is given.
 
     Returns
     -------

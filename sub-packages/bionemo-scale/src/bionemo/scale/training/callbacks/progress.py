@@ -69,7 +69,7 @@ class Throughput(pl.Callback):
     @staticmethod
     def _counts(trainer: pl.Trainer, pl_module: ScaleModule) -> tuple[int, float]:
         data: CellSetsDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        return pl_module.cells_seen, 0.0 if data.loader is None else data.loader.wait_seconds
+        return pl_module.cells_seen, data.wait_seconds
 
 
 def device_use(module: ScaleModule, steps_per_second: float) -> dict[str, float]:

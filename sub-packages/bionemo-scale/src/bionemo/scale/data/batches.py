@@ -1,0 +1,41 @@
+"""What one training step is given."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from bionemo.scale.data.condition import Condition
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingBatch:
+    """A `TrainingBatch` holds B pairs of a control set and a perturbed set, S cells each, with their conditions."""
+
+    control: torch.Tensor
+    """log1p, float32 [B, S, G]; zeros where there is no cell."""
+    perturbed: torch.Tensor
+    """log1p, float32 [B, S, G], of the same conditions."""
+    mask: torch.Tensor
+    """bool [B, S], True where a cell is there, for both sets; valid cells come first."""
+    condition: Condition
+    """The conditions of the sets."""
+    key: torch.Tensor
+    """int64 [B], what the noise of each set is derived from; stays on the CPU."""
+    library: torch.Tensor | None = None
+    """Counts of each control and each perturbed cell, float32 [2, B, S]; for a head that counts."""
+    place: torch.Tensor | None = None
+    """int64 [B], each condition's place in the store's contexts x labels, by which validation scores it; stays on the
+    CPU."""
+    perturbed_cells: int = 0
+    """Perturbed cells in the batch, without those of control sets: what throughput counts."""
+
+    def to(self, device: torch.device) -> "TrainingBatch":
+        """Return the batch on a device, all but the keys and places."""
+        return replace(
+            self,
+            control=self.control.to(device),
+            perturbed=self.perturbed.to(device),
+            mask=self.mask.to(device),
+            condition=self.condition.to(device),
+            library=None if self.library is None else self.library.to(device),
+        )
