@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from bionemo.scale.config.tuning import TuningConfig
+from bionemo.scale.data.batches import TrainingBatch
 from bionemo.scale.finetuning.names import extended_vocabulary
 from bionemo.scale.finetuning.weights import joined_embeddings, known_rows, take_over
 from bionemo.scale.model.low_rank import LowRank
-from bionemo.scale.model.tuning import TuningConfig, tune
+from bionemo.scale.model.tuning import tune
 from bionemo.scale.runs.directory import RunDirectory
 from bionemo.scale.runs.load import load_model
 from bionemo.screens.errors import InputError
@@ -166,7 +168,7 @@ def step(model, batch, rate=0.05) -> None:
     """An optimizer step with everything that Megatron's would do to weights, decay included."""
     moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(moving, lr=rate, weight_decay=0.5)
-    model.train()(**batch)["loss"].backward()
+    model.train()(TrainingBatch(**batch))["loss"].backward()
     optimizer.step()
 
 
