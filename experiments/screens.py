@@ -147,7 +147,7 @@ def import_once() -> None:
     from bionemo.scale.quiet import hush
 
     for module in (
-        "bionemo.perteval.metrics.scoring",
+        "bionemo.perteval.run",
         "bionemo.scale.inference.predict",
         "bionemo.scale.nemo.overrides",
     ):

@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
 
 def measure(out: Path, screen_name: str, seed: int, steps: int, variants: list[Variant]) -> None:
     """Train once, predict and score with every variant of that training, and write a row file for each."""
-    from bionemo.perteval import HEADLINE, evaluate
+    from bionemo.perteval import METRICS, evaluate
     from bionemo.scale.inference.predict import predict
 
     screen = SCREENS[screen_name]
@@ -49,7 +49,7 @@ def measure(out: Path, screen_name: str, seed: int, steps: int, variants: list[V
     evaluation = evaluate(
         predicted, cells, split=screen.split, arms="main", cache=out / "cache", threads=1, progress=False
     )
-    headline = [metric.name for metric in HEADLINE]
+    headline = [metric.name for metric in METRICS.values() if metric.headline]
     scores = evaluation.per_perturbation.set_index("arm")
     validated = json.loads((run / "best.json").read_text()) if (run / "best.json").exists() else None
     for variant in variants:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bionemo.perteval.metrics.scoring import versions
+from bionemo.perteval.metrics.scores import versions
 from bionemo.screens.errors import InputError
 from experiments.inner_folds.folds import Cells, Fold, patients, thp1
 from experiments.inner_folds.populations import POPULATIONS

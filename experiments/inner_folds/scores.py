@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from bionemo.perteval.metrics import scoring
-from bionemo.perteval.significance import mann_whitney as differential
+from bionemo.perteval.metrics.scores import score
+from bionemo.perteval.metrics.sides import Side
+from bionemo.perteval.significance import mann_whitney
 from bionemo.perteval.significance.mann_whitney import Tested
 from experiments.inner_folds.folds import Cells, Condition, Fold
 from experiments.inner_folds.populations import Make
@@ -36,7 +37,7 @@ class Scores:
     def __init__(self, cells: Cells):
         self._cells = cells
         self._controls = {
-            context: differential.sort_controls(cells.expression[cells.rows[context, cells.control]])
+            context: mann_whitney.sort_controls(cells.expression[cells.rows[context, cells.control]])
             for context in cells.contexts
         }
         self._observed: dict[Condition, Tested] = {}
@@ -65,25 +66,27 @@ class Scores:
     def _score(self, fold: Fold, populations: Mapping[Condition, np.ndarray]) -> pd.DataFrame:
         context = fold.held_out[0][0]
         names = sorted(label for _, label in fold.held_out)
-        observed = self._side(context, names, [self._test_observed((context, name)) for name in names])
+        seen = [self._test_observed((context, name)) for name in names]
+        reference = np.mean([tested.moments.mean for tested in seen], axis=0)
         controls = self._controls[context]
-        tests = [differential.test(populations[context, name].astype(np.float32), controls) for name in names]
-        scores = scoring.score(self._side(context, names, tests), observed, observed.means.mean(0))
+        tests = [mann_whitney.test(populations[context, name].astype(np.float32), controls) for name in names]
+        scores = score(*(self._side(context, names, side, reference) for side in (tests, seen)))
         return pd.DataFrame(scores[list(METRICS)])
 
     def _test_observed(self, condition: Condition) -> Tested:
         if condition not in self._observed:
             cells = self._cells.expression[self._cells.rows[condition]]
-            self._observed[condition] = differential.test(cells, self._controls[condition[0]])
+            self._observed[condition] = mann_whitney.test(cells, self._controls[condition[0]])
         return self._observed[condition]
 
-    def _side(self, context: str, names: list[str], tests: list[Tested]) -> scoring.Side:
+    def _side(self, context: str, names: list[str], tests: list[Tested], reference: np.ndarray) -> Side:
         mean = self._controls[context].moments.mean
-        return scoring.Side(
+        return Side(
             perturbations=names,
             control=self._cells.control,
             genes=self._cells.genes,
             control_mean=mean,
+            reference=reference,
             tests=tests,
             split_delta=np.stack([tested.moments.mean - mean for tested in tests]),
         )

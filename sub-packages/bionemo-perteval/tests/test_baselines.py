@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from bionemo.perteval import BASELINES, evaluate
-from bionemo.perteval.inputs.checks import Keys
-from bionemo.perteval.inputs.reading import Prediction, build
+from bionemo.perteval.inputs.alignment import align, hold_out, training_notes
+from bionemo.perteval.inputs.keys import Keys
+from bionemo.perteval.inputs.reading import CellFile
 from bionemo.perteval.inputs.screen import generator, mean_cell
 from bionemo.perteval.populations.ceiling import split_halves
 from bionemo.perteval.populations.estimates import Estimates
@@ -25,7 +26,8 @@ def _log1p_of(cells):
 
 
 def _screen(prediction, counts, held_out=()):
-    return build([Prediction(arm="prediction", cells=prediction, name="mine")], counts, KEYS, held_out=held_out)
+    files = [CellFile(arm="prediction", cells=prediction, name="mine")]
+    return hold_out(align(files, CellFile(cells=counts, name="observed"), KEYS), held_out)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,10 @@ def test_training_is_what_is_neither_scored_nor_held_out(screen):
     assert set(screen.training) == {
         ("A", "p4"), ("A", "p5"), ("B", "p1"), ("B", "p3"), ("B", "p4"), ("C", "p2"), ("C", "p3"), ("C", "p4"),
     }  # fmt: skip
-    assert any("8 observed conditions" in note and "1 further held-out" in note for note in screen.notes)
+    assert any(
+        "8 observed conditions" in note and "1 further held-out" in note
+        for note in training_notes(screen, [("C", "p1")])
+    )
 
 
 def test_transferred_delta_by_hand(screen, log1p):

@@ -8,11 +8,13 @@ import pytest
 
 from bionemo.perteval import evaluate
 from bionemo.perteval.checks.flags import CHECKS
-from bionemo.perteval.inputs.checks import Keys
-from bionemo.perteval.inputs.reading import Prediction, build
-from bionemo.perteval.populations.arms import draw
+from bionemo.perteval.inputs.alignment import align
+from bionemo.perteval.inputs.keys import Keys
+from bionemo.perteval.inputs.reading import CellFile
 from bionemo.perteval.populations.baselines import BASELINES
+from bionemo.perteval.populations.catalogue import draw
 from bionemo.perteval.populations.estimates import Estimates
+from bionemo.perteval.report.page import html
 from bionemo.screens import InputError
 
 KEYS = Keys(perturbation_key="gene", context_key="line", control="ctrl", target_sum=1e4, layer=None)
@@ -20,7 +22,7 @@ KEYS = Keys(perturbation_key="gene", context_key="line", control="ctrl", target_
 
 @pytest.fixture(scope="module")
 def screen(noisy, counts):
-    return build([Prediction(arm="prediction", cells=noisy, name="noisy")], counts, KEYS)
+    return align([CellFile(arm="prediction", cells=noisy, name="noisy")], CellFile(cells=counts, name="observed"), KEYS)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +112,7 @@ def test_no_baseline_is_called_invalid(judged):
 
 def test_raised_flags_stand_first_on_the_page(judged):
     shown = {name: arm for name, arm in judged.arms.items() if arm.kind != "prediction" or name == "observed cells"}
-    page = replace(judged, arms=shown).page
+    page = html(replace(judged, arms=shown))
     top = page[: page.index("<h2>Scores")]
     assert top.count("INVALID") == 1
     assert "Cells of the answer stand in the prediction." in top

@@ -1,10 +1,18 @@
 """Bad input is refused in one sentence that names the thing and the mend."""
 
+import base64
+import io
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
 import anndata as ad
 import numpy as np
 import pytest
+from rich.console import Console
 
-from bionemo.perteval import evaluate
+from bionemo.perteval import evaluate, render, write
 from bionemo.screens import InputError
 
 
@@ -64,14 +72,121 @@ def test_empty_labels(perfect, counts):
 
 def test_context_without_controls(perfect, counts):
     rows = ~((counts.obs["line"] == "B") & (counts.obs["gene"] == "ctrl")).to_numpy()
-    _refused("Context 'B' has no control cells", perfect, counts[rows].copy())
+    _refused(r"no control cells \('ctrl'\) in 'B'", perfect, counts[rows].copy())
 
 
-def test_one_observed_cell(perfect, counts):
-    is_p2 = ((counts.obs["line"] == "B") & (counts.obs["gene"] == "p2")).to_numpy()
-    rows = ~is_p2
-    rows[np.flatnonzero(is_p2)[0]] = True
-    _refused("one cell of 'p2' in context 'B'", perfect, counts[rows].copy())
+def _with_single_cells(counts, *conditions):
+    """Return the observed cells with one cell left of each of some conditions."""
+    keep = np.ones(counts.n_obs, dtype=bool)
+    for line, gene in conditions:
+        keep[np.flatnonzero((counts.obs["line"] == line) & (counts.obs["gene"] == gene))[1:]] = False
+    return counts[keep].copy()
+
+
+def test_single_observed_cells_are_all_named_at_once(perfect, counts):
+    few = _with_single_cells(counts, ("B", "p2"), ("A", "p3"))
+    message = _refused("2 observed populations have one cell", perfect, few)
+    assert "A / p3, B / p2" in message
+    assert "--min-cells 2" in message
+    assert "B / ctrl" in _refused("1 observed populations", perfect, _with_single_cells(counts, ("B", "ctrl")))
+
+
+def test_min_cells_leaves_small_conditions_out_and_says_so(perfect, counts, tmp_path):
+    few = _with_single_cells(counts, ("B", "p2"), ("A", "p3"))
+    found = evaluate(
+        perfect, few, min_cells=2, arms="main", threads=1, progress=False, out=tmp_path, held_out=[("C", "p1")]
+    )
+    assert found.settings["scored"] == {"A": ["p1", "p2"]}
+    assert found.settings["left_out"] == [["A", "p3"], ["B", "p2"]]
+    assert not {("A", "p3"), ("B", "p2")} & {tuple(pair) for pair in found.settings["training"]}
+    (notice,) = found.notices
+    assert notice.startswith("2 of 4 predicted conditions were left out")
+    assert "A / p3 (" in notice
+    assert notice in json.loads((tmp_path / "metrics.json").read_text())["notices"]
+    page = (tmp_path / "report.html").read_text()
+    assert page.index(notice) < page.index("<h2>Scores")
+    assert notice in " ".join(_terminal(found).split())
+
+
+def test_min_cells_counts_predicted_and_control_cells_too(perfect, counts):
+    """Forty-five cells: the 120 controls are enough, and of the predicted ones only (B, p2) was thinned below."""
+    rows = np.ones(perfect.n_obs, dtype=bool)
+    rows[np.flatnonzero((perfect.obs["line"] == "B").to_numpy())[3:]] = False
+    options = {"arms": "main", "threads": 1, "progress": False}
+    assert evaluate(perfect[rows].copy(), counts, min_cells=4, **options).settings["left_out"] == [["B", "p2"]]
+    few = _with_single_cells(counts, ("B", "ctrl"))
+    assert evaluate(perfect, few, min_cells=2, **options).settings["left_out"] == [["B", "p2"]]
+    _refused("No predicted condition has 500 cells", perfect, counts, min_cells=500)
+    _refused("min_cells is 1, but a test needs at least 2", perfect, counts, min_cells=1)
+
+
+def _terminal(evaluation) -> str:
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(render(evaluation))
+    return console.export_text()
+
+
+def test_a_prediction_does_not_choose_the_layer_of_the_observed_file(perfect, counts):
+    perfect.uns["prediction"]["layer"] = "other"
+    observed = counts.copy()
+    observed.layers["other"] = counts.X * 3  # still counts: it would be scored without a word
+    found = evaluate(perfect, observed, arms="main", threads=1, progress=False)
+    assert found.settings["layer"] is None
+    assert found.table.loc["prediction", "MSE"] == pytest.approx(0, abs=1e-6)
+    assert any("made from layer 'other', and X of the observed AnnData was scored" in note for note in found.notes)
+
+
+HOSTILE = "x\x1b[31m\x00\x08]]>[/red][bold]&<b>$\u202e"
+
+
+def test_labels_with_control_characters_and_markup_stay_text(perfect, counts, tmp_path):
+    for cells in (perfect, counts):
+        for column in ("line", "gene"):
+            cells.obs[column] = cells.obs[column].astype(str).replace({"A": f"A{HOSTILE}", "p1": f"p1{HOSTILE}"})
+    try:
+        found = evaluate({HOSTILE: perfect, "[/red]": perfect}, counts, arms="main", threads=1, progress=False)
+        write(found, tmp_path)
+    finally:
+        for column in ("line", "gene"):
+            counts.obs[column] = counts.obs[column].str.replace(HOSTILE, "")
+    page = (tmp_path / "report.html").read_text()
+    assert not set(page) & set("\x1b\x00\x08\u202e")
+    assert "<b>" not in page.replace("<br>", "")
+    pictures = re.findall(r"data:image/svg\+xml;base64,([^\"]+)", page)
+    assert len(pictures) > 10
+    for picture in pictures:
+        ElementTree.fromstring(base64.b64decode(picture))
+    text = _terminal(found)
+    assert "[/red] less" in text or "less [/red]" in text
+    assert "x\\x1b[31m" in text
+    json.loads((tmp_path / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_paths_may_be_text(noisy, counts, tmp_path, kind):
+    noisy.write_h5ad(tmp_path / "p.h5ad")
+    found = evaluate(
+        kind(tmp_path / "p.h5ad"), counts, arms="main", threads=1, progress=False, out=kind(tmp_path / "report")
+    )
+    assert found.settings["predicted"] == "p.h5ad"
+    assert (tmp_path / "report" / "report.html").exists()
+
+
+def test_the_share_of_the_network_stands_first(perfect, counts, tmp_path):
+    perfect.uns["prediction"]["network_share"] = 0.25
+    found = evaluate(perfect, counts, arms="main", threads=1, progress=False, out=tmp_path)
+    (notice,) = found.notices
+    assert "network's share is 0.25" in notice
+    page = (tmp_path / "report.html").read_text()
+    assert 0 < page.index("share is 0.25") < page.index("<h2>Scores")
+    assert json.loads((tmp_path / "metrics.json").read_text())["settings"]["prediction"]["network_share"] == 0.25
+
+
+@pytest.mark.parametrize("blank", ["", "  "])
+@pytest.mark.parametrize("column", ["line", "gene"])
+def test_blank_labels_are_refused(perfect, counts, column, blank):
+    perfect.obs[column] = [blank, *perfect.obs[column].astype(str)[1:]]
+    _refused("1 empty", perfect, counts)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 
 from bionemo.perteval import evaluate
-from bionemo.perteval.cli import of_training
-from bionemo.perteval.inputs.checks import Keys
+from bionemo.perteval.cli import by_name
+from bionemo.perteval.inputs.keys import Keys
+from bionemo.perteval.report.page import html
 from bionemo.perteval.rules.leakage import TrainingRecord, check_leakage, read_pairs
-from bionemo.perteval.rules.rules import Rules
+from bionemo.perteval.rules.ruleset import Ruleset
 from bionemo.screens import InputError
 from bionemo.screens.protocol import find_protocol
 from bionemo.screens.split import Split
@@ -105,7 +106,7 @@ def test_a_prediction_cannot_be_talked_out_of_its_record(tmp_path):
 
 
 def test_arguments_that_contradict_the_protocol_are_refused():
-    rules = Rules(protocol=find_protocol("replogle-nadig"))
+    rules = Ruleset(protocol=find_protocol("replogle-nadig"))
     given = dict.fromkeys(("perturbation_key", "context_key", "control", "target_sum", "layer"))
     assert rules.keys(given)["control"] == "non-targeting"
     with pytest.raises(InputError, match="--control NTC contradicts the protocol 'replogle-nadig'"):
@@ -119,7 +120,7 @@ def test_published_scores_stand_beside_only_the_whole_protocol():
     names = {"val": [f"v{i}" for i in range(104)], "test": [f"t{i}" for i in range(624)]}
     split = Split.from_dict({"fewshot": {"hepg2": names}}, "x")
     observed = [("hepg2", name) for name in ("non-targeting", *names["val"], *names["test"])]
-    rules = Rules(protocol=protocol, split=split)
+    rules = Ruleset(protocol=protocol, split=split)
     keys = Keys(perturbation_key="g", context_key="c", control="x", target_sum=1e4, layer=None)
 
     def statement(rules, scored):
@@ -140,7 +141,7 @@ def test_published_scores_stand_beside_only_the_whole_protocol():
         "the genes of a were chosen on all cells (hvg_from 'all'), and the protocol says 'train'",
         "nothing says which cells chose the genes of c; the protocol says 'train'",
     ]
-    unnamed = statement(Rules(), names["test"])
+    unnamed = statement(Ruleset(), names["test"])
     assert len(unnamed["hash"]) == 64
     assert unnamed["name"] is None
 
@@ -203,7 +204,7 @@ def test_every_prediction_has_its_own_training(noisy, counts, tmp_path):
     assert list(found.settings["hvg_from"].values()) == ["train", "given"]
     (departure,) = found.settings["protocol"]["departures"]
     assert departure.startswith("the genes of state")
-    assert escape(departure) in found.page.replace("&#39;", "&#x27;")
+    assert escape(departure) in html(found).replace("&#39;", "&#x27;")
     assert [note for note in found.notes if "Leakage was not checked" in note and "state" in note]
     assert not [note for note in found.notes if "Leakage was not checked" in note and "scale" in note]
 
@@ -211,18 +212,22 @@ def test_every_prediction_has_its_own_training(noisy, counts, tmp_path):
 def test_options_of_one_prediction_or_of_all(tmp_path):
     (tmp_path / "a=b.csv").write_text("context,perturbation\nA,a\n")
     path = str(tmp_path / "a=b.csv")
-    assert of_training(None, None) == {"training_conditions": None, "hvg_from": None}
-    assert of_training([path], ["train"]) == {"training_conditions": [("A", "a")], "hvg_from": "train"}
-    each = of_training([f"state={path}"], ["scale=train", "state=given"])
-    assert each["training_conditions"] == {"state": [("A", "a")]}
-    assert each["hvg_from"] == {"scale": "train", "state": "given"}
+    assert by_name(None, "--hvg-from", str) is None
+    assert by_name(["train"], "--hvg-from", str) == "train"
+    assert by_name(["scale=train", "state=given"], "--hvg-from", str) == {"scale": "train", "state": "given"}
+
+    def pairs(path):
+        return read_pairs(path, "--training-conditions")
+
+    assert by_name([path], "--training-conditions", pairs) == [("A", "a")]
+    assert by_name([f"state={path}"], "--training-conditions", pairs) == {"state": [("A", "a")]}
     for given, match in ((["train", "state=all"], "'train' names no prediction"), (["a=all", "a=train"], "two things")):
         with pytest.raises(InputError, match=match):
-            of_training(None, given)
+            by_name(given, "--hvg-from", str)
 
 
 def test_every_report_has_the_hash_of_its_rules(evaluation):
     stated = evaluation.settings["protocol"]
-    assert stated["hash"] in evaluation.page
+    assert stated["hash"] in html(evaluation)
     assert stated["name"] is None
     assert "Leakage was not checked" in " ".join(evaluation.notes)

@@ -6,6 +6,8 @@ import subprocess
 
 import pytest
 
+from bionemo.perteval.report.page import html
+
 WIDTHS = [390, 800, 1280]
 
 # The page in frames of several widths; the parent measures them and writes what it saw into itself.
@@ -44,7 +46,7 @@ def shown(evaluation, tmp_path_factory):
     if browser is None:
         pytest.skip("there is no chromium on the PATH")
     folder = tmp_path_factory.mktemp("page")
-    literal = json.dumps(evaluation.page).replace("</", "<\\/")
+    literal = json.dumps(html(evaluation)).replace("</", "<\\/")
     harness = HARNESS.replace("PAGE", literal, 1).replace("WIDTHS", str(WIDTHS), 1)
     (folder / "harness.html").write_text(harness, "utf-8")
     command = [

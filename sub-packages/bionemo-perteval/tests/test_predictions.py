@@ -5,7 +5,9 @@ import pandas as pd
 import pytest
 
 from bionemo.perteval import evaluate
-from bionemo.perteval.cli import named
+from bionemo.perteval.cli import named_files
+from bionemo.perteval.report.files import to_dict
+from bionemo.perteval.report.page import html
 from bionemo.screens import InputError
 
 OPTIONS = {"arms": "main", "threads": 1, "progress": False}
@@ -29,6 +31,33 @@ def test_seeds_are_averaged_and_their_spread_is_told(several, evaluation):
     assert several.seed_spread.loc["scale", "MSE"] == pytest.approx(seeds["MSE"].std())
     assert np.isnan(several.seed_spread.loc["state", "MSE"])
     assert "2 training seeds" in several.definitions["scale"]
+
+
+def test_a_failed_seed_is_not_hidden_in_a_mean(noisy, counts, tmp_path):
+    """The second seed predicts the control mean for one condition: its shift is zero, so PDCorr has no value."""
+    failed = noisy.copy()
+    rows = ((failed.obs["line"] == "A") & (failed.obs["gene"] == "p1")).to_numpy()
+    controls = evaluate(noisy, counts, **OPTIONS)  # the mean control cell, as it is scored
+    assert controls.missing.loc["prediction", "PDCorr"] == 0
+    cells = failed.X.toarray()
+    cells[rows] = _mean_control(counts, "A")
+    failed.X = cells
+    found = evaluate({"scale": [noisy, failed, noisy]}, counts, out=tmp_path, **OPTIONS)
+    scores = found.per_perturbation.set_index(["arm", "context", "perturbation"])
+    assert np.isnan(scores.loc[("scale", "A", "p1"), "PDCorr"])
+    assert found.missing.loc["scale", "PDCorr"] == 1
+    seeds = found.per_seed_table.loc["scale", "PDCorr"]
+    assert seeds.loc[1] == pytest.approx(seeds.loc[0])  # all seeds over the conditions that every seed has
+    assert found.table.loc["scale", "PDCorr"] == pytest.approx(seeds.mean())
+    (said,) = [line for line in found.failed_seeds if "PDCorr in" in line]
+    assert said.startswith("Training seed 1 of scale has no PDCorr in 1 of 4 conditions")
+    assert said in to_dict(found)["notices"]
+    assert said in html(found)
+
+
+def _mean_control(counts, line):
+    cells = counts[((counts.obs["line"] == line) & (counts.obs["gene"] == "ctrl")).to_numpy()].X.toarray()
+    return np.log1p(cells / cells.sum(axis=1, keepdims=True) * 1e4).astype(np.float32).mean(axis=0, dtype=np.float64)
 
 
 def test_a_flag_is_raised_by_any_seed(several):
@@ -92,24 +121,24 @@ def test_predictions_that_do_not_compare_are_refused(noisy, counts):
 
 
 def test_names_on_the_command_line(tmp_path):
-    files = {name: [str(path) for path in paths] for name, paths in named(["a=x,y", "b=z", "a=w"]).items()}
+    files = named_files(["a=x,y", "b=z", "a=w"])
     assert files == {"a": ["x", "y", "w"], "b": ["z"]}
-    assert str(named(["x.h5ad"])) == "x.h5ad"
+    assert str(named_files(["x.h5ad"])) == "x.h5ad"
     (tmp_path / "a=b").touch()
-    assert named([str(tmp_path / "a=b")]) == tmp_path / "a=b"
+    assert named_files([str(tmp_path / "a=b")]) == str(tmp_path / "a=b")
     with pytest.raises(InputError, match="need names"):
-        named(["a=x", "y.h5ad"])
+        named_files(["a=x", "y.h5ad"])
 
 
 def test_cache_gives_the_same_numbers(noisy, counts, evaluation, tmp_path, monkeypatch):
-    from bionemo.perteval.significance import mann_whitney as differential
+    from bionemo.perteval.significance import mann_whitney
 
     first = evaluate(noisy, counts, held_out=[("C", "p1")], cache=tmp_path, **OPTIONS)
     assert len(list(tmp_path.iterdir())) == 4
     next(tmp_path.iterdir()).write_bytes(b"broken")
     calls = []
-    test = differential.test
-    monkeypatch.setattr(differential, "test", lambda *given: calls.append(1) or test(*given))
+    test = mann_whitney.test
+    monkeypatch.setattr(mann_whitney, "test", lambda *given: calls.append(1) or test(*given))
     again = evaluate(noisy, counts, held_out=[("C", "p1")], cache=tmp_path, **OPTIONS)
     pd.testing.assert_frame_equal(again.per_perturbation, first.per_perturbation, check_exact=True)
     arms = len(first.arms) - 1
@@ -118,7 +147,7 @@ def test_cache_gives_the_same_numbers(noisy, counts, evaluation, tmp_path, monke
 
 def test_engine_that_cannot_be_installed_is_one_sentence(noisy, counts, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("bionemo.perteval.engines.cell_eval._MAKE", ["-m", "venv", "--without-pip"])
+    monkeypatch.setattr("bionemo.perteval.engines.other_release._MAKE", ["-m", "venv", "--without-pip"])
     with pytest.raises(InputError, match=r"cell-eval 0\.8\.2 cannot be installed into .*No module named pip.*--engine"):
         evaluate(noisy, counts, engine="0.8", **OPTIONS)
     with pytest.raises(InputError, match=r"engine is .0\.7"):
@@ -128,7 +157,7 @@ def test_engine_that_cannot_be_installed_is_one_sentence(noisy, counts, tmp_path
 @pytest.mark.slow
 def test_the_current_release_of_cell_eval_scores_the_same_cells(noisy, counts, evaluation):
     """Makes its environment where it is not there yet, which takes minutes and the package index."""
-    from bionemo.perteval.engines import cell_eval as engine
+    from bionemo.perteval.engines import other_release as engine
 
     try:
         engine.prepare()
@@ -144,7 +173,7 @@ def test_the_current_release_of_cell_eval_scores_the_same_cells(noisy, counts, e
     for metric in ("MSE", "MAE", "PDCorr"):  # which do not depend on tests
         both = found.engines.loc[("prediction", metric)]
         assert both[theirs] == pytest.approx(both[ours], abs=1e-6)
-    assert found.to_dict()["other_engine"]["prediction"]["DEOver"][1] == pytest.approx(
+    assert to_dict(found)["other_engine"]["prediction"]["DEOver"][1] == pytest.approx(
         found.engines.loc[("prediction", "DEOver"), theirs]
     )
 

@@ -3,7 +3,7 @@
 import pytest
 
 from bionemo.perteval.rules.departures import departures, drawn_departures
-from bionemo.perteval.rules.rules import Rules, _check_contexts
+from bionemo.perteval.rules.ruleset import Ruleset, _check_contexts
 from bionemo.screens import InputError, Split
 from bionemo.screens.drawn_split import draw_split
 from bionemo.screens.protocol import find_protocol
@@ -27,10 +27,10 @@ def own(tmp_path):
 
 
 def test_published_scores_are_of_metrics_that_there_are(own):
-    assert Rules.read(own, None, pairs=(), strict=False).protocol.name == "own"
+    assert Ruleset.read(own, None, pairs=(), strict=False).protocol.name == "own"
     own.write_text(OWN + '[[published]]\nmodel = "x"\nsource = "y"\nscores = { PDcor = 1 }\n')
     with pytest.raises(InputError, match="'own' names the metric 'PDcor': did you mean 'PDCorr'"):
-        Rules.read(own, None, pairs=(), strict=False)
+        Ruleset.read(own, None, pairs=(), strict=False)
 
 
 def test_what_is_not_the_whole_protocol_is_said(own):

@@ -59,7 +59,7 @@ def _equal_to_cell_eval(cells, scored, controls, keys, folder):
     skip = ["pearson_edistance", "clustering_agreement"]
     results, _ = evaluator.compute(skip_metrics=skip, write_csv=False, break_on_error=True)
     theirs = pd.DataFrame(results.to_dict(as_series=False)).set_index("perturbation").sort_index()
-    for metric in METRICS:
+    for metric in METRICS.values():
         if metric.source:
             np.testing.assert_allclose(
                 ours[metric.name], theirs[metric.source].astype(float), rtol=0, atol=1e-6, err_msg=metric.name

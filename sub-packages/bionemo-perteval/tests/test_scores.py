@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bionemo.perteval import METRICS, evaluate
+from bionemo.perteval import METRICS, InputError, Metric, evaluate, register
 
 DELTA = "control cells + transferred delta"
 KEPT = f"{DELTA}, zero-preserving"
 MAIN = ["prediction", "control cells", "perturbation mean", "control cells + mean delta", DELTA, KEPT, "split halves"]
-DIRECTED = [metric.name for metric in METRICS if metric.best]
+DIRECTED = [metric.name for metric in METRICS.values() if metric.best]
 
 
 def _mean(cells, context, gene):
@@ -33,7 +33,7 @@ def test_equal_to_cell_eval_called_directly(noisy, log1p, counts, evaluation, tm
     from cell_eval import MetricsEvaluator
 
     ours = evaluation.per_perturbation
-    shared = [metric for metric in METRICS if metric.source]
+    shared = [metric for metric in METRICS.values() if metric.source]
     for context in ("A", "B"):
         labels = noisy.obs["gene"][noisy.obs["line"] == context].unique()
         in_context = (log1p.obs["line"] == context).to_numpy()
@@ -51,6 +51,29 @@ def test_equal_to_cell_eval_called_directly(noisy, log1p, counts, evaluation, tm
             np.testing.assert_allclose(
                 mine[metric.name], theirs[metric.source].astype(float), rtol=0, atol=1e-6, err_msg=metric.name
             )
+
+
+def test_a_new_metric_is_one_entry(noisy, counts, tmp_path):
+    register(
+        Metric(
+            name="Worst",
+            best="low",
+            definition="Largest difference of a gene.",
+            formula=lambda predicted, observed: np.abs(predicted.means - observed.means).max(axis=1),
+        )
+    )
+    try:
+        found = evaluate(noisy, counts, arms="main", threads=1, progress=False, out=tmp_path)
+        with pytest.raises(InputError, match="a metric 'Worst' already"):
+            register(METRICS["Worst"])
+        assert found.table.loc["prediction", "Worst"] > found.table.loc["prediction", "MAE"]
+        assert "Worst" in found.normalised()
+        page = (tmp_path / "report.html").read_text()
+        assert "Worst ↓" in page
+        assert "Largest difference of a gene." in page
+        assert "Worst" in set(pd.read_csv(tmp_path / "metrics.csv")["metric"])
+    finally:
+        del METRICS["Worst"]
 
 
 def test_number_of_threads_does_not_matter(noisy, counts, evaluation):
@@ -115,7 +138,7 @@ def test_normalised_is_zero_at_the_baseline_and_one_at_the_ceiling(evaluation):
 
 
 def test_best_knows_the_direction_and_leaves_the_ceiling_out(evaluation):
-    for metric in METRICS:
+    for metric in METRICS.values():
         best = evaluation.best(metric.name)
         if metric.best is None:
             assert not best

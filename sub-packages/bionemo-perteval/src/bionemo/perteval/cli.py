@@ -1,15 +1,18 @@
-"""The `perteval` command."""
+"""Define the `perteval` command."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
+
+from bionemo.screens.errors import InputError
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False
 )
-
-_EXAMPLE = "Example: `perteval evaluate --predicted predicted.h5ad --observed screen.h5ad --out report`"
+Value = TypeVar("Value")
 
 
 @app.callback()
@@ -17,29 +20,35 @@ def _root() -> None:
     """Score predicted cells against observed cells, between their baselines and their ceiling."""
 
 
-@app.command(epilog=_EXAMPLE)
+@app.command(epilog="Example: `evaluate --predicted predicted.h5ad --observed screen.h5ad --out report`")
 def evaluate(
     predicted: Annotated[
         list[str],
         typer.Option(
-            help="Predicted cells (h5ad), X in log1p. Several predictions: repeat as `name=file.h5ad`; several "
+            help="Predicted cells (h5ad, zarr), X in log1p. Several predictions: repeat as `name=file.h5ad`; several "
             "training seeds of one: `name=a.h5ad,b.h5ad`, or repeat the name."
         ),
     ],
-    observed: Annotated[Path, typer.Option(help="Observed cells (h5ad), counts or log1p; best the whole screen.")],
+    observed: Annotated[
+        Path, typer.Option(help="Observed cells (h5ad, zarr), counts or log1p; best the whole screen.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for report.html, metrics.json and the CSV files.")],
     perturbation_key: Annotated[
         str | None,
-        typer.Option(help="Column of obs with the perturbation; this and the next four: else the prediction's uns."),
+        typer.Option(help="Column of obs with the perturbation; this and the next three: else the prediction's uns."),
     ] = None,
     control: Annotated[str | None, typer.Option(help="Label of the control cells.")] = None,
     context_key: Annotated[
-        str | None, typer.Option(help="Column of obs with the context: cell type, line, donor.")
+        str | None, typer.Option(help="Column of obs with the context: cell type, line, donor; `A+B` joins two.")
     ] = None,
     target_sum: Annotated[
         float | None, typer.Option(help="Counts per cell that observed counts are scaled to.")
     ] = None,
     layer: Annotated[str | None, typer.Option(help="Layer of the observed file instead of X.")] = None,
+    min_cells: Annotated[
+        int | None,
+        typer.Option(help="Leave out conditions with fewer predicted, observed or control cells; the report says so."),
+    ] = None,
     held_out: Annotated[
         Path | None,
         typer.Option(help="CSV with columns context,perturbation: further conditions the baselines must not use."),
@@ -79,42 +88,39 @@ def evaluate(
     threads: Annotated[int | None, typer.Option(help="Threads; all cores, sixteen at most.")] = None,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
-    """Score a prediction and write the report."""
+    """Score predictions beside their baselines and their ceiling, and write the report."""
     from rich.console import Console
 
-    from bionemo.perteval import evaluate as run
-    from bionemo.perteval import render
+    from bionemo import perteval
     from bionemo.perteval.rules.leakage import read_pairs
-    from bionemo.screens import InputError
 
-    try:
-        evaluation = run(
-            named(predicted),
-            observed,
-            out=out,
-            perturbation_key=perturbation_key,
-            control=control,
-            context_key=context_key,
-            target_sum=target_sum,
-            layer=layer,
-            held_out=None if held_out is None else read_pairs(held_out, "--held-out"),
-            protocol=protocol,
-            split=split,
-            **of_training(training_conditions, hvg_from),
-            strict=strict,
-            seed=seed,
-            arms=arms,  # type: ignore[arg-type]
-            engine=engine,  # type: ignore[arg-type]
-            cache=cache,
-            threads=threads,
-            progress=progress,
-        )
-    except InputError as error:
-        typer.echo(f"perteval: {error}", err=True)
-        raise typer.Exit(2) from None
-    console = Console()
-    console.print(render(evaluation))
-    typer.echo(f"Report: {out / 'report.html'}")
+    evaluation = perteval.evaluate(
+        named_files(predicted),
+        observed,
+        out=out,
+        perturbation_key=perturbation_key,
+        control=control,
+        context_key=context_key,
+        target_sum=target_sum,
+        layer=layer,
+        min_cells=min_cells,
+        held_out=None if held_out is None else read_pairs(held_out, "--held-out"),
+        protocol=protocol,
+        split=split,
+        training_conditions=by_name(
+            training_conditions, "--training-conditions", lambda path: read_pairs(path, "--training-conditions")
+        ),
+        hvg_from=by_name(hvg_from, "--hvg-from", str),
+        strict=strict,
+        arms=arms,  # type: ignore[arg-type]
+        engine=engine,  # type: ignore[arg-type]
+        cache=cache,
+        seed=seed,
+        threads=threads,
+        progress=progress,
+    )
+    Console().print(perteval.render(evaluation))
+    typer.echo(f"report: {out / 'report.html'}")
 
 
 @app.command()
@@ -134,55 +140,57 @@ def reference(
     Console().print(render(run(cells=cells, genes=genes, seed=seed, threads=threads, progress=progress)))
 
 
-def named(predicted: list[str]) -> Path | dict[str, list[Path]]:
-    """Return what ``--predicted`` says: one path, or name -> files."""
-    from bionemo.screens import InputError
-
+def named_files(predicted: list[str]) -> Any:
+    """Return what ``--predicted`` says: one path, or name -> paths."""
     if len(predicted) == 1 and ("=" not in predicted[0] or Path(predicted[0]).exists()):
-        return Path(predicted[0])
-    files: dict[str, list[Path]] = {}
+        return predicted[0]
+    files: dict[str, list[str]] = {}
     for given in predicted:
         name, equals, paths = given.partition("=")
         if not equals or not name or not paths:
             raise InputError(
                 f"Several predictions need names, but {given!r} has none; write --predicted name=file.h5ad."
             )
-        files.setdefault(name, []).extend(Path(path) for path in paths.split(","))
+        files.setdefault(name, []).extend(paths.split(","))
     return files
 
 
-def of_training(training_conditions: list[str] | None, hvg_from: list[str] | None) -> dict[str, Any]:
-    """Return `training_conditions` and `hvg_from` of `evaluate` from what their options say."""
-    from bionemo.perteval.rules.leakage import read_pairs
+def by_name(given: list[str] | None, option: str, read: Callable[[str], Value]) -> Value | dict[str, Value] | None:
+    """Return what an option says of all predictions, or name -> what it says of each.
 
-    option = "--training-conditions"
-    files = _by_name(training_conditions, option)
-    if isinstance(files, dict):
-        pairs: Any = {name: read_pairs(path, option) for name, path in files.items()}
-    else:
-        pairs = None if files is None else read_pairs(files, option)
-    return {"training_conditions": pairs, "hvg_from": _by_name(hvg_from, "--hvg-from")}
+    Parameters
+    ----------
+    given
+        Values of the option.
+    option
+        What messages call it.
+    read
+        Takes a value, without the name.
 
-
-def _by_name(given: list[str] | None, option: str) -> str | dict[str, str] | None:
-    """Return what an option says of all predictions, or name -> what it says of each."""
-    from bionemo.screens import InputError
-
+    Raises
+    ------
+    InputError
+        Where some of several values have no name, or two have the same.
+    """
     if not given:
         return None
     if len(given) == 1 and ("=" not in given[0] or Path(given[0]).exists()):
-        return given[0]
-    values: dict[str, str] = {}
+        return read(given[0])
+    values: dict[str, Value] = {}
     for each in given:
         name, equals, value = each.partition("=")
         if not equals or not name or not value:
             raise InputError(f"{option} {each!r} names no prediction, but others do; write {option} name={each}.")
         if name in values:
             raise InputError(f"{option} says two things of {name!r}; leave one out.")
-        values[name] = value
+        values[name] = read(value)
     return values
 
 
 def main() -> None:
-    """Entry point of the `perteval` command."""
-    app()
+    """Run the `perteval` command; a user's mistake ends it with one sentence and exit code 2."""
+    try:
+        app()
+    except InputError as mistake:
+        typer.echo(f"perteval: {mistake}", err=True)
+        sys.exit(2)

@@ -1,9 +1,8 @@
-"""The result of an evaluation: scores of every arm, and the tables that follow from them."""
+"""Hold the result of an evaluation: the scores of every arm, and the tables that follow from them."""
 
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,26 +12,24 @@ from bionemo.perteval.checks import flags
 from bionemo.perteval.checks.flags import Flag
 from bionemo.perteval.checks.profiles import Profiles
 from bionemo.perteval.metrics import intervals
-from bionemo.perteval.metrics.registry import METRICS, NAMES, STRONG_EFFECT
-from bionemo.perteval.populations.arms import Arm
+from bionemo.perteval.metrics.registry import METRICS, STRONG_EFFECT, directed
 from bionemo.perteval.populations.baselines import CONTROL_CELLS, TRANSFERRED_DELTA
+from bionemo.perteval.populations.catalogue import Arm
 from bionemo.perteval.populations.ceiling import SPLIT_HALVES, spearman_brown
-from bionemo.perteval.report import files as output
 from bionemo.screens.errors import InputError
 
-_CORRECTED = [metric.name for metric in METRICS if metric.corrected]
 _CONDITION = ["context", "perturbation"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Scores of predictions, baselines, oracles and the ceiling. An *arm* is one of these populations.
+    """An `Evaluation` holds the scores of predictions, baselines, oracles and the ceiling; each of them is an *arm*.
 
     Attributes
     ----------
     per_perturbation
         One row per arm, context and perturbation: ``n_cells`` and the metrics; NaN where a metric has no value. Means
-        over training seeds, and over splits for the ceiling.
+        over training seeds, NaN where one of them has no value, and over splits for the ceiling.
     per_seed
         The same for the predictions, one row a training seed, with a column ``seed`` (0, 1, ...).
     arms
@@ -43,8 +40,10 @@ class Evaluation:
         Arguments of `evaluate` after defaults and the prediction's own statements, and what the baselines used.
     versions
         Versions of the packages that decide the numbers.
+    notices
+        What the reader has to know before any number: which conditions were left out, and what predicted.
     notes
-        What the reader of the numbers has to know.
+        What the reader of the numbers has to know beside.
     other_engine
         The metrics of cell-eval as another release computes them, in the form of `per_perturbation`; None where not
         asked for.
@@ -56,8 +55,14 @@ class Evaluation:
     profiles: Profiles
     settings: dict[str, Any]
     versions: dict[str, str]
-    notes: tuple[str, ...]
+    notices: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     other_engine: pd.DataFrame | None = None
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the metrics that were computed."""
+        return [name for name in METRICS if name in self.per_perturbation]
 
     @property
     def predictions(self) -> list[str]:
@@ -77,7 +82,7 @@ class Evaluation:
     @cached_property
     def per_context(self) -> pd.DataFrame:
         """Mean over the perturbations that have a value. Index: (arm, context); columns: metrics."""
-        return _per_context(self.per_perturbation)
+        return self._per_context(self.per_perturbation)
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -87,13 +92,13 @@ class Evaluation:
     @cached_property
     def missing(self) -> pd.DataFrame:
         """Number of (context, perturbation) pairs without a value. Index: arm; columns: metrics."""
-        empty = self.per_perturbation[NAMES].isna()
+        empty = self.per_perturbation[self.metrics].isna()
         return pd.DataFrame(empty.groupby(self.per_perturbation["arm"], sort=False).sum())
 
     @cached_property
     def intervals(self) -> pd.DataFrame:
         """Bootstrap intervals of `table`. Index: (arm, metric); columns: low, high."""
-        return intervals.intervals(self.per_perturbation, NAMES, seed=self.settings["seed"])
+        return intervals.intervals(self.per_perturbation, self.metrics, seed=self.settings["seed"])
 
     @cached_property
     def strong(self) -> "Evaluation | None":
@@ -117,8 +122,13 @@ class Evaluation:
 
     @cached_property
     def per_seed_table(self) -> pd.DataFrame:
-        """`table` of every training seed. Index: (arm, seed); columns: metrics."""
-        parts = {seed: _over_contexts(_per_context(rows)) for seed, rows in self.per_seed.groupby("seed")}
+        """`table` of every training seed, over the conditions where all seeds of the arm have a value.
+
+        Index: (arm, seed); columns: metrics.
+        """
+        failed = self.per_seed[self.metrics].isna().groupby([self.per_seed[name] for name in ("arm", *_CONDITION)])
+        scores = self.per_seed.assign(**self.per_seed[self.metrics].mask(failed.transform("any")))
+        parts = {seed: _over_contexts(self._per_context(rows)) for seed, rows in scores.groupby("seed")}
         return pd.concat(parts, names=["seed"]).swaplevel().sort_index(kind="stable")
 
     @cached_property
@@ -127,14 +137,36 @@ class Evaluation:
         return pd.DataFrame(self.per_seed_table.groupby("arm", sort=False).std())
 
     @cached_property
+    def failed_seeds(self) -> list[str]:
+        """One sentence for each training seed that lacks values which other seeds of the same prediction have."""
+        empty = self.per_seed[["arm", "seed", *_CONDITION]].join(self.per_seed[self.metrics].isna())
+        several = empty.groupby(["arm", *_CONDITION])[self.metrics].transform("sum")
+        seeds = empty.groupby(["arm", *_CONDITION])["seed"].transform("size")
+        alone = empty[self.metrics] & several.lt(seeds, axis=0)
+        counts = alone.groupby([empty["arm"], empty["seed"]], sort=False).sum()
+        return [
+            f"Training seed {seed} of {arm} has no {name} in {count} of {self.conditions} conditions; they are left "
+            f"out of the mean of {arm}."
+            for (arm, seed), row in counts.iterrows()
+            for name, count in row.items()
+            if count
+        ]
+
+    @cached_property
     def corrected_ceiling(self) -> pd.Series:
         """The split halves after Spearman-Brown, for the metrics where it means something.
 
         Corrected for every (context, perturbation), then averaged as in `table`.
         """
+        names = [name for name in self.metrics if METRICS[name].corrected]
         rows = pd.DataFrame(self.per_perturbation[self.per_perturbation["arm"] == SPLIT_HALVES]).copy()
-        rows[_CORRECTED] = spearman_brown(rows[_CORRECTED].to_numpy(np.float64))
-        return _over_contexts(_per_context(rows)).loc[SPLIT_HALVES, _CORRECTED]
+        rows[names] = spearman_brown(rows[names].to_numpy(np.float64))
+        return _over_contexts(self._per_context(rows)).loc[SPLIT_HALVES, names]
+
+    @property
+    def target(self) -> str:
+        """The baseline to beat."""
+        return TRANSFERRED_DELTA if TRANSFERRED_DELTA in self.arms else CONTROL_CELLS
 
     @cached_property
     def comparisons(self) -> pd.DataFrame:
@@ -144,9 +176,8 @@ class Evaluation:
         """
         names = self.predictions
         pairs = [(first, second) for place, first in enumerate(names) for second in names[place + 1 :]]
-        baseline = TRANSFERRED_DELTA if TRANSFERRED_DELTA in self.arms else CONTROL_CELLS
-        pairs += [(name, baseline) for name in names]
-        return intervals.compare(self.per_perturbation, pairs, NAMES, seed=self.settings["seed"])
+        pairs += [(name, self.target) for name in names]
+        return intervals.compare(self.per_perturbation, pairs, self.metrics, seed=self.settings["seed"])
 
     @cached_property
     def engines(self) -> pd.DataFrame | None:
@@ -156,7 +187,7 @@ class Evaluation:
         """
         if self.other_engine is None:
             return None
-        shared = [name for name in NAMES if name in self.other_engine]
+        shared = [name for name in self.metrics if name in self.other_engine]
         other = self.other_engine.groupby(["arm", "context"], sort=False)[shared].mean()
         pair = {
             self.versions["cell-eval"]: self.table[shared].stack(future_stack=True),
@@ -164,6 +195,11 @@ class Evaluation:
         }
         table = pd.DataFrame(pair).rename_axis(["arm", "metric"])
         return table.loc[[arm for arm in self.arms if arm in other.index]]
+
+    def compared(self, first: str, second: str) -> pd.DataFrame:
+        """Return the rows of `comparisons` for two arms. Index: metric."""
+        pair = self.comparisons.index.droplevel("metric") == (first, second)
+        return pd.DataFrame(self.comparisons[pair]).droplevel(["first", "second"])
 
     def compare(self, first: str, second: str) -> pd.DataFrame:
         """Compare two arms over the conditions where both have a value; see `intervals.compare`.
@@ -175,7 +211,7 @@ class Evaluation:
         """
         for arm in (first, second):
             self._check_arm(arm)
-        return intervals.compare(self.per_perturbation, [(first, second)], NAMES, seed=self.settings["seed"])
+        return intervals.compare(self.per_perturbation, [(first, second)], self.metrics, seed=self.settings["seed"])
 
     def normalised(self, baseline: str = CONTROL_CELLS) -> pd.DataFrame:
         """Return (score - baseline) / (ceiling - baseline), not clipped: 0 is the baseline, 1 the ceiling.
@@ -197,15 +233,14 @@ class Evaluation:
             Where there is no such arm.
         """
         self._check_arm(baseline)
-        directed = [metric for metric in METRICS if metric.best]
-        table = self.table[[metric.name for metric in directed]]
+        sign = {m.name: 1 if m.best == "high" else -1 for m in directed() if m.name in self.per_perturbation}
+        table = self.table[list(sign)]
         gap = table.loc[SPLIT_HALVES] - table.loc[baseline]
-        sign = pd.Series({metric.name: 1 if metric.best == "high" else -1 for metric in directed})
-        return (table - table.loc[baseline]) / gap.where(gap * sign > 0)
+        return (table - table.loc[baseline]) / gap.where(gap * pd.Series(sign) > 0)
 
     def best(self, metric: str) -> set[str]:
         """Return the arms with the best score, oracles and ceiling apart; empty for a plain count."""
-        direction = next(item.best for item in METRICS if item.name == metric)
+        direction = METRICS[metric].best
         honest = [name for name, arm in self.arms.items() if arm.kind in ("prediction", "baseline")]
         scores = {arm: score for arm, score in self.table.loc[honest, metric].items() if score == score}
         if direction is None or not scores:
@@ -213,28 +248,12 @@ class Evaluation:
         extreme = max(scores.values()) if direction == "high" else min(scores.values())
         return {str(arm) for arm, score in scores.items() if math.isclose(score, extreme, rel_tol=1e-6)}
 
-    @cached_property
-    def page(self) -> str:
-        """The report as HTML."""
-        from bionemo.perteval.report import page as report
-
-        return report.html(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything but the pictures as plain values; a missing number is None."""
-        return output.to_dict(self)
-
-    def write(self, out: Path) -> Path:
-        """Write the report, metrics.json and the CSV files into a folder; see `output.write`."""
-        return output.write(self, out)
+    def _per_context(self, scores: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame(scores.groupby(["arm", "context"], sort=False)[self.metrics].mean())
 
     def _check_arm(self, arm: str) -> None:
         if arm not in self.arms:
             raise InputError(f"There is no arm {arm!r}; the arms are {', '.join(self.arms)}.")
-
-
-def _per_context(scores: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame(scores.groupby(["arm", "context"], sort=False)[NAMES].mean())
 
 
 def _over_contexts(per_context: pd.DataFrame) -> pd.DataFrame:

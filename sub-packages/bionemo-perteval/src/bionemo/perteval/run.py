@@ -1,31 +1,26 @@
-"""`evaluate`: two files to an `Evaluation`."""
+"""Score predicted against observed cells: from two files to an `Evaluation`."""
 
 import hashlib
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import anndata as ad
-
-from bionemo.perteval.engines import cell_eval as other_engine
+from bionemo.perteval.engines import other_release
 from bionemo.perteval.evaluation import Evaluation
-from bionemo.perteval.inputs import reading
-from bionemo.perteval.inputs.checks import Keys
-from bionemo.perteval.inputs.reading import Prediction
-from bionemo.perteval.inputs.screen import Screen
-from bionemo.perteval.metrics import scoring
-from bionemo.perteval.populations.arms import listed, notes, score_arms
-from bionemo.perteval.populations.baselines import BASELINES, PREDICTION
+from bionemo.perteval.inputs.alignment import align
+from bionemo.perteval.inputs.keys import Keys
+from bionemo.perteval.inputs.reading import CellFile, Source, read_observed, read_predictions
+from bionemo.perteval.metrics.scores import versions
+from bionemo.perteval.populations.baselines import BASELINES
+from bionemo.perteval.populations.catalogue import list_arms, population_notes
 from bionemo.perteval.populations.ceiling import SPLIT_HALVES, SPLIT_REPEATS
-from bionemo.perteval.report import files as output
-from bionemo.perteval.rules.rules import HvgFrom, Rules, TrainedOn
+from bionemo.perteval.report.files import check_writable, plain, write
+from bionemo.perteval.rules.ruleset import Held, HvgFrom, Ruleset, TrainedOn
+from bionemo.perteval.scoring import score_arms
 from bionemo.perteval.significance.cache import TestCache
 from bionemo.screens.errors import InputError
-
-Source = Path | str | ad.AnnData
-"""An h5ad file or the cells themselves."""
 
 _MOST_THREADS = 16
 
@@ -40,6 +35,7 @@ def evaluate(
     context_key: str | None = None,
     target_sum: float | None = None,
     layer: str | None = None,
+    min_cells: int | None = None,
     held_out: Collection[tuple[str, str]] | None = None,
     protocol: str | Path | None = None,
     split: str | Path | None = None,
@@ -61,22 +57,25 @@ def evaluate(
     Parameters
     ----------
     predicted
-        h5ad file or AnnData of predicted cells: `X` in log1p, `obs` with perturbation and context. Control cells in it
-        are ignored. The genes of the first are the panel. Several predictions as name -> file; several training seeds
-        of one as name -> list of files. All have to predict the same conditions.
+        Path or AnnData of predicted cells: `X` in log1p, `obs` with perturbation and context. Control cells in it are
+        ignored. The genes of the first are the panel. Several predictions as name -> source; several training seeds of
+        one as name -> list of sources. All have to predict the same conditions.
     observed
-        h5ad file or AnnData of observed cells, best the whole screen: what is neither scored nor held out is what the
+        Path or AnnData of observed cells, best the whole screen: what is neither scored nor held out is what the
         baselines are made from. Counts (normalised here by their sum over all genes of the file) or log1p.
     out
-        Folder for `Evaluation.write`; None writes nothing. That it can be written is checked before anything is scored.
+        Folder for `write`; None writes nothing. That it can be written is checked before anything is scored.
     perturbation_key, context_key
-        Columns of `obs` in all files. Where None, ``predicted.uns["prediction"]`` says it; so for the next three.
+        Columns of `obs` in all files. Where None, ``predicted.uns["prediction"]`` says it; so for the next two.
     control
         Label of the control cells.
     target_sum
         Counts per cell that observed counts are normalised to before log1p.
     layer
-        Layer of the observed file instead of its `X`.
+        Layer of the observed file; None for its `X`.
+    min_cells
+        Conditions with fewer predicted, observed or control cells are left out, which the report says. None refuses
+        conditions with a single observed cell.
     held_out
         Further (context, perturbation) pairs that nothing must be trained on, such as validation conditions: the
         baselines do not use them, and a prediction whose model did is refused.
@@ -99,132 +98,128 @@ def evaluate(
     cache
         Folder where the tests of observed cells are kept by their content; None tests them anew.
     seed
-        Of every random draw.
+        Seed of every random draw.
     threads
-        That share the perturbations; None takes the cores this process may use, sixteen at most. The scores do not
-        depend on it.
+        How many threads share the perturbations; None takes the cores this process may use, sixteen at most. The scores
+        do not depend on it.
     progress
         Whether to show a progress bar on stderr.
 
     Returns
     -------
     Evaluation
-        The scores.
+        The scores; ``.table`` has the means.
 
     Raises
     ------
     InputError
         Where the input cannot be evaluated or `out` cannot be written; the message names what and the mend.
     """
+    threads = _check_options(seed=seed, threads=threads, arms=arms, engine=engine)
     if out is not None:
-        output.check_writable(Path(out))
-    predictions = _read_predictions(predicted)
-    observed_cells, observed_name = reading.read(observed, "observed")
-    stated = [reading.stated(prediction.cells) for prediction in predictions]
-    rules = Rules.read(protocol, split, pairs=held_out or (), strict=strict)
-    keys = Keys.resolve(
-        next(filter(None, stated), {}),
-        rules.keys(
-            {
-                "perturbation_key": perturbation_key,
-                "context_key": context_key,
-                "control": control,
-                "target_sum": target_sum,
-                "layer": layer,
-            }
-        ),
+        check_writable(Path(out))
+    rules = Ruleset.read(protocol, split, pairs=held_out or (), strict=strict)
+    predictions = read_predictions(predicted, reserved=(*BASELINES, SPLIT_HALVES))
+    truth = read_observed(observed)
+
+    given = {"perturbation_key": perturbation_key, "context_key": context_key, "control": control}
+    given |= {"target_sum": target_sum, "layer": layer}
+    keys = Keys.resolve(rules.keys(given), _stated(predictions))
+    screen = align(predictions, truth, keys, min_cells=min_cells, seed=seed)
+    held = rules.hold(screen, predictions, trained_on=training_conditions, hvg_from=hvg_from)
+    settings = _settings(held, rules, keys, predictions, truth, min_cells=min_cells, seed=seed)
+    notices = [*screen.notices, *_network_shares(predictions)]
+    environment = other_release.prepare(progress=progress) if engine == "0.8" else None
+    screen = held.screen
+    del predictions, truth  # the screen has what is scored of them
+
+    how: dict[str, Any] = {"main": arms == "main", "seed": seed, "threads": threads, "progress": progress}
+    scores = score_arms(screen, cache=None if cache is None else TestCache(Path(cache)), **how)
+    other = other_release.score_arms(screen, environment, **how) if environment else None
+    evaluation = Evaluation(
+        per_perturbation=scores.per_perturbation,
+        per_seed=scores.per_seed,
+        arms=list_arms(screen, main=arms == "main"),
+        profiles=scores.profiles,
+        settings=settings,
+        versions=versions() | ({} if other is None else {"other cell-eval": other_release.RELEASE}),
+        notices=tuple(notices),
+        notes=(*screen.notes, *held.notes, *population_notes(screen)),
+        other_engine=other,
     )
+    if out is not None:
+        write(evaluation, out)
+    return evaluation
+
+
+def _check_options(*, seed: int, threads: int | None, arms: str, engine: str) -> int:
+    """Refuse options out of range, and return the number of threads."""
     if seed < 0:
         raise InputError(f"seed is {seed}, but it has to be 0 or above.")
-    if threads is None:
-        threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
-    elif threads < 1:
-        raise InputError(f"threads is {threads}, but it takes at least 1.")
     if arms not in ("all", "main"):
         raise InputError(f"The arms are {arms!r}, but they can be all or main.")
     if engine not in ("0.6", "0.8"):
         raise InputError(f"The engine is {engine!r}, but it can be 0.6 or 0.8.")
-    unseen = rules.held_out(reading.conditions(observed_cells, keys, observed_name), keys.control)
-    screen = reading.build(predictions, observed_cells, keys, observed_name=observed_name, held_out=unseen, seed=seed)
-    parity, chosen = rules.check_predictions(predictions, screen, trained_on=training_conditions, hvg_from=hvg_from)
-    environment = other_engine.prepare(progress=progress) if engine == "0.8" else None
-    files = _files(predictions)
-    del predictions, observed_cells  # the screen has what is scored of them
-    main = arms == "main"
-    scores = score_arms(
-        screen,
-        main=main,
-        seed=seed,
-        threads=threads,
-        progress=progress,
-        cache=None if cache is None else TestCache(Path(cache)),
-    )
-    versions = scoring.versions()
-    other = None
-    if environment:
-        other = other_engine.score_arms(screen, environment, main=main, seed=seed, threads=threads, progress=progress)
-        versions["other cell-eval"] = other_engine.RELEASE
-    evaluation = Evaluation(
-        per_perturbation=scores.per_perturbation,
-        per_seed=scores.per_seed,
-        arms=listed(screen, main=main),
-        profiles=scores.profiles,
-        settings={
-            "predicted": ", ".join(name for names in files.values() for name in names),
-            "predictions": files,
-            "observed": observed_name,
-            "perturbation_key": keys.perturbation_key,
-            "context_key": keys.context_key,
-            "control": keys.control,
-            "target_sum": screen.target_sum,
-            "layer": keys.layer,
-            "genes": int(screen.genes.size),
-            "seed": seed,
-            "split_repeats": SPLIT_REPEATS,
-            "scored": {context: list(labels) for context, labels in screen.scored.items()},
-            "held_out": sorted(map(list, unseen)),
-            "training": [list(condition) for condition in screen.training],
-            "hvg_from": chosen,
-            "protocol": rules.statement(screen, keys, chosen),
-            "conditions_sha256": _conditions_hash(screen, unseen),
-            "prediction": output.plain(stated[0]),
-        },
-        versions=versions,
-        notes=(*parity, *screen.notes, *notes(screen)),
-        other_engine=other,
-    )
-    if out is not None:
-        evaluation.write(Path(out))
-    return evaluation
+    if threads is None:
+        return min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+    if threads < 1:
+        raise InputError(f"threads is {threads}, but it takes at least 1.")
+    return threads
 
 
-def _conditions_hash(screen: Screen, held_out: Collection[tuple[str, str]]) -> str:
-    """Return the SHA-256 of what is scored, held out and trained on; reports with another one do not compare."""
-    parts = {
-        "scored": [[context, name] for context, names in screen.scored.items() for name in names],
-        "held_out": sorted([str(context), str(name)] for context, name in held_out),
-        "training": sorted(list(condition) for condition in screen.training),
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+def _stated(predictions: Sequence[CellFile]) -> dict[str, Any]:
+    """Return what the first prediction that says anything says about itself."""
+    return next((file.stated for file in predictions if file.stated), {})
 
 
-def _read_predictions(predicted: Source | Mapping[str, Source | Sequence[Source]]) -> list[Prediction]:
-    named = predicted if isinstance(predicted, Mapping) else {PREDICTION: predicted}
-    predictions = []
-    for arm, sources in named.items():
-        if arm in BASELINES or arm in (SPLIT_HALVES, "observed", ""):
-            raise InputError(f"A prediction cannot be named {arm!r}, which the report calls something else by.")
-        listed = list(sources) if isinstance(sources, Sequence) and not isinstance(sources, str) else [sources]
-        for source in listed:
-            cells, name = reading.read(source, "predicted")
-            predictions.append(Prediction(arm=arm, cells=cells, name=name if len(named) == 1 else f"{arm}: {name}"))
-    if not predictions:
-        raise InputError("There is no prediction to score; give at least one with --predicted.")
-    return predictions
+def _network_shares(predictions: Sequence[CellFile]) -> list[str]:
+    """Say how much of the network's change is in each prediction, where its file says it."""
+    shares = [(file.name, file.stated.get("network_share")) for file in predictions]
+    return [
+        f"{name}: the network's share is {float(share):g}, that much of its change is added to the linear start."
+        for name, share in shares
+        if share not in (None, "")
+    ]
 
 
-def _files(predictions: list[Prediction]) -> dict[str, list[str]]:
+def _settings(
+    held: Held,
+    rules: Ruleset,
+    keys: Keys,
+    predictions: Sequence[CellFile],
+    observed: CellFile,
+    *,
+    min_cells: int | None,
+    seed: int,
+) -> dict[str, Any]:
+    """Return what decided the numbers, as the report shows it."""
+    screen = held.screen
     files: dict[str, list[str]] = {}
     for prediction in predictions:
         files.setdefault(prediction.arm, []).append(prediction.name)
-    return files
+    conditions = {
+        "scored": {context: list(names) for context, names in screen.scored.items()},
+        "held_out": sorted(map(list, held.held_out)),
+        "training": sorted(map(list, screen.training)),
+    }
+    return {
+        "predicted": ", ".join(name for names in files.values() for name in names),
+        "predictions": files,
+        "observed": observed.name,
+        "perturbation_key": keys.perturbation_key,
+        "context_key": keys.context_key,
+        "control": keys.control,
+        "target_sum": screen.target_sum,
+        "layer": keys.layer,
+        "min_cells": min_cells,
+        "genes": int(screen.genes.size),
+        "seed": seed,
+        "split_repeats": SPLIT_REPEATS,
+        **conditions,
+        "left_out": sorted(map(list, screen.left_out)),
+        "hvg_from": held.hvg_from,
+        "protocol": rules.statement(screen, keys, held.hvg_from),
+        # Reports of other conditions do not compare.
+        "conditions_sha256": hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest(),
+        "prediction": plain(_stated(predictions)),
+    }

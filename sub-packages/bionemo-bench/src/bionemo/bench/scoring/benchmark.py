@@ -24,7 +24,7 @@ import pandas as pd
 
 from bionemo.perteval.metrics.registry import METRICS
 
-_SHARED = [metric for metric in METRICS if metric.source]
+_SHARED = [metric for metric in METRICS.values() if metric.source]
 
 
 def run(*, cells: int, genes: int, perturbations: int, growth: list[int], repeats: int, threads: int) -> dict[str, Any]:
@@ -93,20 +93,22 @@ def _score(engine: str, screen: ad.AnnData, prediction: ad.AnnData, threads: int
         return _plain_cell_eval(screen, prediction, threads)
     from concurrent.futures import ThreadPoolExecutor
 
-    from bionemo.perteval.inputs.checks import Keys
-    from bionemo.perteval.inputs.reading import Prediction, build
-    from bionemo.perteval.populations.arms import Bench, score_arms
+    from bionemo.perteval.inputs.alignment import align
+    from bionemo.perteval.inputs.keys import Keys
+    from bionemo.perteval.inputs.reading import CellFile
     from bionemo.perteval.populations.estimates import Estimates
+    from bionemo.perteval.scoring import ContextScorer, score_arms
     from bionemo.screens.replicates import CONTROL
 
     keys = Keys(perturbation_key="perturbation", context_key="context", control=CONTROL, target_sum=None, layer=None)
-    built = build([Prediction(arm="prediction", cells=prediction, name="prediction")], screen, keys)
+    predicted = CellFile(arm="prediction", cells=prediction, name="prediction")
+    built = align([predicted], CellFile(cells=screen, name="observed"), keys)
     if engine == "all arms":
         scores = score_arms(built, seed=0, threads=threads, progress=False).per_perturbation
         mine = pd.DataFrame(scores[scores["arm"] == "prediction"]).set_index("perturbation")
         return pd.DataFrame(mine[[metric.name for metric in _SHARED]])
     with ThreadPoolExecutor(threads) as pool:
-        scores, _ = Bench(built, Estimates(built), "c0", 0, pool, None).score("prediction", 0)
+        _, scores, _ = ContextScorer(built, Estimates(built), "c0", seed=0, pool=pool).score("prediction")
     return pd.DataFrame(scores.set_index("perturbation")[[metric.name for metric in _SHARED]])
 
 

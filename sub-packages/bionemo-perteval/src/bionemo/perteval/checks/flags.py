@@ -96,14 +96,13 @@ class Flag:
 def flags(profiles: Profiles, predictions: Iterable[str]) -> list[Flag]:
     """Put every check to every prediction; of several training seeds the first that raises it speaks."""
     found = []
+    observed = profiles.responses[OBSERVED]
     for arm in predictions:
-        seeds = [(profiles.responses[arm], profiles.copies[arm]), *profiles.further.get(arm, {}).values()]
-        each = [
-            Evidence(predicted=responses, observed=profiles.responses[OBSERVED], copies=copies)
-            for responses, copies in seeds
+        seeds = [
+            Evidence(predicted=seed.responses, observed=observed, copies=seed.copies) for seed in profiles.seeds[arm]
         ]
         for check in CHECKS:
-            values = [check.value(evidence) for evidence in each]
+            values = [check.value(evidence) for evidence in seeds]
             found.append(Flag(arm=arm, check=check, value=next(filter(check.raised, values), values[0])))
     return found
 

@@ -1,6 +1,7 @@
-"""What the report and the flags know of the populations, kept while they are scored: moments, tests, sizes, copies."""
+"""Keep what the report and the flags show of the populations: moments, tests, sizes, copies."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.sparse as sp
@@ -8,8 +9,8 @@ import scipy.sparse as sp
 from bionemo.perteval.checks.components import Components, project
 from bionemo.perteval.checks.fingerprints import Fingerprints, shared
 from bionemo.perteval.inputs.screen import Population, Screen
-from bionemo.perteval.significance import mann_whitney as differential
-from bionemo.perteval.significance.mann_whitney import Tested
+from bionemo.perteval.metrics.sides import Side
+from bionemo.perteval.significance.mann_whitney import FDR, Tested
 from bionemo.screens.labels import Condition
 
 OBSERVED = "observed"
@@ -24,7 +25,7 @@ _AT_ONCE = 2_000
 
 @dataclass(frozen=True, kw_only=True)
 class Response:
-    """What a perturbation does in one population, gene by gene; float32 [G] where not said otherwise.
+    """A `Response` says what a perturbation does in one population, gene by gene; float32 [G] where not said otherwise.
 
     Attributes
     ----------
@@ -53,12 +54,12 @@ class Response:
     @property
     def significant(self) -> np.ndarray:
         """Which genes are differentially expressed, bool [G]."""
-        return self.rate < differential.FDR
+        return self.rate < FDR
 
 
 @dataclass(frozen=True, kw_only=True)
 class Copies:
-    """How often cells of one predicted population occur again; numbers of cells.
+    """`Copies` count how often cells of one predicted population occur again.
 
     Attributes
     ----------
@@ -82,8 +83,22 @@ class Copies:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Seed:
+    """A `Seed` holds what one training seed of a prediction made of every condition.
+
+    Attributes
+    ----------
+    responses, copies
+        By condition; copies are counted for predictions alone.
+    """
+
+    responses: dict[Condition, Response] = field(default_factory=dict)
+    copies: dict[Condition, Copies] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profiles:
-    """Summaries of the populations.
+    """`Profiles` summarise the populations.
 
     Attributes
     ----------
@@ -95,13 +110,8 @@ class Profiles:
     depth, detected
         Arm (and `OBSERVED`) -> `QUANTILES` over the cells of a population of the normalised counts on the panel, and
         of the number of expressed genes; mean as above [5].
-    responses
-        Prediction (and `OBSERVED`) -> condition -> its response.
-    copies
-        Prediction -> condition -> cells that occur again.
-    further
-        Prediction -> its training seeds after the first, each with responses and copies as above: no picture shows
-        them, and the flags look at them.
+    seeds
+        Prediction (and `OBSERVED`) -> its training seeds; pictures show the first of them, flags look at all.
     components
         Cells of the condition with the most observed DE genes.
     """
@@ -111,10 +121,13 @@ class Profiles:
     variances: dict[str, np.ndarray]
     depth: dict[str, np.ndarray]
     detected: dict[str, np.ndarray]
-    responses: dict[str, dict[Condition, Response]]
-    copies: dict[str, dict[Condition, Copies]]
-    further: dict[str, dict[int, tuple[dict[Condition, Response], dict[Condition, Copies]]]]
+    seeds: dict[str, tuple[Seed, ...]]
     components: Components
+
+    @property
+    def responses(self) -> dict[str, dict[Condition, Response]]:
+        """Prediction (and `OBSERVED`) -> condition -> its response in the first training seed."""
+        return {arm: seeds[0].responses for arm, seeds in self.seeds.items()}
 
     def fraction_of_zeros(self, arm: str) -> float:
         """Return the mean over genes of the fraction of zeros."""
@@ -127,7 +140,7 @@ class Profiles:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """One population as it is scored.
+    """A `Summary` describes one population as it is scored.
 
     Attributes
     ----------
@@ -162,7 +175,7 @@ def summarise(cells: Population, tested: Tested, *, prints: bool) -> Summary:
 
 
 class Summaries:
-    """Collects `Profiles` context by context; the observed cells of a context come before its predictions.
+    """`Summaries` collect `Profiles` context by context; the observed cells of a context come before its predictions.
 
     Parameters
     ----------
@@ -173,37 +186,40 @@ class Summaries:
     def __init__(self, screen: Screen):
         self._screen = screen
         self._means: dict[str, dict[str, dict[str, np.ndarray]]] = {}
-        self._responses: dict[str, dict[Condition, Response]] = {}
-        self._copies: dict[str, dict[Condition, Copies]] = {}
-        self._further: dict[str, dict[int, tuple[dict[Condition, Response], dict[Condition, Copies]]]] = {}
+        self._seeds: dict[str, dict[int, Seed]] = {}
         self._observed: dict[str, Fingerprints] = {}
 
-    def add(self, arm: str, context: str, populations: list[Summary]) -> None:
-        """Add the populations of an arm in a context, in the order of `Screen.scored`."""
-        moments = [population.tested.moments for population in populations]
-        self._means.setdefault(arm, {})[context] = {
-            "zeros": np.mean([of.zeros for of in moments], axis=0),
-            "variances": np.mean([of.variance for of in moments], axis=0),
-            "depth": np.mean([population.depth for population in populations], axis=0),
-            "detected": np.mean([population.detected for population in populations], axis=0),
-        }
+    def add(self, arm: str, context: str, side: Side, populations: Sequence[Summary], *, repeat: int = 0) -> None:
+        """Add the populations of an arm in a context, in the order of `Screen.scored`.
+
+        Parameters
+        ----------
+        arm, context
+            Whose populations.
+        side
+            Their tests.
+        populations
+            Their summaries.
+        repeat
+            Training seed of a prediction; the pictures show the first, the flags look at all.
+        """
+        if repeat == 0:
+            moments = [population.tested.moments for population in populations]
+            self._means.setdefault(arm, {})[context] = {
+                "zeros": np.mean([of.zeros for of in moments], axis=0),
+                "variances": np.mean([of.variance for of in moments], axis=0),
+                "depth": np.mean([population.depth for population in populations], axis=0),
+                "detected": np.mean([population.detected for population in populations], axis=0),
+            }
         if arm != OBSERVED and arm not in self._screen.predictions:
             return
-        names = self._screen.scored[context]
-        self._responses.setdefault(arm, {}).update(self._respond(context, names, [of.tested for of in populations]))
-        prints = {name: of.prints for name, of in zip(names, populations, strict=True) if of.prints is not None}
+        seed = self._seeds.setdefault(arm, {}).setdefault(repeat, Seed())
+        seed.responses.update(self._respond(context, side))
+        prints = {n: of.prints for n, of in zip(side.perturbations, populations, strict=True) if of.prints is not None}
         if arm == OBSERVED:
             self._observed[context] = Fingerprints.joined(list(prints.values()))
         else:
-            self._copies.setdefault(arm, {}).update(self._count(context, prints))
-
-    def add_seed(self, arm: str, seed: int, context: str, populations: list[Summary]) -> None:
-        """Add the populations of a further training seed of a prediction, in the order of `Screen.scored`."""
-        names = self._screen.scored[context]
-        responses, copies = self._further.setdefault(arm, {}).setdefault(seed, ({}, {}))
-        responses.update(self._respond(context, names, [of.tested for of in populations]))
-        prints = {name: of.prints for name, of in zip(names, populations, strict=True) if of.prints is not None}
-        copies.update(self._count(context, prints))
+            seed.copies.update(self._count(context, prints))
 
     def profiles(self) -> Profiles:
         """Return the summaries."""
@@ -217,32 +233,29 @@ class Summaries:
             variances=over_contexts("variances"),
             depth=over_contexts("depth"),
             detected=over_contexts("detected"),
-            responses=self._responses,
-            copies=self._copies,
-            further=self._further,
+            seeds={arm: tuple(seeds.values()) for arm, seeds in self._seeds.items()},
             components=project(self._screen, self._strongest()),
         )
 
     def _strongest(self) -> Condition:
-        observed = self._responses[OBSERVED]
+        observed = self._seeds[OBSERVED][0].responses
         return max(
             observed, key=lambda condition: (int(observed[condition].significant.sum()), observed[condition].cells)
         )
 
-    def _respond(self, context: str, names: list[str], tests: list[Tested]) -> dict[Condition, Response]:
-        control = self._screen.mean(context, self._screen.control)
-        rates = differential.false_discovery_rates(tests)
+    @staticmethod
+    def _respond(context: str, side: Side) -> dict[Condition, Response]:
         return {
             (context, name): Response(
                 cells=tested.moments.cells,
                 mean=tested.moments.mean.astype(np.float32),
-                delta=(tested.moments.mean - control).astype(np.float32),
+                delta=delta.astype(np.float32),
                 variance=tested.moments.variance.astype(np.float32),
                 zeros=float(tested.moments.zeros.mean()),
                 log_fold_change=np.log2(tested.fold_change).astype(np.float32),
                 rate=rate.astype(np.float32),
             )
-            for name, tested, rate in zip(names, tests, rates, strict=True)
+            for name, tested, delta, rate in zip(side.perturbations, side.tests, side.delta, side.rates, strict=True)
         }
 
     def _count(self, context: str, predicted: dict[str, Fingerprints]) -> dict[Condition, Copies]:

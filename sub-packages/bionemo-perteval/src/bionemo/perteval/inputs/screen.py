@@ -1,4 +1,4 @@
-"""Observed and predicted cells on one panel and one scale: what is scored, and what the baselines may use."""
+"""Hold observed and predicted cells on one panel and one scale."""
 
 import zlib
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ Population = sp.csr_matrix | np.ndarray
 
 @dataclass(frozen=True)
 class Predicted(Mapping[Condition, sp.csr_matrix]):
-    """One file of predicted cells: condition -> its cells, log1p [n, G], cut out when asked for.
+    """A `Predicted` gives the cells of each condition of one file, log1p [n, G], cut out when asked for.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Predicted(Mapping[Condition, sp.csr_matrix]):
 
 @dataclass(frozen=True, kw_only=True)
 class Screen:
-    """Observed and predicted cells on one gene panel, log1p.
+    """A `Screen` holds observed and predicted cells on one gene panel, log1p.
 
     Attributes
     ----------
@@ -60,10 +60,12 @@ class Screen:
         the condition. All have the same conditions.
     control
         Label of the control cells.
+    left_out
+        Predicted conditions that are not scored, because they have too few cells.
     training
-        Conditions that the baselines may use: observed, not scored, not held out, in a context with control cells.
-    notes
-        What the reader of the report has to know about the input.
+        Conditions that the baselines may use: observed, not predicted, not held out, in a context with control cells.
+    notices, notes
+        What the reader of the report has to know about the input, first of all and beside.
     """
 
     genes: np.ndarray
@@ -73,8 +75,10 @@ class Screen:
     rows: dict[Condition, np.ndarray]
     predictions: dict[str, tuple[Predicted, ...]]
     control: str
-    training: tuple[Condition, ...]
-    notes: tuple[str, ...] = field(default=())
+    left_out: tuple[Condition, ...] = ()
+    training: tuple[Condition, ...] = ()
+    notices: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     _means: dict[Condition, np.ndarray] = field(default_factory=dict, repr=False)
 
     @cached_property

@@ -1,12 +1,23 @@
-"""The metrics: their names in papers, in cell-eval, which way is better, and what each one says."""
+"""List the metrics: one entry each, with its names, its direction, one sentence and its formula."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
+
+from bionemo.perteval.metrics import formulas
+from bionemo.perteval.metrics.cell_eval import CellEval
+from bionemo.perteval.metrics.sides import Side
+from bionemo.screens.errors import InputError
+
+Formula = Callable[[Side, Side], np.ndarray]
+"""(predicted, observed) -> one value a perturbation [P]; NaN where the metric has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One metric.
+    """A `Metric` compares the two sides of a context, perturbation by perturbation.
 
     Attributes
     ----------
@@ -16,167 +27,183 @@ class Metric:
         Name in cell-eval's results; None where cell-eval has no such metric.
     best
         Whether ``"high"`` or ``"low"`` is better; None for a plain count.
+    definition
+        One or two sentences for the report.
+    formula
+        Computes it from the predicted and the observed side.
     headline
         Whether it is one of the seven that papers report.
-    by_cell_eval
-        Whether cell-eval computes it; False where it is computed here, `source` or not.
     corrected
         Whether the ceiling is also given with the Spearman-Brown correction: the metric correlates two measurements of
         one shift.
-    definition
-        One or two sentences for the report.
     """
 
     name: str
-    source: str | None
+    source: str | None = None
     best: Literal["high", "low"] | None
     definition: str
+    formula: Formula
     headline: bool = False
-    by_cell_eval: bool = True
     corrected: bool = False
 
 
-METRICS: tuple[Metric, ...] = (
-    Metric(
-        name="MSE",
-        source="mse",
-        best="low",
+METRICS: dict[str, Metric] = {}
+"""Name -> metric, in the order of the tables."""
+
+STRONG_EFFECT = 10
+"""A perturbation with at least so many observed DE genes belongs to the strong-effect subset."""
+
+
+def register(metric: Metric) -> Metric:
+    """Add a metric to every table, file and page from now on.
+
+    Raises
+    ------
+    InputError
+        Where another metric has the name.
+    """
+    if metric.name in METRICS:
+        raise InputError(f"There is a metric {metric.name!r} already; give the new one another name.")
+    METRICS[metric.name] = metric
+    return metric
+
+
+def headline() -> list[Metric]:
+    """Return the seven metrics of the papers."""
+    return [metric for metric in METRICS.values() if metric.headline]
+
+
+def directed() -> list[Metric]:
+    """Return the metrics that have a better direction."""
+    return [metric for metric in METRICS.values() if metric.best]
+
+
+def _by_cell_eval(
+    name: str, source: str, best: Literal["high", "low"] | None, definition: str, *, headline: bool = False
+) -> Metric:
+    return Metric(
+        name=name, source=source, best=best, definition=definition, formula=CellEval(source), headline=headline
+    )
+
+
+def _discrimination(name: str, distance: formulas.Distance, words: str) -> Metric:
+    return Metric(
+        name=name,
+        source=f"discrimination_score_{distance}",
+        best="high",
+        definition="Discrimination score: where the true perturbation ranks when all observed shifts of the context "
+        f"are sorted by {words} distance to the predicted one; 1 is first, about 0.5 is chance. Ties count their mean "
+        "rank; the perturbed gene itself is left out.",
+        formula=lambda predicted, observed: formulas.discrimination(
+            predicted.delta, observed.delta, observed.own_genes, distance
+        ),
+    )
+
+
+for _metric in (
+    _by_cell_eval(
+        "MSE",
+        "mse",
+        "low",
+        "Mean over genes of the squared difference between the predicted and the observed mean expression. It depends "
+        "on the normalisation, so it does not compare across pipelines.",
         headline=True,
-        definition="Mean over genes of the squared difference between the predicted and the observed mean expression. "
-        "It depends on the normalisation, so it does not compare across pipelines.",
     ),
-    Metric(
-        name="MAE",
-        source="mae",
-        best="low",
+    _by_cell_eval(
+        "MAE",
+        "mae",
+        "low",
+        "Mean over genes of the absolute difference between the predicted and the observed mean expression.",
         headline=True,
-        definition="Mean over genes of the absolute difference between the predicted and the observed mean expression.",
     ),
     Metric(
         name="PDCorr",
         source="pearson_delta",
         best="high",
-        headline=True,
-        corrected=True,
         definition="Pearson correlation over genes of the predicted and the observed shift from control "
         "(mean of the perturbed cells minus mean of the control cells).",
-    ),
-    Metric(
-        name="DEOver",
-        source="overlap_at_N",
-        best="high",
+        formula=CellEval("pearson_delta", undefined=lambda predicted: formulas.constant(predicted.delta)),
         headline=True,
-        definition="Of the N observed DE genes, the share that is among the N predicted DE genes with the largest "
-        "absolute log fold change. Read it beside the number of predicted DE genes: calling every gene DE raises it.",
+        corrected=True,
     ),
-    Metric(
-        name="DEPrec",
-        source="precision_at_N",
-        best="high",
+    _by_cell_eval(
+        "DEOver",
+        "overlap_at_N",
+        "high",
+        "Of the N observed DE genes, the share that is among the N predicted DE genes with the largest absolute log "
+        "fold change. Read it beside the number of predicted DE genes: calling every gene DE raises it.",
         headline=True,
-        definition="The same overlap with N the number of predicted DE genes: the share of them that is really DE.",
     ),
-    Metric(
-        name="LFCSpear",
-        source="de_spearman_lfc_sig",
-        best="high",
+    _by_cell_eval(
+        "DEPrec",
+        "precision_at_N",
+        "high",
+        "The same overlap with N the number of predicted DE genes: the share of them that is really DE.",
         headline=True,
-        definition="Spearman correlation of predicted and observed fold changes over the observed DE genes.",
     ),
-    Metric(
-        name="DirAgr",
-        source="de_direction_match",
-        best="high",
+    _by_cell_eval(
+        "LFCSpear",
+        "de_spearman_lfc_sig",
+        "high",
+        "Spearman correlation of predicted and observed fold changes over the observed DE genes.",
         headline=True,
-        definition="Share of the observed DE genes whose predicted log fold change has the right sign.",
+    ),
+    _by_cell_eval(
+        "DirAgr",
+        "de_direction_match",
+        "high",
+        "Share of the observed DE genes whose predicted log fold change has the right sign.",
+        headline=True,
     ),
     Metric(
         name="PDCorr_split",
-        source=None,
         best="high",
-        by_cell_eval=False,
-        corrected=True,
         definition="PDCorr with the control cells halved: one half gives the observed shift, the other the predicted "
         "one and the control cells that a baseline is made from. A control mean that stands in both shifts correlates "
         "them by itself; this does not. A given prediction was made from all control cells, so its value errs low.",
+        formula=lambda predicted, observed: formulas.correlations(predicted.split_delta, observed.split_delta),
+        corrected=True,
     ),
     Metric(
         name="PDCorr_ref",
-        source=None,
         best="high",
-        by_cell_eval=False,
-        corrected=True,
         definition="Pearson correlation over genes of the predicted and the observed shift from the mean perturbed "
         "cell of the context (mean over its training perturbations; where it has none, over the scored ones), so that "
         "what all perturbations share earns nothing.",
+        formula=lambda predicted, observed: formulas.correlations(
+            predicted.means - predicted.reference, observed.means - observed.reference
+        ),
+        corrected=True,
     ),
     Metric(
         name="wMSE",
-        source=None,
         best="low",
-        by_cell_eval=False,
         definition="MSE with genes weighted by how differentially expressed they are: the absolute Mann-Whitney z of "
         "the observed cells, scaled to 0 to 1 over genes, squared, divided by its sum (after Mejia et al. 2025, arXiv "
         "2506.22641, with this test's statistic for theirs).",
+        formula=lambda predicted, observed: formulas.weighted_errors(predicted.means, observed.means, observed.z),
     ),
-    *(
-        Metric(
-            name=name,
-            source=f"discrimination_score_{distance}",
-            best="high",
-            by_cell_eval=False,
-            definition="Discrimination score: where the true perturbation ranks when all observed shifts of the "
-            f"context are sorted by {words} distance to the predicted one; 1 is first, about 0.5 is chance. Ties count "
-            "their mean rank; the perturbed gene itself is left out.",
-        )
-        for name, distance, words in (
-            ("PDS_l1", "l1", "L1"),
-            ("PDS_l2", "l2", "Euclidean"),
-            ("PDS_cos", "cosine", "cosine"),
-        )
+    _discrimination("PDS_l1", "l1", "L1"),
+    _discrimination("PDS_l2", "l2", "Euclidean"),
+    _discrimination("PDS_cos", "cosine", "cosine"),
+    _by_cell_eval(
+        "DERecall",
+        "de_sig_genes_recall",
+        "high",
+        "Share of the observed DE genes that is DE in the prediction.",
     ),
-    Metric(
-        name="DERecall",
-        source="de_sig_genes_recall",
-        best="high",
-        definition="Share of the observed DE genes that is DE in the prediction.",
+    _by_cell_eval(
+        "PR_AUC",
+        "pr_auc",
+        "high",
+        "Average precision of the predicted false discovery rates as a ranking that finds the observed DE genes; "
+        "chance is their share among all genes.",
     ),
-    Metric(
-        name="PR_AUC",
-        source="pr_auc",
-        best="high",
-        definition="Average precision of the predicted false discovery rates as a ranking that finds the observed DE "
-        "genes; chance is their share among all genes.",
-    ),
-    Metric(
-        name="ROC_AUC",
-        source="roc_auc",
-        best="high",
-        definition="Area under the ROC curve of the same ranking; chance is 0.5.",
-    ),
-    Metric(
-        name="n_de_observed",
-        source="de_nsig_counts_real",
-        best=None,
-        definition="Number of DE genes among the observed cells.",
-    ),
-    Metric(
-        name="n_de_predicted",
-        source="de_nsig_counts_pred",
-        best=None,
-        definition="Number of DE genes among the predicted cells.",
-    ),
-)
-"""Every metric that is computed, in the order of the tables."""
-
-NAMES: list[str] = [metric.name for metric in METRICS]
-"""Their names."""
-
-STRONG_EFFECT = 10
-"""A perturbation with at least so many observed DE genes belongs to the strong-effect subset."""
-
-HEADLINE: tuple[Metric, ...] = tuple(metric for metric in METRICS if metric.headline)
-"""The seven metrics of the papers."""
+    _by_cell_eval("ROC_AUC", "roc_auc", "high", "Area under the ROC curve of the same ranking; chance is 0.5."),
+    _by_cell_eval("n_de_observed", "de_nsig_counts_real", None, "Number of DE genes among the observed cells."),
+    _by_cell_eval("n_de_predicted", "de_nsig_counts_pred", None, "Number of DE genes among the predicted cells."),
+):
+    register(_metric)
 
 DE_RULE = (
     "A gene is differentially expressed (DE) when a Mann-Whitney test of the perturbed cells against the control cells "
@@ -188,7 +215,7 @@ DE_RULE = (
 MISSING_RULE = (
     "A perturbation without a value for a metric is left out of that metric's mean and counted: LFCSpear, DirAgr, "
     "DERecall, PR_AUC and ROC_AUC have none where no gene is really DE, and a correlation has none over a shift that "
-    "is zero or constant. "
+    "is zero or constant. A prediction of several training seeds has a value where each of its seeds has one. "
     "DEOver and DEPrec count a perturbation without DE genes as 0, as cell-eval does. Means are over perturbations "
     "inside a context, then over contexts."
 )

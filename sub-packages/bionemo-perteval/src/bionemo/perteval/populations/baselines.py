@@ -21,7 +21,6 @@ Draw = Callable[[Screen, Estimates, str, str, np.random.Generator], Population]
 Estimate = Callable[[Estimates, str, str], np.ndarray]
 """(estimates, context, perturbation) -> mean cell or delta, log1p [G]."""
 
-PREDICTION = "prediction"
 CONTROL_CELLS = "control cells"
 MEAN_DELTA = "control cells + mean delta"
 TRANSFERRED_DELTA = "control cells + transferred delta"
@@ -78,14 +77,6 @@ def available(screen: Screen, *, main: bool = False) -> dict[str, Baseline]:
         for name, baseline in BASELINES.items()
         if baseline.exists_for(screen) and (baseline.main or not main)
     }
-
-
-def untrained(screen: Screen) -> tuple[list[str], list[str]]:
-    """Return the scored perturbations and the scored contexts that no training condition has."""
-    contexts = {context for context, _ in screen.training}
-    perturbations = {perturbation for _, perturbation in screen.training}
-    scored = {perturbation for names in screen.scored.values() for perturbation in names}
-    return sorted(scored - perturbations), sorted(set(screen.scored) - contexts)
 
 
 def _size(screen: Screen, context: str, perturbation: str) -> int:

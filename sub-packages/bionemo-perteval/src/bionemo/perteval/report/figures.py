@@ -1,19 +1,16 @@
-"""Which conditions the report shows, and the pictures of them."""
+"""Choose the conditions that the report shows, and draw them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from bionemo.perteval.checks.profiles import OBSERVED
+from bionemo.perteval.evaluation import Evaluation
 from bionemo.perteval.metrics.registry import STRONG_EFFECT
 from bionemo.perteval.report import pictures
 from bionemo.screens.labels import Condition
-
-if TYPE_CHECKING:
-    from bionemo.perteval.evaluation import Evaluation
 
 MOST_PREDICTIONS = 3
 """Predictions that get pictures; the tables have all."""
@@ -38,7 +35,7 @@ class Group:
     pictures: list[Picture]
 
 
-def choose(evaluation: "Evaluation", each: int) -> dict[str, list[Condition]]:
+def choose(evaluation: Evaluation, each: int) -> dict[str, list[Condition]]:
     """Return the conditions with the worst, median and best PDCorr of the first prediction.
 
     Among the strong effects where there are enough, because the order of weak ones is noise.
@@ -62,7 +59,7 @@ def choose(evaluation: "Evaluation", each: int) -> dict[str, list[Condition]]:
     return {"worst": conditions[:each], "median": conditions[middle : middle + each], "best": conditions[-each:]}
 
 
-def shifts(evaluation: "Evaluation") -> list[Group]:
+def shifts(evaluation: Evaluation) -> list[Group]:
     """Return scatters of predicted and observed shifts."""
     responses, several = evaluation.profiles.responses, len(_shown(evaluation)) > 1
     correlations = evaluation.per_perturbation.set_index(["arm", "context", "perturbation"])["PDCorr"]
@@ -79,7 +76,7 @@ def shifts(evaluation: "Evaluation") -> list[Group]:
     return groups
 
 
-def volcanoes(evaluation: "Evaluation") -> list[Group]:
+def volcanoes(evaluation: Evaluation) -> list[Group]:
     """Return the tests of one worst, median and best condition."""
     responses, several = evaluation.profiles.responses, len(_shown(evaluation)) > 1
     groups = []
@@ -98,7 +95,7 @@ def volcanoes(evaluation: "Evaluation") -> list[Group]:
     return groups
 
 
-def overlaps(evaluation: "Evaluation") -> tuple[list[Group], int]:
+def overlaps(evaluation: Evaluation) -> tuple[list[Group], int]:
     """Return bars of called genes, and how many conditions they show: those with most observed DE genes."""
     responses = evaluation.profiles.responses
     observed = responses[OBSERVED]
@@ -117,7 +114,7 @@ def overlaps(evaluation: "Evaluation") -> tuple[list[Group], int]:
     ], len(order)
 
 
-def maps(evaluation: "Evaluation") -> tuple[list[Group], list[str]]:
+def maps(evaluation: Evaluation) -> tuple[list[Group], list[str]]:
     """Return heat maps of distances, and the contexts that they show: those with most perturbations."""
     scored = evaluation.settings["scored"]
     contexts = sorted((c for c in scored if len(scored[c]) > 1), key=lambda c: -len(scored[c]))[:MOST_MAPS]
@@ -143,7 +140,7 @@ def maps(evaluation: "Evaluation") -> tuple[list[Group], list[str]]:
     return groups, contexts
 
 
-def populations(evaluation: "Evaluation") -> list[Group]:
+def populations(evaluation: Evaluation) -> list[Group]:
     """Return the sizes of cells of all arms, and zeros and variances of every gene."""
     profiles, shown = evaluation.profiles, _shown(evaluation)
     rows = [
@@ -172,7 +169,7 @@ def populations(evaluation: "Evaluation") -> list[Group]:
     return groups
 
 
-def clouds(evaluation: "Evaluation") -> Picture:
+def clouds(evaluation: Evaluation) -> Picture:
     """Return the principal components of one condition."""
     return Picture(
         pictures.clouds(evaluation.profiles.components, _shown(evaluation)),
@@ -180,16 +177,16 @@ def clouds(evaluation: "Evaluation") -> Picture:
     )
 
 
-def cloud_name(evaluation: "Evaluation") -> str:
+def cloud_name(evaluation: Evaluation) -> str:
     """Return the condition of `clouds`."""
     return _name(evaluation, evaluation.profiles.components.condition)
 
 
-def _shown(evaluation: "Evaluation") -> list[str]:
+def _shown(evaluation: Evaluation) -> list[str]:
     return evaluation.predictions[:MOST_PREDICTIONS]
 
 
-def _one_each(evaluation: "Evaluation") -> dict[str, Condition]:
+def _one_each(evaluation: Evaluation) -> dict[str, Condition]:
     chosen = choose(evaluation, 1)
     if "median" in chosen:
         return {title: conditions[0] for title, conditions in chosen.items()}
@@ -198,7 +195,7 @@ def _one_each(evaluation: "Evaluation") -> dict[str, Condition]:
     return dict(zip(titles, conditions, strict=True))
 
 
-def _name(evaluation: "Evaluation", condition: Condition) -> str:
+def _name(evaluation: Evaluation, condition: Condition) -> str:
     """Return the perturbation, with its context where there are several."""
     context, perturbation = condition
     return perturbation if len(evaluation.settings["scored"]) == 1 else f"{perturbation}, {context}"

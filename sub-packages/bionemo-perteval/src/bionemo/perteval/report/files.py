@@ -1,4 +1,4 @@
-"""The files of an evaluation: report.html, metrics.json and three tables as CSV."""
+"""Write the files of an evaluation: report.html, metrics.json and three tables as CSV."""
 
 import contextlib
 import json
@@ -7,21 +7,20 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bionemo.perteval.metrics.registry import METRICS, NAMES, STRONG_EFFECT
+from bionemo.perteval.evaluation import Evaluation
+from bionemo.perteval.metrics.registry import STRONG_EFFECT
 from bionemo.perteval.populations.baselines import CONTROL_CELLS
 from bionemo.perteval.populations.ceiling import SPLIT_HALVES
+from bionemo.perteval.report.page import html
 from bionemo.screens.errors import InputError
 
-if TYPE_CHECKING:
-    from bionemo.perteval.evaluation import Evaluation
 
-
-def write(evaluation: "Evaluation", out: Path) -> Path:
+def write(evaluation: Evaluation, out: Path | str) -> Path:
     """Write report.html, metrics.json, metrics.csv, comparisons.csv and per_perturbation.csv into a folder.
 
     Each file is written beside the folder and moved in whole, so that no half file is ever there.
@@ -45,7 +44,7 @@ def write(evaluation: "Evaluation", out: Path) -> Path:
     """
     out = Path(out)
     content = json.dumps(to_dict(evaluation), indent=2, allow_nan=False) + "\n"
-    page = evaluation.page
+    page = html(evaluation)
     with _writing(out):
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as scratch:
@@ -62,7 +61,7 @@ def write(evaluation: "Evaluation", out: Path) -> Path:
     return out / "report.html"
 
 
-def long_table(evaluation: "Evaluation") -> pd.DataFrame:
+def long_table(evaluation: Evaluation) -> pd.DataFrame:
     """Return one row per subset (all, strong), arm and metric: value, interval, normalised value, spread over seeds.
 
     ``normalised`` is between control cells and split halves, ``corrected`` the ceiling after Spearman-Brown,
@@ -73,7 +72,7 @@ def long_table(evaluation: "Evaluation") -> pd.DataFrame:
         if scores is None:
             continue
         normalised, spread = scores.normalised(), scores.seed_spread
-        for arm, metric in ((arm, metric) for arm in scores.arms for metric in NAMES):
+        for arm, metric in ((arm, metric) for arm in scores.arms for metric in scores.metrics):
             low, high = scores.intervals.loc[(arm, metric)]
             ceiling = scores.corrected_ceiling if arm == SPLIT_HALVES else {}
             parts.append(
@@ -95,7 +94,7 @@ def long_table(evaluation: "Evaluation") -> pd.DataFrame:
     return pd.DataFrame(parts)
 
 
-def to_dict(evaluation: "Evaluation") -> dict[str, Any]:
+def to_dict(evaluation: Evaluation) -> dict[str, Any]:
     """Return everything but the pictures as plain values; a missing number is None."""
     strong = evaluation.strong
     profiles = evaluation.profiles
@@ -143,6 +142,7 @@ def to_dict(evaluation: "Evaluation") -> dict[str, Any]:
             }
             for flag in evaluation.flags
         ],
+        "notices": [*evaluation.notices, *evaluation.failed_seeds],
         "notes": list(evaluation.notes),
         "settings": evaluation.settings,
         "versions": evaluation.versions,
@@ -150,20 +150,20 @@ def to_dict(evaluation: "Evaluation") -> dict[str, Any]:
     return plain(content)
 
 
-def _scores(evaluation: "Evaluation", arm: str) -> dict[str, Any]:
+def _scores(evaluation: Evaluation, arm: str) -> dict[str, Any]:
     return {
         "metrics": evaluation.table.loc[arm].to_dict(),
-        "intervals": {metric: list(evaluation.intervals.loc[(arm, metric)]) for metric in NAMES},
+        "intervals": {metric: list(evaluation.intervals.loc[(arm, metric)]) for metric in evaluation.metrics},
         "without_value": evaluation.missing.loc[arm].to_dict(),
     }
 
 
-def _other_engine(evaluation: "Evaluation") -> dict[str, Any] | None:
+def _other_engine(evaluation: Evaluation) -> dict[str, Any] | None:
     side_by_side = evaluation.engines
     if side_by_side is None:
         return None
     return {
-        str(arm): {metric.name: list(rows.loc[metric.name]) for metric in METRICS if metric.name in rows.index}
+        str(arm): {name: list(rows.loc[name]) for name in evaluation.metrics if name in rows.index}
         for arm, rows in side_by_side.groupby("arm", sort=False)
         for rows in [rows.droplevel("arm")]
     }

@@ -1,23 +1,21 @@
-"""The report: one self-contained HTML page with tables and pictures."""
+"""Make the report: one self-contained HTML page with tables and pictures."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
 
 from bionemo.perteval.checks.flags import CHECKS
 from bionemo.perteval.checks.profiles import OBSERVED
-from bionemo.perteval.metrics.registry import DE_RULE, HEADLINE, METRICS, MISSING_RULE, STRONG_EFFECT, Metric
-from bionemo.perteval.populations.baselines import CONTROL_CELLS, TRANSFERRED_DELTA
+from bionemo.perteval.evaluation import Evaluation
+from bionemo.perteval.metrics.registry import DE_RULE, METRICS, MISSING_RULE, STRONG_EFFECT, Metric, directed, headline
+from bionemo.perteval.populations.baselines import CONTROL_CELLS
 from bionemo.perteval.populations.ceiling import SPLIT_HALVES
 from bionemo.perteval.report import figures
-from bionemo.perteval.report.tables import ARROWS, counted, de_counts, number, signed
-
-if TYPE_CHECKING:
-    from bionemo.perteval.evaluation import Evaluation
-
-_DIRECTED = tuple(metric for metric in METRICS if metric.best)
-_FURTHER = tuple(metric for metric in _DIRECTED if not metric.headline)
+from bionemo.perteval.report.text import ARROWS, counted, de_counts, difference, number, p_value, printable, signed
 
 
-def html(evaluation: "Evaluation") -> str:
+def html(evaluation: Evaluation) -> str:
     """Return the page.
 
     Parameters
@@ -25,12 +23,15 @@ def html(evaluation: "Evaluation") -> str:
     evaluation
         Result of `evaluate`.
     """
-    from jinja2 import Environment, PackageLoader
-
     environment = Environment(
-        loader=PackageLoader("bionemo.perteval.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("bionemo.perteval.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,  # not what is markup already
     )
     settings, strong = evaluation.settings, evaluation.strong
+    further = [m for m in directed() if not m.headline and m.name in evaluation.metrics]
     overlaps, overlapping = figures.overlaps(evaluation)
     maps, mapped = figures.maps(evaluation)
     counted_metrics = [name for name, total in evaluation.missing.sum().items() if total]
@@ -42,16 +43,16 @@ def html(evaluation: "Evaluation") -> str:
         genes=settings["genes"],
         checks=_checks(evaluation),
         predictions=evaluation.predictions,
-        heads=[(metric.name, ARROWS[metric.best or "high"]) for metric in HEADLINE],
-        scores=_scores(evaluation, HEADLINE),
-        strong=None if strong is None else _scores(strong, HEADLINE),
+        heads=[(metric.name, ARROWS[metric.best or "high"]) for metric in headline()],
+        scores=_scores(evaluation, headline()),
+        strong=None if strong is None else _scores(strong, headline()),
         strong_size=None if strong is None else strong.conditions,
         strong_effect=STRONG_EFFECT,
         comparisons=_comparisons(evaluation),
         normalised=_normalised(evaluation),
         corrected=[(name, signed(float(value), 3)) for name, value in evaluation.corrected_ceiling.items()],
         baseline=CONTROL_CELLS,
-        target=TRANSFERRED_DELTA if TRANSFERRED_DELTA in evaluation.arms else CONTROL_CELLS,
+        target=evaluation.target,
         published=_published(settings["protocol"]),
         protocol=settings["protocol"],
         engines=_engines(evaluation),
@@ -67,24 +68,25 @@ def html(evaluation: "Evaluation") -> str:
         populations=_populations(evaluation),
         clouds=figures.clouds(evaluation),
         cloud_name=figures.cloud_name(evaluation),
-        further_heads=[(metric.name, ARROWS[metric.best or "high"]) for metric in _FURTHER],
-        further=_scores(evaluation, _FURTHER, intervals=False),
+        further_heads=[(metric.name, ARROWS[metric.best or "high"]) for metric in further],
+        further=_scores(evaluation, further, intervals=False),
         counted=counted_metrics,
         missing=[
             (arm, [int(evaluation.missing.loc[arm, name]) for name in counted_metrics])  # type: ignore[arg-type]
             for arm in evaluation.arms
         ],
         definitions=evaluation.definitions,
-        metrics=METRICS,
+        metrics=[METRICS[name] for name in evaluation.metrics],
         de_rule=DE_RULE,
         missing_rule=MISSING_RULE,
+        notices=[*evaluation.notices, *evaluation.failed_seeds],
         notes=evaluation.notes,
         settings=_settings(settings),
         versions=evaluation.versions,
     )
 
 
-def _scores(evaluation: "Evaluation", metrics: tuple[Metric, ...], *, intervals: bool = True) -> list[dict[str, Any]]:
+def _scores(evaluation: Evaluation, metrics: Sequence[Metric], *, intervals: bool = True) -> list[dict[str, Any]]:
     """Return one row an arm: its name, kind, DE counts, and a cell a metric, with its interval or without."""
     winners = {metric.name: evaluation.best(metric.name) for metric in metrics}
     rows = []
@@ -104,22 +106,22 @@ def _scores(evaluation: "Evaluation", metrics: tuple[Metric, ...], *, intervals:
     return rows
 
 
-def _comparisons(evaluation: "Evaluation") -> list[dict[str, Any]]:
+def _comparisons(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Return one row a pair of arms: the differences of the headline metrics, whether the interval leaves out 0."""
     table = evaluation.comparisons
     rows = []
     for first, second in dict.fromkeys((str(a), str(b)) for a, b, _ in table.index):
         cells = []
-        for metric in HEADLINE:
+        for metric in headline():
             of = table.loc[(first, second, metric.name)]
-            difference, low, high = (float(of[name]) for name in ("difference", "low", "high"))
+            value, low, high = (float(of[name]) for name in ("difference", "low", "high"))
             sure = low > 0 or high < 0
-            better = (difference > 0) == (metric.best == "high")
+            better = (value > 0) == (metric.best == "high")
             cells.append(
                 {
-                    "text": _difference(difference, metric),
-                    "interval": "" if low != low else f"{_difference(low, metric)} to {_difference(high, metric)}",
-                    "p": f"{of['p_value']:.2g}" if of["p_value"] == of["p_value"] else "–",
+                    "text": difference(value, metric),
+                    "interval": "" if low != low else f"{difference(low, metric)} to {difference(high, metric)}",
+                    "p": p_value(of["p_value"]),
                     "verdict": "" if not sure else "▲" if better else "▽",
                 }
             )
@@ -127,12 +129,7 @@ def _comparisons(evaluation: "Evaluation") -> list[dict[str, Any]]:
     return rows
 
 
-def _difference(value: float, metric: Metric) -> str:
-    text = f"{value:+.2g}" if metric.best == "low" else f"{value:+.3f}"
-    return "–" if value != value else text.replace("-", "−")
-
-
-def _checks(evaluation: "Evaluation") -> dict[str, Any]:
+def _checks(evaluation: Evaluation) -> dict[str, Any]:
     """Return the raised flags as sentences, and every check with its value for each prediction."""
     answers = {(flag.arm, flag.check.name): flag for flag in evaluation.flags}
     return {
@@ -170,11 +167,11 @@ def _bounds(check: Any) -> str:
     return f"{_value(check, check.low)} to {_value(check, check.high)}"
 
 
-def _normalised(evaluation: "Evaluation") -> list[tuple[str, str, list[str]]]:
+def _normalised(evaluation: Evaluation) -> list[tuple[str, str, list[str]]]:
     """Return arm, kind and normalised headline scores; the two arms that are 0 and 1 by definition left out."""
     table = evaluation.normalised()
     return [
-        (arm, described.kind, [signed(float(table.loc[arm, metric.name]), 2) for metric in HEADLINE])  # type: ignore[arg-type]
+        (arm, described.kind, [signed(float(table.loc[arm, metric.name]), 2) for metric in headline()])  # type: ignore[arg-type]
         for arm, described in evaluation.arms.items()
         if arm not in {CONTROL_CELLS, SPLIT_HALVES}
     ]
@@ -189,14 +186,14 @@ def _published(protocol: dict[str, Any]) -> list[dict[str, Any]]:
             "cells": [
                 {"text": f"{row['scores'][metric.name]:g}" if metric.name in row["scores"] else "–",
                  "comparable": metric.name not in row["not_comparable"]}
-                for metric in HEADLINE
+                for metric in headline()
             ],
         }
         for row in protocol["published"]
     ]  # fmt: skip
 
 
-def _engines(evaluation: "Evaluation") -> dict[str, Any] | None:
+def _engines(evaluation: Evaluation) -> dict[str, Any] | None:
     """Return the headline scores of both releases of cell-eval side by side; None where there is only one."""
     table = evaluation.engines
     if table is None:
@@ -212,19 +209,18 @@ def _engines(evaluation: "Evaluation") -> dict[str, Any] | None:
                     " / ".join(number(float(value), metric) for value in scores.loc[metric.name])
                     if metric.name in scores.index
                     else "–"
-                    for metric in HEADLINE
+                    for metric in headline()
                 ],
             }
         )
     return {"releases": list(table.columns), "rows": rows}
 
 
-def _contexts(evaluation: "Evaluation") -> list[dict[str, Any]]:
+def _contexts(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Return one row a context: the scores of each prediction and of the baseline to beat."""
-    target = TRANSFERRED_DELTA if TRANSFERRED_DELTA in evaluation.arms else CONTROL_CELLS
     rows = []
     for context, labels in evaluation.settings["scored"].items():
-        for arm in (*evaluation.predictions, target):
+        for arm in (*evaluation.predictions, evaluation.target):
             values = evaluation.per_context.loc[(arm, context)]
             rows.append(
                 {
@@ -233,13 +229,13 @@ def _contexts(evaluation: "Evaluation") -> list[dict[str, Any]]:
                     "first": arm == evaluation.predictions[0],
                     "arm": arm,
                     "kind": evaluation.arms[arm].kind,
-                    "cells": [number(float(values[metric.name]), metric) for metric in HEADLINE],
+                    "cells": [number(float(values[metric.name]), metric) for metric in headline()],
                 }
             )
     return rows
 
 
-def _populations(evaluation: "Evaluation") -> list[tuple[str, str, str, str]]:
+def _populations(evaluation: Evaluation) -> list[tuple[str, str, str, str]]:
     profiles = evaluation.profiles
     rows = []
     for arm in (OBSERVED, *evaluation.arms):
@@ -253,13 +249,13 @@ def _settings(settings: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the settings that fit a line; the lists of conditions stand in metrics.json."""
     lines = []
     for name, value in settings.items():
-        if name in {"scored", "training", "held_out", "protocol"}:
+        if name in {"scored", "training", "held_out", "left_out", "protocol"}:
             continue
         if isinstance(value, dict):
             lines += [(f"{name}: {key}", _line(item)) for key, item in value.items() if _fits(item)]
         elif _fits(value):
             lines.append((name, _line(value)))
-    for name in ("training", "held_out"):
+    for name in ("training", "held_out", "left_out"):
         lines.append((f"{name} conditions", str(len(settings[name]))))
     return lines
 

@@ -8,7 +8,6 @@ summed in double precision, where pdex keeps the precision of its input.
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 import scipy.sparse as sp
 from scipy import special, stats
 
@@ -148,29 +147,6 @@ def false_discovery_rates(tests: list[Tested]) -> np.ndarray:
     """Return Benjamini-Hochberg rates over all genes of all populations together, as pdex 0.1 does [P, G]."""
     p_values = np.stack([tested.p_value for tested in tests])
     return stats.false_discovery_control(p_values.ravel(), method="bh").reshape(p_values.shape)
-
-
-def frame(names: list[str], genes: np.ndarray, tests: list[Tested]) -> pl.DataFrame:
-    """Return the tests as cell-eval reads them: target, feature, fold_change, p_value, fdr.
-
-    Parameters
-    ----------
-    names
-        Perturbations [P].
-    genes
-        Names [G].
-    tests
-        One a perturbation.
-    """
-    return pl.DataFrame(
-        {
-            "target": np.repeat(np.asarray(names, dtype=object), genes.size),
-            "feature": np.tile(genes.astype(object), len(names)),
-            "fold_change": np.concatenate([tested.fold_change for tested in tests]),
-            "p_value": np.concatenate([tested.p_value for tested in tests]),
-            "fdr": false_discovery_rates(tests).ravel(),
-        }
-    )
 
 
 def _by_gene(cells: Population) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bionemo.perteval.cli import evaluate
 from bionemo.scale.cli.split import split
 from bionemo.scale.errors import Stopped
 from bionemo.screens.errors import InputError
@@ -291,83 +292,10 @@ def predict(
     typer.echo(f"wrote {out}")
 
 
-@app.command(
+app.command(
     epilog="Example: `bionemo-scale evaluate --predicted pred.h5ad --observed screen.h5ad --split split.toml "
     "--out report`"
-)
-def evaluate(
-    predicted: Annotated[
-        list[str],
-        typer.Option(
-            help="h5ad file of predicted cells, log1p. Several predictions: repeat as `name=file.h5ad`; several "
-            "training seeds of one: `name=a.h5ad,b.h5ad`."
-        ),
-    ],
-    observed: Annotated[Path, typer.Option(help="h5ad file of observed cells, the training conditions included.")],
-    out: Annotated[Path, typer.Option(help="Directory of the report.")],
-    protocol: Annotated[
-        str | None, typer.Option(help="tahoe100m, parse10m-pbmc, replogle-nadig, or a TOML file with the rules.")
-    ] = None,
-    split: Annotated[
-        Path | None, typer.Option(help="What it holds out is kept from the baselines, and must not have trained.")
-    ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse also statistics of held-out cells, and what cannot be checked.")
-    ] = False,
-    held_out: Annotated[
-        Path | None, typer.Option(help="CSV context,perturbation: further conditions the baselines must not use.")
-    ] = None,
-    training_conditions: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="CSV context,perturbation: what the models were trained on, beside their records; of one model: "
-            "`name=pairs.csv`, repeated."
-        ),
-    ] = None,
-    hvg_from: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Cells that chose the genes, where predictions do not say: train, all, given; of one model: "
-            "`name=train`, repeated."
-        ),
-    ] = None,
-    perturbation_key: Annotated[str | None, typer.Option(help="obs column; as recorded in the predictions.")] = None,
-    context_key: Annotated[str | None, typer.Option(help="obs column; as recorded in the predictions.")] = None,
-    control: Annotated[str | None, typer.Option(help="Control label; as recorded in the predictions.")] = None,
-    target_sum: Annotated[float | None, typer.Option(help="Normalisation; as recorded in the predictions.")] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer of the observed counts; as recorded.")] = None,
-    arms: Annotated[str, typer.Option(help="`all` baselines and oracles, or the `main` ones.")] = "all",
-    engine: Annotated[str, typer.Option(help="`0.8` also scores with that cell-eval, in its own environment.")] = "0.6",
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder where tests of observed cells are kept for the next evaluation.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the resampled baselines.")] = 0,
-    threads: Annotated[int | None, typer.Option(help="Threads; all cores, sixteen at most.")] = None,
-) -> None:
-    """Score predictions next to their baselines and their ceiling."""
-    from bionemo.scale.cli.evaluate import evaluate as run
-
-    run(
-        predicted,
-        observed,
-        out,
-        protocol=protocol,
-        split=split,
-        strict=strict,
-        held_out=held_out,
-        training_conditions=training_conditions,
-        hvg_from=hvg_from,
-        perturbation_key=perturbation_key,
-        context_key=context_key,
-        control=control,
-        target_sum=target_sum,
-        layer=layer,
-        arms=arms,
-        engine=engine,
-        cache=cache,
-        seed=seed,
-        threads=threads,
-    )
+)(evaluate)
 
 
 @app.command(epilog="Example: `bionemo-scale export run --out exported`")

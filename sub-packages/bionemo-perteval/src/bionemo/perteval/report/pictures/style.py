@@ -1,13 +1,15 @@
-"""What all pictures share: ink, fonts, and the way into the page."""
+"""Hold what all pictures share: ink, fonts, and the way into the page."""
 
 import base64
 import io
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bionemo.perteval.report.text import printable
 
 BLACK, BLUE, GREY, PALE = "#1a1a1a", "#1f5fa8", "#8f8f8f", "#d9d9d9"
 
@@ -34,7 +36,7 @@ _STYLE: dict[Any, Any] = {
 
 
 def picture(
-    draw: "Callable[[Figure], None]",
+    draw: Callable[[Figure], None],
     width: float,
     height: float,
     margins: tuple[float, float, float, float] | None = None,
@@ -50,9 +52,6 @@ def picture(
     margins
         Left, right, bottom and top in inches; None measures the labels, which takes several times longer.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout=None if margins else "constrained")
         draw(figure)
@@ -67,7 +66,7 @@ def picture(
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def diagonal(axes: "Axes", low: float, high: float) -> None:
+def diagonal(axes: Axes, low: float, high: float) -> None:
     """Give both axes one range, and draw the line on which a perfect prediction lies."""
     margin = 0.05 * (high - low) or 0.05
     limits = (low - margin, high + margin)
@@ -77,7 +76,8 @@ def diagonal(axes: "Axes", low: float, high: float) -> None:
 
 
 def short(name: str, most: int = 24) -> str:
-    """Return a label that is not longer than `most`."""
+    """Return a label that is not longer than `most` and that matplotlib draws as it is."""
+    name = printable(name)
     # Matplotlib would read a dollar sign as the begin of a formula.
     cut = name if len(name) <= most else name[: most - 1] + "…"
     return cut.replace("$", r"\$")

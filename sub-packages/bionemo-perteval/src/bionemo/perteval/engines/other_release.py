@@ -26,8 +26,9 @@ import scipy.sparse as sp
 
 from bionemo.perteval.inputs.screen import Population, Screen, cell_count
 from bionemo.perteval.metrics.registry import METRICS
-from bionemo.perteval.populations.arms import draw, listed
-from bionemo.perteval.populations.ceiling import SPLIT_HALVES, SPLIT_REPEATS, split_halves
+from bionemo.perteval.metrics.scores import over_repeats
+from bionemo.perteval.populations.catalogue import draw, list_arms
+from bionemo.perteval.populations.ceiling import SPLIT_HALVES, split_halves
 from bionemo.perteval.populations.estimates import Estimates
 from bionemo.perteval.progress import bar
 from bionemo.screens.errors import InputError
@@ -91,11 +92,11 @@ def score_arms(screen: Screen, python: Path, *, main: bool, seed: int, threads: 
     Parameters
     ----------
     screen, main, seed
-        As `arms.score_arms` had them; the populations are drawn again, with the same outcome.
+        As `scoring.score_arms` had them; the populations are drawn again, with the same outcome.
     python
         Result of `prepare`.
     threads
-        For its tests.
+        How many threads its tests take.
     progress
         Whether to show a bar on stderr.
 
@@ -104,20 +105,19 @@ def score_arms(screen: Screen, python: Path, *, main: bool, seed: int, threads: 
     pd.DataFrame
         Columns: arm, context, perturbation and the metrics that it has; means over training seeds and splits.
     """
-    rows = listed(screen, main=main)
-    repeats = {name: len(seeds) for name, seeds in screen.predictions.items()} | {SPLIT_HALVES: SPLIT_REPEATS}
+    arms = list_arms(screen, main=main)
     frames = []
     with (
         tempfile.TemporaryDirectory() as scratch,
         _driver(python) as driver,
-        bar(progress, len(screen.scored) * sum(repeats.get(name, 1) for name in rows)) as begin,
+        bar(progress, len(screen.scored) * sum(arm.repeats for arm in arms.values())) as begin,
     ):
         folder = Path(scratch)
         estimates = Estimates(screen)
         for context, names in screen.scored.items():
             observed = {name: screen.cells(context, name) for name in names}
             _write(screen, context, observed, folder / "observed.h5ad")
-            for arm, repeat in [(name, repeat) for name in rows for repeat in range(repeats.get(name, 1))]:
+            for arm, repeat in [(name, repeat) for name in arms for repeat in range(arms[name].repeats)]:
                 begin(f"cell-eval {RELEASE}, {context}: {arm}")
                 truth = folder / "observed.h5ad"
                 if arm == SPLIT_HALVES:
@@ -135,15 +135,12 @@ def score_arms(screen: Screen, python: Path, *, main: bool, seed: int, threads: 
                     "observed": str(truth),
                     "control": screen.control,
                     "label": _LABEL,
-                    "metrics": [metric.source for metric in METRICS if metric.source],
+                    "metrics": [metric.source for metric in METRICS.values() if metric.source],
                     "threads": threads,
                 }
                 frames.append(_ask(driver, task).assign(arm=arm, context=context))
         begin("done")
-    scores = pd.concat(frames, ignore_index=True)
-    shared = [metric.name for metric in METRICS if metric.source and metric.name in scores]
-    means = scores.groupby(["arm", "context", "perturbation"], sort=False)[shared].mean()
-    return pd.DataFrame(means.reset_index())
+    return over_repeats(pd.concat(frames, ignore_index=True), ["arm", "context", "perturbation"], screen.predictions)
 
 
 def _write(screen: Screen, context: str, cells: Mapping[str, Population], path: Path) -> None:
@@ -188,7 +185,7 @@ def _ask(driver: "subprocess.Popen[str]", task: dict[str, Any]) -> pd.DataFrame:
         raise InputError(
             f"cell-eval {RELEASE} failed on these cells ({answer['error']}); leave --engine at 0.6 to score without it."
         )
-    names = {metric.source: metric.name for metric in METRICS if metric.source}
+    names = {metric.source: metric.name for metric in METRICS.values() if metric.source}
     frame = pd.DataFrame(answer["scores"]).rename(columns=names)
     return pd.DataFrame(frame[["perturbation", *(name for name in names.values() if name in frame)]])
 

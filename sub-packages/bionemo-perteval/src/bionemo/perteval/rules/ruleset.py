@@ -1,12 +1,13 @@
-"""Hold an evaluation to a protocol: its keys, its held-out conditions, and a training that has not seen them."""
+"""Hold an evaluation to a protocol: its keys, its held-out conditions, a training that saw none of them."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bionemo.perteval.inputs.checks import Keys
-from bionemo.perteval.inputs.reading import Prediction, stated
+from bionemo.perteval.inputs.alignment import hold_out, training_notes
+from bionemo.perteval.inputs.keys import Keys
+from bionemo.perteval.inputs.reading import CellFile
 from bionemo.perteval.inputs.screen import Screen
 from bionemo.perteval.metrics.registry import METRICS
 from bionemo.perteval.rules.departures import departures, drawn_departures, gene_departures
@@ -26,8 +27,30 @@ HvgFrom = str | Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
-    """What the caller of `evaluate` asks to be held.
+class Held:
+    """A `Held` is what a `Ruleset` leaves of an evaluation that keeps it.
+
+    Attributes
+    ----------
+    screen
+        The screen whose baselines use no held-out condition.
+    held_out
+        Every held-out condition, the controls apart.
+    hvg_from
+        File -> which cells chose its genes; None where nobody said.
+    notes
+        What could not be checked, was seen in part, or is missing.
+    """
+
+    screen: Screen
+    held_out: set[Condition]
+    hvg_from: dict[str, str | None]
+    notes: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ruleset:
+    """A `Ruleset` is what the caller of `evaluate` asks to be kept.
 
     Attributes
     ----------
@@ -49,7 +72,7 @@ class Rules:
     @classmethod
     def read(
         cls, protocol: str | Path | None, split: str | Path | None, *, pairs: Collection[Condition], strict: bool
-    ) -> "Rules":
+    ) -> "Ruleset":
         """Read the files that the caller named."""
         found = None if protocol is None else find_protocol(protocol)
         if found is not None:
@@ -102,75 +125,62 @@ class Rules:
         _check_observed(self.pairs, observed, "--held-out")
         return set(self.pairs) | (self.split.held_out(observed, control) if self.split else set())
 
-    def check_predictions(
+    def hold(
         self,
-        predictions: Sequence[Prediction],
         screen: Screen,
+        predictions: Sequence[CellFile],
         *,
-        trained_on: TrainedOn | None,
-        hvg_from: HvgFrom | None,
-    ) -> tuple[list[str], dict[str, str | None]]:
-        """Do `check_scale` and `check` for every file of predictions.
+        trained_on: TrainedOn | None = None,
+        hvg_from: HvgFrom | None = None,
+    ) -> Held:
+        """Refuse predictions that break a rule, and keep what is held out from the baselines.
 
         Parameters
         ----------
-        predictions
-            The files.
         screen
             What is scored and what was observed.
+        predictions
+            The files.
         trained_on, hvg_from
             What the user says of the training, as in `TrainingRecord.of`; for all files, or by the name of the
             prediction.
 
-        Returns
-        -------
-        notes
-            None twice.
-        hvg_from
-            File -> which cells chose its genes; None where nobody said.
+        Raises
+        ------
+        InputError
+            Naming the rule and what breaks it.
         """
+        held_out = self.held_out(screen.rows, screen.control)
         names = [prediction.arm for prediction in predictions]
-        trained_by, chosen_by = (
-            _by_name(trained_on, names, "--training-conditions"),
-            _by_name(hvg_from, names, "--hvg-from"),
-        )
+        trained_by = _by_name(trained_on, names, "--training-conditions")
+        chosen_by = _by_name(hvg_from, names, "--hvg-from")
         for pairs in trained_by.values():
             _check_observed({(str(c), str(p)) for c, p in pairs}, screen.rows, "--training-conditions")
         notes: list[str] = []
         sources: dict[str, str | None] = {}
         for prediction in predictions:
-            self.check_scale(stated(prediction.cells), prediction.name)
+            self.check_scale(prediction.stated, prediction.name)
             record = TrainingRecord.of(
                 prediction.cells,
                 prediction.name,
                 trained_on=trained_by.get(prediction.arm),
                 hvg_from=chosen_by.get(prediction.arm),
             )
-            notes += self.check(prediction.name, record, screen)
+            if self.protocol is not None:
+                _check_contexts(self.protocol, screen.scored)
+            notes += check_leakage(
+                record,
+                prediction.name,
+                scored=_scored(screen),
+                held_out=held_out,
+                control=screen.control,
+                split=self.split,
+                strict=self.strict,
+            )
             sources[prediction.name] = record.hvg_from
-        return list(dict.fromkeys(notes)), sources
-
-    def check(self, name: str, record: TrainingRecord, screen: Screen) -> list[str]:
-        """Refuse what the protocol or the training forbids; return notes.
-
-        Parameters
-        ----------
-        name, record
-            The prediction, and what is known of its training.
-        screen
-            What is scored and what was observed.
-        """
-        if self.protocol is not None:
-            _check_contexts(self.protocol, screen.scored)
-        return check_leakage(
-            record,
-            name,
-            scored=_scored(screen),
-            held_out=self.held_out(screen.rows, screen.control),
-            control=screen.control,
-            split=self.split,
-            strict=self.strict,
-        )
+        screen = hold_out(screen, held_out)
+        notes = [*dict.fromkeys(notes), *training_notes(screen, held_out)]
+        return Held(screen=screen, held_out=held_out, hvg_from=sources, notes=notes)
 
     def statement(self, screen: Screen, keys: Keys, hvg_from: Mapping[str, str | None]) -> dict[str, Any]:
         """Return what the report says of the protocol, as plain values.
@@ -182,7 +192,7 @@ class Rules:
         screen, keys
             What is scored, and where it stands in the files.
         hvg_from
-            Of `check_predictions`.
+            As in `Held`.
         """
         protocol, lacking = self.protocol, []
         if protocol is None:
@@ -209,11 +219,11 @@ class Rules:
 
 def _check_published(protocol: Protocol) -> None:
     """Refuse published scores of a metric that there is not."""
-    known = [metric.name for metric in METRICS]
     for metric in (metric for row in protocol.published for metric in (*row.scores, *row.not_comparable)):
-        if metric not in known:
+        if metric not in METRICS:
             raise InputError(
-                f"[[published]] of the protocol {protocol.name!r} names the metric {metric!r}: {choices(metric, known)}"
+                f"[[published]] of the protocol {protocol.name!r} names the metric {metric!r}: "
+                f"{choices(metric, METRICS)}"
             )
 
 

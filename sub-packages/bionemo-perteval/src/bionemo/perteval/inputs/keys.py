@@ -1,0 +1,64 @@
+"""Say where the files keep labels and expression."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bionemo.screens.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keys:
+    """`Keys` name the columns, the control label and the scale of the files.
+
+    Attributes
+    ----------
+    perturbation_key, context_key
+        Columns of `obs`.
+    control
+        Label of control cells.
+    target_sum
+        Counts per cell before log1p, needed where the observed file holds counts.
+    layer
+        Layer of the observed file; None for `X`.
+    """
+
+    perturbation_key: str
+    context_key: str
+    control: str
+    target_sum: float | None
+    layer: str | None
+
+    @classmethod
+    def resolve(cls, given: Mapping[str, Any], stated: Mapping[str, Any]) -> "Keys":
+        """Take what was given, else what the prediction says of itself.
+
+        The layer is of the observed file, so the prediction has no say in it.
+
+        Parameters
+        ----------
+        given
+            Arguments of `evaluate` by name; None where not given.
+        stated
+            ``predicted.uns["prediction"]``, empty where there is none.
+
+        Raises
+        ------
+        InputError
+            Where neither names a column or the control label.
+        """
+        values = {name: stated.get(name) if value is None else value for name, value in given.items()}
+        for name in ("perturbation_key", "context_key", "control"):
+            if values[name] in (None, ""):
+                flag = "--" + name.replace("_", "-")
+                raise InputError(
+                    f"{name} is not known: the prediction has no uns['prediction']['{name}'], so give {flag}."
+                )
+        target_sum = values["target_sum"]
+        return cls(
+            perturbation_key=str(values["perturbation_key"]),
+            context_key=str(values["context_key"]),
+            control=str(values["control"]),
+            target_sum=None if target_sum in (None, "") else float(target_sum),  # type: ignore[arg-type]
+            layer=given["layer"] or None,
+        )

@@ -1,0 +1,58 @@
+"""Write numbers and labels as text, for the page, the pictures and the terminal alike."""
+
+import unicodedata
+
+from bionemo.perteval.evaluation import Evaluation
+from bionemo.perteval.metrics.registry import Metric
+
+ARROWS = {"high": "↑", "low": "↓"}
+"""Sign for the better direction."""
+
+
+def printable(text: str) -> str:
+    r"""Return a label that no page, picture or terminal takes for more than text: control characters as ``\x1b``."""
+    return "".join(
+        char
+        if char.isprintable() or unicodedata.category(char) == "Zs"
+        else char.encode("unicode_escape", "backslashreplace").decode()
+        for char in text
+    )
+
+
+def number(value: float, metric: Metric) -> str:
+    """Return a score as text: three digits for errors, one for counts, three places else; a dash for none."""
+    if value != value:
+        return "–"
+    if metric.best is None:
+        return f"{value:.1f}"
+    if metric.best == "low":
+        return f"{value:.3g}" if value >= 1e-6 or value == 0 else "<1e-6"
+    return signed(value, 3)
+
+
+def difference(value: float, metric: Metric) -> str:
+    """Return a difference of scores as text with its sign; a dash for none."""
+    if value != value:
+        return "–"
+    return (f"{value:+.3g}" if metric.best == "low" else f"{value:+.3f}").replace("-", "−")
+
+
+def signed(value: float, places: int) -> str:
+    """Return a number as text with a true minus sign; a dash for none."""
+    return "–" if value != value else f"{value:.{places}f}".replace("-", "−")
+
+
+def p_value(value: float) -> str:
+    """Return a p value as text; a dash for none."""
+    return "–" if value != value else "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def counted(conditions: int, contexts: int) -> str:
+    """Return ``"12 conditions in 1 context"``."""
+    return f"{conditions} condition{'s' * (conditions != 1)} in {contexts} context{'s' * (contexts != 1)}"
+
+
+def de_counts(evaluation: Evaluation, arm: str, *, places: int = 1, separator: str = " / ") -> str:
+    """Return the mean numbers of predicted and observed DE genes of an arm, as ``"predicted / observed"``."""
+    row = evaluation.table.loc[arm]
+    return f"{row['n_de_predicted']:.{places}f}{separator}{row['n_de_observed']:.{places}f}"
