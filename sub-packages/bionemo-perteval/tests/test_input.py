@@ -33,7 +33,7 @@ def test_keys_that_nobody_gave(perfect, counts):
 
 def test_arguments_win_over_the_prediction(perfect, counts):
     assert "'ctrl'" in _refused("'crtl' is not in column 'gene'", perfect, counts, control="crtl")
-    assert "'gene'" in _refused("no column 'gnee'", perfect, counts, perturbation_key="gnee")
+    assert "'gene'" in _refused("no obs column 'gnee'", perfect, counts, perturbation_key="gnee")
 
 
 def test_files_that_are_not_there_or_not_h5ad(perfect, counts, tmp_path):
@@ -60,6 +60,15 @@ def test_conditions_that_were_not_observed(perfect, counts):
     _refused("Context 'Z' was predicted", perfect, counts)
 
 
+def test_labels_that_look_like_the_control_are_refused_and_other_look_alikes_said(perfect, counts):
+    observed = counts.copy()
+    observed.obs["gene"] = [" CTRL", *observed.obs["gene"].astype(str)[1:]]
+    _refused("is the control label 'ctrl' but for capitals or blanks", perfect, observed)
+    observed.obs["gene"] = ["P2", *counts.obs["gene"].astype(str)[1:]]
+    found = evaluate(perfect, observed, arms="main", threads=1, progress=False)
+    assert any("differ only by capitals or blanks" in note for note in found.notes)
+
+
 def test_only_controls(perfect, counts):
     perfect.obs["gene"] = "ctrl"
     _refused("no perturbed cells", perfect, counts)
@@ -67,7 +76,7 @@ def test_only_controls(perfect, counts):
 
 def test_empty_labels(perfect, counts):
     perfect.obs["gene"] = perfect.obs["gene"].astype(object).where(np.arange(perfect.n_obs) > 2, None)
-    _refused("3 empty values", perfect, counts)
+    _refused("is empty for 3 cells", perfect, counts)
 
 
 def test_context_without_controls(perfect, counts):
@@ -186,7 +195,7 @@ def test_the_share_of_the_network_stands_first(perfect, counts, tmp_path):
 @pytest.mark.parametrize("column", ["line", "gene"])
 def test_blank_labels_are_refused(perfect, counts, column, blank):
     perfect.obs[column] = [blank, *perfect.obs[column].astype(str)[1:]]
-    _refused("1 empty", perfect, counts)
+    _refused("is empty for 1 cells", perfect, counts)
 
 
 @pytest.mark.parametrize(
@@ -241,4 +250,4 @@ def test_a_key_may_join_two_columns(perfect, counts):
         cells.obs["half"] = "x"
     found = evaluate(perfect, counts, context_key="line+half", arms="main", threads=1, progress=False)
     assert all(context.endswith("+x") for context in found.settings["scored"])
-    _refused("no column 'halff'", perfect, counts, context_key="line+halff")
+    _refused("no obs column 'halff'", perfect, counts, context_key="line+halff")

@@ -11,7 +11,7 @@ from bionemo.perteval.inputs import agreement
 from bionemo.perteval.inputs.agreement import Rows
 from bionemo.perteval.inputs.expression import observed_log1p, predicted_log1p
 from bionemo.perteval.inputs.keys import Keys
-from bionemo.perteval.inputs.labels import group, labels
+from bionemo.perteval.inputs.labels import rows_by_condition
 from bionemo.perteval.inputs.reading import CellFile
 from bionemo.perteval.inputs.screen import Predicted, Screen, generator
 from bionemo.screens.errors import InputError
@@ -47,7 +47,7 @@ def align(
         Where the files do not fit together or hold values on the wrong scale.
     """
     first = predictions[0]
-    rows = group(*labels(observed, keys))
+    rows, notes = rows_by_condition(observed, keys)
     predicted = [_perturbed(prediction, keys) for prediction in predictions]
     agreement.check_observed(predicted[0], rows, keys, observed.name)
     for prediction, conditions in zip(predictions[1:], predicted[1:], strict=True):
@@ -57,7 +57,6 @@ def align(
 
     columns = agreement.panel_columns(first, observed)
     genes = first.cells.var_names
-    notes: list[str] = []
     arms: dict[str, tuple[Predicted, ...]] = {}
     for prediction, conditions in zip(predictions, predicted, strict=True):
         matrix = predicted_log1p(prediction)
@@ -125,8 +124,8 @@ def training_notes(screen: Screen, held_out: Collection[Condition]) -> list[str]
 
 def _perturbed(prediction: CellFile, keys: Keys) -> dict[Condition, np.ndarray]:
     """Return the predicted conditions and their rows, sorted, without the control cells."""
-    groups = group(*labels(prediction, keys))
-    perturbed = {condition: rows for condition, rows in sorted(groups.items()) if condition[1] != keys.control}
+    groups, _ = rows_by_condition(prediction, keys)
+    perturbed = {condition: rows for condition, rows in groups.items() if condition[1] != keys.control}
     if not perturbed:
         raise InputError(
             f"{prediction.name} holds no perturbed cells: every label in {keys.perturbation_key!r} is "
