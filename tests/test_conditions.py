@@ -1,4 +1,4 @@
-"""Combinations, doses, embeddings, a transferred start and averaged weights, through the commands."""
+"""Combinations, doses, embeddings, a linear start and averaged weights, through the commands."""
 
 import json
 
@@ -41,7 +41,7 @@ def folder(tmp_path_factory, command):
     )
     trained = command(
         *("pretrain", "--store", folder / "store", "--split", folder / "split.toml", "--out", folder / "run"),
-        *("--embeddings", folder / "vectors.npz", "model.perturbation_tokens=both", "model.transfer=true"),
+        *("--embeddings", folder / "vectors.npz", "model.perturbation_tokens=both", "model.start=linear"),
         *("training.average_decay=0.9", "training.max_steps=12", "training.warmup_steps=2"),
         *("training.validate_every=4", "training.checkpoint_every=4", "training.sets_per_batch=8"),
     )

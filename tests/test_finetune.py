@@ -121,7 +121,7 @@ def test_under_torchrun_the_processes_share_the_weights_they_start_from(tmp_path
         [
             *("nemo", "scale", "finetune", "--factory", "full", f"start={second / 'old'}", f"store={second / 'store'}"),
             *(f"split={second / 'split.toml'}", f"out={out}", *SETTINGS, "training.sets_per_batch=2"),
-            *("tuning.gate=0.5", "executor=torchrun", "executor.ntasks_per_node=2", "--yes"),
+            *("tuning.network_share=0.5", "executor=torchrun", "executor.ntasks_per_node=2", "--yes"),
         ],
         env={**environment, "NEMORUN_HOME": str(tmp_path / "nemo_run")},
         cwd=tmp_path,
@@ -131,7 +131,7 @@ def test_under_torchrun_the_processes_share_the_weights_they_start_from(tmp_path
         stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert np.frombuffer(saved_weights(out)["gate"], np.float32) == 0.5
+    assert np.frombuffer(saved_weights(out)["network_share"], np.float32) == 0.5
     assert (out / "checkpoints" / "step=12").is_dir()
     assert json.loads((out / "run.json").read_text())["training"]["devices"] == 2
 

@@ -63,7 +63,7 @@ def measure(out: Path, screen_name: str, seed: int, steps: int, variants: list[V
             "solver_steps": variant.solver_steps,
             "command": command,
             "validation": validated,
-            "gate": _gate(run),
+            "network_share": _network_share(run),
             "versions": evaluation.versions,
             "conditions": [
                 {"context": one["context"], "perturbation": one["perturbation"]}
@@ -91,14 +91,14 @@ def row_file(out: Path, screen: str, variant: str, seed: int) -> Path:
     return out / "rows" / f"{screen}-{variant.replace(' ', '_')}-{seed}.json"
 
 
-def _gate(run: Path) -> float:
-    """Share of the network's own change that predictions have: 1 without a transferred start."""
+def _network_share(run: Path) -> float:
+    """Share of the network's own change that predictions have: 1 without a linear start."""
     import torch
 
     from bionemo.scale.runs.directory import RunDirectory
     from bionemo.scale.runs.load import load_model
 
-    return float(load_model(RunDirectory(run), torch.device("cpu"))[0].gate)
+    return float(load_model(RunDirectory(run), torch.device("cpu"))[0].network_share)
 
 
 def _number(value: float) -> float | None:

@@ -30,8 +30,8 @@ class Variant:
     trained: bool = True
 
 
-NETWORK = ("model.transfer=false",)
-"""Without the transferred start the network does all the work, so its choices can show."""
+NETWORK = ("model.start=none",)
+"""Without the linear start the network does all the work, so its choices can show."""
 
 VARIANTS = (
     Variant(name=DEFAULT, choice=""),
@@ -55,11 +55,11 @@ VARIANTS = (
     Variant(name="4 solver steps", choice="solver", solver_steps=4),
     Variant(name="8 solver steps", choice="solver", solver_steps=8),
     Variant(name="weights averaged", choice="average", overrides=("training.average_decay=0.99",)),
-    Variant(name="transfer and network", choice="transfer", overrides=("model.transfer=true",)),
+    Variant(name="linear start and network", choice="linear start", overrides=("model.start=linear",)),
     Variant(
-        name="transfer alone",
-        choice="transfer",
-        overrides=("model.transfer=true", "model.gate=0.0"),
+        name="linear start alone",
+        choice="linear start",
+        overrides=("model.start=linear", "model.network_share=0.0"),
         trained=False,
     ),
 )

@@ -99,7 +99,7 @@ class Cells:
             genes=tuple(map(str, self.genes)),
             contexts=tuple(sorted({context for context, _ in train})),
             perturbations=(self.control, *labels),
-            transferred=tuple(labels),
+            start_labels=tuple(labels),
             batches=(),
             control=self.control,
             kind="counts",

@@ -1,4 +1,4 @@
-"""Score the choices behind the transferred start on held-out training conditions; see README.md beside this file.
+"""Score the choices behind the linear start on held-out training conditions; see README.md beside this file.
 
 Usage, from the root of the repository: python -m experiments.inner_folds.run --out inner_folds
 """

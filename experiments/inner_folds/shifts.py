@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from bionemo.scale.linear_start.fit import FittedTransfer
+from bionemo.scale.linear_start.fit import FittedLinearStart
 from experiments.inner_folds.folds import Cells, Condition, Fold
 
 Shifts = Callable[[Cells, Fold], dict[Condition, np.ndarray]]
 """(cells, fold) -> held-out condition -> shift, log1p [G]."""
 
 
-class OneEffect(FittedTransfer):
+class OneEffect(FittedLinearStart):
     """Three fitted numbers: of the whole effect, of what is common, of the pull. Every condition weighs the same."""
 
     plain = np.array([1.0, 0.0, 0.0, 1.0, 0.0])
@@ -22,7 +22,7 @@ class OneEffect(FittedTransfer):
         return np.stack([effect, np.zeros_like(effect), np.zeros_like(effect)])
 
 
-class Directions(FittedTransfer):
+class Directions(FittedLinearStart):
     """What lies in shared directions and what does not, nothing shrunk by its noise."""
 
     plain = np.array([1.0, 1.0, 0.0, 1.0, 0.0])
@@ -38,7 +38,7 @@ class JamesStein(Directions):
         return np.stack([shared, less_noise(effect - shared, error, axis=0), np.zeros_like(effect)])
 
 
-class GeneByGene(FittedTransfer):
+class GeneByGene(FittedLinearStart):
     """With J and W: beside it the whole effect, each gene of it shrunk by its own noise."""
 
     plain = np.array([0.5, 0.5, 0.5, 1.0, 0.0])
@@ -55,8 +55,8 @@ def less_noise(values: np.ndarray, error: np.ndarray, axis: int | None) -> np.nd
     return values * np.where(length > noise, (length - noise) / np.where(length > 0, length, 1.0), 0.0)
 
 
-def fitted(form: type[FittedTransfer] = FittedTransfer, **settings: Any) -> Shifts:
-    """The shifts of a fitted transfer with other settings."""
+def fitted(form: type[FittedLinearStart] = FittedLinearStart, **settings: Any) -> Shifts:
+    """The shifts of a fitted linear start with other settings."""
     kind = type(form.__name__, (form,), settings)
 
     def shifts(cells: Cells, fold: Fold) -> dict[Condition, np.ndarray]:

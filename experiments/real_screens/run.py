@@ -15,8 +15,8 @@ from experiments.screens import Screen, apart, glioblastoma, import_once, papale
 
 PATIENTS = ("PW030", "PW032", "PW034", "PW036", "PW040")
 UNUSED = ("training.max_steps=25", "training.warmup_steps=5")
-"""Without validation conditions the gate is 0 and predictions are the transferred start, however long the network was
-trained."""
+"""Without validation conditions the network share is 0 and predictions are the linear start, however long the network
+was trained."""
 
 
 @dataclass(frozen=True, kw_only=True)

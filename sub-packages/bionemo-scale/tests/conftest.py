@@ -81,7 +81,7 @@ def config() -> ModelConfig:
         reconstruction_weight=1.0,
         prediction="endpoint",
         gene_dropout=0.0,
-        transfer=False,
+        start="none",
         deep_sets=True,
         condition_pooling="seed_attention",
         set_loss="energy",

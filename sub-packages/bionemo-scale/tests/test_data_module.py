@@ -46,17 +46,17 @@ def test_a_batch_says_what_its_sets_are(data):
 
 
 def test_first_shifts_are_made_where_batches_are_read_ahead_and_waiting_for_them_counts(data):
-    module = data(transfer=True)
-    threads, delta = set(), module.transfer.delta
-    module.transfer._made.clear()
+    module = data(start="linear")
+    threads, delta = set(), module.linear_start.delta
+    module.linear_start._made.clear()
 
     def slow(context, label):
-        if module.labels[label] != "ctrl" and (context, label) not in module.transfer._made:
+        if module.labels[label] != "ctrl" and (context, label) not in module.linear_start._made:
             threads.add(threading.current_thread())
             time.sleep(0.05)
         return delta(context, label)
 
-    module.transfer.delta = slow
+    module.linear_start.delta = slow
     batches = iter(module.train_dataloader())
     seen = [next(batches) for _ in range(3)]
     assert all(batch.condition.delta.shape == (2, 20) for batch in seen)

@@ -98,26 +98,26 @@ def exported_parts(model) -> tuple[dict, dict]:
     return {"model": model.scale.to_dict(), "vocabulary": names.to_dict(), "labels": _labels(names)}, weights
 
 
-def test_a_model_that_starts_from_a_transfer_predicts_the_same(build, sets, vocabulary):
+def test_a_model_that_with_a_linear_start_predicts_the_same(build, sets, vocabulary):
     trained = ("MYC+1uM", "MYC+10uM", "MYC+TP53")
-    names = replace(vocabulary, transferred=trained, dose_unit="uM", log_dose=(0.5, 0.5))
-    model = build(transfer=True, names=names)
-    for name, buffer in model.transfer.named_buffers():
+    names = replace(vocabulary, start_labels=trained, dose_unit="uM", log_dose=(0.5, 0.5))
+    model = build(start="linear", names=names)
+    for name, buffer in model.linear_start.named_buffers():
         buffer.copy_(torch.ones_like(buffer) if name == "known" else torch.randn(buffer.shape))
-    model.transfer.known[0] = 0
-    model.gate.fill_(0.5)
+    model.linear_start.known[0] = 0
+    model.network_share.fill_(0.5)
     config, weights = exported_parts(model)
     _check_portable(model, config, weights)
     portable = scale_portable.ScaleModel(config["model"], config["vocabulary"], config["labels"])
     portable.load_state_dict(weights)
-    assert portable.transfer_rows("MYC+TP53") == [[2]]
-    assert portable.transfer_rows("MYC") == [[0, 1]]
-    assert portable.transfer_rows("TP53+MYC") == [[3], [0, 1]]
-    assert portable.transfer_rows("ctrl") == []
+    assert portable.start_rows("MYC+TP53") == [[2]]
+    assert portable.start_rows("MYC") == [[0, 1]]
+    assert portable.start_rows("TP53+MYC") == [[3], [0, 1]]
+    assert portable.start_rows("ctrl") == []
     control = sets(6, 6)["control"]
     answer = portable.eval().predict(control, perturbation=["MYC+10uM", "ctrl"], context=["A", "B"])
     mean = control.mean(1)
-    delta = model.transfer.delta(["MYC+10uM", "ctrl"], torch.tensor([0, 1]), mean, names)
+    delta = model.linear_start.delta(["MYC+10uM", "ctrl"], torch.tensor([0, 1]), mean, names)
     condition = replace(
         sets(6, 6)["condition"],
         perturbation=torch.tensor([[1], [0]]),

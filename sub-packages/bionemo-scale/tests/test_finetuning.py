@@ -28,7 +28,7 @@ def shown(vocabulary):
         perturbations=("DMSO", "KRAS", "TP53"),
         batches=("plate9",),
         control="DMSO",
-        transferred=("KRAS", "TP53"),
+        start_labels=("KRAS", "TP53"),
     )
 
 
@@ -85,25 +85,25 @@ def test_new_rows_start_as_the_table_did(build, extended, larger):
         assert rows.any()
 
 
-def test_a_transfer_is_refitted_for_what_the_data_show_and_kept_for_the_rest(build, vocabulary, shown):
-    old = replace(vocabulary, transferred=("MYC", "TP53"))
-    trained, new = build(names=old, transfer=True), extended_vocabulary(old, shown)
-    model = build(names=new, transfer=True)
-    for value, buffer in enumerate(trained.transfer.buffers()):
+def test_a_linear_start_is_refitted_for_what_the_data_show_and_kept_for_the_rest(build, vocabulary, shown):
+    old = replace(vocabulary, start_labels=("MYC", "TP53"))
+    trained, new = build(names=old, start="linear"), extended_vocabulary(old, shown)
+    model = build(names=new, start="linear")
+    for value, buffer in enumerate(trained.linear_start.buffers()):
         buffer.fill_(-1.0 - value)
-    fitted = {f"transfer.{name}": torch.rand_like(buffer) for name, buffer in model.transfer.named_buffers()}
+    fitted = {f"linear_start.{name}": torch.rand_like(buffer) for name, buffer in model.linear_start.named_buffers()}
     for name in ("effect", "elsewhere", "common", "known"):
-        fitted[f"transfer.{name}"] = fitted[f"transfer.{name}"][:3]  # two names and the row for others
+        fitted[f"linear_start.{name}"] = fitted[f"linear_start.{name}"][:3]  # two names and the row for others
     take_over(trained, model, fitted, shown)
-    assert new.transferred == ("MYC", "TP53", "KRAS")
-    effect, common = model.transfer.effect, model.transfer.common
-    assert torch.equal(effect[0], trained.transfer.effect[0])
-    assert torch.equal(effect[1], fitted["transfer.effect"][1])
-    assert torch.equal(effect[2], fitted["transfer.effect"][0])
-    assert torch.equal(effect[3], fitted["transfer.effect"][2])
-    assert torch.equal(common[0], trained.transfer.common[0])
-    assert torch.equal(common[1:], fitted["transfer.common"])
-    assert torch.equal(model.transfer.shares, fitted["transfer.shares"])
+    assert new.start_labels == ("MYC", "TP53", "KRAS")
+    effect, common = model.linear_start.effect, model.linear_start.common
+    assert torch.equal(effect[0], trained.linear_start.effect[0])
+    assert torch.equal(effect[1], fitted["linear_start.effect"][1])
+    assert torch.equal(effect[2], fitted["linear_start.effect"][0])
+    assert torch.equal(effect[3], fitted["linear_start.effect"][2])
+    assert torch.equal(common[0], trained.linear_start.common[0])
+    assert torch.equal(common[1:], fitted["linear_start.common"])
+    assert torch.equal(model.linear_start.shares, fitted["linear_start.shares"])
 
 
 @pytest.mark.parametrize(

@@ -270,11 +270,11 @@ def test_products_without_a_gradient_are_those_with_one(bias):
     torch.testing.assert_close(weight.grad, x.sum((0, 1)).expand(24, 40), rtol=1e-4, atol=1e-4)
 
 
-def test_where_the_gate_is_0_the_network_is_not_asked(build, sets, monkeypatch):
+def test_where_the_network_share_is_0_the_network_is_not_asked(build, sets, monkeypatch):
     model, batch = build(), sets(6, 4)
     given = batch["control"], batch["mask"], batch["condition"], batch["key"]
-    barely = model.predict(*given, gate=1e-9)
+    barely = model.predict(*given, network_share=1e-9)
     monkeypatch.delattr(model.encoder.within_cell, "project")
-    torch.testing.assert_close(model.predict(*given, gate=0.0), barely, atol=1e-6, rtol=0)
+    torch.testing.assert_close(model.predict(*given, network_share=0.0), barely, atol=1e-6, rtol=0)
     with pytest.raises(AttributeError):
-        model.predict(*given, gate=0.5)
+        model.predict(*given, network_share=0.5)

@@ -26,14 +26,14 @@ def test_overrides_change_what_they_name_and_nothing_else():
         TINY,
         [
             *("model.hidden_size=128", "model.source=control", "model.start_fraction=1"),
-            *("model.transfer=true", "model.gate=0.5", "training.separator=none"),
+            *("model.start=linear", "model.network_share=0.5", "training.separator=none"),
             *("training.max_steps=50", "training.learning_rate=3e-4", "compute.precision=bf16"),
         ],
     )
     assert changed["model"].hidden_size == 128
     assert changed["model"].source is Source.CONTROL
     assert changed["model"].start_fraction == 1
-    assert (changed["model"].transfer, changed["model"].gate) == (True, 0.5)
+    assert (changed["model"].start, changed["model"].network_share) == ("linear", 0.5)
     assert changed["training"].separator == "none"
     assert changed["training"].max_steps == 50
     assert changed["training"].learning_rate == 3e-4
@@ -41,7 +41,7 @@ def test_overrides_change_what_they_name_and_nothing_else():
     assert changed["model"].num_layers == TINY["model"].num_layers
     assert changed["training"].sets_per_batch == TINY["training"].sets_per_batch
     assert overridden(TINY, []) == TINY
-    assert overridden(TINY, ["model.gate=0.5", "model.gate=none"]) == TINY
+    assert overridden(TINY, ["model.network_share=0.5", "model.network_share=none"]) == TINY
 
 
 def test_a_size_is_chosen_by_name_and_changed():
@@ -62,9 +62,9 @@ def test_a_size_is_chosen_by_name_and_changed():
         ("training.max_steps=1.5", "training.max_steps takes a whole number, not '1.5'"),
         ("training.learning_rate=fast", "training.learning_rate takes a number, not 'fast'"),
         ("model.source=noise", "model.source takes one of control, gaussian, mixed, not 'noise'"),
-        ("model.transfer=maybe", "model.transfer takes true or false, not 'maybe'"),
-        ("model.gate=much", "model.gate takes a number, not 'much'"),
-        ("model.gate=1.5", "model.gate=1.5 is outside"),
+        ("model.deep_sets=maybe", "model.deep_sets takes true or false, not 'maybe'"),
+        ("model.network_share=much", "model.network_share takes a number, not 'much'"),
+        ("model.network_share=1.5", "model.network_share=1.5 is outside"),
         ("training.precision=bf16", "no setting 'training.precision' .*did you mean 'compute.precision'"),
         ("compute.precision=fp8", "compute.precision takes one of fp32, bf16, not 'fp8'"),
         ("model.num_attention_heads=3", "model.num_query_groups=2 does not divide num_attention_heads=3"),
@@ -93,12 +93,13 @@ def test_an_unknown_recipe_offers_the_nearest():
         chosen("scale_tny", PRETRAINING)
 
 
-def test_finetuning_takes_how_the_model_is_computed_and_the_gate_but_not_what_it_is():
-    given = ("compute.tensor_parallel=2", "compute.sequence_parallel=true", "compute.compile=true", "tuning.gate=0.5")
-    changed = overridden(FINETUNING["full"], given)
-    assert (changed["compute"].tensor_parallel, changed["compute"].compile, changed["tuning"].gate) == (2, True, 0.5)
-    # Not given, the gate stays that of the run.
-    assert overridden(FINETUNING["full"], [])["tuning"].gate is None
+def test_finetuning_takes_how_the_model_is_computed_and_the_network_share_but_not_what_it_is():
+    computed = ("compute.tensor_parallel=2", "compute.sequence_parallel=true", "compute.compile=true")
+    changed = overridden(FINETUNING["full"], [*computed, "tuning.network_share=0.5"])
+    assert (changed["compute"].tensor_parallel, changed["compute"].compile) == (2, True)
+    assert changed["tuning"].network_share == 0.5
+    # Not given, the network share stays that of the run.
+    assert overridden(FINETUNING["full"], [])["tuning"].network_share is None
     with pytest.raises(InputError, match=r"no setting 'model\.hidden_size'"):
         overridden(FINETUNING["full"], ["model.hidden_size=32"])
 

@@ -13,7 +13,7 @@ from bionemo.scale.model.weight_average import WeightAverage
 from bionemo.scale.runs.directory import RunDirectory
 from bionemo.scale.runs.load import find_checkpoint, load_model
 from bionemo.scale.training.callbacks.selection import Selection
-from bionemo.scale.training.validation import GATES, ConditionScores
+from bionemo.scale.training.validation import NETWORK_SHARES, ConditionScores
 from bionemo.screens.errors import InputError
 
 CPU = torch.device("cpu")
@@ -33,12 +33,12 @@ class Shift:
     def starting_cells(self, control, condition):
         return control + self.start
 
-    def predict(self, control, mask, condition, key, gate):
-        return control + self.start + gate * self.change
+    def predict(self, control, mask, condition, key, network_share):
+        return control + self.start + network_share * self.change
 
 
-def scored(model, observed, gates=(1.0,), sizes=((3, 4), (3, 2), (5, 4))):
-    scores = ConditionScores(observed, gates)
+def scored(model, observed, shares=(1.0,), sizes=((3, 4), (3, 2), (5, 4))):
+    scores = ConditionScores(observed, shares)
     for condition, cells in sizes:
         mask = torch.arange(4)[None] < cells
         control = torch.rand(1, 4, 10)
@@ -53,9 +53,9 @@ def test_the_score_is_the_mean_correlation_of_deltas(groups):
     torch.manual_seed(0)
     observed, change = {3: torch.randn(10), 5: torch.randn(10)}, torch.randn(10)
     expected = sum(torch.corrcoef(torch.stack([change, delta]))[0, 1].item() for delta in observed.values()) / 2
-    score, gate = scored(Shift(torch.zeros(10), change), observed)
+    score, share = scored(Shift(torch.zeros(10), change), observed)
     assert score == pytest.approx(expected, abs=1e-5)
-    assert gate == 1.0
+    assert share == 1.0
 
 
 def test_a_condition_that_no_set_showed_and_one_that_is_not_asked_for_count_for_nothing(groups):
@@ -65,12 +65,12 @@ def test_a_condition_that_no_set_showed_and_one_that_is_not_asked_for_count_for_
     assert score == pytest.approx(1.0, abs=1e-5)
 
 
-def test_the_gate_is_what_predicts_best(groups):
+def test_the_network_share_is_what_predicts_best(groups):
     torch.manual_seed(0)
     start, change = torch.randn(10), torch.randn(10)
-    for share in GATES:
+    for share in NETWORK_SHARES:
         observed = {3: start + share * change, 5: start + share * change}
-        assert scored(Shift(start, change), observed, GATES) == (pytest.approx(1.0, abs=1e-5), share)
+        assert scored(Shift(start, change), observed, NETWORK_SHARES) == (pytest.approx(1.0, abs=1e-5), share)
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def selection(tmp_path, groups):
     """A run that is told its scores, one each ten steps."""
     run = RunDirectory(tmp_path)
     training = TrainingConfig(max_steps=100, sets_per_batch=1, cells_per_set=1, validate_every=10, patience=3)
-    callback, gates = Selection(run, training), []
+    callback, shares = Selection(run, training), []
     trainer = SimpleNamespace(callback_metrics={}, loggers=[], global_step=0, should_stop=False)
 
     def validate(score):
@@ -86,9 +86,9 @@ def selection(tmp_path, groups):
         scores = SimpleNamespace(best=lambda device: (score, 0.5))
         module = SimpleNamespace(
             scores=scores,
-            model=SimpleNamespace(gate=torch.zeros(1)),
-            scale=SimpleNamespace(transfer=True),
-            set_gate=gates.append,
+            model=SimpleNamespace(network_share=torch.zeros(1)),
+            scale=SimpleNamespace(start="linear"),
+            set_network_share=shares.append,
         )
         callback.on_validation_end(trainer, module)
         return run.best().step, trainer.should_stop

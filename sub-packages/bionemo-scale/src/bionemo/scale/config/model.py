@@ -57,6 +57,13 @@ class PerturbationTokens(StrEnum):
     BOTH = "both"
 
 
+class Start(StrEnum):
+    """Which cells the network moves: control cells as they are, or moved by the fitted linear start."""
+
+    NONE = "none"
+    LINEAR = "linear"
+
+
 class Head(StrEnum):
     """How predicted latents become expression.
 
@@ -116,11 +123,10 @@ class ModelConfig:
     gene_dropout: float = 0.0
     """Share of each cell's genes that the encoder does not see in training."""
     head: Head = Head.RESIDUAL
-    transfer: bool = True
-    """Start from control cells moved by what the perturbation did in the other training contexts; ``residual`` head."""
-    gate: float | None = None
-    """With ``transfer``, the share of its own change that the network adds to it, in [0, 1]. Where not given,
-    validation conditions choose it, and without those it is 0."""
+    start: Start = Start.LINEAR
+    network_share: float | None = None
+    """Share of the network's change that is added to the linear start, in [0, 1]. Where not given, validation
+    conditions choose it, and without those it is 0."""
 
     endpoint_weight: float = 1.0
     reconstruction_weight: float = 1.0
@@ -146,10 +152,11 @@ class ModelConfig:
                 f"set_loss={self.set_loss} needs predicted cells that gradients pass through, and counts drawn by "
                 f"head={self.head} are none: set set_loss=none."
             )
-        if self.transfer and self.head is not Head.RESIDUAL:
-            raise InputError(f"transfer=true moves control cells, which head={self.head} does not: set transfer=false.")
-        if self.gate is not None and not (self.transfer and 0 <= self.gate <= 1):
-            raise InputError(f"gate={self.gate} is outside [0, 1], or given without transfer=true: leave it out.")
+        if self.start is Start.LINEAR and self.head is not Head.RESIDUAL:
+            raise InputError(f"start=linear moves control cells, which head={self.head} does not: set start=none.")
+        share = self.network_share
+        if share is not None and not (self.start is Start.LINEAR and 0 <= share <= 1):
+            raise InputError(f"network_share={share} is outside [0, 1], or given without start=linear: leave it out.")
         if self.num_attention_heads % self.num_query_groups:
             raise InputError(
                 f"num_query_groups={self.num_query_groups} does not divide "

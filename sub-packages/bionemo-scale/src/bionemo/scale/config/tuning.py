@@ -26,8 +26,8 @@ class TuningConfig:
     """What an adapter adds is multiplied by ``alpha / rank``."""
     freeze_encoder: bool = False
     """Keep the cell encoder, and with it the latents, as they are."""
-    gate: float | None = None
-    """As ``model.gate``; that of the run that finetuning starts from where not given."""
+    network_share: float | None = None
+    """As ``model.network_share``; that of the run that finetuning starts from where not given."""
 
     def __post_init__(self):
         if not 0 < self.alpha < math.inf:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from bionemo.cellsets import CellStore
-from bionemo.scale.config.model import ModelConfig, PerturbationTokens
+from bionemo.scale.config.model import ModelConfig, PerturbationTokens, Start
 from bionemo.scale.data.embeddings import Embeddings
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.screens import Split
@@ -54,7 +54,7 @@ def training_vocabulary(
         kind=store.kind,
         target_sum=store.target_sum,
         separator=separator,
-        transferred=tuple(trained) if model.transfer else (),
+        start_labels=tuple(trained) if model.start is Start.LINEAR else (),
         **_doses(treatments),
         **_embedded(model, (store.control, *names), embeddings),
     )

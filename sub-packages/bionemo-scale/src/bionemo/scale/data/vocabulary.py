@@ -34,13 +34,13 @@ class Vocabulary:
     dose_unit: str = ""
     log_dose: tuple[float, float] | None = None
     """Mean and standard deviation of log10(dose) over training labels; None without doses."""
-    transferred: tuple[str, ...] = ()
-    """Training labels whose mean delta the model keeps; empty without ``transfer``."""
+    start_labels: tuple[str, ...] = ()
+    """Training labels whose effect the linear start keeps; empty without one."""
 
     @property
-    def transfer_rows(self) -> tuple[str, ...]:
-        """Names of the rows of a transfer's tables: training labels, then tokens that only have an embedding."""
-        return self.transferred + self.embedded
+    def start_rows(self) -> tuple[str, ...]:
+        """Name the rows of a linear start: training labels, then tokens that only have an embedding."""
+        return self.start_labels + self.embedded
 
     @property
     def tokens(self) -> tuple[str, ...]:

@@ -73,8 +73,8 @@ def finetune(
         raise InputError(f"--out {out} is the run that finetuning starts from: name another directory.")
     before = source.read()
     config = before.model_config()
-    if tuning.gate is not None:
-        config = replace(config, gate=tuning.gate)
+    if tuning.network_share is not None:
+        config = replace(config, network_share=tuning.network_share)
     opened = open_training(store, split, config, compute, training, embeddings)
     old, shown = before.model_vocabulary(), opened.vocabulary
     vocabulary = extended_vocabulary(old, shown)
@@ -142,8 +142,8 @@ def _starting_model(
     for _ in range(2 if record.training["average_decay"] else 1):
         model = ScaleModel(record.model_config(), trained.compute, vocabulary).to(device)
         take_over(trained, model, fitted, shown)
-        if (gate := record.model["gate"]) is not None:
-            model.gate.fill_(gate)
+        if (share := record.model["network_share"]) is not None:
+            model.network_share.fill_(share)
         tune(model, tuning)
         made.append(model)
     if len(made) > 1:

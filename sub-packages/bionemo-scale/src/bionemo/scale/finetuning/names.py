@@ -44,7 +44,7 @@ def extended_vocabulary(old: Vocabulary, new: Vocabulary) -> Vocabulary:
         embedded=tuple(sorted({*old.embedded, *new.embedded} - set(perturbations))),
         dose_unit=old.dose_unit or new.dose_unit,
         log_dose=old.log_dose or new.log_dose,
-        transferred=_joined(old.transferred, new.transferred),
+        start_labels=_joined(old.start_labels, new.start_labels),
     )
 
 

@@ -20,12 +20,12 @@ GENES = {
     "expression_decoder.rates.to_rates.bias": 0,
     "expression_decoder.rates.log_inverse_dispersion": 0,
     "gene_mean": 0,
-    **{f"transfer.{name}": 1 for name in ("effect", "elsewhere", "common")},
-    "transfer.middle": 0,
+    **{f"linear_start.{name}": 1 for name in ("effect", "elsewhere", "common")},
+    "linear_start.middle": 0,
 }
 """Tensors with an axis of genes, and which. Behind the genes there may be columns that nothing uses."""
-TRANSFER_ROWS = {"effect": "transfer_rows", "elsewhere": "transfer_rows", "common": "contexts", "known": "contexts"}
-"""Tables of the transfer -> the names of their rows; the last row is for any other name."""
+START_ROWS = {"effect": "start_rows", "elsewhere": "start_rows", "common": "contexts", "known": "contexts"}
+"""Tables of the linear start -> the names of their rows; the last row is for any other name."""
 
 
 def known_rows(old: Vocabulary, config: ModelConfig) -> dict[str, int]:
@@ -41,8 +41,8 @@ def take_over(trained: ScaleModel, model: ScaleModel, fitted: Mapping[str, torch
     """Give a model the weights of another, whose names it has among its own.
 
     Rows of new names stay as the model was made, which is how every row starts. The mean of each gene stays that of
-    the trained model: the latents hang on it. What a transfer knows is refitted for the names that the new data show;
-    the others keep their rows.
+    the trained model: the latents hang on it. A linear start is refitted for the names that the new data show; the
+    others keep their rows.
 
     Parameters
     ----------
@@ -51,9 +51,9 @@ def take_over(trained: ScaleModel, model: ScaleModel, fitted: Mapping[str, torch
     model
         The model to fill; as it was made.
     fitted
-        Buffers as the new data say them: those of a transfer, and embeddings of all tokens.
+        Buffers as the new data say them: those of a linear start, and embeddings of all tokens.
     shown
-        Names of the new data, whose rows those of the transfer are.
+        Names of the new data, whose rows those of the linear start are.
     """
     old, new = trained.vocabulary, model.vocabulary
     place = {gene: row for row, gene in enumerate(old.genes)}
@@ -68,17 +68,17 @@ def take_over(trained: ScaleModel, model: ScaleModel, fitted: Mapping[str, torch
             values.copy_(fitted[name])
             continue
         part, _, table = name.partition(".")
-        if part == "transfer" and table not in TRANSFER_ROWS:
+        if part == "linear_start" and table not in START_ROWS:
             values.copy_(fitted[name])
             continue
         before = taken[name]
         if name in GENES:
             before = _by_gene(before, order.to(before.device), GENES[name])
-        if part == "transfer":
-            field = TRANSFER_ROWS[table]
+        if part == "linear_start":
+            field = START_ROWS[table]
             names = tuple(getattr(vocabulary, field) for vocabulary in (old, shown, new))
             # What was measured is not replaced by what embeddings say of it.
-            measured = set(old.transferred) - set(shown.transferred)
+            measured = set(old.start_labels) - set(shown.start_labels)
             values.copy_(_rows_by_name(before, fitted[name].to(before), *names, kept=measured))
         elif name in rows:
             values[: rows[name]] = before[: rows[name]]

@@ -222,7 +222,7 @@ def _pieces(
 
 
 def _conditions(populations: Sequence[Population], vocabulary: Vocabulary, device: torch.device) -> Condition:
-    """What the populations are of, without any transferred delta."""
+    """What the populations are of, without any linear start."""
     tokens, doses = token_table([p.perturbation for p in populations], vocabulary)
     return Condition(
         perturbation=tokens.to(device),
@@ -254,10 +254,10 @@ def _predict_batch(
         mask[i, : len(piece.rows)] = True
     which = torch.tensor([piece.number for piece in batch], device=device)
     condition = Condition(**{name: value[which] for name, value in vars(conditions).items() if value is not None})
-    if model.transfer is not None:
+    if model.linear_start is not None:
         middle = torch.stack([control_means[piece.population.context] for piece in batch]).to(device)
         labels = [piece.population.perturbation for piece in batch]
-        delta = model.transfer.delta(labels, condition.context, middle, vocabulary)
+        delta = model.linear_start.delta(labels, condition.context, middle, vocabulary)
         condition = replace(condition, delta=delta, control_mean=middle)
     noise_keys = torch.tensor([piece.key for piece in batch])
     predicted = model.predict(control.to(device), mask.to(device), condition, noise_keys, encoded=encoded[which])

@@ -1,4 +1,4 @@
-"""The linear transfer fitted to training conditions, each of them predicted from the others."""
+"""The linear start fitted to training conditions, each of them predicted from the others."""
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ FITTED_CONDITIONS = 4096
 """The fitted numbers need no more training conditions than so many, evenly taken from all."""
 
 
-class FittedTransfer:
-    """Buffers of :class:`~bionemo.scale.linear_start.start.Transfer`, and the shift that each training set starts from.
+class FittedLinearStart:
+    """A `FittedLinearStart` holds the buffers of the model's `LinearStart` and the shift that each training set gets.
 
     What a training condition starts from never contains its own cells: its effect is that of the other contexts, the
     directions that effects share are those of other perturbations, and what its context's perturbations have in common
@@ -78,7 +78,7 @@ class FittedTransfer:
         self._control = index[vocabulary.control]
         self._change_scale()
         self._total = {context: self._sums(context, found) for context, found in self._of_context.items()}
-        self._trained = [index[label] for label in vocabulary.transferred]
+        self._trained = [index[label] for label in vocabulary.start_labels]
         self._directions = _shared_directions(
             np.stack([self._mean_delta(label) for label in self._trained]), self.components
         )
@@ -110,7 +110,7 @@ class FittedTransfer:
             "middle": torch.from_numpy(self._middle) * per_unit,
             "shares": self.shares[3:],
         }
-        return {f"transfer.{name}": torch.as_tensor(values).float() for name, values in found.items()}
+        return {f"linear_start.{name}": torch.as_tensor(values).float() for name, values in found.items()}
 
     def control_mean(self, context: int) -> torch.Tensor:
         """Mean of the control cells of a context, float32 [G]."""
@@ -155,8 +155,8 @@ class FittedTransfer:
     def _fit(self) -> np.ndarray:
         """Least squares over genes and the conditions whose perturbation another context has, then a size.
 
-        A ridge draws it to the plain transfer, which is also what is left of it where the data determine nothing.
-        Least squares answers shifts that are too small, the more so the less it knows: it is best on squared error and
+        A ridge draws it to ``plain``, which is also what is left of it where the data determine nothing. Least squares
+        answers shifts that are too small, the more so the less it knows: it is best on squared error and
         wrong in how many genes move. What is predicted has a size between that and the real one; see ``length``.
         """
         pairs = [condition for condition in self._means.delta if len(self._of_label[condition[1]]) > 1]

@@ -1,4 +1,4 @@
-"""Means of conditions, read once from the store: what validation compares with, and what a transfer starts from."""
+"""Read the means of conditions from the store: validation compares with them, and a linear start is fitted to them."""
 
 import numpy as np
 

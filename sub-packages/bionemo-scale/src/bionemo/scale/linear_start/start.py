@@ -36,7 +36,7 @@ def from_fold(value: torch.Tensor, pseudocount: float = PSEUDOCOUNT) -> torch.Te
     return torch.log1p((torch.exp(value) - pseudocount).clamp(min=0))
 
 
-class Transfer(nn.Module):
+class LinearStart(nn.Module):
     """The linear model, kept with the weights; its tables are on the scale of :func:`to_fold`."""
 
     effect: torch.Tensor
@@ -48,7 +48,7 @@ class Transfer(nn.Module):
 
     def __init__(self, vocabulary: Vocabulary):
         super().__init__()
-        labels, contexts, genes = len(vocabulary.transfer_rows), len(vocabulary.contexts), len(vocabulary.genes)
+        labels, contexts, genes = len(vocabulary.start_rows), len(vocabulary.contexts), len(vocabulary.genes)
         # The last row of each table is for a perturbation, or a context, that nothing is known of.
         self.register_buffer(
             "effect", torch.zeros(labels + 1, genes)
@@ -88,7 +88,7 @@ class Transfer(nn.Module):
 
 
 def rows_of(label: str, vocabulary: Vocabulary, without: Collection[str] = ()) -> list[list[int]]:
-    """Rows of ``Transfer.effect`` that a label's effect is made of: averaged in each list, then summed.
+    """Rows of ``LinearStart.effect`` that a label's effect is made of: averaged in each list, then summed.
 
     That of the label itself; else, of each of its perturbations, those that have it alone, at any dose, or that of its
     embedding; else the last.
@@ -98,11 +98,11 @@ def rows_of(label: str, vocabulary: Vocabulary, without: Collection[str] = ()) -
     label
         A perturbation label whose names the vocabulary has.
     vocabulary
-        Its ``transferred`` labels are the first rows, those that only have an embedding the next.
+        Its ``start_labels`` labels are the first rows, those that only have an embedding the next.
     without
         Labels whose rows are taken for absent.
     """
-    row_of = {name: row for row, name in enumerate(vocabulary.transfer_rows) if name not in without}
+    row_of = {name: row for row, name in enumerate(vocabulary.start_rows) if name not in without}
     if label in row_of:
         return [[row_of[label]]]
     alone: dict[str, list[int]] = {}
@@ -110,7 +110,7 @@ def rows_of(label: str, vocabulary: Vocabulary, without: Collection[str] = ()) -
         names = [treatment.name for treatment in vocabulary.treatments(other)]
         if len(names) == 1:
             alone.setdefault(names[0], []).append(row)
-    last = [len(vocabulary.transfer_rows)]
+    last = [len(vocabulary.start_rows)]
     return [alone.get(treatment.name, last) for treatment in vocabulary.treatments(label)]
 
 

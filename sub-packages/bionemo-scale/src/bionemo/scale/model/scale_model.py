@@ -10,7 +10,7 @@ from megatron.core.transformer.enums import ModelType
 from megatron.core.transformer.module import MegatronModule
 
 from bionemo.scale.config.compute import ComputeConfig
-from bionemo.scale.config.model import Head, ModelConfig, Pairing, Prediction, SetLoss, Source
+from bionemo.scale.config.model import Head, ModelConfig, Pairing, Prediction, SetLoss, Source, Start
 from bionemo.scale.data.batches import TrainingBatch
 from bionemo.scale.data.condition import Condition
 from bionemo.scale.data.vocabulary import Vocabulary
@@ -24,7 +24,7 @@ from bionemo.scale.flow.solver import solve
 from bionemo.scale.flow.source import source
 from bionemo.scale.layers.specs import layer_spec
 from bionemo.scale.layers.transformer import transformer_config
-from bionemo.scale.linear_start.start import Transfer, move_cells
+from bionemo.scale.linear_start.start import LinearStart, move_cells
 from bionemo.scale.model.cell_encoder import CellEncoder
 from bionemo.scale.model.condition_encoder import ConditionEncoder
 from bionemo.scale.model.decoder import Decoder
@@ -39,7 +39,7 @@ class ScaleModel(MegatronModule):
     """Set-aware endpoint transport of a control population to a perturbed one, ``p(X1 | X0, C)``."""
 
     gene_mean: torch.Tensor
-    gate: torch.Tensor
+    network_share: torch.Tensor
 
     def __init__(self, config: ModelConfig, compute: ComputeConfig, vocabulary: Vocabulary):
         super().__init__(config=transformer_config(config, compute, in_blocks=True))
@@ -57,9 +57,10 @@ class ScaleModel(MegatronModule):
         # The mean log1p of each gene over training cells, [G]. Expression is centred on it: else what all cells share
         # would dominate every cell's encoding, and latents would collapse towards one point.
         self.register_buffer("gene_mean", torch.zeros(len(vocabulary.genes)))
-        self.transfer = Transfer(vocabulary) if config.transfer else None
-        # How much of what the model adds is kept: in a model that starts from a transferred delta, validation decides.
-        self.register_buffer("gate", torch.full((1,), (config.gate or 0.0) if config.transfer else 1.0))
+        self.linear_start = LinearStart(vocabulary) if config.start is Start.LINEAR else None
+        # The share of the network's change that is kept: with a linear start validation chooses it.
+        share = 1.0 if self.linear_start is None else config.network_share or 0.0
+        self.register_buffer("network_share", torch.full((1,), share))
         self.control_share = {Source.CONTROL: 1.0, Source.GAUSSIAN: 0.0, Source.MIXED: config.source_control_share}[
             config.source
         ]
@@ -155,8 +156,8 @@ class ScaleModel(MegatronModule):
         return {"loss": loss, **terms, "filled": mask.any(1).float().mean()}
 
     def starting_cells(self, control: torch.Tensor, condition: Condition) -> torch.Tensor:
-        """The control cells; moved by the condition's delta in a model that transfers one, log1p [B, S, G]."""
-        if not self.scale.transfer:
+        """The control cells; moved by the condition's delta where there is a linear start, log1p [B, S, G]."""
+        if self.linear_start is None:
             return control
         assert condition.delta is not None
         assert condition.control_mean is not None
@@ -174,7 +175,7 @@ class ScaleModel(MegatronModule):
         mask: torch.Tensor,
         condition: Condition,
         key: torch.Tensor,
-        gate: torch.Tensor | float | None = None,
+        network_share: torch.Tensor | float | None = None,
         encoded: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Perturbed populations, one cell for each control cell.
@@ -183,8 +184,8 @@ class ScaleModel(MegatronModule):
         ----------
         control, mask, condition, key
             As in a :class:`TrainingBatch`.
-        gate
-            Share of the model's own change to keep, which is not computed where it is 0; the one that validation has
+        network_share
+            Share of the network's change to keep, which is not computed where it is 0; the one that validation has
             chosen if not given.
         encoded
             The conditions as the condition encoder gives them, [B, D], where they are known already.
@@ -196,7 +197,7 @@ class ScaleModel(MegatronModule):
         """
         noise = set_noise(key, cells=control.shape[1], width=self.scale.hidden_size, device=control.device)
         control = self.starting_cells(control, condition)
-        share = float(self.gate if gate is None else gate)
+        share = float(self.network_share if network_share is None else network_share)
         if self.scale.head is Head.RESIDUAL and not share:
             return control.clamp(0, self.expression_decoder.ceiling)
         z0 = self.encode(control, mask)

@@ -74,9 +74,9 @@ def export(checkpoint: Path, out: Path) -> None:
 
 
 def _labels(vocabulary: Vocabulary) -> dict[str, dict]:
-    """Of every label of training and every token: rows of its tokens, their doses, rows of the transfer's tables."""
+    """List the tokens' rows, their doses and the linear start's rows of every label of training and every token."""
     found = {}
-    for label in dict.fromkeys((*vocabulary.transferred, *vocabulary.tokens)):
+    for label in dict.fromkeys((*vocabulary.start_labels, *vocabulary.tokens)):
         tokens = vocabulary.token_rows(label)
         found[label] = {
             "tokens": [token for token, _ in tokens],
@@ -108,13 +108,13 @@ def _check_portable(model: ScaleModel, config: dict, weights: dict[str, torch.Te
     condition = Condition(perturbation=perturbation, dose=dose, context=context, batch=batch)
     start: dict[str, torch.Tensor] = {}
     difference = 0.0
-    if model.transfer is not None and portable.transfer is not None:
+    if model.linear_start is not None and portable.linear_start is not None:
         vocabulary = model.vocabulary
-        labels = [vocabulary.control, vocabulary.tokens[-1], vocabulary.transferred[0]]
+        labels = [vocabulary.control, vocabulary.tokens[-1], vocabulary.start_labels[0]]
         mean = control.mean(1)
-        start = {"delta": model.transfer.delta(labels, context, mean, vocabulary), "control_mean": mean}
+        start = {"delta": model.linear_start.delta(labels, context, mean, vocabulary), "control_mean": mean}
         condition = replace(condition, **start)
-        moved = portable.transfer.delta([portable.transfer_rows(label) for label in labels], context, mean)
+        moved = portable.linear_start.delta([portable.start_rows(label) for label in labels], context, mean)
         difference = float((moved - start["delta"]).abs().max())
     expected = model.predict(control, mask, condition, key)
     with torch.no_grad():

@@ -22,7 +22,7 @@ EPSILON = 1e-5
 PSEUDOCOUNT = 0.2
 
 _USED = {
-    *("deep_sets", "condition_pooling", "perturbation_tokens", "prediction", "gate", "transfer"),
+    *("deep_sets", "condition_pooling", "perturbation_tokens", "prediction", "network_share", "start"),
     *("hidden_size", "num_layers", "num_attention_heads", "num_query_groups", "ffn_hidden_size", "gene_modules"),
     *(
         "gene_module_size",
@@ -308,7 +308,7 @@ class Decoder(nn.Module):
         return self.to_genes(z_BSD + self.mlp(self.norm(z_BSD)))[..., : self.genes] + self.gene_bias
 
 
-class Transfer(nn.Module):
+class LinearStart(nn.Module):
     """What a perturbation did in the training contexts, as a shift of control cells; L training labels, K contexts."""
 
     effect: torch.Tensor
@@ -321,7 +321,7 @@ class Transfer(nn.Module):
     def __init__(self, vocabulary: dict):
         super().__init__()
         contexts, genes = len(vocabulary["contexts"]), len(vocabulary["genes"])
-        labels = len(vocabulary["transferred"]) + len(vocabulary["embedded"])
+        labels = len(vocabulary["start_labels"]) + len(vocabulary["embedded"])
         # The last row of each table is for a perturbation, or a context, that nothing is known of.
         for name, shape in {
             "effect": (labels + 1, genes),
@@ -366,7 +366,7 @@ class ScaleModel(nn.Module):
     """
 
     gene_mean: torch.Tensor
-    gate: torch.Tensor
+    network_share: torch.Tensor
 
     def __init__(self, config: dict, vocabulary: dict, labels: dict | None = None):
         super().__init__()
@@ -390,8 +390,8 @@ class ScaleModel(nn.Module):
         self.transport = Transport(config)
         self.expression_decoder = Decoder(config, len(self.genes))
         self.register_buffer("gene_mean", torch.zeros(len(self.genes)))
-        self.register_buffer("gate", torch.ones(1))
-        self.transfer = Transfer(vocabulary) if config["transfer"] else None
+        self.register_buffer("network_share", torch.ones(1))
+        self.linear_start = LinearStart(vocabulary) if config["start"] == "linear" else None
 
     def normalise(self, counts: torch.Tensor, library: torch.Tensor | None = None) -> torch.Tensor:
         """log1p of counts [..., G] brought to ``target_sum``; ``library`` [...] counts all genes of the cell."""
@@ -402,8 +402,8 @@ class ScaleModel(nn.Module):
         self, control, mask, perturbation, dose, context, batch, key, delta=None, control_mean=None
     ) -> torch.Tensor:
         """Predict from rows of the tables, int64 [B, P] and [B], -1 where there is no token; see :meth:`predict`."""
-        if self.transfer is not None:
-            control = self.transfer.move(control, delta, control_mean, self.ceiling)
+        if self.linear_start is not None:
+            control = self.linear_start.move(control, delta, control_mean, self.ceiling)
         z0 = self.encoder(control - self.gene_mean, mask)
         condition = self.condition_encoder(perturbation, dose, context, batch)
         noise = torch.stack([self._noise(int(k), z0.shape[1:]) for k in key]).to(z0.device)
@@ -416,7 +416,7 @@ class ScaleModel(nn.Module):
             z = z + (self.transport(z, t, condition, z0, mask) - z) / (steps - step)
         x1 = self.expression_decoder(z)
         residual = self.config["head"] == "residual"
-        x1 = control + self.gate * (x1 - self.expression_decoder(z0)) if residual else x1 + self.gene_mean
+        x1 = control + self.network_share * (x1 - self.expression_decoder(z0)) if residual else x1 + self.gene_mean
         return x1.clamp(0, self.ceiling)
 
     @torch.no_grad()
@@ -472,17 +472,17 @@ class ScaleModel(nn.Module):
         ]
         mask = torch.ones(control.shape[:2], dtype=torch.bool, device=device) if mask is None else mask
         start = {}
-        if self.transfer is not None:
+        if self.linear_start is not None:
             if control_mean is None:
                 control_mean = (control * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
-            parts = [self.transfer_rows(label) for label in perturbation]
-            delta = self.transfer.delta(parts, others[0], control_mean)
+            parts = [self.start_rows(label) for label in perturbation]
+            delta = self.linear_start.delta(parts, others[0], control_mean)
             start = {"delta": delta, "control_mean": control_mean}
         keys = list(range(sets)) if key is None else key
         return self(control, mask, rows.to(device), doses.to(device), *others, keys, **start)
 
-    def transfer_rows(self, label: str) -> list[list[int]]:
-        """Rows of the transfer's tables that a label is made of: its own, or those of its parts alone; see Transfer."""
+    def start_rows(self, label: str) -> list[list[int]]:
+        """Name the rows of the linear start that a label is made of: its own, or those of its parts alone."""
         if label in self.labels:
             return self.labels[label]["rows"]
         parts = [self.perturbations[token] for token in self._tokens(label)[0]]

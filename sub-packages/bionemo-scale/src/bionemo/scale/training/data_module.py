@@ -11,14 +11,14 @@ from nemo import lightning as nl
 
 from bionemo.cellsets import CellStore, CsrBatch, DeviceBatches, SetBatch, SetLoader, SetSampler
 from bionemo.scale.config.compute import ComputeConfig
-from bionemo.scale.config.model import Head, ModelConfig
+from bionemo.scale.config.model import Head, ModelConfig, Start
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.data.batches import TrainingBatch
 from bionemo.scale.data.condition import Condition, token_table
 from bionemo.scale.data.vocabulary import Vocabulary
-from bionemo.scale.linear_start.fit import FittedTransfer
+from bionemo.scale.linear_start.fit import FittedLinearStart
 from bionemo.scale.linear_start.means import ConditionMeans
-from bionemo.scale.training.validation import GATES, ConditionScores
+from bionemo.scale.training.validation import NETWORK_SHARES, ConditionScores
 from bionemo.screens import Split
 
 
@@ -111,20 +111,20 @@ class TrainingBatches:
 class Shifts:
     """The shift and the control mean that the sets of each condition start from, each worked out once."""
 
-    def __init__(self, transfer: FittedTransfer):
-        self._transfer = transfer
+    def __init__(self, linear_start: FittedLinearStart):
+        self._linear_start = linear_start
 
     def prepare(self, batch: SetBatch | CsrBatch) -> None:
         """Work out what a batch needs; called where batches are read ahead, since a first visit takes a while."""
         for context, label in zip(batch.context.tolist(), batch.perturbation.tolist(), strict=True):
-            self._transfer.delta(context, label)
+            self._linear_start.delta(context, label)
 
     def of(self, batch: SetBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return both, float32 [B, G]."""
         contexts = batch.context.tolist()
         conditions = zip(contexts, batch.perturbation.tolist(), strict=True)
-        delta = torch.stack([self._transfer.delta(*condition) for condition in conditions])
-        return delta, torch.stack([self._transfer.control_mean(context) for context in contexts])
+        delta = torch.stack([self._linear_start.delta(*condition) for condition in conditions])
+        return delta, torch.stack([self._linear_start.control_mean(context) for context in contexts])
 
 
 def condition_number(store: CellStore, context, perturbation):
@@ -172,21 +172,21 @@ class CellSetsDataModule(pl.LightningDataModule):
         embeddings
             Of the tokens that the store shows, [tokens, E], for a model that takes them.
         shown
-            Names that the store shows, where the vocabulary has more; a transfer is fitted to them alone.
+            Names that the store shows, where the vocabulary has more; a linear start is fitted to them alone.
         """
         super().__init__()
         self.store, self.vocabulary = store, vocabulary
         self.model, self.compute, self.training = model, compute, training
         self.parts = store.parts(split)
         self.labels = [str(label) for label in store.perturbations]
-        self.transfer: FittedTransfer | None = None
-        if model.transfer:
+        self.linear_start: FittedLinearStart | None = None
+        if model.start is Start.LINEAR:
             means = ConditionMeans(store, self._eligible("train"))
             contexts = list(map(str, store.contexts))
             vectors = None if embeddings is None else embeddings.numpy()
-            self.transfer = FittedTransfer(means, contexts, self.labels, shown or vocabulary, vectors)
+            self.linear_start = FittedLinearStart(means, contexts, self.labels, shown or vocabulary, vectors)
         self.data_sampler = _SetsAsTheyCome(training, compute.data_parallel)
-        self.shifts = None if self.transfer is None else Shifts(self.transfer)
+        self.shifts = None if self.linear_start is None else Shifts(self.linear_start)
         self.batches: TrainingBatches | None = None
 
     @property
@@ -229,8 +229,8 @@ class CellSetsDataModule(pl.LightningDataModule):
     def tables(self) -> dict[str, torch.Tensor]:
         """What the data say of the model's buffers."""
         found = {"gene_mean": self.mean_expression()}
-        if self.transfer is not None:
-            found |= self.transfer.buffers()
+        if self.linear_start is not None:
+            found |= self.linear_start.buffers()
         return found
 
     def scores(self) -> ConditionScores | None:
@@ -242,12 +242,12 @@ class CellSetsDataModule(pl.LightningDataModule):
             int(condition_number(self.store, *condition)): torch.from_numpy(delta)
             for condition, delta in means.delta.items()
         }
-        return ConditionScores(observed, self._gates())
+        return ConditionScores(observed, self._network_shares())
 
-    def _gates(self) -> tuple[float, ...]:
-        if not self.model.transfer:
+    def _network_shares(self) -> tuple[float, ...]:
+        if self.model.start is not Start.LINEAR:
             return (1.0,)
-        return GATES if self.model.gate is None else (self.model.gate,)
+        return NETWORK_SHARES if self.model.network_share is None else (self.model.network_share,)
 
     def mean_expression(self, cells: int = 4096) -> torch.Tensor:
         """Mean log1p of each gene over about ``cells`` training cells, taken evenly from every run, [G]."""

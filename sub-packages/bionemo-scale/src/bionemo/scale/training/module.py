@@ -120,12 +120,12 @@ class ScaleModule(pl.LightningModule):
         average = getattr(self.model, "average", None)
         return self.model if average is None else average.model
 
-    def set_gate(self, gate: float) -> None:
-        """Set how much of the model's own change is kept, unless the configuration says it."""
-        if self.scale.gate is not None:
+    def set_network_share(self, share: float) -> None:
+        """Set the share of the network's change that is kept, unless the configuration says it."""
+        if self.scale.network_share is not None:
             return
         for model in (self.model, self.predicting_model):
-            model.gate.fill_(gate)
+            model.network_share.fill_(share)
 
     def average_weights(self) -> None:
         """Take the step's weights into their average, where one is kept."""

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from nemo import lightning as nl
 
 from bionemo.scale.config.compute import ComputeConfig
-from bionemo.scale.config.model import ModelConfig
+from bionemo.scale.config.model import ModelConfig, Start
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.runs.directory import RunDirectory, checkpoint_step
 from bionemo.scale.runs.failures import one_sentence
@@ -152,10 +152,10 @@ def fit(
     ).setup(trainer)
     if rank_zero_only.rank == 0:
         _log.info("%s, %s", data.summary(), f"going on from {last.name}" if last else f"{training.max_steps} steps")
-        if model.transfer and model.gate is None and not data.has_validation:
+        if model.start is Start.LINEAR and model.network_share is None and not data.has_validation:
             _log.warning(
-                "%s marks no validation conditions, so nothing can tell how much the network adds to the transferred "
-                "start: predictions will be that start alone. List conditions under val, or set model.gate",
+                "%s marks no validation conditions, so nothing can tell how much the network adds to the linear "
+                "start: predictions will be that start alone. List conditions under val, or set model.network_share",
                 split,
             )
     checkpoints = Checkpoints(run, training)

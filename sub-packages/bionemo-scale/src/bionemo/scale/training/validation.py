@@ -8,27 +8,27 @@ from megatron.core import parallel_state
 from bionemo.scale.data.batches import TrainingBatch
 from bionemo.scale.model.scale_model import ScaleModel
 
-GATES = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Shares of the model's own change that validation chooses from, where it starts from a transferred delta."""
+NETWORK_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of the network's change that validation chooses from, where there is a linear start."""
 
 
 class ConditionScores:
     """PDCorr of validation conditions: Pearson correlation over genes of predicted and observed delta, their mean.
 
     The observed delta is that of all cells, the predicted one the mean change of the control cells of the validation
-    sets. Predicted means are linear in the gate but for the clamp to expression's range, so one prediction serves
-    every gate.
+    sets. Predicted means are linear in the share but for the clamp to expression's range, so one prediction serves
+    every share.
 
     Parameters
     ----------
     observed
         Condition -> mean log1p less that of the context's controls, [G].
-    gates
-        Values to score; one for a model without a gate.
+    network_shares
+        Values to score; one for a model without a linear start.
     """
 
-    def __init__(self, observed: dict[int, torch.Tensor], gates: Sequence[float]):
-        self.gates = tuple(gates)
+    def __init__(self, observed: dict[int, torch.Tensor], network_shares: Sequence[float]):
+        self.network_shares = tuple(network_shares)
         self._row = {condition: row for row, condition in enumerate(sorted(observed))}
         self._observed = torch.stack([observed[condition] for condition in self._row])
         self.reset()
@@ -44,7 +44,7 @@ class ConditionScores:
         """Predict the sets of a batch, and add them to the sums of their conditions."""
         assert batch.place is not None
         control, mask, condition = batch.control.to(next(model.parameters()).dtype), batch.mask, batch.condition
-        predicted = model.predict(control, mask, condition, batch.key, gate=1.0)
+        predicted = model.predict(control, mask, condition, batch.key, network_share=1.0)
         if (rates := model.expression_decoder.rates) is not None:
             assert batch.library is not None
             generator = torch.Generator(device=control.device).manual_seed(int(batch.key[0]))
@@ -59,7 +59,7 @@ class ConditionScores:
                 self._cells[row] += cells
 
     def best(self, device: torch.device) -> tuple[float, float]:
-        """Score and gate of the best gate, over what all data-parallel ranks have predicted; the smaller at a tie."""
+        """Return the best score over all data-parallel ranks, and its share; at a tie the smaller share."""
         packed = torch.cat([self._sums.flatten(), self._cells]).to(device)
         torch.distributed.all_reduce(packed, group=parallel_state.get_data_parallel_group())
         packed = packed.cpu()
@@ -67,9 +67,9 @@ class ConditionScores:
         seen = cells > 0
         start, whole = packed[: -len(self._cells)].unflatten(0, self._sums.shape)[:, seen] / cells[seen][:, None]
         observed = self._observed.double()[seen]
-        scores = [float(_pearson(start + gate * (whole - start), observed).mean()) for gate in self.gates]
+        scores = [float(_pearson(start + share * (whole - start), observed).mean()) for share in self.network_shares]
         best = max(scores)
-        return best, self.gates[scores.index(best)]
+        return best, self.network_shares[scores.index(best)]
 
 
 def _pearson(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
+from bionemo.scale.config.model import Start
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.runs.directory import RunDirectory
 from bionemo.scale.training.module import ScaleModule
@@ -15,10 +16,10 @@ _log = logging.getLogger("bionemo.scale")
 
 
 class Selection(pl.Callback):
-    """Scores every validation, tells the run of a new best, sets the gate, and ends a run that no longer improves.
+    """Scores validations, tells the run of a new best, sets the network share, and ends a run that no longer improves.
 
-    It comes before the callback that writes checkpoints, so that a checkpoint holds the gate its validation chose, and
-    the average of weights with its own step.
+    It comes before the callback that writes checkpoints, so that a checkpoint holds the share that its validation
+    chose, and the average of weights with its own step.
     """
 
     def __init__(self, run: RunDirectory, training: TrainingConfig):
@@ -41,10 +42,11 @@ class Selection(pl.Callback):
         """Finish the score and act on it."""
         if pl_module.scores is None:
             return
-        score, gate = pl_module.scores.best(pl_module.model.gate.device)
-        pl_module.set_gate(gate)
+        score, share = pl_module.scores.best(pl_module.model.network_share.device)
+        pl_module.set_network_share(share)
         trainer.callback_metrics[METRIC] = torch.tensor(score)
-        logged = {"val/pdcorr": score} | ({"val/gate": gate} if pl_module.scale.transfer else {})
+        chosen = pl_module.scale.start is Start.LINEAR
+        logged = {"val/pdcorr": score} | ({"val/network_share": share} if chosen else {})
         for logger in trainer.loggers:
             logger.log_metrics(logged, step=trainer.global_step)
         best = self.run.best()
@@ -53,7 +55,7 @@ class Selection(pl.Callback):
         if best is None or score >= best.value:
             if rank_zero_only.rank == 0:
                 self.run.mark_best(step, METRIC, score)
-                kept = f", {gate:.0%} of the model's own change kept" if pl_module.scale.transfer else ""
+                kept = f", {share:.0%} of the network's change kept" if chosen else ""
                 _log.info("step %d predicts the validation conditions best so far: PDCorr %.4f%s", step, score, kept)
             torch.distributed.barrier()
             return

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from bionemo.scale.linear_start.fit import FittedTransfer
-from bionemo.scale.linear_start.start import Transfer, move_cells, rows_of
+from bionemo.scale.linear_start.fit import FittedLinearStart
+from bionemo.scale.linear_start.start import LinearStart, move_cells, rows_of
 from bionemo.scale.linear_start.zero_shot import effects_from_embeddings
 
 G, CONTEXTS = 20, ["A", "B", "C", "D"]
@@ -41,18 +41,18 @@ def screen(noise: float = 0.0, held_out: tuple = ()) -> SimpleNamespace:
 @pytest.fixture
 def names(vocabulary):
     return replace(
-        vocabulary, contexts=tuple(CONTEXTS), perturbations=tuple(LABELS), transferred=tuple(LABELS[1:]), batches=()
+        vocabulary, contexts=tuple(CONTEXTS), perturbations=tuple(LABELS), start_labels=tuple(LABELS[1:]), batches=()
     )
 
 
-def fitted(means, names) -> FittedTransfer:
-    return FittedTransfer(means, CONTEXTS, LABELS, names)
+def fitted(means, names) -> FittedLinearStart:
+    return FittedLinearStart(means, CONTEXTS, LABELS, names)
 
 
-def model_of(fit: FittedTransfer, names) -> Transfer:
-    transfer = Transfer(names)
-    transfer.load_state_dict({name.removeprefix("transfer."): value for name, value in fit.buffers().items()})
-    return transfer
+def model_of(fit: FittedLinearStart, names) -> LinearStart:
+    start = LinearStart(names)
+    start.load_state_dict({name.removeprefix("linear_start."): value for name, value in fit.buffers().items()})
+    return start
 
 
 def test_additive_effects_are_recovered_in_a_context_that_did_not_show_them(names):
@@ -81,7 +81,7 @@ def test_noisy_effects_shrink(names):
     def kept(noise: float) -> float:
         means = screen(noise)
         plain = np.array([np.mean([means.delta[k, p] for k in range(4)], axis=0) for p in range(1, 9)])
-        effect = fitted(means, names).buffers()["transfer.effect"][:-1]
+        effect = fitted(means, names).buffers()["linear_start.effect"][:-1]
         return float(effect.norm()) / np.linalg.norm(plain - plain.mean(axis=0))
 
     assert kept(0.01) > 0.9
@@ -93,7 +93,7 @@ def test_an_own_effect_no_larger_than_its_noise_is_dropped(names):
     for label in range(1, 9):
         means.noise.update({(k, label): np.full(G, 1e6) for k in range(4)})
     fit = fitted(means, names)
-    rows = fit.buffers()["transfer.effect"][:-1]
+    rows = fit.buffers()["linear_start.effect"][:-1]
     # What is left lies in the directions that other perturbations share, three of them for eight labels.
     others = np.stack([np.mean([means.delta[k, p] for k in range(4)], axis=0) for p in range(2, 9)])
     directions = np.linalg.svd(others - others.mean(axis=0), full_matrices=False)[2][:3]
@@ -113,17 +113,17 @@ def test_a_context_and_a_perturbation_never_shown_get_what_all_have_in_common(na
     means = screen()
     with_new = replace(names, embedded=("new",))
     fit = fitted(means, with_new)
-    transfer = model_of(fit, with_new)
+    start = model_of(fit, with_new)
     middle = torch.from_numpy(np.mean([means.control[k] for k in range(4)], axis=0)).float()[None]
-    new = transfer.delta(["new"], torch.tensor([-1]), middle, with_new)
+    new = start.delta(["new"], torch.tensor([-1]), middle, with_new)
     everything = np.mean([means.delta[k, p] for k in range(4) for p in range(1, 9)], axis=0)
     torch.testing.assert_close(new[0].double(), torch.from_numpy(fit.shares[3] * everything), atol=1e-4, rtol=1e-4)
 
 
 def test_one_perturbation_in_every_context_is_the_plain_transfer_shrunk(vocabulary):
-    names = replace(vocabulary, contexts=("A", "B", "C"), perturbations=("ctrl", "p1"), transferred=("p1",))
+    names = replace(vocabulary, contexts=("A", "B", "C"), perturbations=("ctrl", "p1"), start_labels=("p1",))
     means = screen(held_out=tuple((k, p) for k in range(4) for p in range(1, 9) if p > 1 or k == 3))
-    fit = FittedTransfer(means, CONTEXTS, LABELS[:2], names)
+    fit = FittedLinearStart(means, CONTEXTS, LABELS[:2], names)
     delta = model_of(fit, names).delta(["p1"], torch.tensor([-1]), fit.control_mean(3)[None], names)
     torch.testing.assert_close(delta[0], fit.delta(3, 1))
     plain = np.mean([means.delta[k, 1] for k in range(3)], axis=0)
@@ -136,7 +136,7 @@ def test_combinations_and_doses_are_made_of_what_was_shown_alone(vocabulary):
     names = replace(
         vocabulary,
         perturbations=("ctrl", "A", "B", "C"),
-        transferred=("A", "B+1uM", "B+10uM", "A+C"),
+        start_labels=("A", "B+1uM", "B+10uM", "A+C"),
     )
     assert rows_of("A", names) == [[0]]
     assert rows_of("A+C", names) == [[3]]
@@ -157,16 +157,16 @@ def test_moved_cells_have_the_mean_that_was_asked_for_and_keep_their_zeros():
 
 
 def test_an_untrained_model_that_transfers_predicts_the_moved_cells(build, sets, vocabulary):
-    model = build(transfer=True, names=replace(vocabulary, transferred=("MYC", "TP53")))
+    model = build(start="linear", names=replace(vocabulary, start_labels=("MYC", "TP53")))
     batch = sets(6, 4)
     given = dict(delta=torch.randn(2, 20), control_mean=batch["control"].mean(1))
     condition = replace(batch["condition"], **given)
     answer = model.predict(batch["control"], batch["mask"], condition, batch["key"])
     expected = move_cells(batch["control"], given["delta"], given["control_mean"], model.expression_decoder.ceiling)
     assert torch.equal(answer, expected)
-    model.gate.fill_(0.5)
+    model.network_share.fill_(0.5)
     half = model.predict(batch["control"], batch["mask"], condition, batch["key"])
-    whole = model.predict(batch["control"], batch["mask"], condition, batch["key"], gate=1.0)
+    whole = model.predict(batch["control"], batch["mask"], condition, batch["key"], network_share=1.0)
     inside = (whole > 0) & (whole < model.expression_decoder.ceiling) & (half > 0)
     torch.testing.assert_close((half - expected)[inside], (whole - expected)[inside] / 2, atol=1e-5, rtol=1e-4)
     assert (whole - expected).abs().max() > 1e-3
@@ -181,7 +181,7 @@ def test_a_perturbation_that_has_only_an_embedding_gets_the_effect_it_says(names
         means.delta[context, label] = 0.1 * delta + vectors[label] @ map_to_genes
     means.noise = dict.fromkeys(means.noise, np.zeros(G))
     with_new = replace(names, embedded=("new",), embedding_size=3)
-    fit = FittedTransfer(means, CONTEXTS, LABELS, with_new, vectors)
+    fit = FittedLinearStart(means, CONTEXTS, LABELS, with_new, vectors)
     delta = model_of(fit, with_new).delta(["new"], torch.tensor([0]), fit.control_mean(0)[None], with_new)[0].numpy()
     average = np.mean([means.delta[0, label] for label in range(1, 9)], axis=0)
     truth = average + (vectors[-1] - vectors[1:-1].mean(axis=0)) @ map_to_genes
@@ -199,7 +199,7 @@ def test_the_shift_of_a_scarce_gene_is_a_fold_change(vocabulary):
     """Half of the counts in two contexts is half of them in a third, where the gene is three times as frequent."""
     genes = vocabulary.genes[:2]
     names = replace(
-        vocabulary, genes=genes, contexts=("A", "B"), perturbations=("ctrl", "p1"), transferred=("p1",), batches=()
+        vocabulary, genes=genes, contexts=("A", "B"), perturbations=("ctrl", "p1"), start_labels=("p1",), batches=()
     )
     control = {0: np.log1p([2.0, 8.0]), 1: np.log1p([2.2, 8.0]), 2: np.log1p([6.0, 8.0])}
     delta = {(k, 1): np.log1p(np.expm1(control[k]) / 2) - control[k] for k in (0, 1)}
@@ -209,7 +209,7 @@ def test_the_shift_of_a_scarce_gene_is_a_fold_change(vocabulary):
         cells=dict.fromkeys(delta, 1000),
         noise=dict.fromkeys([*delta, *((k, 0) for k in control)], np.full(2, 1e-6)),
     )
-    fit = FittedTransfer(means, ["A", "B", "C"], ["ctrl", "p1"], names)
+    fit = FittedLinearStart(means, ["A", "B", "C"], ["ctrl", "p1"], names)
     moved = model_of(fit, names).delta(["p1"], torch.tensor([-1]), fit.control_mean(2)[None], names)[0]
     torch.testing.assert_close(moved, fit.delta(2, 1))
     predicted = np.expm1(control[2] + moved.double().numpy())
