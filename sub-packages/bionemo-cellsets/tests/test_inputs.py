@@ -255,7 +255,7 @@ def test_a_damaged_matrix_is_refused(altered, tmp_path, keys, layout, array, val
 
 def test_a_directory_that_is_no_anndata_is_refused(tmp_path, keys):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="empty cannot be read as zarr"):
+    with pytest.raises(InputError, match="empty is a directory but no zarr"):
         prepare([tmp_path / "empty"], tmp_path / "s", **ALL, **keys)
     zarr.open_group(str(tmp_path / "group.zarr"), mode="w")
     with pytest.raises(InputError, match=r"group\.zarr has no 'obs' table"):

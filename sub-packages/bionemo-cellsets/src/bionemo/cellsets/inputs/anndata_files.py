@@ -13,6 +13,7 @@ from bionemo.cellsets.inputs.cell_input import CellInput
 from bionemo.cellsets.inputs.file_arrays import FileArray, unlocked
 from bionemo.cellsets.inputs.matrices import CscArrays, CsrArrays, DenseArray, Rows
 from bionemo.screens.errors import InputError, brief, choices, name_list
+from bionemo.screens.files import open_anndata_file
 from bionemo.screens.obs import text_of
 
 # h5py's and zarr's groups answer alike, and neither's types tell a group from an array.
@@ -40,7 +41,7 @@ class AnnDataInput(CellInput):
     def __init__(self, path: Path, *, layer: str | None):
         self.path = path
         self._arrays: list[Any] = []
-        self._file = _open(path)
+        self._file: Any = open_anndata_file(path)
         try:
             self._columns: dict[str, Callable[[int, int], np.ndarray]] = {}
             self._obs = self._group("obs")
@@ -160,24 +161,6 @@ class AnnDataInput(CellInput):
 
     def _stored(self, start: int, stop: int) -> Iterator[Rows]:
         return self._rows.blocks(start, stop)
-
-
-def _open(path: Path) -> Node:
-    if path.is_dir():
-        import zarr
-
-        try:
-            return zarr.open_group(str(path), mode="r")
-        except Exception as error:  # zarr's errors have no common class
-            raise InputError(
-                f"{path} cannot be read as zarr ({brief(error)}): name an AnnData file or directory"
-            ) from error
-    if not path.is_file():
-        raise InputError(f"There is no file {path}: name an existing .h5ad file or .zarr directory")
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read as .h5ad ({brief(error)}): name an AnnData file") from error
 
 
 def _is_group(node: Node) -> bool:

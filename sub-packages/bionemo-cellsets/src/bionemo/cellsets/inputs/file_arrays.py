@@ -88,7 +88,7 @@ def unlocked(array: Any) -> Any:
     """Return an array that reads like `array` without HDF5's lock, or `array` itself where that cannot be done."""
     if not isinstance(array, h5py.Dataset) or array.dtype.kind not in "iufb" or 0 in array.shape:
         return array
-    if array.is_virtual or array.external or array.file.driver != "sec2":
+    if array.file.driver != "sec2":
         return array
     if array.chunks is None and array.id.get_offset() is not None:
         return FileArray(Path(array.file.filename), array.dtype, array.shape, array.id.get_offset())
