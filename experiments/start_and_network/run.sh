@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# The linear start alone, the network alone, and both, on one screen, beside the baselines.
+# Usage: run.sh OUT [SCREEN.h5ad SPLIT.toml PERTURBATION_KEY CONTROL CONTEXT_KEY [STATE_PREDICTED.h5ad]]
+# Without a screen it is that of `make demo`. SEEDS=3 trains as many seeds of each; OVERRIDES are settings of all trainings.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+out=${1:?usage: run.sh OUT [SCREEN.h5ad SPLIT.toml PERTURBATION_KEY CONTROL CONTEXT_KEY [STATE_PREDICTED.h5ad]]}
+seeds=${SEEDS:-1}
+read -ra overrides <<<"${OVERRIDES:-}"
+mkdir -p "$out"
+if [[ $# -eq 1 ]]; then
+    [[ -e $out/screen.h5ad ]] || bionemo-scale simulate "$out/screen.h5ad" --cells 20000 --genes 1000 --contexts 4 --perturbations 12
+    set -- "$out" "$out/screen.h5ad" "$here/../../recipes/demo/split.toml" perturbation control context
+fi
+[[ $# -ge 6 ]] || { echo "error: a screen needs its split, two columns and the control label." >&2; exit 2; }
+screen=$2 split=$3 state=${7:-}
+
+[[ -e $out/store ]] || bionemo-scale prepare "$screen" --store "$out/store" --all-genes --perturbation-key "$4" --control "$5" --context-key "$6"
+
+# The network adds nothing at a share of 0, so that a few steps do.
+declare -A settings=(
+    [linear start alone]="model.gate=0 training.max_steps=25 training.warmup_steps=5"
+    [network alone]="model.transfer=false"
+    [both]=""
+)
+predictions=()
+for arm in "linear start alone" "network alone" both; do
+    files=()
+    for ((seed = 0; seed < seeds; seed++)); do
+        run=$out/${arm// /_}-$seed
+        read -ra own <<<"${settings[$arm]}"
+        bionemo-scale pretrain --store "$out/store" --split "$split" --out "$run" \
+            "${overrides[@]}" "${own[@]}" training.seed="$seed"
+        [[ -e $run/predicted.h5ad ]] || bionemo-scale predict --checkpoint "$run" --controls "$screen" --like "$screen" \
+            --seed "$seed" --out "$run/predicted.h5ad"
+        files+=("$run/predicted.h5ad")
+    done
+    predictions+=(--predicted "$arm=$(IFS=,; echo "${files[*]}")")
+done
+[[ -z $state ]] || predictions+=(--predicted "STATE=$state")
+bionemo-scale evaluate "${predictions[@]}" --observed "$screen" --split "$split" --out "$out/report" \
+    --perturbation-key "$4" --control "$5" --context-key "$6" --target-sum 10000
+python "$here/table.py" "$out/report/metrics.json" | tee "$out/table.md"
