@@ -19,8 +19,8 @@ screen=$2 split=$3 state=${7:-}
 
 # The network adds nothing at a share of 0, so that a few steps do.
 declare -A settings=(
-    [linear start alone]="model.gate=0 training.max_steps=25 training.warmup_steps=5"
-    [network alone]="model.transfer=false"
+    [linear start alone]="model.network_share=0 training.max_steps=25 training.warmup_steps=5"
+    [network alone]="model.start=none"
     [both]=""
 )
 predictions=()
