@@ -9,7 +9,7 @@ from bionemo.perteval.populations.rounding import round_to_counts
 from bionemo.scale.inference.populations import Population
 from bionemo.scale.inference.rounding import CountRounding
 from bionemo.scale.inference.starts import draw
-from bionemo.scale.linear_start.start import move_cells
+from bionemo.scale.linear_start.apply import move_cells
 from experiments.inner_folds.folds import Cells, Condition, Fold
 
 Make = Callable[[Cells, Fold, Condition, np.ndarray, np.random.Generator], np.ndarray]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from bionemo.scale.linear_start.apply import LinearStart, move_cells, rows_of
 from bionemo.scale.linear_start.fit import FittedLinearStart
-from bionemo.scale.linear_start.start import LinearStart, move_cells, rows_of
 from bionemo.scale.linear_start.zero_shot import effects_from_embeddings
 
 G, CONTEXTS = 20, ["A", "B", "C", "D"]

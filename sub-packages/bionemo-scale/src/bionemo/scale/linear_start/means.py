@@ -12,12 +12,12 @@ Condition = tuple[int, int]
 
 
 class ConditionMeans:
-    """Mean expression of (context, perturbation) conditions, and of every context's control cells.
+    """A `ConditionMeans` holds the mean expression of (context, perturbation) conditions and of contexts' controls.
 
     Parameters
     ----------
     store
-        Where the cells are.
+        The cells.
     eligible
         bool [runs], the runs to read beside the controls.
 

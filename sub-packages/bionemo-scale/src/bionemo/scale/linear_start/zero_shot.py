@@ -1,4 +1,4 @@
-"""Effects of perturbations that training has not shown, from embeddings: ridge regression in its kernel form."""
+"""Predict effects of perturbations that training has not shown from embeddings, by ridge regression in kernel form."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ PENALTIES = np.logspace(-3, 3, 13)
 
 
 def effects_from_embeddings(known: np.ndarray, effects: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Predict effects that are a linear function of embeddings.
+    """Predict effects that are a linear function of embeddings (ridge regression; Hoerl and Kennard 1970).
 
     With ``K = X X^T`` and a penalty l the fitted effects are ``H Y`` with ``H = K (K + l)^-1``, and the error of a row
     predicted from the others is ``(Y - H Y)_i / (1 - H_ii)``; the penalty with the smallest squared error of that kind
@@ -18,14 +18,14 @@ def effects_from_embeddings(known: np.ndarray, effects: np.ndarray, new: np.ndar
     known
         Embeddings of the L perturbations that training has shown [L, E].
     effects
-        Their effects, log1p [L, G].
+        Their effects [L, G], on any one scale.
     new
         Embeddings of the others [N, E].
 
     Returns
     -------
     np.ndarray
-        Their effects, log1p [N, G].
+        Their effects [N, G], on the same scale; 0 where fewer than two are known.
     """
     if len(known) < 2:
         return np.zeros((len(new), effects.shape[1]))

@@ -24,7 +24,7 @@ from bionemo.scale.flow.solver import solve
 from bionemo.scale.flow.source import source
 from bionemo.scale.layers.specs import layer_spec
 from bionemo.scale.layers.transformer import transformer_config
-from bionemo.scale.linear_start.start import LinearStart, move_cells
+from bionemo.scale.linear_start.apply import LinearStart, move_cells
 from bionemo.scale.model.cell_encoder import CellEncoder
 from bionemo.scale.model.condition_encoder import ConditionEncoder
 from bionemo.scale.model.decoder import Decoder

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from bionemo.scale.data.condition import Condition
 from bionemo.scale.data.vocabulary import Vocabulary
-from bionemo.scale.linear_start.start import rows_of
+from bionemo.scale.linear_start.apply import rows_of
 from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.scale.runs import scale_portable
 from bionemo.scale.runs.directory import PACKAGES

@@ -1,17 +1,6 @@
-"""Starting from control cells that are already moved by what the perturbation did elsewhere.
+"""Keep the fitted linear start with a model's weights, and move control cells by its shifts.
 
-The shift of perturbation p in context k is that of a linear model of condition means,
-
-    delta(k, p) = s_1 P e_p + s_2 J (e_p - P e_p) + s_3 K (e_p - P e_p) + b c_k + a (m - m_k),
-
-with ``e_p`` the effect of p in other contexts beyond what their other perturbations have in common, P the projection on
-the few directions that the effects of other perturbations share, K what is clear of its noise gene by gene and J the
-rest, shrunk by what of it is noise, ``c_k`` what the perturbations of context k have in common, ``m_k`` the mean of its
-control cells and ``m`` that mean over contexts. The five numbers are fitted to training conditions, each predicted from
-the others; ``a`` is regression towards the mean of contexts. All of it is on the scale of :func:`to_fold`, where a
-shift is a fold change, and only its outcome is log1p again.
-
-Shapes: B sets, S cells, G genes, L training labels, K contexts.
+Axes: B sets, S cells, G genes.
 """
 
 from collections.abc import Collection, Sequence
@@ -21,23 +10,11 @@ import torch
 from torch import nn
 
 from bionemo.scale.data.vocabulary import Vocabulary
-
-PSEUDOCOUNT = 0.2
-"""Added to normalised counts before their logarithm: a shift is a fold change well above it and additive below."""
-
-
-def to_fold(mean: torch.Tensor, pseudocount: float = PSEUDOCOUNT) -> torch.Tensor:
-    """Mean log1p expression as ``log(expm1(mean) + pseudocount)``; log1p itself where the pseudocount is 1."""
-    return torch.log(torch.expm1(mean) + pseudocount)
-
-
-def from_fold(value: torch.Tensor, pseudocount: float = PSEUDOCOUNT) -> torch.Tensor:
-    """Inverse of :func:`to_fold`; 0 for what lies below its range."""
-    return torch.log1p((torch.exp(value) - pseudocount).clamp(min=0))
+from bionemo.scale.linear_start.fold_change import from_fold, to_fold
 
 
 class LinearStart(nn.Module):
-    """The linear model, kept with the weights; its tables are on the scale of :func:`to_fold`."""
+    """A `LinearStart` is the linear model as buffers; its tables are on the scale of :mod:`.fold_change`."""
 
     effect: torch.Tensor
     elsewhere: torch.Tensor
@@ -50,9 +27,8 @@ class LinearStart(nn.Module):
         super().__init__()
         labels, contexts, genes = len(vocabulary.start_rows), len(vocabulary.contexts), len(vocabulary.genes)
         # The last row of each table is for a perturbation, or a context, that nothing is known of.
-        self.register_buffer(
-            "effect", torch.zeros(labels + 1, genes)
-        )  # s_1 P e_p + s_2 J (e_p - P e_p) + s_3 K (e_p - P e_p)
+        # s_1 P e_p + s_2 J (e_p - P e_p) + s_3 K (e_p - P e_p)
+        self.register_buffer("effect", torch.zeros(labels + 1, genes))
         self.register_buffer("elsewhere", torch.zeros(labels + 1, genes))  # mean of c over contexts, without p
         self.register_buffer("common", torch.zeros(contexts + 1, genes))  # c_k
         self.register_buffer("known", torch.zeros(contexts + 1))  # 1 where there is a c_k, else 0
@@ -62,7 +38,7 @@ class LinearStart(nn.Module):
     def delta(
         self, labels: Sequence[str], context_B: torch.Tensor, control_mean_BG: torch.Tensor, vocabulary: Vocabulary
     ) -> torch.Tensor:
-        """Shift of each set, log1p [B, G].
+        """Return the shift of each set, log1p [B, G].
 
         Parameters
         ----------
@@ -71,9 +47,9 @@ class LinearStart(nn.Module):
         context_B
             int64 [B], rows of the vocabulary's contexts, -1 for another.
         control_mean_BG
-            Mean of the control cells of each set's context, log1p.
+            Mean log1p of the control cells of each set's context.
         vocabulary
-            Of the model.
+            The names of the model.
         """
         rows = [rows_of(label, vocabulary) for label in labels]
         effect_BG = torch.stack([combine(self.effect, found) for found in rows])
@@ -88,10 +64,10 @@ class LinearStart(nn.Module):
 
 
 def rows_of(label: str, vocabulary: Vocabulary, without: Collection[str] = ()) -> list[list[int]]:
-    """Rows of ``LinearStart.effect`` that a label's effect is made of: averaged in each list, then summed.
+    """Return the rows of ``LinearStart.effect`` that a label's effect is made of: averaged in each list, then summed.
 
-    That of the label itself; else, of each of its perturbations, those that have it alone, at any dose, or that of its
-    embedding; else the last.
+    These are the row of the label itself; else, for each of its perturbations, the rows of labels that have it alone,
+    at any dose, or the row of its embedding; else the last row.
 
     Parameters
     ----------
@@ -115,14 +91,14 @@ def rows_of(label: str, vocabulary: Vocabulary, without: Collection[str] = ()) -
 
 
 def combine(effects: torch.Tensor, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Sum over the lists of the mean of their rows of ``effects``, [L, ...]."""
+    """Return the sum over the lists of the mean of their rows of ``effects``, [L, ...] to [...]."""
     return torch.stack([effects[list(part)].mean(0) for part in rows]).sum(0)
 
 
 def move_cells(
     x0_BSG: torch.Tensor, delta_BG: torch.Tensor, control_mean_BG: torch.Tensor, ceiling: float
 ) -> torch.Tensor:
-    """Control cells whose mean is shifted by a delta, log1p [B, S, G].
+    """Move control cells so that their mean shifts by a delta, log1p [B, S, G].
 
     Upwards every cell is shifted. Downwards a gene is scaled, so that its zeros stay and none is asked to go below
     them: clamping a shift at 0 instead would lose most of the delta of a gene that is mostly zero.
