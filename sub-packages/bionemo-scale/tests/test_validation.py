@@ -1,6 +1,7 @@
 """The score that checkpoints are chosen by, the average of weights, and which checkpoint predicts."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -145,3 +146,18 @@ def test_the_best_checkpoint_predicts_and_another_can_be_named(build, record, sa
     run.best_file.write_text("{")
     with pytest.raises(InputError, match=r"best\.json is damaged"):
         load_model(run, CPU)
+
+
+def test_a_checkpoint_is_found_by_its_name_from_inside_checkpoints(tmp_path, monkeypatch):
+    run = RunDirectory(tmp_path / "run")
+    (run.checkpoints / "step=2").mkdir(parents=True)
+    for place, name in (
+        (run.checkpoints, "step=2"),
+        (run.checkpoints / "step=2", "."),
+        (run.path, "checkpoints/step=2"),
+    ):
+        monkeypatch.chdir(place)
+        for path in (name, Path(name)):
+            found, checkpoint = find_checkpoint(path)
+            assert found.path == run.path
+            assert checkpoint in run.whole_checkpoints().values()

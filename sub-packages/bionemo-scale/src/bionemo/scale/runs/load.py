@@ -1,5 +1,6 @@
 """A trained model from its run directory, in this process alone."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from bionemo.scale.runs.safe_reading import reading
 from bionemo.screens.errors import InputError
 
 
-def find_checkpoint(path: Path) -> tuple[RunDirectory, Path | None]:
-    """The run that a path names, and the checkpoint, if the path names ``RUN/checkpoints/step=N``."""
-    if path.parent.name == "checkpoints" and path.name.startswith("step="):
-        return RunDirectory(path.parents[1]), path
-    return RunDirectory(path), None
+def find_checkpoint(path: str | Path) -> tuple[RunDirectory, Path | None]:
+    """Find the run that a path names, and the checkpoint, if the path names ``RUN/checkpoints/step=N``."""
+    # Made absolute, for names such as `step=2` inside `checkpoints`; links are not followed.
+    place = Path(os.path.abspath(path))
+    if place.parent.name == "checkpoints" and place.name.startswith("step="):
+        return RunDirectory(place.parents[1]), place
+    return RunDirectory(Path(path)), None
 
 
 def load_model(run: RunDirectory, device: torch.device, checkpoint: Path | None = None) -> tuple[ScaleModel, int]:

@@ -17,6 +17,7 @@ from bionemo.scale.data.training_vocabulary import training_vocabulary
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.quiet import hush
 from bionemo.scale.runs.directory import RunRecord
+from bionemo.scale.threads import use_threads
 from bionemo.scale.training.checks import check_data, check_settings
 from bionemo.scale.training.cpu import collect_write_results_here, keep_freed_memory, redirect_cuda_to_cpu
 from bionemo.scale.training.data_module import CellSetsDataModule, gene_choice, trained_conditions
@@ -134,5 +135,5 @@ def set_up(compute: ComputeConfig, training: TrainingConfig) -> None:
         if not training.saves_beside(on_gpu=False):
             collect_write_results_here()
         keep_freed_memory()
-        torch.set_num_threads(compute.threads)
+    use_threads(compute.threads)
     torch.set_float32_matmul_precision(compute.matmul_precision)
