@@ -58,6 +58,15 @@ def test_a_dry_run_shows_the_task_of_every_factory_and_starts_nothing(nemo, monk
     assert "seed=77" in shown
 
 
+def test_the_command_says_nothing_of_other_libraries(tmp_path):
+    command = ["nemo", "scale", "pretrain", "--factory", "scale_tiny", *WHERE]
+    environment = os.environ | {"NEMORUN_HOME": str(tmp_path)}
+    asked = dict(env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=tmp_path)
+    shown = subprocess.run([*command, "--dryrun", "--yes"], **asked)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "max_steps=800" in shown.stdout
+
+
 def test_a_model_is_changed_by_name(nemo):
     _, shown = nemo(
         "pretrain", "scale_tiny", *WHERE, "model=scale_280m", "training.max_steps=5", "training.warmup_steps=1"

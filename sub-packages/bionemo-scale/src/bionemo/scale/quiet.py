@@ -11,11 +11,18 @@ _TALKERS = (
 _WARNERS = r"(megatron|nemo|nemo_run|lightning|pytorch_lightning|torch|torchao|modelopt|anndata|multi_storage_client)\b"
 
 
+def hush_imports() -> None:
+    """Show only errors until :func:`hush`: what the training libraries say while they are imported helps nobody."""
+    logging.disable(logging.WARNING)
+    warnings.filterwarnings("ignore", module=_WARNERS)
+
+
 def hush() -> None:
     """Show this package's messages, and only the errors of the training libraries; a run's log files keep the rest.
 
     Some of the libraries set their level when they are imported: call this again after importing them.
     """
+    logging.disable(logging.NOTSET)
     own = logging.getLogger("bionemo")
     if not own.handlers:
         own.addHandler(logging.StreamHandler())

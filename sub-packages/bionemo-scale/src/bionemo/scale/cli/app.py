@@ -177,7 +177,11 @@ def pretrain(
     out: Annotated[Path, typer.Option(help="Directory of the run; a run that was interrupted there goes on.")],
     recipe: Annotated[str, typer.Option(help="Model and training settings to start from.")] = "scale_tiny",
     embeddings: Annotated[
-        Path | None, typer.Option(help="Parquet or npz file of vectors of the perturbations, by name.")
+        Path | None,
+        typer.Option(
+            help="Vectors of the perturbations: an .npz with one array for each under its name, or a .parquet table "
+            "with a row for each, its name as the index or the only text column."
+        ),
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Only check the settings: neither files nor a GPU have to be there.")

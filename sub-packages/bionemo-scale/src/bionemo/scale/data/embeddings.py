@@ -11,6 +11,11 @@ import torch
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.screens.errors import InputError
 
+LAYOUTS = (
+    "an .npz with one array [E] for each perturbation under its name, as numpy.savez(path, **vectors) does, or a "
+    ".parquet table with a row for each perturbation and the names as its index or only text column"
+)
+
 
 @dataclass(frozen=True)
 class Embeddings:
@@ -23,8 +28,13 @@ class Embeddings:
     """Of the file."""
 
     @classmethod
-    def read(cls, path: Path) -> "Embeddings":
-        """Read a parquet file (names as its index or its only text column) or an npz file (an array a name).
+    def read(cls, path: str | Path) -> "Embeddings":
+        """Read vectors by name from one of two layouts.
+
+        ``.npz`` holds one array [E] for each perturbation, under the perturbation's name, as
+        ``numpy.savez(path, TP53=vector, MYC=vector)`` or ``numpy.savez(path, **vectors)`` writes it. ``.parquet`` is a
+        table with a row for each perturbation, E columns of numbers, and the names as its index or its only text
+        column.
 
         Raises
         ------
@@ -32,19 +42,22 @@ class Embeddings:
             The file is absent, of another kind, or its vectors are not finite numbers of one length under distinct
             names.
         """
+        path = Path(path)
         try:
             content = path.read_bytes()
         except OSError as error:
             raise InputError(f"--embeddings {path} cannot be read ({error.strerror}): check the path.") from None
         if path.suffix not in _READERS:
-            raise InputError(f"--embeddings {path} is neither .parquet nor .npz: convert it to one of them.")
+            raise InputError(f"--embeddings {path} is neither .parquet nor .npz: write {LAYOUTS}.")
         try:
             names, vectors = _READERS[path.suffix](path)
         except InputError:
             raise
         except Exception as error:  # every reader has its own exceptions for a damaged file
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"--embeddings {path} is damaged or of another layout ({reason}).") from None
+            raise InputError(
+                f"--embeddings {path} is damaged or of another layout ({reason}): write {LAYOUTS}."
+            ) from None
         twice = pd.Index(names)[pd.Index(names).duplicated()]
         if len(twice):
             raise InputError(f"--embeddings {path} names {twice[0]!r} more than once: keep one vector a name.")
@@ -92,10 +105,14 @@ def _read_parquet(path: Path) -> tuple[list[str], np.ndarray]:
 
 def _read_npz(path: Path) -> tuple[list[str], np.ndarray]:
     with np.load(path, allow_pickle=False) as file:
-        vectors = {name: np.asarray(file[name], dtype=np.float64).ravel() for name in file.files}
-    sizes = {len(vector) for vector in vectors.values()}
-    if len(sizes) > 1:
-        raise InputError(f"--embeddings {path} holds vectors of {len(sizes)} lengths: they must have one.")
+        arrays = {name: np.asarray(file[name]) for name in file.files}
+    wrong = next((name for name, array in arrays.items() if array.ndim != 1 or array.dtype.kind not in "fiu"), None)
+    if wrong is not None:
+        held = f"{arrays[wrong].dtype.name} {list(arrays[wrong].shape)}"
+        raise InputError(f"--embeddings {path} holds {held} under {wrong!r}, not a vector of numbers: write {LAYOUTS}.")
+    vectors = {name: array.astype(np.float64) for name, array in arrays.items()}
+    if len({len(vector) for vector in vectors.values()}) > 1:
+        raise InputError(f"--embeddings {path} holds vectors of several lengths: they must have one.")
     return list(vectors), np.stack(list(vectors.values())) if vectors else np.empty((0, 0))
 
 

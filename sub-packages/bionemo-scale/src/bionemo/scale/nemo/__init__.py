@@ -1,1 +1,9 @@
 """What `nemo scale ...` finds: recipes, executors and command-line overrides for nemo-run."""
+
+import sys
+
+from bionemo.scale.quiet import hush_imports
+
+if sys.argv[1:2] == ["scale"]:
+    # nemo-run imports the entry points of all packages before it looks at the command.
+    hush_imports()
