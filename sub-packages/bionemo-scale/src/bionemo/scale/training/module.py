@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 import torch
 from megatron.core import parallel_state
 from megatron.core.optimizer import OptimizerConfig
+from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 from megatron.core.utils import unwrap_model
 from nemo import lightning as nl
 from nemo.lightning.megatron_parallel import MegatronLossReduction
@@ -22,6 +23,7 @@ from bionemo.scale.layers.transformer import transformer_config
 from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.scale.model.tuning import tune
 from bionemo.scale.model.weight_average import WeightAverage
+from bionemo.scale.training.strategy import divides_optimizer
 from bionemo.scale.training.validation import ConditionScores
 
 
@@ -94,6 +96,9 @@ class ScaleModule(pl.LightningModule):
         """Build the model; called more than once, builds it once."""
         if self.module is None:
             torch.manual_seed(self.training_config.seed)
+            if self.compute.on_gpu:
+                # Divided layers draw their weights from Megatron's tracker, which NeMo seeds with a number of its own.
+                model_parallel_cuda_manual_seed(self.training_config.seed)
             self.module = self._model()
             if self.training_config.average_decay:
                 average = self._model()
@@ -190,11 +195,7 @@ class ScaleModule(pl.LightningModule):
 
 
 def optimizer(compute: ComputeConfig, training: TrainingConfig) -> MegatronOptimizerModule:
-    """AdamW with warm-up and cosine decay; sharded over data-parallel ranks on GPUs.
-
-    On CPU the optimizer is whole on every rank: without apex or Transformer Engine the distributed one cannot be
-    restored from a checkpoint.
-    """
+    """Make AdamW with warm-up and cosine decay, divided over data-parallel ranks where its state can be restored."""
     bf16 = compute.precision is Precision.BF16
     return MegatronOptimizerModule(
         OptimizerConfig(
@@ -203,7 +204,7 @@ def optimizer(compute: ComputeConfig, training: TrainingConfig) -> MegatronOptim
             weight_decay=training.weight_decay,
             adam_beta2=0.99,
             clip_grad=training.clip_gradient,
-            use_distributed_optimizer=compute.on_gpu,
+            use_distributed_optimizer=divides_optimizer(compute),
             bf16=bf16,
             params_dtype=torch.bfloat16 if bf16 else torch.float32,
         ),

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from megatron.core import optimizer
 from megatron.core.distributed import DistributedDataParallelConfig
 from nemo import lightning as nl
 from nemo.utils.callbacks.dist_ckpt_io import AsyncFinalizableCheckpointIO
@@ -22,6 +23,14 @@ class SafeStrategy(nl.MegatronStrategy):
             return super().load_checkpoint(checkpoint_path, *args, **kwargs)
 
 
+def divides_optimizer(compute: ComputeConfig) -> bool:
+    """Tell whether the optimizer's state is divided over data-parallel ranks.
+
+    It is on a GPU with apex or Transformer Engine: without both, Megatron cannot restore a divided state.
+    """
+    return compute.on_gpu and not optimizer.Adam.__module__.startswith("torch.")
+
+
 def strategy(compute: ComputeConfig, training: TrainingConfig, start_from: Path | None = None) -> nl.MegatronStrategy:
     """Processes, optimizer and checkpoints of a run.
 
@@ -32,13 +41,13 @@ def strategy(compute: ComputeConfig, training: TrainingConfig, start_from: Path 
     start_from
         Checkpoint whose weights alone are taken before the first step.
     """
-    on_gpu = compute.on_gpu
+    on_gpu, divided = compute.on_gpu, divides_optimizer(compute)
     made = SafeStrategy(
         tensor_model_parallel_size=compute.tensor_parallel,
         # NeMo writes it into the module's configuration, by which Megatron adds up the norms' gradients.
         sequence_parallel=compute.sequence_parallel,
         ddp=DistributedDataParallelConfig(
-            use_distributed_optimizer=on_gpu, overlap_grad_reduce=on_gpu, overlap_param_gather=on_gpu
+            use_distributed_optimizer=divided, overlap_grad_reduce=on_gpu, overlap_param_gather=divided
         ),
         gradient_accumulation_fusion=False,
         ckpt_async_save=training.saves_beside(on_gpu),

@@ -1,0 +1,42 @@
+"""What a training asks of Megatron, by the device that it is computed on."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from megatron.core import optimizer as megatron
+
+from bionemo.scale.config.training import TrainingConfig
+from bionemo.scale.training import module as training_module
+from bionemo.scale.training.module import ScaleModule, optimizer
+from bionemo.scale.training.strategy import strategy
+
+TRAINING = TrainingConfig(max_steps=100, sets_per_batch=4, cells_per_set=8, seed=7)
+
+
+class FusedAdam:
+    """Stands in for the optimizer of apex or Transformer Engine."""
+
+
+@pytest.mark.parametrize(
+    ("device", "adam", "divided"),
+    [("cpu", FusedAdam, False), ("cuda", FusedAdam, True), ("cuda", torch.optim.AdamW, False)],
+    ids=["cpu", "gpu", "gpu without apex and transformer-engine"],
+)
+def test_the_optimizer_is_divided_where_its_state_can_be_restored(monkeypatch, compute, device, adam, divided):
+    monkeypatch.setattr(megatron, "Adam", adam)
+    compute = replace(compute, device=device)
+    made = strategy(compute, TRAINING)
+    assert made.ddp_config.use_distributed_optimizer is divided
+    assert made.ddp_config.overlap_param_gather is divided
+    assert made.ddp_config.overlap_grad_reduce is (device == "cuda")
+    assert optimizer(compute, TRAINING).config.use_distributed_optimizer is divided
+
+
+def test_the_seed_reaches_the_weights_of_divided_layers_on_a_gpu(monkeypatch, config, compute, vocabulary):
+    seeds = []
+    monkeypatch.setattr(training_module, "model_parallel_cuda_manual_seed", seeds.append)
+    monkeypatch.setattr(ScaleModule, "_model", lambda self: torch.nn.Linear(1, 1))
+    for device in ("cpu", "cuda"):
+        ScaleModule(config, replace(compute, device=device), vocabulary, {}, TRAINING).configure_model()
+    assert seeds == [7]
