@@ -85,7 +85,7 @@ def score(fold: Fold, out: Path, seeds: int, state: list[Path]) -> None:
         predicted[STATE] = state
     cells = fold.screen.source(out)
     report = out / "reports" / fold.name
-    evaluate(predicted, cells, split=fold.screen.split, out=report, cache=out / "cache", threads=1, progress=False)
+    evaluate(predicted, cells, split=fold.screen.split, out=report, threads=1, progress=False)
 
 
 def _measured(fold: Fold, out: Path, seeds: int, state: Path | None) -> bool:

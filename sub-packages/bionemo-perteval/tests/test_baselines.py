@@ -9,6 +9,7 @@ from bionemo.perteval.inputs.alignment import align, hold_out, training_notes
 from bionemo.perteval.inputs.keys import Keys
 from bionemo.perteval.inputs.reading import CellFile
 from bionemo.perteval.inputs.screen import generator, mean_cell
+from bionemo.perteval.populations.baselines import Request
 from bionemo.perteval.populations.ceiling import split_halves
 from bionemo.perteval.populations.estimates import Estimates
 from bionemo.perteval.populations.rounding import round_to_counts
@@ -115,7 +116,7 @@ def test_context_and_mean_baselines_by_hand(screen, log1p):
 
 @pytest.mark.parametrize("arm", list(BASELINES))
 def test_every_baseline_is_a_population_on_the_scale(screen, arm):
-    cells = BASELINES[arm].draw(screen, Estimates(screen), "A", "p2", generator(0, "x"))
+    cells = BASELINES[arm].draw(Request(screen, Estimates(screen), "A", "p2", generator(0, "x")))
     dense = cells if isinstance(cells, np.ndarray) else cells.toarray()
     assert dense.shape == (screen.rows["A", "p2"].size, 120)
     assert dense.dtype == np.float32
@@ -127,7 +128,7 @@ def test_every_baseline_is_a_population_on_the_scale(screen, arm):
 
 def test_resampled_cells_come_from_where_they_say(screen):
     def sources(arm, context, name):
-        cells = BASELINES[arm].draw(screen, Estimates(screen), context, name, generator(0, "x")).toarray()
+        cells = BASELINES[arm].draw(Request(screen, Estimates(screen), context, name, generator(0, "x"))).toarray()
         wanted = {row.tobytes() for row in cells}
         return {c for c in screen.rows if wanted & {row.tobytes() for row in screen.cells(*c).toarray()}}
 
@@ -150,7 +151,7 @@ def test_split_controls_are_disjoint_and_remove_the_shared_error(counts):
 
 def test_shifted_controls_have_the_shifted_mean(screen):
     arm = BASELINES["control cells + transferred delta"]
-    cells = arm.draw(screen, Estimates(screen), "A", "p2", generator(0, "x"))
+    cells = arm.draw(Request(screen, Estimates(screen), "A", "p2", generator(0, "x")))
     assert cells.shape == (screen.rows["A", "p2"].size, 120)
     assert cells.min() >= 0
     free = Estimates(screen).transferred_delta("A", "p2") > 0  # not clipped

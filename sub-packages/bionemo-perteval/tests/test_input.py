@@ -1,6 +1,7 @@
 """Bad input is refused in one sentence that names the thing and the mend."""
 
 import base64
+import gzip
 import io
 import json
 import re
@@ -8,6 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import anndata as ad
+import h5py
 import numpy as np
 import pytest
 from rich.console import Console
@@ -36,10 +38,34 @@ def test_arguments_win_over_the_prediction(perfect, counts):
     assert "'gene'" in _refused("no obs column 'gnee'", perfect, counts, perturbation_key="gnee")
 
 
-def test_files_that_are_not_there_or_not_h5ad(perfect, counts, tmp_path):
-    _refused("does not exist", tmp_path / "none.h5ad", counts)
+def test_files_that_cannot_be_read(perfect, counts, tmp_path):
+    _refused("There is no file .*none.h5ad", tmp_path / "none.h5ad", counts)
     (tmp_path / "text.h5ad").write_text("no")
-    _refused("cannot be read as h5ad", tmp_path / "text.h5ad", counts)
+    _refused("text.h5ad is neither an .h5ad file nor a .zarr directory", tmp_path / "text.h5ad", counts)
+    (tmp_path / "packed.h5ad.gz").write_bytes(gzip.compress(b"cells"))
+    _refused("is a packed file: unpack it", tmp_path / "packed.h5ad.gz", counts)
+    (tmp_path / "folder").mkdir()
+    _refused("folder is a directory but no zarr", tmp_path / "folder", counts)
+    perfect.write_h5ad(tmp_path / "p.h5ad")
+    with h5py.File(tmp_path / "linked.h5ad", "w") as file:
+        for name in ("X", "obs", "var", "uns"):
+            file[name] = h5py.ExternalLink("p.h5ad", name)
+    _refused("is a link to another file", tmp_path / "linked.h5ad", counts)
+
+
+def test_zarr_directories_are_read(noisy, counts, evaluation, tmp_path):
+    noisy.write_zarr(tmp_path / "predicted.zarr")
+    counts.write_zarr(tmp_path / "observed.zarr")
+    found = evaluate(
+        str(tmp_path / "predicted.zarr"),
+        tmp_path / "observed.zarr",
+        held_out=[("C", "p1")],
+        arms="main",
+        threads=1,
+        progress=False,
+    )
+    np.testing.assert_array_equal(found.table.loc["prediction"], evaluation.table.loc["prediction"])
+    assert found.settings["observed"] == "observed.zarr"
 
 
 def test_genes_that_are_missing_are_named(perfect, counts):
@@ -182,12 +208,12 @@ def test_paths_may_be_text(noisy, counts, tmp_path, kind):
 
 
 def test_the_share_of_the_network_stands_first(perfect, counts, tmp_path):
-    perfect.uns["prediction"]["network_share"] = 0.25
+    perfect.uns["prediction"] |= {"network_share": 0.25, "start": "linear"}
     found = evaluate(perfect, counts, arms="main", threads=1, progress=False, out=tmp_path)
     (notice,) = found.notices
-    assert "network's share is 0.25" in notice
+    assert notice == "the predicted AnnData is a linear start with 25% of the network's change added."
     page = (tmp_path / "report.html").read_text()
-    assert 0 < page.index("share is 0.25") < page.index("<h2>Scores")
+    assert 0 < page.index("a linear start with 25%") < page.index("<h2>Scores")
     assert json.loads((tmp_path / "metrics.json").read_text())["settings"]["prediction"]["network_share"] == 0.25
 
 

@@ -130,21 +130,6 @@ def test_names_on_the_command_line(tmp_path):
         named_files(["a=x", "y.h5ad"])
 
 
-def test_cache_gives_the_same_numbers(noisy, counts, evaluation, tmp_path, monkeypatch):
-    from bionemo.perteval.significance import mann_whitney
-
-    first = evaluate(noisy, counts, held_out=[("C", "p1")], cache=tmp_path, **OPTIONS)
-    assert len(list(tmp_path.iterdir())) == 4
-    next(tmp_path.iterdir()).write_bytes(b"broken")
-    calls = []
-    test = mann_whitney.test
-    monkeypatch.setattr(mann_whitney, "test", lambda *given: calls.append(1) or test(*given))
-    again = evaluate(noisy, counts, held_out=[("C", "p1")], cache=tmp_path, **OPTIONS)
-    pd.testing.assert_frame_equal(again.per_perturbation, first.per_perturbation, check_exact=True)
-    arms = len(first.arms) - 1
-    assert len(calls) == 4 * arms + 2 * 5 * 4 + 1  # arms, split halves, and the one whose file was broken
-
-
 def test_engine_that_cannot_be_installed_is_one_sentence(noisy, counts, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("bionemo.perteval.engines.other_release._MAKE", ["-m", "venv", "--without-pip"])

@@ -192,16 +192,35 @@ class Absent:
 
 
 sys.meta_path.insert(0, Absent)
-from bionemo.perteval.cli import main
-
-main()
+{then}
 """
 
 
-def _run(*arguments):
-    """Run the command where nothing of the model's stack can be imported."""
-    command = [sys.executable, "-c", ALONE, *map(str, arguments)]
+def _alone(then, *arguments):
+    """Run Python where nothing of the model's stack can be imported."""
+    command = [sys.executable, "-c", ALONE.replace("{then}", then), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def _run(*arguments):
+    return _alone("from bionemo.perteval.cli import main\nmain()", *arguments)
+
+
+def test_every_module_imports_alone():
+    done = _alone(
+        "import importlib, pkgutil\n"
+        "import bionemo.perteval as package\n"
+        "for module in pkgutil.walk_packages(package.__path__, 'bionemo.perteval.'):\n"
+        "    importlib.import_module(module.name)\n"
+        "    print(module.name)"
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) > 40
+
+
+def test_the_command_is_defined_without_anything_heavy():
+    done = _alone("import bionemo.perteval.cli\nprint([m for m in sys.modules if m in ('anndata', 'pandas', 'numba')])")
+    assert done.stdout == "[]\n", done.stderr
 
 
 def test_command(noisy, counts, tmp_path):

@@ -81,9 +81,6 @@ def evaluate(
     engine: Annotated[
         str, typer.Option(help="`0.6`; `0.8` also scores with the current cell-eval, in an environment made for it.")
     ] = "0.6",
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder where tests of observed cells are kept for the next evaluation.")
-    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     threads: Annotated[int | None, typer.Option(help="Threads; all cores, sixteen at most.")] = None,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
@@ -114,7 +111,6 @@ def evaluate(
         strict=strict,
         arms=arms,  # type: ignore[arg-type]
         engine=engine,  # type: ignore[arg-type]
-        cache=cache,
         seed=seed,
         threads=threads,
         progress=progress,

@@ -19,7 +19,6 @@ from bionemo.perteval.populations.ceiling import SPLIT_HALVES, SPLIT_REPEATS
 from bionemo.perteval.report.files import check_writable, plain, write
 from bionemo.perteval.rules.ruleset import Held, HvgFrom, Ruleset, TrainedOn
 from bionemo.perteval.scoring import score_arms
-from bionemo.perteval.significance.cache import TestCache
 from bionemo.screens.errors import InputError
 
 _MOST_THREADS = 16
@@ -44,7 +43,6 @@ def evaluate(
     strict: bool = False,
     arms: Literal["all", "main"] = "all",
     engine: Literal["0.6", "0.8"] = "0.6",
-    cache: Path | str | None = None,
     seed: int = 0,
     threads: int | None = None,
     progress: bool = True,
@@ -95,8 +93,6 @@ def evaluate(
         ``"main"`` for the short list of baselines, without oracles.
     engine
         ``"0.8"`` also scores with that release of cell-eval, in an environment that is made for it once.
-    cache
-        Folder where the tests of observed cells are kept by their content; None tests them anew.
     seed
         Seed of every random draw.
     threads
@@ -134,7 +130,7 @@ def evaluate(
     del predictions, truth  # the screen has what is scored of them
 
     how: dict[str, Any] = {"main": arms == "main", "seed": seed, "threads": threads, "progress": progress}
-    scores = score_arms(screen, cache=None if cache is None else TestCache(Path(cache)), **how)
+    scores = score_arms(screen, **how)
     other = other_release.score_arms(screen, environment, **how) if environment else None
     evaluation = Evaluation(
         per_perturbation=scores.per_perturbation,
@@ -174,12 +170,13 @@ def _stated(predictions: Sequence[CellFile]) -> dict[str, Any]:
 
 def _network_shares(predictions: Sequence[CellFile]) -> list[str]:
     """Say how much of the network's change is in each prediction, where its file says it."""
-    shares = [(file.name, file.stated.get("network_share")) for file in predictions]
-    return [
-        f"{name}: the network's share is {float(share):g}, that much of its change is added to the linear start."
-        for name, share in shares
-        if share not in (None, "")
-    ]
+    notices = []
+    for file in predictions:
+        share, start = file.stated.get("network_share"), file.stated.get("start")
+        if share not in (None, ""):
+            begin = {"linear": "a linear start", "control": "the control cells"}.get(str(start), "its start")
+            notices.append(f"{file.name} is {begin} with {float(share):.0%} of the network's change added.")
+    return notices
 
 
 def _settings(

@@ -18,7 +18,6 @@ from bionemo.perteval.populations.ceiling import split_halves, split_rows
 from bionemo.perteval.populations.estimates import Estimates
 from bionemo.perteval.progress import bar
 from bionemo.perteval.significance import mann_whitney
-from bionemo.perteval.significance.cache import TestCache
 from bionemo.perteval.significance.mann_whitney import Tested
 
 
@@ -48,7 +47,6 @@ def score_arms(
     seed: int,
     threads: int,
     progress: bool,
-    cache: TestCache | None = None,
 ) -> Scores:
     """Draw and score every arm in every context.
 
@@ -64,8 +62,6 @@ def score_arms(
         How many threads share the perturbations; the numbers do not depend on it.
     progress
         Whether to show a bar on stderr.
-    cache
-        Where tests of observed cells are looked up and kept; None tests them anew.
     """
     arms = list_arms(screen, main=main)
     summaries = Summaries(screen)
@@ -76,7 +72,7 @@ def score_arms(
     ):
         estimates = Estimates(screen)
         for context in screen.scored:
-            scorer = ContextScorer(screen, estimates, context, seed=seed, pool=pool, cache=cache)
+            scorer = ContextScorer(screen, estimates, context, seed=seed, pool=pool)
             summaries.add(OBSERVED, context, scorer.observed, scorer.observed_summaries)
             for name, arm in arms.items():
                 for repeat in range(arm.repeats):
@@ -111,8 +107,6 @@ class ContextScorer:
         Seed of every draw.
     pool
         Threads that share the perturbations.
-    cache
-        Where tests of observed cells are looked up and kept.
     """
 
     def __init__(
@@ -123,7 +117,6 @@ class ContextScorer:
         *,
         seed: int,
         pool: ThreadPoolExecutor,
-        cache: TestCache | None = None,
     ):
         self._screen, self._estimates, self._context = screen, estimates, context
         self._seed, self._pool = seed, pool
@@ -135,14 +128,10 @@ class ContextScorer:
         self._seen = screen.with_controls(context, halves[1])
         self._seen_estimates = estimates.with_controls(context, self._predicted_half)
         self._reference = self._estimates.perturbed_reference(context)
-        cached = cache.for_controls(screen.control_cells(context)) if cache else None
 
         def observe(name: str) -> tuple[Tested, Summary]:
             cells = screen.cells(context, name)
-            known = cached.get(cells) if cached else None
-            tested = known or mann_whitney.test(cells, self._controls)
-            if cached and known is None:
-                cached.put(cells, tested)
+            tested = mann_whitney.test(cells, self._controls)
             return tested, summarise(cells, tested, prints=True)
 
         tests, self.observed_summaries = zip(*pool.map(observe, self._names), strict=True)

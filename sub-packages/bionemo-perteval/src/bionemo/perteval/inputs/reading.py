@@ -8,9 +8,10 @@ from typing import Any
 import anndata as ad
 
 from bionemo.screens.errors import InputError
+from bionemo.screens.files import read_anndata
 
 Source = str | Path | ad.AnnData
-"""A path of cells, or the cells themselves."""
+"""An h5ad file or zarr directory, or the cells themselves."""
 
 PREDICTION = "prediction"
 """Name of a prediction that the caller gave no name."""
@@ -82,11 +83,4 @@ def _read(source: Source, role: str) -> tuple[ad.AnnData, str]:
     """Return the cells and their name; `role` is ``"predicted"`` or ``"observed"``."""
     if isinstance(source, ad.AnnData):
         return source.to_memory() if source.isbacked else source, f"the {role} AnnData"
-    path = Path(source)
-    if not path.is_file():
-        raise InputError(f"The {role} file {path} does not exist; check the path.")
-    try:
-        return ad.read_h5ad(path), path.name
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"The {role} file {path} cannot be read as h5ad ({reason}); write it with anndata.") from error
+    return read_anndata(source), Path(source).name

@@ -8,45 +8,20 @@ import contextlib
 import io
 import logging
 import tempfile
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import polars as pl
 
+from bionemo.perteval.metrics.formulas import constant
 from bionemo.perteval.metrics.sides import Side
 
 _PERTURBATION = "perturbation"
 
 _MOST_AT_ONCE = 64
 """Perturbations in one call of cell-eval, some of whose metrics take time with the square of their number."""
-
-
-@dataclass(frozen=True)
-class CellEval:
-    """A `CellEval` is the formula of a metric that cell-eval computes.
-
-    Attributes
-    ----------
-    name
-        Name of the metric in cell-eval's results.
-    undefined
-        Says of a predicted side for which perturbations the metric has no value [P]; None where cell-eval says it.
-    """
-
-    name: str
-    undefined: Callable[[Side], np.ndarray] | None = None
-
-    def __call__(self, predicted: Side, observed: Side) -> np.ndarray:
-        """Return the metric of each perturbation [P]."""
-        return self.of(cell_eval(predicted, observed, [self.name]), predicted)
-
-    def of(self, results: pd.DataFrame, predicted: Side) -> np.ndarray:
-        """Take the metric [P] out of what `cell_eval` returned for several."""
-        values = results[self.name].to_numpy(np.float64)
-        return values if self.undefined is None else np.where(self.undefined(predicted), np.nan, values)
 
 
 def cell_eval(predicted: Side, observed: Side, names: Collection[str]) -> pd.DataFrame:
@@ -71,7 +46,10 @@ def cell_eval(predicted: Side, observed: Side, names: Collection[str]) -> pd.Dat
         tests = [_test_table(side, some) for side in (predicted, observed)]
         parts.append(_call(cells, tests, observed.control, names))
     # A metric that no perturbation has a value for gives no column.
-    return pd.concat(parts).reindex(index=observed.perturbations, columns=list(names)).astype(float)
+    scores = pd.concat(parts).reindex(index=observed.perturbations, columns=list(names)).astype(float)
+    if "pearson_delta" in scores:  # cell-eval would correlate the rounding of a shift that is zero
+        scores.loc[constant(predicted.delta), "pearson_delta"] = np.nan
+    return scores
 
 
 def _mean_cells(side: Side, some: slice) -> ad.AnnData:

@@ -7,7 +7,6 @@ from typing import Literal
 import numpy as np
 
 from bionemo.perteval.metrics import formulas
-from bionemo.perteval.metrics.cell_eval import CellEval
 from bionemo.perteval.metrics.sides import Side
 from bionemo.screens.errors import InputError
 
@@ -30,7 +29,7 @@ class Metric:
     definition
         One or two sentences for the report.
     formula
-        Computes it from the predicted and the observed side.
+        Computes it from the predicted and the observed side; None where cell-eval computes it.
     headline
         Whether it is one of the seven that papers report.
     corrected
@@ -40,9 +39,9 @@ class Metric:
 
     name: str
     source: str | None = None
-    best: Literal["high", "low"] | None
+    best: Literal["high", "low"] | None = None
     definition: str
-    formula: Formula
+    formula: Formula | None = None
     headline: bool = False
     corrected: bool = False
 
@@ -60,8 +59,10 @@ def register(metric: Metric) -> Metric:
     Raises
     ------
     InputError
-        Where another metric has the name.
+        Where another metric has the name, or nothing computes it.
     """
+    if metric.formula is None and metric.source is None:
+        raise InputError(f"The metric {metric.name!r} has neither a formula nor a source; give it one.")
     if metric.name in METRICS:
         raise InputError(f"There is a metric {metric.name!r} already; give the new one another name.")
     METRICS[metric.name] = metric
@@ -78,130 +79,134 @@ def directed() -> list[Metric]:
     return [metric for metric in METRICS.values() if metric.best]
 
 
-def _by_cell_eval(
-    name: str, source: str, best: Literal["high", "low"] | None, definition: str, *, headline: bool = False
-) -> Metric:
-    return Metric(
-        name=name, source=source, best=best, definition=definition, formula=CellEval(source), headline=headline
-    )
-
-
 def _discrimination(name: str, distance: formulas.Distance, words: str) -> Metric:
     return Metric(
         name=name,
         source=f"discrimination_score_{distance}",
         best="high",
-        definition="Discrimination score: where the true perturbation ranks when all observed shifts of the context "
-        f"are sorted by {words} distance to the predicted one; 1 is first, about 0.5 is chance. Ties count their mean "
-        "rank; the perturbed gene itself is left out.",
         formula=lambda predicted, observed: formulas.discrimination(
             predicted.delta, observed.delta, observed.own_genes, distance
         ),
+        definition="Discrimination score: where the true perturbation ranks when all observed shifts of the context "
+        f"are sorted by {words} distance to the predicted one; 1 is first, about 0.5 is chance. Ties count their mean "
+        "rank; the perturbed gene itself is left out.",
     )
 
 
 for _metric in (
-    _by_cell_eval(
-        "MSE",
-        "mse",
-        "low",
-        "Mean over genes of the squared difference between the predicted and the observed mean expression. It depends "
-        "on the normalisation, so it does not compare across pipelines.",
+    Metric(
+        name="MSE",
+        source="mse",
+        best="low",
         headline=True,
+        definition="Mean over genes of the squared difference between the predicted and the observed mean expression. "
+        "It depends on the normalisation, so it does not compare across pipelines.",
     ),
-    _by_cell_eval(
-        "MAE",
-        "mae",
-        "low",
-        "Mean over genes of the absolute difference between the predicted and the observed mean expression.",
+    Metric(
+        name="MAE",
+        source="mae",
+        best="low",
         headline=True,
+        definition="Mean over genes of the absolute difference between the predicted and the observed mean expression.",
     ),
     Metric(
         name="PDCorr",
         source="pearson_delta",
         best="high",
-        definition="Pearson correlation over genes of the predicted and the observed shift from control "
-        "(mean of the perturbed cells minus mean of the control cells).",
-        formula=CellEval("pearson_delta", undefined=lambda predicted: formulas.constant(predicted.delta)),
         headline=True,
         corrected=True,
+        definition="Pearson correlation over genes of the predicted and the observed shift from control "
+        "(mean of the perturbed cells minus mean of the control cells).",
     ),
-    _by_cell_eval(
-        "DEOver",
-        "overlap_at_N",
-        "high",
-        "Of the N observed DE genes, the share that is among the N predicted DE genes with the largest absolute log "
-        "fold change. Read it beside the number of predicted DE genes: calling every gene DE raises it.",
+    Metric(
+        name="DEOver",
+        source="overlap_at_N",
+        best="high",
         headline=True,
+        definition="Of the N observed DE genes, the share that is among the N predicted DE genes with the largest "
+        "absolute log fold change. Read it beside the number of predicted DE genes: calling every gene DE raises it.",
     ),
-    _by_cell_eval(
-        "DEPrec",
-        "precision_at_N",
-        "high",
-        "The same overlap with N the number of predicted DE genes: the share of them that is really DE.",
+    Metric(
+        name="DEPrec",
+        source="precision_at_N",
+        best="high",
         headline=True,
+        definition="The same overlap with N the number of predicted DE genes: the share of them that is really DE.",
     ),
-    _by_cell_eval(
-        "LFCSpear",
-        "de_spearman_lfc_sig",
-        "high",
-        "Spearman correlation of predicted and observed fold changes over the observed DE genes.",
+    Metric(
+        name="LFCSpear",
+        source="de_spearman_lfc_sig",
+        best="high",
         headline=True,
+        definition="Spearman correlation of predicted and observed fold changes over the observed DE genes.",
     ),
-    _by_cell_eval(
-        "DirAgr",
-        "de_direction_match",
-        "high",
-        "Share of the observed DE genes whose predicted log fold change has the right sign.",
+    Metric(
+        name="DirAgr",
+        source="de_direction_match",
+        best="high",
         headline=True,
+        definition="Share of the observed DE genes whose predicted log fold change has the right sign.",
     ),
     Metric(
         name="PDCorr_split",
         best="high",
+        corrected=True,
+        formula=lambda predicted, observed: formulas.correlations(predicted.split_delta, observed.split_delta),
         definition="PDCorr with the control cells halved: one half gives the observed shift, the other the predicted "
         "one and the control cells that a baseline is made from. A control mean that stands in both shifts correlates "
         "them by itself; this does not. A given prediction was made from all control cells, so its value errs low.",
-        formula=lambda predicted, observed: formulas.correlations(predicted.split_delta, observed.split_delta),
-        corrected=True,
     ),
     Metric(
         name="PDCorr_ref",
         best="high",
-        definition="Pearson correlation over genes of the predicted and the observed shift from the mean perturbed "
-        "cell of the context (mean over its training perturbations; where it has none, over the scored ones), so that "
-        "what all perturbations share earns nothing.",
+        corrected=True,
         formula=lambda predicted, observed: formulas.correlations(
             predicted.means - predicted.reference, observed.means - observed.reference
         ),
-        corrected=True,
+        definition="Pearson correlation over genes of the predicted and the observed shift from the mean perturbed "
+        "cell of the context (mean over its training perturbations; where it has none, over the scored ones), so that "
+        "what all perturbations share earns nothing.",
     ),
     Metric(
         name="wMSE",
         best="low",
+        formula=lambda predicted, observed: formulas.weighted_errors(predicted.means, observed.means, observed.z),
         definition="MSE with genes weighted by how differentially expressed they are: the absolute Mann-Whitney z of "
         "the observed cells, scaled to 0 to 1 over genes, squared, divided by its sum (after Mejia et al. 2025, arXiv "
         "2506.22641, with this test's statistic for theirs).",
-        formula=lambda predicted, observed: formulas.weighted_errors(predicted.means, observed.means, observed.z),
     ),
     _discrimination("PDS_l1", "l1", "L1"),
     _discrimination("PDS_l2", "l2", "Euclidean"),
     _discrimination("PDS_cos", "cosine", "cosine"),
-    _by_cell_eval(
-        "DERecall",
-        "de_sig_genes_recall",
-        "high",
-        "Share of the observed DE genes that is DE in the prediction.",
+    Metric(
+        name="DERecall",
+        source="de_sig_genes_recall",
+        best="high",
+        definition="Share of the observed DE genes that is DE in the prediction.",
     ),
-    _by_cell_eval(
-        "PR_AUC",
-        "pr_auc",
-        "high",
-        "Average precision of the predicted false discovery rates as a ranking that finds the observed DE genes; "
-        "chance is their share among all genes.",
+    Metric(
+        name="PR_AUC",
+        source="pr_auc",
+        best="high",
+        definition="Average precision of the predicted false discovery rates as a ranking that finds the observed DE "
+        "genes; chance is their share among all genes.",
     ),
-    _by_cell_eval("ROC_AUC", "roc_auc", "high", "Area under the ROC curve of the same ranking; chance is 0.5."),
-    _by_cell_eval("n_de_observed", "de_nsig_counts_real", None, "Number of DE genes among the observed cells."),
-    _by_cell_eval("n_de_predicted", "de_nsig_counts_pred", None, "Number of DE genes among the predicted cells."),
+    Metric(
+        name="ROC_AUC",
+        source="roc_auc",
+        best="high",
+        definition="Area under the ROC curve of the same ranking; chance is 0.5.",
+    ),
+    Metric(
+        name="n_de_observed",
+        source="de_nsig_counts_real",
+        definition="Number of DE genes among the observed cells.",
+    ),
+    Metric(
+        name="n_de_predicted",
+        source="de_nsig_counts_pred",
+        definition="Number of DE genes among the predicted cells.",
+    ),
 ):
     register(_metric)
 
@@ -215,8 +220,8 @@ DE_RULE = (
 MISSING_RULE = (
     "A perturbation without a value for a metric is left out of that metric's mean and counted: LFCSpear, DirAgr, "
     "DERecall, PR_AUC and ROC_AUC have none where no gene is really DE, and a correlation has none over a shift that "
-    "is zero or constant. A prediction of several training seeds has a value where each of its seeds has one. "
-    "DEOver and DEPrec count a perturbation without DE genes as 0, as cell-eval does. Means are over perturbations "
+    "is zero or constant. A prediction of several training seeds has a value where each of its seeds has one, the "
+    "split halves have one where one of the splits has one. DEOver and DEPrec count a perturbation without DE genes as 0, as cell-eval does. Means are over perturbations "
     "inside a context, then over contexts."
 )
 """How missing values are treated, for the report."""

@@ -5,7 +5,7 @@ from importlib.metadata import version
 
 import pandas as pd
 
-from bionemo.perteval.metrics.cell_eval import CellEval, cell_eval
+from bionemo.perteval.metrics.cell_eval import cell_eval
 from bionemo.perteval.metrics.registry import METRICS
 from bionemo.perteval.metrics.sides import Side
 
@@ -30,11 +30,10 @@ def score(predicted: Side, observed: Side) -> pd.DataFrame:
     pd.DataFrame
         Index: perturbation. Columns: the names of `METRICS`; NaN where there is no value.
     """
-    formulas = {name: metric.formula for name, metric in METRICS.items()}
-    theirs = cell_eval(predicted, observed, [of.name for of in formulas.values() if isinstance(of, CellEval)])
+    theirs = cell_eval(predicted, observed, [of.source for of in METRICS.values() if of.source and not of.formula])
     scores = {
-        name: formula.of(theirs, predicted) if isinstance(formula, CellEval) else formula(predicted, observed)
-        for name, formula in formulas.items()
+        name: metric.formula(predicted, observed) if metric.formula else theirs[metric.source].to_numpy()
+        for name, metric in METRICS.items()
     }
     return pd.DataFrame(scores, index=pd.Index(observed.perturbations, name="perturbation"))
 

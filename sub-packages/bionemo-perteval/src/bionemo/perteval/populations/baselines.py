@@ -1,4 +1,4 @@
-"""What a prediction has to beat, and what shows what a metric rewards: baselines and oracles, populations of cells.
+"""Make the baselines, which a prediction has to beat, and the oracles, which show what a metric rewards.
 
 A baseline is drawn from what a model could have seen: the control cells of the scored context and the training
 conditions. An oracle is drawn from the answer. Names say how the population is made: a ``... mean`` is one cell tiled,
@@ -15,26 +15,69 @@ from bionemo.perteval.populations.estimates import RIDGE, Estimates
 from bionemo.perteval.populations.rounding import round_to_counts
 from bionemo.screens.labels import Condition
 
-Draw = Callable[[Screen, Estimates, str, str, np.random.Generator], Population]
-"""(screen, estimates, context, perturbation, rng) -> as many cells as observed, log1p float32 [n, G]."""
+CONTROL_CELLS = "control cells"
+TRANSFERRED_DELTA = "control cells + transferred delta"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A `Request` asks for the cells of one condition, as many as were observed.
+
+    Attributes
+    ----------
+    screen, estimates
+        The cells, and what the training conditions say.
+    context, perturbation
+        Which condition.
+    rng
+        Source of the draws.
+    """
+
+    screen: Screen
+    estimates: Estimates
+    context: str
+    perturbation: str
+    rng: np.random.Generator
+
+    @property
+    def size(self) -> int:
+        """Number of cells to draw."""
+        return self.screen.rows[self.context, self.perturbation].size
+
+    def control_rows(self) -> np.ndarray:
+        """Draw rows of control cells with replacement: drawing all without would give back the controls themselves."""
+        return self.rng.choice(self.screen.rows[self.context, self.screen.control], self.size)
+
+    def tiled(self, cell: np.ndarray) -> np.ndarray:
+        """Return a cell, log1p [G], as every cell of the population; clipped at 0."""
+        return np.broadcast_to(np.maximum(cell, 0.0).astype(np.float32), (self.size, cell.size))
+
+    def shifted(self, rows: np.ndarray, delta: np.ndarray) -> np.ndarray:
+        """Return observed cells with a shift, log1p [G], added to each; clipped at 0."""
+        cells = self.screen.observed[rows].toarray()
+        cells += delta.astype(np.float32)
+        return np.maximum(cells, 0.0, out=cells)
+
+    def resampled(self, conditions: list[Condition]) -> Population:
+        """Draw real cells with replacement; every condition that they come from weighs the same."""
+        sources = [self.screen.rows[condition] for condition in conditions]
+        chosen = self.rng.integers(len(sources), size=self.size)
+        sizes = np.array([rows.size for rows in sources])
+        starts = np.cumsum(sizes) - sizes
+        place = starts[chosen] + (self.rng.random(chosen.size) * sizes[chosen]).astype(np.int64)
+        return self.screen.observed[np.concatenate(sources)[place]]
+
+
+Draw = Callable[[Request], Population]
+"""Request -> cells, log1p float32 [n, G]."""
 
 Estimate = Callable[[Estimates, str, str], np.ndarray]
 """(estimates, context, perturbation) -> mean cell or delta, log1p [G]."""
 
-CONTROL_CELLS = "control cells"
-MEAN_DELTA = "control cells + mean delta"
-TRANSFERRED_DELTA = "control cells + transferred delta"
-ZERO_PRESERVING = "control cells + transferred delta, zero-preserving"
-LINEAR_DELTA = "control cells + linear delta"
-PERTURBATION_MEAN = "perturbation mean"
-CONTEXT_MEAN = "context mean"
-TRUE_MEAN = "true mean"
-TRUE_DELTA = "control cells + true delta"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """A population that needs no model.
+    """A `Baseline` is a population that needs no model.
 
     Attributes
     ----------
@@ -79,109 +122,41 @@ def available(screen: Screen, *, main: bool = False) -> dict[str, Baseline]:
     }
 
 
-def _size(screen: Screen, context: str, perturbation: str) -> int:
-    return screen.rows[context, perturbation].size
-
-
-def _draw_controls(screen: Screen, context: str, perturbation: str, rng: np.random.Generator) -> np.ndarray:
-    """Draw rows of control cells with replacement: drawing all without would give back the controls themselves."""
-    return rng.choice(screen.rows[context, screen.control], _size(screen, context, perturbation))
-
-
-def _control_cells(
-    screen: Screen, estimates: Estimates, context: str, perturbation: str, rng: np.random.Generator
-) -> Population:
-    return screen.observed[_draw_controls(screen, context, perturbation, rng)]
-
-
-def _tile(screen: Screen, context: str, perturbation: str, cell: np.ndarray) -> np.ndarray:
-    shape = (_size(screen, context, perturbation), cell.size)
-    return np.broadcast_to(np.maximum(cell, 0.0).astype(np.float32), shape)
-
-
 def _tiled(mean: Estimate) -> Draw:
-    def draw(
-        screen: Screen, estimates: Estimates, context: str, perturbation: str, rng: np.random.Generator
-    ) -> Population:
-        return _tile(screen, context, perturbation, mean(estimates, context, perturbation))
-
-    return draw
+    return lambda asked: asked.tiled(mean(asked.estimates, asked.context, asked.perturbation))
 
 
 def _tiled_shift(delta: Estimate) -> Draw:
-    def draw(
-        screen: Screen, estimates: Estimates, context: str, perturbation: str, rng: np.random.Generator
-    ) -> Population:
-        control = screen.mean(context, screen.control)
-        return _tile(screen, context, perturbation, control + delta(estimates, context, perturbation))
+    def draw(asked: Request) -> Population:
+        control = asked.screen.mean(asked.context, asked.screen.control)
+        return asked.tiled(control + delta(asked.estimates, asked.context, asked.perturbation))
 
     return draw
-
-
-def _shift(screen: Screen, rows: np.ndarray, delta: np.ndarray) -> np.ndarray:
-    shifted = screen.observed[rows].toarray()
-    shifted += delta.astype(np.float32)
-    return np.maximum(shifted, 0.0, out=shifted)
 
 
 def _shifted(delta: Estimate) -> Draw:
-    def draw(
-        screen: Screen, estimates: Estimates, context: str, perturbation: str, rng: np.random.Generator
-    ) -> Population:
-        rows = _draw_controls(screen, context, perturbation, rng)
-        return _shift(screen, rows, delta(estimates, context, perturbation))
-
-    return draw
+    return lambda asked: asked.shifted(asked.control_rows(), delta(asked.estimates, asked.context, asked.perturbation))
 
 
 def _zero_preserving(delta: Estimate) -> Draw:
-    def draw(
-        screen: Screen, estimates: Estimates, context: str, perturbation: str, rng: np.random.Generator
-    ) -> Population:
+    def draw(asked: Request) -> Population:
+        screen, rows = asked.screen, asked.control_rows()
         assert screen.library is not None
         assert screen.target_sum is not None
-        rows = _draw_controls(screen, context, perturbation, rng)
-        shifted = _shift(screen, rows, delta(estimates, context, perturbation))
-        return round_to_counts(shifted, screen.library[rows], screen.target_sum, rng).astype(np.float32)
+        shifted = asked.shifted(rows, delta(asked.estimates, asked.context, asked.perturbation))
+        return round_to_counts(shifted, screen.library[rows], screen.target_sum, asked.rng).astype(np.float32)
 
     return draw
 
 
-def _resampled(conditions: Callable[[Screen, str, str], list[Condition]]) -> Draw:
-    """Draw real cells with replacement; every condition that they come from weighs the same."""
-
-    def draw(
-        screen: Screen, estimates: Estimates, context: str, perturbation: str, rng: np.random.Generator
-    ) -> Population:
-        sources = [screen.rows[condition] for condition in conditions(screen, context, perturbation)]
-        chosen = rng.integers(len(sources), size=_size(screen, context, perturbation))
-        sizes = np.array([rows.size for rows in sources])
-        starts = np.cumsum(sizes) - sizes
-        place = starts[chosen] + (rng.random(chosen.size) * sizes[chosen]).astype(np.int64)
-        return screen.observed[np.concatenate(sources)[place]]
-
-    return draw
+def _of_perturbation(asked: Request) -> Population:
+    training = asked.screen.training
+    return asked.resampled([c for c in training if c[1] == asked.perturbation] or list(training))
 
 
-def _of_perturbation(screen: Screen, context: str, perturbation: str) -> list[Condition]:
-    return [c for c in screen.training if c[1] == perturbation] or list(screen.training)
-
-
-def _of_context(screen: Screen, context: str, perturbation: str) -> list[Condition]:
-    return [c for c in screen.training if c[0] == context] or list(screen.training)
-
-
-def _true_mean(
-    screen: Screen, estimates: Estimates, context: str, perturbation: str, rng: np.random.Generator
-) -> Population:
-    return _tile(screen, context, perturbation, screen.mean(context, perturbation))
-
-
-def _true_delta(
-    screen: Screen, estimates: Estimates, context: str, perturbation: str, rng: np.random.Generator
-) -> Population:
-    rows = _draw_controls(screen, context, perturbation, rng)
-    return _shift(screen, rows, screen.delta(context, perturbation))
+def _of_context(asked: Request) -> Population:
+    training = asked.screen.training
+    return asked.resampled([c for c in training if c[0] == asked.context] or list(training))
 
 
 _ZEROS_KEPT = "The same, each value then rounded at random to what whole counts of that cell can show: zeros come back."
@@ -221,7 +196,7 @@ BASELINES: dict[str, Baseline] = {
         Baseline(
             name=CONTROL_CELLS,
             definition="Control cells of the same context, drawn with replacement: the perturbation does nothing.",
-            draw=_control_cells,
+            draw=lambda asked: asked.screen.observed[asked.control_rows()],
             main=True,
             uses_controls=True,
             needs_training=False,
@@ -236,10 +211,10 @@ BASELINES: dict[str, Baseline] = {
         Baseline(
             name="perturbation cells",
             definition="Cells of that perturbation drawn from the training contexts, every context weighing the same.",
-            draw=_resampled(_of_perturbation),
+            draw=_of_perturbation,
         ),
         Baseline(
-            name=PERTURBATION_MEAN,
+            name="perturbation mean",
             definition="Every cell is the mean cell of that perturbation over the training contexts.",
             draw=_tiled(Estimates.perturbation_mean),
             main=True,
@@ -247,10 +222,10 @@ BASELINES: dict[str, Baseline] = {
         Baseline(
             name="context cells",
             definition="Cells of the context's training perturbations, every perturbation weighing the same.",
-            draw=_resampled(_of_context),
+            draw=_of_context,
         ),
         Baseline(
-            name=CONTEXT_MEAN,
+            name="context mean",
             definition="Every cell is the mean cell of the context's training perturbations.",
             draw=_tiled(Estimates.context_mean),
         ),
@@ -276,16 +251,18 @@ BASELINES: dict[str, Baseline] = {
             main=False,
         ),
         Baseline(
-            name=TRUE_MEAN,
+            name="true mean",
             definition="Every cell is the mean of the observed cells: a perfect mean without a population.",
-            draw=_true_mean,
+            draw=lambda asked: asked.tiled(asked.screen.mean(asked.context, asked.perturbation)),
             oracle=True,
             needs_training=False,
         ),
         Baseline(
-            name=TRUE_DELTA,
+            name="control cells + true delta",
             definition="Control cells plus the observed shift, clipped at 0: a perfect shift of the wrong population.",
-            draw=_true_delta,
+            draw=lambda asked: asked.shifted(
+                asked.control_rows(), asked.screen.delta(asked.context, asked.perturbation)
+            ),
             oracle=True,
             uses_controls=True,
             needs_training=False,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bionemo.perteval.inputs.screen import Population, Screen, generator
-from bionemo.perteval.populations.baselines import BASELINES, available
+from bionemo.perteval.populations.baselines import BASELINES, Request, available
 from bionemo.perteval.populations.ceiling import SPLIT_HALVES, SPLIT_REPEATS
 from bionemo.perteval.populations.estimates import Estimates
 
@@ -69,7 +69,7 @@ def draw(
     if arm in screen.predictions:
         return screen.predictions[arm][repeat][context, perturbation]
     rng = generator(seed, arm, context, perturbation)
-    return BASELINES[arm].draw(screen, estimates, context, perturbation, rng)
+    return BASELINES[arm].draw(Request(screen, estimates, context, perturbation, rng))
 
 
 def population_notes(screen: Screen) -> list[str]:
