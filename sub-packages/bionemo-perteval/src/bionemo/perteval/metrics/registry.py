@@ -221,7 +221,7 @@ MISSING_RULE = (
     "A perturbation without a value for a metric is left out of that metric's mean and counted: LFCSpear, DirAgr, "
     "DERecall, PR_AUC and ROC_AUC have none where no gene is really DE, and a correlation has none over a shift that "
     "is zero or constant. A prediction of several training seeds has a value where each of its seeds has one, the "
-    "split halves have one where one of the splits has one. DEOver and DEPrec count a perturbation without DE genes as 0, as cell-eval does. Means are over perturbations "
-    "inside a context, then over contexts."
+    "split halves have one where one of the splits has one. DEOver and DEPrec count a perturbation without DE genes as "
+    "0, as cell-eval does. Means are over perturbations inside a context, then over contexts."
 )
 """How missing values are treated, for the report."""
