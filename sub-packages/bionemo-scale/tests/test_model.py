@@ -238,8 +238,7 @@ def test_a_share_of_the_cells_is_reconstructed_and_all_are_encoded_alike(build, 
     for name in ("endpoint", "energy"):
         torch.testing.assert_close(fewer[name], terms[name])
     first = {name: batch[name][:, :8] for name in ("control", "perturbed", "mask")}
-    z0 = part.encode(batch["control"], batch["mask"])[:, :8]
-    z1 = part.encode(batch["perturbed"], batch["mask"])[:, :8]
+    z0, z1 = (part.encoder(batch[name] - part.gene_mean, batch["mask"])[:, :8] for name in ("control", "perturbed"))
     expected = sum(
         over_cells((part.expression_decoder(z) + part.gene_mean - x).square(), first["mask"]).mean() / 2
         for z, x in ((z0, first["control"]), (z1, first["perturbed"]))

@@ -13,7 +13,7 @@ COUNTS = {"head": "negative_binomial", "set_loss": "none"}
     [(torch.float32, {}), (torch.float32, COUNTS), pytest.param(torch.bfloat16, {}, marks=pytest.mark.slow)],
     ids=["fp32", "fp32 counts", "bf16"],
 )
-def test_300_steps_on_very_sparse_sets_stay_finite(build, condition_of, dtype, changes):
+def test_300_steps_on_very_sparse_sets_stay_finite_and_learn(build, condition_of, dtype, changes):
     # In bf16 as Megatron does it: weights and activations in bf16, the optimizer on a float32 copy of the weights.
     model = build(awake=False, set_weight=30.0, **changes).to(dtype)
     weights = [parameter.detach().float().clone().requires_grad_() for parameter in model.parameters()]
@@ -41,5 +41,6 @@ def test_300_steps_on_very_sparse_sets_stay_finite(build, condition_of, dtype, c
                 parameter.copy_(weight)
         losses.append(terms["loss"].detach().float())
     assert torch.stack(losses).isfinite().all()
-    assert sum(losses[-75:]) < 2 * sum(losses[:75]), "the loss has grown"
+    # Of weights that do not move the two sums are within 2% of one another.
+    assert sum(losses[-75:]) < 0.9 * sum(losses[:75]), "the loss has not fallen"
     assert model.predict(control, mask, condition, torch.arange(3)).isfinite().all()

@@ -30,6 +30,8 @@ def optimal_transport_order(z0_BSD: torch.Tensor, z1_BSD: torch.Tensor, mask_BS:
     return order_BS.to(z0_BSD.device)
 
 
-def in_order(cells: torch.Tensor, order_BS: torch.Tensor) -> torch.Tensor:
-    """Reorder the cells of each set, [B, S, ...]."""
+def in_order(cells: torch.Tensor, order_BS: torch.Tensor | None) -> torch.Tensor:
+    """Reorder the cells of each set, [B, S, ...]; None leaves them as they are."""
+    if order_BS is None:
+        return cells
     return torch.take_along_dim(cells, order_BS.reshape(*order_BS.shape, *[1] * (cells.dim() - 2)), dim=1)

@@ -260,7 +260,7 @@ def _predict_batch(
         delta = model.linear_start.delta(labels, condition.context, middle, vocabulary)
         condition = replace(condition, delta=delta, control_mean=middle)
     noise_keys = torch.tensor([piece.key for piece in batch])
-    predicted = model.predict(control.to(device), mask.to(device), condition, noise_keys, encoded=encoded[which])
+    predicted = model.predict(control.to(device), mask.to(device), condition, noise_keys, condition_BD=encoded[which])
     rates = model.expression_decoder.rates
     if rates is not None:
         library = torch.zeros(mask.shape)

@@ -1,6 +1,6 @@
-"""The assembled model. Its ``forward`` is the training step: read it top to bottom.
+"""Assemble the model. Its ``forward`` is the training step: read it top to bottom.
 
-Shapes: B sets, S cells, G genes, D latent.
+Axes: B sets, 2B the control sets and then the perturbed sets, S cells, G genes, D latent.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from bionemo.scale.data.batches import TrainingBatch
 from bionemo.scale.data.condition import Condition
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.flow.endpoint import endpoint_loss, velocity_loss
-from bionemo.scale.flow.noise import set_noise
+from bionemo.scale.flow.noise import SetNoise, set_noise
 from bionemo.scale.flow.pairing import in_order, optimal_transport_order
 from bionemo.scale.flow.path import interpolate
 from bionemo.scale.flow.reduce import over_cells, over_sets
@@ -36,7 +36,7 @@ _SET_LOSSES = {SetLoss.ENERGY: energy_distance, SetLoss.MMD: maximum_mean_discre
 
 
 class ScaleModel(MegatronModule):
-    """Set-aware endpoint transport of a control population to a perturbed one, ``p(X1 | X0, C)``."""
+    """A `ScaleModel` transports control populations to perturbed ones, ``p(X1 | X0, C)`` (arXiv:2603.17380)."""
 
     gene_mean: torch.Tensor
     network_share: torch.Tensor
@@ -61,13 +61,12 @@ class ScaleModel(MegatronModule):
         # The share of the network's change that is kept: with a linear start validation chooses it.
         share = 1.0 if self.linear_start is None else config.network_share or 0.0
         self.register_buffer("network_share", torch.full((1,), share))
-        self.control_share = {Source.CONTROL: 1.0, Source.GAUSSIAN: 0.0, Source.MIXED: config.source_control_share}[
-            config.source
-        ]
+        shares = {Source.CONTROL: 1.0, Source.GAUSSIAN: 0.0, Source.MIXED: config.source_control_share}
+        self.control_share = shares[config.source]
         self.register_load_state_dict_pre_hook(_without_extra_state)
 
     def sharded_state_dict(self, prefix: str = "", *args, **kwargs) -> dict[str, Any]:
-        """Megatron's, less what layers keep beside their weights.
+        """Leave out of Megatron's state what layers keep beside their weights.
 
         Transformer Engine pickles its FP8 scaling history there, and unpickles it when it is loaded. Without it nothing
         in a checkpoint has to be unpickled, and torch and Transformer Engine layers read each other's checkpoints.
@@ -76,7 +75,7 @@ class ScaleModel(MegatronModule):
         return {name: part for name, part in sharded.items() if not name.endswith(EXTRA_STATE)}
 
     def set_input_tensor(self, input_tensor) -> None:
-        """Part of Megatron's pipeline interface; the model is one stage and takes none."""
+        """Do nothing: Megatron's pipelines call it, and the model is one stage."""
 
     def forward(self, batch: TrainingBatch) -> dict[str, torch.Tensor]:
         """Compute the losses of a batch.
@@ -88,132 +87,131 @@ class ScaleModel(MegatronModule):
             and by configuration ``energy`` or ``mmd``, ``likelihood``), and ``filled``, the share of sets that are not
             empty. A term divided by it is a mean over sets with cells.
         """
-        config, decoder = self.scale, self.expression_decoder
-        control, perturbed, mask, condition = batch.control, batch.perturbed, batch.mask, batch.condition
-        library = batch.library
-        noise = set_noise(
-            batch.key,
-            cells=control.shape[1],
-            width=config.hidden_size,
-            device=control.device,
-            start_fraction=config.start_fraction,
-            context_dropout=config.context_dropout,
-            token_dropout=config.token_dropout,
-            gene_dropout=config.gene_dropout,
-            genes=control.shape[2],
-        )
+        config, decoder, mask_BS = self.scale, self.expression_decoder, batch.mask
+        noise = self._noise(batch)
         # Cells come in float32, and are rounded to the precision of the weights only when they are centred.
-        control, dtype = self.starting_cells(control, condition), self.gene_mean.dtype
-        centred = (torch.stack([control, perturbed]) - self.gene_mean).to(dtype)
-        control = control.to(dtype)
-        # Through these cells of each set gradients reach the encoder: as many as the reconstruction needs.
-        trained = config.reconstructed_cells(control.shape[1])
-        shown = centred if noise.hide_genes_2BSG is None else centred.masked_fill(noise.hide_genes_2BSG, 0.0)
-        z = self.encoder(shown.flatten(0, 1), mask.repeat(2, 1), trained)
-        z0, z1 = z.chunk(2)
-        difference = decoder(z[:, :trained]) - centred.flatten(0, 1)[:, :trained]
-        error = over_cells(difference.square(), mask[:, :trained].repeat(2, 1))
-        reconstruction = error.unflatten(0, (2, -1)).mean(0)
+        x0_BSG, dtype = self.starting_cells(batch.control, batch.condition), self.gene_mean.dtype
+        centred_2BSG = (torch.cat([x0_BSG, batch.perturbed]) - self.gene_mean).to(dtype)
+        x0_BSG, centred_x1_BSG = x0_BSG.to(dtype), centred_2BSG.chunk(2)[1]
+
+        # The auto-encoder: gradients reach the encoder through the first cells of each set.
+        first, mask_2BS = slice(config.reconstructed_cells(mask_BS.shape[1])), mask_BS.repeat(2, 1)
+        shown_2BSG = centred_2BSG
+        if noise.hide_genes_2BSG is not None:
+            shown_2BSG = centred_2BSG.masked_fill(noise.hide_genes_2BSG.flatten(0, 1), 0.0)
+        z_2BSD = self.encoder(shown_2BSG, mask_2BS, trained=first.stop)
+        difference_2BSG = decoder(z_2BSD[:, first]) - centred_2BSG[:, first]
+        error_2B = over_cells(difference_2BSG.square(), mask_2BS[:, first])
+        weighted = {"reconstruction": (config.reconstruction_weight, error_2B.unflatten(0, (2, -1)).mean(0))}
 
         # The transport works on latents that the reconstruction alone shapes. A gradient of the endpoint loss through
         # z0 would pull the control cells together until every latent is the same.
-        start, target = z0.detach(), z1.detach()
-        if config.pairing is Pairing.OPTIMAL_TRANSPORT:
-            order = optimal_transport_order(start, target, mask)
-            target = in_order(target, order)
-        z_s = source(start, noise.gaussian_BSD, self.control_share, mask)
-        z_t = interpolate(z_s, target, noise.t_B)
-        told = condition.without_context(noise.hide_context_B)
-        encoded_condition, _ = self.condition_encoder(told, noise.hide_token_B)
-        z1_hat = self.transport(z_t, noise.t_B, encoded_condition, start, mask)
+        z0_BSD, z1_BSD = z_2BSD.detach().chunk(2)
+        paired = config.pairing is Pairing.OPTIMAL_TRANSPORT
+        order_BS = optimal_transport_order(z0_BSD, z1_BSD, mask_BS) if paired else None
+        z1_BSD = in_order(z1_BSD, order_BS)
+        z_s_BSD = source(z0_BSD, noise.gaussian_BSD, self.control_share, mask_BS)
+        z_t_BSD = interpolate(z_s_BSD, z1_BSD, noise.t_B)
+        condition = batch.condition.without_context(noise.hide_context_B)
+        condition_BD, _ = self.condition_encoder(condition, noise.hide_token_B)
+        z1_hat_BSD = self.transport(z_t_BSD, noise.t_B, condition_BD, z0_BSD, mask_BS)
 
-        weighted: dict[str, tuple[float, torch.Tensor]] = {
-            "reconstruction": (config.reconstruction_weight, reconstruction)
-        }
         if config.prediction is Prediction.ENDPOINT:
-            weighted["endpoint"] = config.endpoint_weight, endpoint_loss(z1_hat, target, mask)
+            weighted["endpoint"] = config.endpoint_weight, endpoint_loss(z1_hat_BSD, z1_BSD, mask_BS)
         else:
-            weighted["velocity"] = config.endpoint_weight, velocity_loss(z1_hat, target, noise.t_B, mask)
+            weighted["velocity"] = config.endpoint_weight, velocity_loss(z1_hat_BSD, z1_BSD, noise.t_B, mask_BS)
         if config.set_loss is not SetLoss.NONE:
-            predicted = decoder.predict(z1_hat, start, control, self.gene_mean)
-            distance = _SET_LOSSES[config.set_loss](predicted - self.gene_mean, centred[1], mask)
-            weighted[config.set_loss.value] = config.set_weight, distance
+            x1_hat_BSG = decoder.predict(z1_hat_BSD, z0_BSD, x0_BSG, self.gene_mean)
+            distance_B = _SET_LOSSES[config.set_loss](x1_hat_BSG - self.gene_mean, centred_x1_BSG, mask_BS)
+            weighted[config.set_loss.value] = config.set_weight, distance_B
         if config.head is Head.NEGATIVE_BINOMIAL:
-            assert library is not None
-            # Of the cells as encoded, so that rates are learnt of every latent, and as predicted. The order in which
-            # perturbed cells are compared with predicted ones is that of their pairing.
-            likelihood = self._likelihood(
-                z1[:, :trained], perturbed[:, :trained], library[1, :, :trained], mask[:, :trained]
-            )
-            if config.pairing is Pairing.OPTIMAL_TRANSPORT:
-                perturbed = in_order(perturbed, order)
-                library = torch.stack([library[0], in_order(library[1], order)])
-            likelihood = (likelihood + self._likelihood(z1_hat, perturbed, library[1], mask)) / 2
-            weighted["likelihood"] = config.likelihood_weight, likelihood
+            # Rates are learnt of the cells as encoded, so of every latent, and as predicted, which are paired.
+            assert batch.library is not None
+            x1_BSG, library_BS = batch.perturbed, batch.library[1]
+            z_x1_BSD = z_2BSD.chunk(2)[1]
+            encoded_B = self._likelihood(z_x1_BSD[:, first], x1_BSG[:, first], library_BS[:, first], mask_BS[:, first])
+            paired_x1_BSG, paired_library_BS = in_order(x1_BSG, order_BS), in_order(library_BS, order_BS)
+            predicted_B = self._likelihood(z1_hat_BSD, paired_x1_BSG, paired_library_BS, mask_BS)
+            weighted["likelihood"] = config.likelihood_weight, (encoded_B + predicted_B) / 2
 
-        terms = {name: over_sets(value) for name, (_, value) in weighted.items()}
+        terms = {name: over_sets(value_B) for name, (_, value_B) in weighted.items()}
         loss = torch.stack([weight * terms[name] for name, (weight, _) in weighted.items()]).sum()
-        return {"loss": loss, **terms, "filled": mask.any(1).float().mean()}
+        return {"loss": loss, **terms, "filled": mask_BS.any(1).float().mean()}
 
-    def starting_cells(self, control: torch.Tensor, condition: Condition) -> torch.Tensor:
-        """The control cells; moved by the condition's delta where there is a linear start, log1p [B, S, G]."""
+    def starting_cells(self, x0_BSG: torch.Tensor, condition: Condition) -> torch.Tensor:
+        """Return the control cells, moved by the condition's delta where there is a linear start, log1p [B, S, G]."""
         if self.linear_start is None:
-            return control
+            return x0_BSG
         assert condition.delta is not None
         assert condition.control_mean is not None
-        return move_cells(control, condition.delta, condition.control_mean, self.expression_decoder.ceiling)
-
-    def encode(self, x: torch.Tensor, mask: torch.Tensor, hide_genes: torch.Tensor | None = None) -> torch.Tensor:
-        """Latents [B, S, D] of log1p expression [B, S, G]; hidden genes, bool [B, S, G], are shown at their mean."""
-        centred = x - self.gene_mean
-        return self.encoder(centred if hide_genes is None else centred.masked_fill(hide_genes, 0.0), mask)
+        return move_cells(x0_BSG, condition.delta, condition.control_mean, self.expression_decoder.ceiling)
 
     @torch.no_grad()
     def predict(
         self,
-        control: torch.Tensor,
-        mask: torch.Tensor,
+        x0_BSG: torch.Tensor,
+        mask_BS: torch.Tensor,
         condition: Condition,
-        key: torch.Tensor,
+        key_B: torch.Tensor,
         network_share: torch.Tensor | float | None = None,
-        encoded: torch.Tensor | None = None,
+        condition_BD: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Perturbed populations, one cell for each control cell.
+        """Predict perturbed populations, one cell for each control cell.
 
         Parameters
         ----------
-        control, mask, condition, key
-            As in a :class:`TrainingBatch`.
+        x0_BSG
+            Control cells, log1p, as ``TrainingBatch.control``.
+        mask_BS, condition, key_B
+            Mask, conditions and keys, as in a :class:`TrainingBatch`.
         network_share
             Share of the network's change to keep, which is not computed where it is 0; the one that validation has
             chosen if not given.
-        encoded
-            The conditions as the condition encoder gives them, [B, D], where they are known already.
+        condition_BD
+            The conditions as the condition encoder gives them, where they are encoded already.
 
         Returns
         -------
         torch.Tensor
             log1p [B, S, G], before any rounding to counts.
         """
-        noise = set_noise(key, cells=control.shape[1], width=self.scale.hidden_size, device=control.device)
-        control = self.starting_cells(control, condition)
+        x0_BSG = self.starting_cells(x0_BSG, condition)
         share = float(self.network_share if network_share is None else network_share)
         if self.scale.head is Head.RESIDUAL and not share:
-            return control.clamp(0, self.expression_decoder.ceiling)
-        z0 = self.encode(control, mask)
-        if encoded is None:
-            encoded, _ = self.condition_encoder(condition)
-        z1 = solve(
-            lambda z, t: self.transport(z, t, encoded, z0, mask),
-            source(z0, noise.gaussian_BSD, self.control_share, mask),
+            return x0_BSG.clamp(0, self.expression_decoder.ceiling)
+        noise = set_noise(key_B, cells=x0_BSG.shape[1], width=self.scale.hidden_size, device=x0_BSG.device)
+        z0_BSD = self.encoder(x0_BSG - self.gene_mean, mask_BS)
+        if condition_BD is None:
+            condition_BD, _ = self.condition_encoder(condition)
+        z1_BSD = solve(
+            lambda z_BSD, t_B: self.transport(z_BSD, t_B, condition_BD, z0_BSD, mask_BS),
+            source(z0_BSD, noise.gaussian_BSD, self.control_share, mask_BS),
             self.scale.solver_steps,
         )
-        return self.expression_decoder.predict(z1, z0, control, self.gene_mean, share)
+        return self.expression_decoder.predict(z1_BSD, z0_BSD, x0_BSG, self.gene_mean, share)
 
-    def _likelihood(self, z: torch.Tensor, x: torch.Tensor, library: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def _noise(self, batch: TrainingBatch) -> SetNoise:
+        """Draw what is random in a training step."""
+        config, (_, cells, genes) = self.scale, batch.control.shape
+        return set_noise(
+            batch.key,
+            cells=cells,
+            width=config.hidden_size,
+            device=batch.control.device,
+            start_fraction=config.start_fraction,
+            context_dropout=config.context_dropout,
+            token_dropout=config.token_dropout,
+            gene_dropout=config.gene_dropout,
+            genes=genes,
+        )
+
+    def _likelihood(
+        self, z_BSD: torch.Tensor, x_BSG: torch.Tensor, library_BS: torch.Tensor, mask_BS: torch.Tensor
+    ) -> torch.Tensor:
+        """Return how unlikely cells are under the rates of latents, [B]."""
         decoder = self.expression_decoder
         assert decoder.rates is not None
-        return over_cells(decoder.rates.loss(decoder.trunk(z), self.gene_mean, x, library), mask)
+        return over_cells(decoder.rates.loss(decoder.trunk(z_BSD), self.gene_mean, x_BSG, library_BS), mask_BS)
 
 
 def _without_extra_state(model: torch.nn.Module, state: dict[str, Any], prefix: str, *_) -> None:
