@@ -35,6 +35,8 @@ PROGRAMS = {
 SECTIONS = {"model": ModelConfig, "compute": ComputeConfig, "training": TrainingConfig, "tuning": TuningConfig}
 FOREIGN = {"training.lr", "training.max_steps", "model.safetensors"}
 """What STATE's own settings are named, and what only looks like a setting."""
+OTHERS = {"--help", "--dryrun", "--yes", "--to-yaml", "--factory", "--mpi", "--requeue", "--no-deps"}
+"""Options of other programs that pages name."""
 WRITTEN = ("cellsets/", "checkpoints/", "demo/", "profile/", "report/", "results/", "run/", "timed/", ".NAME.partial/")
 """Beginnings of paths that commands write, so that no such file is in the repository."""
 UNFIT = {
@@ -114,6 +116,19 @@ def test_links_lead_to_files_and_headings(page):
 def test_commands_and_options_exist(page):
     for words in commands(page.read_text()):
         check(words)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.is_relative_to(ROOT / "docs") or "sub-packages" in p.parts])
+def test_options_that_are_named_alone_exist(page):
+    known = {
+        option
+        for program in PROGRAMS.values()
+        for command in program.commands.values()
+        for one in command.params
+        for option in (*one.opts, *one.secondary_opts)
+    }
+    for option in re.findall(r"`(--[a-z][\w-]*)", prose(page.read_text())):
+        assert option in known | OTHERS, f"no command has {option}"
 
 
 def test_the_examples_of_the_help_exist():
