@@ -1,5 +1,6 @@
 """The pages keep up with the code: their links, their commands, their settings and the files that they name."""
 
+import json
 import os
 import re
 import shlex
@@ -18,6 +19,7 @@ from bionemo.scale.config.compute import ComputeConfig
 from bionemo.scale.config.model import ModelConfig
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.config.tuning import TuningConfig
+from experiments.start_and_network.table import table
 
 ROOT = Path(__file__).parents[1]
 TRACKED = subprocess.run(
@@ -176,3 +178,22 @@ def test_unfit_words(page):
     for pattern, why in UNFIT.items():
         found = re.search(pattern, text, re.IGNORECASE)
         assert found is None, f"{found[0]!r}: {why}"
+
+
+@pytest.mark.parametrize("screen", ["simulated"])
+def test_the_tables_of_start_and_network_are_of_the_numbers_that_are_kept(screen):
+    numbers = ROOT / "benchmarks" / "results" / f"start-and-network-{screen}-cpu.json"
+    lines = table(json.loads(numbers.read_text())).splitlines()
+    assert "\n".join(lines) in (ROOT / "docs/results/start_and_network.md").read_text()
+    plain = {
+        line.replace("*", "").replace("not measured", "–") for line in (ROOT / "README.md").read_text().splitlines()
+    }
+    shown = [line for line in lines if line.split(" | ")[0] in ("| PDCorr", "| PDCorr_split", "| DEOver", "| LFCSpear")]
+    assert set(shown) <= plain
+
+
+def test_the_example_of_screens_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (example,) = blocks((ROOT / "sub-packages/bionemo-screens/README.md").read_text(), "python")
+    exec(compile(example, "README.md", "exec"), {})
+    assert (tmp_path / "screen.h5ad").exists()

@@ -40,4 +40,4 @@ done
 [[ -z $state ]] || predictions+=(--predicted "STATE=$state")
 bionemo-scale evaluate "${predictions[@]}" --observed "$screen" --split "$split" --out "$out/report" \
     --perturbation-key "$4" --control "$5" --context-key "$6" --target-sum 10000
-python "$here/table.py" "$out/report/metrics.json" | tee "$out/table.md"
+python "$here/table.py" "$out/report/metrics.json" "$out/results.json" | tee "$out/table.md"
