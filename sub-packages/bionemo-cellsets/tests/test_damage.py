@@ -192,3 +192,24 @@ def test_a_truncated_array_under_an_altered_manifest_is_not_read_beyond(store, t
         opened.read(np.arange(315))
     with pytest.raises(InputError, match=r"Rows 0 to 314 of the store .* are damaged"):
         opened.counts(0, 315)
+
+
+def test_nothing_outside_of_a_store_is_opened(store, tmp_path):
+    """A manifest's names and a store's links could lead to any file of the machine."""
+    for name in ("../outside", str(tmp_path / "outside")):
+        path = shutil.copytree(store.path, tmp_path / f"names{len(name)}")
+        manifest = json.loads((path / "manifest.json").read_text())
+        (tmp_path / "outside").write_bytes(b"secret")
+        manifest["files"][name] = {"bytes": 6, "sha256": hashlib.sha256(b"secret").hexdigest()}
+        (path / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(InputError, match=r"outside' of the store .* leads elsewhere"):
+            CellStore.open(path)
+    for name in (DATA, RUNS, "manifest.json", "obs_features"):
+        path = shutil.copytree(store.path, tmp_path / f"links{name[:3]}")
+        (path / name).rename(tmp_path / "moved")
+        (path / name).symlink_to(tmp_path / "moved")
+        with pytest.raises(InputError, match=f"'{name}.* of the store .* is a link or a name that leads elsewhere"):
+            CellStore.open(path)
+        (tmp_path / "moved").rename(tmp_path / f"moved{name[:3]}")
+    (tmp_path / "whole").symlink_to(store.path)  # the store's own place may be a link
+    assert CellStore.open(str(tmp_path / "whole"), verify=True).fingerprint == store.fingerprint

@@ -52,10 +52,10 @@ def killed(screen_path, keys, monkeypatch):
 @pytest.mark.parametrize(
     ("target", "call", "done"),
     [
-        ("survey.Survey._save", 4, {"survey.npz"}),
-        ("sorting.SortedPiece.finish", 3, {"survey.npz", "rows-0"}),
-        ("writer.StoreWriter._write_obs", 3, {"survey.npz", "rows-0", "rows-13"}),
-        ("workplace._put_in_place", 1, None),
+        ("preparation.first_pass.Survey._save", 4, {"survey.npz"}),
+        ("preparation.second_pass.SortedPiece.finish", 3, {"survey.npz", "rows-0"}),
+        ("preparation.writer.StoreWriter._write_obs", 3, {"survey.npz", "rows-0", "rows-13"}),
+        ("preparation.workplace._put_in_place", 1, None),
     ],
 )
 def test_a_killed_prepare_goes_on(store, screen_path, tmp_path, keys, killed, caplog, monkeypatch, target, call, done):
@@ -83,14 +83,14 @@ def test_a_killed_prepare_goes_on(store, screen_path, tmp_path, keys, killed, ca
 
 
 def test_what_other_arguments_left_is_removed(store, screen_path, tmp_path, keys, killed, caplog):
-    killed("sorting.SortedPiece.finish", 3, tmp_path / "s")
+    killed("preparation.second_pass.SortedPiece.finish", 3, tmp_path / "s")
     with caplog.at_level("INFO"):
         made = prepare([screen_path], tmp_path / "s", target_sum=1e6, **ALL, **keys)
     assert "its inputs or arguments differ" in caplog.text
     assert made.target_sum == 1e6
     assert os.listdir(tmp_path) == ["s"]
     # A changed input as well.
-    killed("sorting.SortedPiece.finish", 3, tmp_path / "t")
+    killed("preparation.second_pass.SortedPiece.finish", 3, tmp_path / "t")
     os.utime(screen_path, ns=(0, screen_path.stat().st_mtime_ns + 1))
     caplog.clear()
     with caplog.at_level("INFO"):
@@ -100,7 +100,7 @@ def test_what_other_arguments_left_is_removed(store, screen_path, tmp_path, keys
 
 def test_a_kill_between_the_renames_is_mended(store, screen_path, tmp_path, keys, killed):
     prepare([screen_path], tmp_path / "s", n_genes=5, progress=False, **keys)
-    killed("workplace._put_in_place", 1, tmp_path / "s", overwrite=True)
+    killed("preparation.workplace._put_in_place", 1, tmp_path / "s", overwrite=True)
     assert CellStore.open(tmp_path / "s").n_genes == 5
     (tmp_path / "s").rename(tmp_path / ".s.partial" / "replaced")  # the first of the two
     assert prepare([screen_path], tmp_path / "s", **ALL, **keys).fingerprint == store.fingerprint
@@ -116,14 +116,21 @@ def test_two_processes_do_not_make_one_store(screen_path, tmp_path, keys):
     assert prepare([screen_path], tmp_path / "t", **ALL, **keys).n_cells == 315
 
 
-@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "failure", [OSError(28, "No space left on device"), OSError(116, "Stale file handle"), KeyboardInterrupt()]
+)
 @pytest.mark.parametrize(
     "where",
-    ["writer._write_scdl", "workplace._put_in_place", "sorting.SortedPiece.write", "sorting.SortedPiece.finish"],
+    [
+        "preparation.writer._write_scdl",
+        "preparation.workplace._put_in_place",
+        "preparation.second_pass.SortedPiece.write",
+        "preparation.second_pass.SortedPiece.finish",
+    ],
 )
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_failure_while_writing_leaves_what_was_there(
-    screen_path, tmp_path, keys, monkeypatch, failure, where, overwrite
+def test_a_failure_while_writing_leaves_what_was_there_and_what_was_done(
+    screen_path, tmp_path, keys, monkeypatch, caplog, failure, where, overwrite
 ):
     if overwrite:
         prepare([screen_path], tmp_path / "s", **ALL, **keys)
@@ -134,16 +141,78 @@ def test_a_failure_while_writing_leaves_what_was_there(
     monkeypatch.setattr(f"bionemo.cellsets.{where}", fail)
     interrupted = isinstance(failure, KeyboardInterrupt)
     with pytest.raises(
-        KeyboardInterrupt if interrupted else InputError, match=None if interrupted else "No space left"
+        KeyboardInterrupt if interrupted else InputError,
+        match=None if interrupted else rf"\({failure.strerror}\): free space there or choose another",
     ):
         prepare([screen_path], tmp_path / "s", n_genes=5, overwrite=overwrite, progress=False, **keys)
-    left = {"s"} if overwrite else set()
-    assert set(os.listdir(tmp_path)) == left | ({".s.partial"} if interrupted else set())
+    assert set(os.listdir(tmp_path)) == ({"s"} if overwrite else set()) | {".s.partial"}
     if overwrite:
         assert CellStore.open(tmp_path / "s", verify=True).n_genes == 30
     monkeypatch.undo()
-    assert prepare([screen_path], tmp_path / "s", n_genes=5, overwrite=overwrite, progress=False, **keys).n_genes == 5
+    with caplog.at_level("INFO"):
+        made = prepare([screen_path], tmp_path / "s", n_genes=5, overwrite=overwrite, progress=False, **keys)
+    assert "Going on with the unfinished store" in caplog.text
+    assert made.n_genes == 5
     assert os.listdir(tmp_path) == ["s"]
+
+
+def test_an_error_of_a_disk_while_reading_deletes_no_unfinished_work(
+    store, screen_path, tmp_path, keys, killed, monkeypatch, caplog
+):
+    killed("preparation.second_pass.SortedPiece.finish", 3, tmp_path / "s")
+    done = set(os.listdir(tmp_path / ".s.partial" / "scratch"))
+
+    def fail(*args, **kwargs):
+        raise OSError(5, "Input/output error")
+
+    for owner, name in (
+        (row_readers.CsrArrays, "blocks"),  # reading the matrix
+        (survey.np, "fromfile"),  # reading what was put aside
+        (workplace.json, "loads"),  # reading the plan
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, fail)
+            with pytest.raises(InputError, match="Input/output error"):
+                prepare([screen_path], tmp_path / "s", **ALL, **keys)
+        assert done <= set(os.listdir(tmp_path / ".s.partial" / "scratch"))
+    with caplog.at_level("INFO"):
+        made = prepare([screen_path], tmp_path / "s", **ALL, **keys)
+    assert "Going on with the unfinished store" in caplog.text
+    assert made.fingerprint == store.fingerprint
+
+
+def test_work_whose_plan_is_damaged_is_left_and_named(screen_path, tmp_path, keys, killed):
+    killed("preparation.second_pass.SortedPiece.finish", 3, tmp_path / "s")
+    plan = tmp_path / ".s.partial" / "plan.json"
+    plan.write_text(plan.read_text()[:40])
+    with pytest.raises(InputError, match=r"plan.json is damaged, .* remove that directory"):
+        prepare([screen_path], tmp_path / "s", **ALL, **keys)
+    assert "rows-0" in os.listdir(tmp_path / ".s.partial" / "scratch")
+
+
+def test_an_input_found_wrong_leaves_nothing(altered, tmp_path, keys):
+    path = altered(lambda data: data.X.data.__setitem__(3, 0.5))
+    with pytest.raises(InputError, match="that is no count"):
+        prepare([path], tmp_path / "new" / "s", **ALL, **keys)
+    assert os.listdir(tmp_path / "new") == []
+
+
+def test_only_a_store_is_overwritten(store, screen_path, tmp_path, keys):
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "chapter.txt").write_text("years of work")
+    (folder / "manifest.json").write_text('{"name": "a web page", "files": {}}')
+    with pytest.raises(InputError, match="thesis is not a cell store, so it is not overwritten"):
+        prepare([screen_path], folder, overwrite=True, **ALL, **keys)
+    (folder / "manifest.json").write_bytes((store.path / "manifest.json").read_bytes())
+    with pytest.raises(InputError, match=r"thesis holds more than a cell store \('chapter.txt'\)"):
+        prepare([screen_path], folder, overwrite=True, **ALL, **keys)
+    (folder / "chapter.txt").rename(tmp_path / "chapter.txt")
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(InputError, match="link is a link, so it is not overwritten"):
+        prepare([screen_path], tmp_path / "link", overwrite=True, **ALL, **keys)
+    made = prepare([screen_path], folder, overwrite=True, **ALL, **keys)  # what is left of a store may be replaced
+    assert made.fingerprint == store.fingerprint
 
 
 def test_a_failed_rename_brings_the_old_store_back(screen_path, tmp_path, keys, monkeypatch):
@@ -158,7 +227,7 @@ def test_a_failed_rename_brings_the_old_store_back(screen_path, tmp_path, keys, 
     monkeypatch.setattr(workplace.Path, "rename", refuse_new)
     with pytest.raises(InputError, match="cannot be written"):
         prepare([screen_path], tmp_path / "s", n_genes=5, overwrite=True, progress=False, **keys)
-    assert os.listdir(tmp_path) == ["s"]
+    assert sorted(os.listdir(tmp_path)) == [".s.partial", "s"]
     assert CellStore.open(tmp_path / "s").n_genes == 30
 
 
@@ -176,7 +245,9 @@ def test_a_file_that_cannot_grow_ends_in_one_sentence(screen_path, tmp_path, key
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
-    assert os.listdir(tmp_path) == ["first"]
+    assert "s" not in os.listdir(tmp_path)
+    assert prepare([screen_path], tmp_path / "s", **ALL, **keys).n_cells == 315
+    assert sorted(os.listdir(tmp_path)) == ["first", "s"]
 
 
 def test_a_directory_that_may_not_be_written_is_named(screen_path, tmp_path, keys, monkeypatch):

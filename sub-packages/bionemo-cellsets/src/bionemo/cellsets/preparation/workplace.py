@@ -1,4 +1,4 @@
-"""The hidden directory a store is made in: by one process at a time, going on after a kill, whole or not at all."""
+"""Make a store in a hidden directory: by one process at a time, going on after a kill, whole or not at all."""
 
 import contextlib
 import errno
@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from bionemo.cellsets.store.manifest import MANIFEST
-from bionemo.screens.errors import InputError
+from bionemo.cellsets.store.manifest import MANIFEST, foreign_files
+from bionemo.screens.errors import InputError, name_list
 
 _log = logging.getLogger(__name__)
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
@@ -43,8 +43,9 @@ class Workplace:
 def workplace(store: Path, plan: Mapping[str, Any], *, overwrite: bool) -> Iterator[Workplace]:
     """Make a store: yield the place to write in, and give what is written there the store's name when that is done.
 
-    A process that is killed or interrupted leaves the hidden directory, and the next one with an equal plan goes on in
-    it. An error, and a plan that differs, remove it.
+    What a process leaves unfinished, killed or stopped by an error that may pass, stays in the hidden directory, and
+    the next process with an equal plan goes on in it. It is removed where it can be of no use: where the plan differs,
+    and where the input itself was found wrong.
 
     Parameters
     ----------
@@ -72,15 +73,17 @@ def workplace(store: Path, plan: Mapping[str, Any], *, overwrite: bool) -> Itera
         store.parent.mkdir(parents=True, exist_ok=True)
         lock = _locked(folder, store)
     with lock:
-        try:
-            with _errors_named(store):
-                place = _prepared(folder, dict(plan))
+        with _errors_named(store):
+            place = _prepared(folder, dict(plan))
+            try:
                 yield place
-                check_target(store, overwrite=overwrite)
-                _put_in_place(place, store, folder / "replaced")
-        except Exception:
-            _remove(folder)
-            raise
+            except InputError as error:
+                # One with a cause may come from a disk or a mount that is back the next time.
+                if error.__cause__ is None and error.__context__ is None:
+                    _remove(folder)
+                raise
+            check_target(store, overwrite=overwrite)
+            _put_in_place(place, store, folder / "replaced")
         _remove(folder)
 
 
@@ -96,8 +99,16 @@ def check_target(store: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise InputError(f"{store} exists: remove it, choose another directory, or say --overwrite")
-    if not (store / MANIFEST).is_file():
+    if store.is_symlink():
+        raise InputError(f"{store} is a link, so it is not overwritten: name the directory itself")
+    foreign = foreign_files(store)
+    if foreign is None:
         raise InputError(f"{store} is not a cell store, so it is not overwritten: choose another directory")
+    if foreign:
+        raise InputError(
+            f"{store} holds more than a cell store ({name_list(foreign)}), so it is not overwritten: "
+            "move that away, or choose another directory"
+        )
 
 
 def flush(path: Path) -> None:
@@ -115,8 +126,8 @@ def _errors_named(store: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"The store {store} cannot be written ({error.strerror or error}): "
-            "free space there or choose another directory"
+            f"The store {store} cannot be written ({error.strerror or error}): free space there or "
+            "choose another directory (the same command goes on from what was done)"
         ) from error
 
 
@@ -145,10 +156,14 @@ def _locked(folder: Path, store: Path) -> IO[Any]:
 def _prepared(folder: Path, plan: dict[str, Any]) -> Workplace:
     file, place = folder / "plan.json", Workplace(folder)
     plan = json.loads(json.dumps(plan))
-    try:
-        left = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        left = None
+    left = None
+    if file.exists():  # it comes into being whole, before the work that it is the plan of
+        try:
+            left = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(
+                f"{file} is damaged, so what unfinished work {folder} holds is not known: remove that directory"
+            ) from error
     if left == plan and (place.is_complete or place.scratch.is_dir()):
         _log.info("Going on with the unfinished store in %s", folder)
     else:
@@ -158,8 +173,10 @@ def _prepared(folder: Path, plan: dict[str, Any]) -> Workplace:
         for path in (place.store, place.scratch):
             shutil.rmtree(path, ignore_errors=True)
         place.scratch.mkdir()
-        file.write_text(json.dumps(plan, indent=1), encoding="utf-8")
-        flush(file)
+        unfinished = file.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(plan, indent=1), encoding="utf-8")
+        flush(unfinished)
+        unfinished.rename(file)
     if not place.is_complete:
         shutil.rmtree(place.store, ignore_errors=True)
         place.store.mkdir()

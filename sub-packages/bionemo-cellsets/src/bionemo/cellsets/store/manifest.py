@@ -69,14 +69,33 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
+def foreign_files(path: Path) -> list[str] | None:
+    """Return what a directory holds beside the files of a store, or None where it is no store, of any version."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        own = {MANIFEST, *manifest["files"]} if manifest["format"] == FORMAT else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        own = None
+    if own is None:
+        return None
+    files = (file for file in path.rglob("*") if file.is_symlink() or not file.is_dir())
+    return sorted(name for file in files if (name := file.relative_to(path).as_posix()) not in own)
+
+
 def check_sizes(path: Path, manifest: dict[str, Any]) -> None:
-    """Refuse a store that lacks a file, or has one of another size than was written.
+    """Refuse a store that lacks a file, or has one of another size than was written, or one that lies elsewhere.
 
     Raises
     ------
     InputError
         Naming the file.
     """
+    for name in (MANIFEST, *manifest["files"]):
+        if _leads_elsewhere(path, name):
+            raise InputError(
+                f"{name!r} of the store {path} is a link or a name that leads elsewhere, and only the store's own "
+                "files are read: copy the store with the files that its links lead to"
+            )
     for name, entry in manifest["files"].items():
         try:
             size = (path / name).stat().st_size if (path / name).is_file() else None
@@ -89,6 +108,15 @@ def check_sizes(path: Path, manifest: dict[str, Any]) -> None:
                 f"{name!r} of the store {path} has {size} bytes where {entry['bytes']} were written: "
                 "copy or prepare the store again"
             )
+
+
+def _leads_elsewhere(path: Path, name: str) -> bool:
+    root = path.resolve()
+    try:
+        found = (path / name).resolve()
+    except (OSError, ValueError, RuntimeError):  # a name that no file can have is said to be missing
+        return False
+    return found != root / name or not found.is_relative_to(root)
 
 
 def check_checksums(path: Path, manifest: dict[str, Any]) -> None:
