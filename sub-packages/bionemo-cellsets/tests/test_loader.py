@@ -1,8 +1,9 @@
 import gc
+import json
+import re
 import shutil
 import threading
 import time
-import warnings
 from dataclasses import fields
 from types import SimpleNamespace
 
@@ -23,9 +24,11 @@ SETTINGS = {"set_size": 16, "sets_per_batch": 3, "seed": 11}
 
 def make(store, epochs=1, eligible=None, reading=None, **changes) -> SetLoader:
     sampler = SetSampler(store, ~store.is_control if eligible is None else eligible, **SETTINGS | changes)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return SetLoader(store, sampler, epochs=epochs, **reading or {})
+    return SetLoader(store, sampler, epochs=epochs, **reading or {})
+
+
+def place(one, epoch, sets) -> dict:
+    return {"epoch": epoch, "sets": sets, **one.sampler.identity}
 
 
 def assert_equal(one, other):
@@ -90,14 +93,13 @@ def test_controls_repeat_only_where_the_pool_is_smaller_than_the_set(store):
                 assert len(np.unique(rows)) == min(len(rows), pools.length[run])
 
 
-def test_missing_controls_of_a_batch_are_said_once(store):
-    sampler = SetSampler(store, ~store.is_control, **SETTINGS)
-    with pytest.warns(UserWarning, match="1 of 6 runs of .* have no control cells of their batch") as caught:
-        SetLoader(store, sampler)
-    assert len(caught) == 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        SetLoader(store, SetSampler(store, store.runs["context"] != 1, **SETTINGS))
+def test_missing_controls_of_a_batch_are_said_once(store, caplog):
+    list(SetLoader(store, SetSampler(store, ~store.is_control, **SETTINGS), epochs=1))
+    (notice,) = caplog.messages
+    assert re.match("1 of 6 runs of .* have no control cells of their batch", notice)
+    caplog.clear()
+    SetLoader(store, SetSampler(store, store.runs["context"] != 1, **SETTINGS))
+    assert caplog.messages == []
 
 
 def test_control_runs_may_be_targets(store):
@@ -133,7 +135,7 @@ def test_resuming_is_bit_equal(store):
         states = [first.state_dict()]
         states += [first.state_dict() for _ in first]
         state = states[taken]
-        assert state == {"epoch": taken // (len(whole) // 2), "sets": taken % (len(whole) // 2) * 3, "seed": 11}
+        assert state == place(first, taken // (len(whole) // 2), taken % (len(whole) // 2) * 3)
         second = make(store, epochs=2)
         second.load_state_dict(state)
         rest = list(second)
@@ -155,7 +157,7 @@ def test_state_counts_what_was_handed_out_not_what_was_read_ahead(store):
     iterator = iter(one)
     next(iterator)
     next(iterator)
-    assert one.state_dict() == {"epoch": 0, "sets": 6, "seed": 11}
+    assert one.state_dict() == place(one, 0, 6)
     iterator.close()
 
 
@@ -178,7 +180,7 @@ def test_resuming_with_other_ranks_and_batches_repeats_and_skips_no_set(store, b
             batches.close()
         states = [one.state_dict() for one in first]
         assert all(state == states[0] for state in states)
-        assert all(isinstance(value, int) for value in states[0].values())
+        assert json.loads(json.dumps(states[0])) == states[0]
         second = ranks(*after)
         for one in second:
             one.load_state_dict(states[0])
@@ -187,17 +189,17 @@ def test_resuming_with_other_ranks_and_batches_repeats_and_skips_no_set(store, b
 
 def test_an_epoch_after_a_resumed_one_is_whole(store):
     one = make(store, epochs=2)
-    one.load_state_dict({"epoch": 0, "sets": 13, "seed": 11})
+    one.load_state_dict(place(one, 0, 13))
     second = make(store, epochs=2)
-    second.load_state_dict({"epoch": 1, "sets": 0, "seed": 11})
+    second.load_state_dict(place(one, 1, 0))
     assert keys_of(one)[2:] == keys_of(second)
-    assert one.state_dict() == {"epoch": 2, "sets": 0, "seed": 11}
+    assert one.state_dict() == place(one, 2, 0)
 
 
-def test_a_step_may_stand_for_sets(store):
+def test_a_loader_starts_at_a_step(store):
     one = make(store)
-    one.load_state_dict({"epoch": 0, "step": 2, "seed": 11})
-    assert one.state_dict() == {"epoch": 0, "sets": 6, "seed": 11}
+    one.start_at(0, 2)
+    assert one.state_dict() == place(one, 0, 6)
 
 
 def test_threads_do_not_change_a_bit(store, monkeypatch):
@@ -374,10 +376,35 @@ def test_waiting_is_counted(store, monkeypatch):
 
 def test_states_that_do_not_fit_are_refused(store):
     one = make(store)
-    with pytest.raises(InputError, match="has seed 3, not 11"):
-        one.load_state_dict({"epoch": 0, "step": 0, "seed": 3})
-    with pytest.raises(InputError, match="set 297, where an epoch has 15 sets"):
-        one.load_state_dict({"epoch": 0, "step": 99, "seed": 11})
+    with pytest.raises(InputError, match="epoch 0, set 297, where an epoch has 15 sets"):
+        one.start_at(0, 99)
+    with pytest.raises(InputError, match="The loader's state has no 'set_size': give what state_dict returned"):
+        one.load_state_dict({"epoch": 0, "sets": 0, "seed": 11})
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"seed": 3}, "seed 3, not 11"),
+        ({"set_size": 8}, "set_size 8, not 16"),
+        ({"weighting": "sqrt"}, "weighting sqrt, not cells"),
+        ({"blocks": 2}, "blocks 2, not 1"),
+        ({"eligible": [1, 2]}, "runs [0-9a-f]{16}, not"),
+    ],
+)
+def test_the_state_of_other_sets_is_refused_by_name(store, other, says):
+    with pytest.raises(InputError, match=f"The loader's state has {says}"):
+        make(store).load_state_dict(make(store, **other).state_dict())
+
+
+def test_workers_that_would_repeat_the_epoch_are_refused(store):
+    passed = torch.utils.data.DataLoader(make(store), batch_size=None, num_workers=2)
+    with pytest.raises(InputError, match="make the DataLoader with num_workers=0"):
+        list(passed)
+
+
+def test_settings_of_reading_are_checked(store):
+    one = make(store)
     for name in ("epochs", "prefetch", "threads"):
         with pytest.raises(InputError, match=f"{name} is 0: it must be at least 1"):
             SetLoader(store, one.sampler, **{name: 0})
@@ -411,7 +438,7 @@ def test_the_state_of_uploaded_batches_counts_those_handed_out(store):
             if number == taken:
                 break
         sets = len(seen) * 3
-        assert uploaded.state_dict() == {"epoch": sets // 15, "sets": sets % 15, "seed": 11}
+        assert uploaded.state_dict() == place(uploaded.loader, sets // 15, sets % 15)
     assert seen == wanted[:6]
     resumed = DeviceBatches(make(store, epochs=None, reading={"staged": True}), "cpu")
     resumed.load_state_dict(uploaded.state_dict())
@@ -457,7 +484,7 @@ def test_a_dataloader_passes_batches_and_state_through(store):
     for batch, wanted in zip(passed, make(store, epochs=2), strict=True):
         assert_equal(batch, wanted)
         states.append(one.state_dict())
-    assert states[3] == {"epoch": 0, "sets": 12, "seed": 11}
+    assert states[3] == place(one, 0, 12)
     again = make(store, epochs=2)
     again.load_state_dict(states[3])
     rest = [batch.key.tolist() for batch in torch.utils.data.DataLoader(again, batch_size=None)]

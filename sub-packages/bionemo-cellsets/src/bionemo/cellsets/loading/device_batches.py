@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -41,7 +41,7 @@ class DeviceBatches:
             raise InputError("The loader hands out dense batches: make it with staged=True to upload stored values")
         self.loader, self.device, self.dtype = loader, torch.device(device), dtype
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-        self._state: dict[str, int] | None = None
+        self._state: dict[str, Any] | None = None
         self._running: Generator[SetBatch, None, None] | None = None
 
     def __len__(self) -> int:
@@ -65,7 +65,7 @@ class DeviceBatches:
 
     def _batches(self) -> Generator[SetBatch, None, None]:
         source = iter(self.loader)
-        ahead: deque[tuple[_Upload, dict[str, int]]] = deque()
+        ahead: deque[tuple[_Upload, dict[str, Any]]] = deque()
         try:
             for staged in source:
                 ahead.append((_Upload(staged, self.device, self.dtype, self._stream), self.loader.state_dict()))
@@ -78,7 +78,7 @@ class DeviceBatches:
             if ahead and self._state is not None and self.loader.epochs is None:
                 self.loader.load_state_dict(self._state)  # what was uploaded ahead is read again
 
-    def _hand_over(self, upload: "_Upload", state: dict[str, int]) -> SetBatch:
+    def _hand_over(self, upload: "_Upload", state: dict[str, Any]) -> SetBatch:
         self._state = state
         return upload.finish()
 
@@ -87,11 +87,11 @@ class DeviceBatches:
         """Time the consumer has waited for the loader so far."""
         return self.loader.wait_seconds
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the loader's state as of the last batch that was handed out, not of those uploaded ahead."""
         return dict(self._state) if self._state is not None else self.loader.state_dict()
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a place; see `SetLoader.load_state_dict`."""
         self.close()
         self.loader.load_state_dict(state)

@@ -1,18 +1,18 @@
 """Batches of sets, read ahead by a thread that may have others help it."""
 
 import contextlib
+import logging
 import queue
 import threading
 import time
-import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
 from bionemo.cellsets.loading.batches import Described, SetBatch, describe_sets, read_batch, unstacked
 from bionemo.cellsets.loading.csr_batches import CsrBatch, stage_batches
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bionemo.cellsets.sampling.sampler import SetSampler
     from bionemo.cellsets.store.cell_store import CellStore
 
+_log = logging.getLogger(__name__)
 Batch = SetBatch | CsrBatch
 PLANNED = 16
 """Batches whose rows are worked out at once."""
@@ -69,11 +70,6 @@ class SetLoader(IterableDataset):
     ------
     InputError
         If a number is out of range, or a context has no control cells.
-
-    Warns
-    -----
-    UserWarning
-        If eligible runs have no control cells of their batch, and take those of their context.
     """
 
     def __init__(
@@ -106,10 +102,10 @@ class SetLoader(IterableDataset):
         self._reader: _ReadAhead | None = None
         without = 0 if self._pools is None else int(self._pools.fallback[sampler.eligible_runs].sum())
         if without:
-            warnings.warn(
-                f"{without} of {len(sampler.eligible_runs)} runs of {store.path} have no control cells of their batch: "
+            _log.warning(
+                "%s of %s runs of %s have no control cells of their batch: "
                 "their control sets are drawn from all batches of the context",
-                stacklevel=2,
+                *(without, len(sampler.eligible_runs), store.path),
             )
 
     def __len__(self) -> int:
@@ -119,6 +115,11 @@ class SetLoader(IterableDataset):
         return self.epochs * self.sampler.steps_per_epoch
 
     def __iter__(self) -> Generator[Any, None, None]:
+        if get_worker_info() is not None:
+            raise InputError(
+                "A SetLoader reads ahead with threads of its own, and every worker process would repeat the epoch: "
+                "make the DataLoader with num_workers=0"
+            )
         self.close()
         if not self._goes_on:
             self._epoch = self._sets = 0
@@ -164,11 +165,14 @@ class SetLoader(IterableDataset):
             self._reader.close()
             self._reader = None
 
-    def state_dict(self) -> dict[str, int]:
-        """Return the place of the next batch: `epoch`, `sets` of it that all ranks have handed out, and `seed`."""
-        return {"epoch": self._epoch, "sets": self._sets, "seed": self.sampler.seed}
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place of the next batch: `epoch`, `sets` of it that all ranks have handed out, and of which sets.
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+        What follows `sets` says which epochs the place is one of: `SetSampler.identity`.
+        """
+        return {"epoch": self._epoch, "sets": self._sets, **self.sampler.identity}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to a place; the next iteration begins there.
 
         The state of any rank serves every rank, also where there are more or fewer of them than before, or other batch
@@ -176,23 +180,32 @@ class SetLoader(IterableDataset):
 
         Parameters
         ----------
-        state : dict
-            From `state_dict`; `step`, a number of batches of the present size, may stand for `sets`.
+        state : mapping
+            From `state_dict`.
 
         Raises
         ------
         InputError
-            If the state belongs to another seed, or its place is none of the epoch's.
+            If the state belongs to other sets, or its place is none of the epoch's.
         """
-        sets = state["sets"] if "sets" in state else state["step"] * self.sampler.global_batch
-        epoch, sets = int(state["epoch"]), int(sets)
-        if state["seed"] != self.sampler.seed:
-            raise InputError(
-                f"The loader's state has seed {state['seed']}, not {self.sampler.seed}: use that seed to resume"
-            )
+        for name, value in {"epoch": None, "sets": None, **self.sampler.identity}.items():
+            if name not in state:
+                raise InputError(f"The loader's state has no '{name}': give what state_dict returned")
+            if value is not None and state[name] != value:
+                raise InputError(
+                    f"The loader's state has {name} {state[name]}, not {value}: "
+                    "resume with the same data, split, seed and settings of the sets"
+                )
+        self._go_to(int(state["epoch"]), int(state["sets"]))
+
+    def start_at(self, epoch: int, step: int) -> None:
+        """Go to a step of an epoch, in batches of the present size; the next iteration begins there."""
+        self._go_to(epoch, step * self.sampler.global_batch)
+
+    def _go_to(self, epoch: int, sets: int) -> None:
         if epoch < 0 or not 0 <= sets < self.sampler.n_sets:
             raise InputError(
-                f"The loader's state is at epoch {epoch}, set {sets}, where an epoch has {self.sampler.n_sets} sets: "
+                f"The loader is sent to epoch {epoch}, set {sets}, where an epoch has {self.sampler.n_sets} sets: "
                 "resume with the same data, split and set size"
             )
         self.close()

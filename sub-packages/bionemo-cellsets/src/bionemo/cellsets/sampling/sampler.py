@@ -22,6 +22,7 @@ the shifts r are drawn anew each epoch. Cells that lie side by side in the store
 promises above hold as they stand.
 """
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -114,6 +115,8 @@ class SetSampler:
         self.set_size, self.sets_per_batch, self.seed = int(set_size), int(sets_per_batch), int(seed)
         self.rank, self.world_size = int(rank), int(world_size)
         self.eligible_runs = _run_indices(eligible_runs, len(store.runs))
+        own = store.runs[self.eligible_runs]
+        self._runs_hash = hashlib.sha256(self.eligible_runs.tobytes() + own.tobytes()).hexdigest()[:16]
         self._lengths = store.runs["length"][self.eligible_runs].astype(np.int64)
         self._sets_per_run = -(-self._lengths // self.set_size)
         self.n_sets = int(self._sets_per_run.sum())
@@ -121,6 +124,20 @@ class SetSampler:
         self.global_batch = self.sets_per_batch * self.world_size
         self.steps_per_epoch = -(-self.n_sets // self.global_batch)
         self._plan: _EpochPlan | None = None
+
+    @property
+    def identity(self) -> dict[str, int | str]:
+        """What the sets of an epoch depend on, ranks and batch size not among it: equal ones mean equal sets.
+
+        `runs` is a hash of the eligible runs, of where they begin and how long they are.
+        """
+        return {
+            "seed": self.seed,
+            "set_size": self.set_size,
+            "weighting": self.weighting,
+            "blocks": self.blocks,
+            "runs": self._runs_hash,
+        }
 
     def step(self, epoch: int, step: int) -> np.ndarray:
         """Return the sets of one batch of this rank.

@@ -216,7 +216,7 @@ class CellSetsDataModule(pl.LightningDataModule):
         consumed = self.trainer.global_step * self.training.accumulate
         epoch, step = divmod(consumed, sampler.steps_per_epoch)
         loader = self._loader(sampler, staged=self.compute.upload_counts)
-        loader.load_state_dict({"epoch": epoch, "step": step, "seed": self.training.seed})
+        loader.start_at(epoch, step)
         self.batches = self._batches(loader)
         return self.batches
 
