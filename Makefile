@@ -9,7 +9,7 @@ DEMO ?= demo
 PYTEST_JOBS ?= -n logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-slurm test-gpu lint docs clean
+.PHONY: help setup demo test test-slow test-slurm test-gpu lint docs clean
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -29,11 +29,11 @@ demo: setup  ## simulate a screen, train on it, predict the held-out conditions,
 test: setup  ## run the tests that take seconds each
 	$(BIN)/python -m pytest $(PYTEST_JOBS)
 
-test-all: setup  ## run the slow tests as well
-	$(BIN)/python -m pytest $(PYTEST_JOBS) -m "not gpu and not slurm"
+test-slow: setup  ## run the tests that take minutes each
+	$(BIN)/python -m pytest $(PYTEST_JOBS) -rs -m "slow and not gpu and not slurm"
 
 test-slurm: setup  ## run recipes' jobs on a Slurm cluster that is made on this machine (Debian: slurm-wlm, munge)
-	$(BIN)/python -m pytest -m slurm tests/test_real_slurm.py
+	$(BIN)/python -m pytest -rs -m slurm tests/test_real_slurm.py
 
 test-gpu:  ## run the tests that need an NVIDIA GPU, with the python of this environment (a container)
 	python -m pytest -m gpu
