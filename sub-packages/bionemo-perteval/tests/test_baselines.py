@@ -21,7 +21,7 @@ _KEYWORDS = {"perturbation_key": "gene", "context_key": "line", "control": "ctrl
 
 
 def _log1p_of(cells):
-    from bionemo.screens.replicates import log1p_of
+    from bionemo.screens.simulation import log1p_of
 
     return log1p_of(cells)
 

@@ -8,7 +8,7 @@ import pytest
 
 from bionemo.screens import simulation
 from bionemo.screens.errors import InputError
-from bionemo.screens.simulation import simulate
+from bionemo.screens.simulation import draw_replicate, draw_screen, simulate
 
 # 2.4 million values: more than one block of cells.
 SIZE = {"cells": 6000, "genes": 400, "contexts": 2, "perturbations": 5, "batches": 2}
@@ -149,10 +149,31 @@ def test_the_same_seed_gives_the_same_file_content_and_another_seed_another(tmp_
     assert (first.X != other.X).nnz > 0
 
 
+def test_cells_in_memory_are_those_of_the_file_and_a_replicate_is_of_the_same_populations(screen):
+    drawn = draw_screen(**SIZE, seed=3)
+    assert (drawn.X != screen.X).nnz == 0
+    assert drawn.obs.equals(screen.obs)
+    again = draw_replicate(**SIZE, seed=3)
+    np.testing.assert_array_equal(
+        again.uns["simulation"]["log_fold_change"], drawn.uns["simulation"]["log_fold_change"]
+    )
+    assert "control" not in set(again.obs["perturbation"])
+    counted = [
+        cells.obs.groupby(["context", "batch", "perturbation"], observed=True).size() for cells in (again, drawn)
+    ]
+    assert counted[0].equals(counted[1].drop("control", level="perturbation"))
+    context, perturbation = strongest(screen.uns["simulation"]["log_fold_change"])
+    where = {"context": f"context_{context + 1}", "perturbation": f"perturbation_{perturbation + 1}"}
+    means = [np.log1p(mean_counts(cells, **where)) for cells in (again, drawn)]
+    assert (means[0] != means[1]).any()
+    control = np.log1p(mean_counts(drawn, context=where["context"], perturbation="control"))
+    assert np.corrcoef(means[0] - control, means[1] - control)[0, 1] > 0.8
+
+
 def test_a_failed_run_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     out = simulate(tmp_path / "screen.h5ad", **SIZE | {"cells": 300}, progress=False)
     before = out.read_bytes()
-    monkeypatch.setattr(simulation, "_draw_counts", lambda *_: 1 / 0)
+    monkeypatch.setattr(simulation._Drawing, "_counts", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         simulate(out, **SIZE | {"cells": 400}, progress=False)
     assert out.read_bytes() == before

@@ -2,7 +2,7 @@
 
 from bionemo.perteval.evaluation import Evaluation
 from bionemo.perteval.run import evaluate
-from bionemo.screens.replicates import CONTROL, log1p_of, simulate
+from bionemo.screens.simulation import CONTROL, CONTROL_SHARE, draw_replicate, draw_screen, log1p_of
 
 REPLICATE = "independent replicate"
 
@@ -18,14 +18,15 @@ def reference(
 ) -> Evaluation:
     """Score an independent replicate of simulated perturbations, with all baselines and oracles beside.
 
-    One context, with half as many further perturbations for training; see `simulation.simulate`.
+    One context, with half as many further perturbations for training, every perturbed cell a responder; see
+    `bionemo.screens.simulation`.
 
     Parameters
     ----------
     perturbations
         That are scored.
     cells
-        Of each perturbation; there are four times as many control cells.
+        Of each perturbation; there are three times as many control cells.
     genes
         On the panel.
     seed
@@ -33,18 +34,18 @@ def reference(
     threads, progress
         As of `evaluate`.
     """
-    screen, replicate = simulate(
-        cells=cells,
-        controls=4 * cells,
-        perturbations=perturbations + perturbations // 2,
-        genes=genes,
-        shared=0.6,
-        affected=0.05,
-        strength=1.5,
-        depth=-3.0,
-        seed=seed,
-    )
-    scored = replicate.obs["perturbation"].isin([f"p{i:03d}" for i in range(perturbations)]).to_numpy()
+    drawn = perturbations + perturbations // 2
+    size = {
+        "cells": cells * (drawn + CONTROL_SHARE),
+        "genes": genes,
+        "contexts": 1,
+        "perturbations": drawn,
+        "batches": 1,
+        "responders": 1.0,
+        "seed": seed,
+    }
+    screen, replicate = draw_screen(**size), draw_replicate(**size)
+    scored = replicate.obs["perturbation"].cat.codes.to_numpy() <= perturbations  # 0 is the control
     return evaluate(
         {REPLICATE: log1p_of(replicate[scored].copy())},
         screen,

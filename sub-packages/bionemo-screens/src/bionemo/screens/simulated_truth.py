@@ -1,4 +1,4 @@
-"""What a simulated screen's cells are drawn from: profiles, modules, and the true effects of perturbations."""
+"""Draw what a simulated screen's cells come from: profiles, modules, and the true effects of perturbations."""
 
 from dataclasses import dataclass
 
@@ -13,16 +13,38 @@ COUNTS_PER_GENE = 1.2  # median library size divided by the number of genes
 
 @dataclass(frozen=True, kw_only=True)
 class SimulationSize:
-    """The sizes and shares that a simulation is made from."""
+    """A `SimulationSize` holds the sizes and shares that a screen is simulated from.
 
-    cells: int
-    genes: int
-    contexts: int
-    perturbations: int
-    batches: int
-    seed: int
-    shared: float
-    responders: float
+    Attributes
+    ----------
+    cells
+        Number of cells over all conditions.
+    genes
+        Number of genes. The median library is 1.2 times as large.
+    contexts, perturbations, batches
+        Number of contexts, of perturbations beside the control, and of batches.
+    seed
+        Seed of every random number.
+    shared
+        Share of an effect's variance over genes that all contexts have in common, 0 to 1.
+    responders
+        Expected share of a population that responds to a perturbation with an effect, above 0 and at most 1. The
+        conditions scatter around it, except at 1.
+
+    Raises
+    ------
+    InputError
+        A size or share is out of its range, or there are fewer cells than the conditions need.
+    """
+
+    cells: int = 20_000
+    genes: int = 1000
+    contexts: int = 4
+    perturbations: int = 12
+    batches: int = 2
+    seed: int = 0
+    shared: float = 0.6
+    responders: float = 0.75
 
     def __post_init__(self):
         for name in ("cells", "contexts", "perturbations", "batches"):
@@ -46,7 +68,10 @@ class SimulationSize:
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """What the cells are drawn from. K contexts, P perturbations, N batches, G genes; logarithms are natural."""
+    """A `Truth` holds what the cells are drawn from; logarithms are natural.
+
+    K contexts, P perturbations, N batches, G genes.
+    """
 
     baseline: np.ndarray  # [K, G] log rate up to a constant per context
     batch: np.ndarray  # [N, G] log factor
@@ -99,7 +124,7 @@ def _draw_effects(size: SimulationSize, modules: np.ndarray, rng: np.random.Gene
     family = rng.permutation(np.arange(size.perturbations) % n_families)
 
     def part() -> np.ndarray:
-        """One unit-size effect per perturbation [P, G], alike within a family."""
+        """Draw one unit-size effect per perturbation [P, G], alike within a family."""
         weights = np.zeros((n_families, len(modules)))
         for row in weights:
             row[rng.choice(len(modules), 2, replace=False)] = rng.choice([-1.0, 1.0], 2) * rng.uniform(0.7, 1.3, 2)
@@ -121,7 +146,7 @@ def _draw_effects(size: SimulationSize, modules: np.ndarray, rng: np.random.Gene
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Shares over the last axis."""
+    """Return shares over the last axis, which sum to one."""
     weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return weights / weights.sum(axis=-1, keepdims=True)
 

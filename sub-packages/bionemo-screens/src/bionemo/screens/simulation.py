@@ -1,6 +1,7 @@
-"""A simulated perturbation screen with a known true effect: single-cell counts as AnnData.
+"""Simulate a perturbation screen with a known true effect: single-cell counts as AnnData.
 
-The demo and the tests run on it, where no data can be downloaded. The model, per cell and gene, logarithms natural::
+The demo, the tests and the evaluation's reference experiment run on it, where no data can be downloaded. The model, per
+cell and gene, logarithms natural::
 
     log rate = log library + log share(context, batch, cell) + responder * log_fold_change(context, perturbation)
     count ~ NegativeBinomial(mean=rate, dispersion(gene))
@@ -10,53 +11,43 @@ off, a factor per gene and batch, and two sources of variation inside a populati
 state. An effect is sparse over genes: a few target genes of the perturbation and the modules of its mechanism family.
 It mixes a part that all contexts share with a part of one context, both of unit size, so that the effects of one
 perturbation in two contexts have the correlation `shared` on average.
+
+Every (context, batch) has cells of every perturbation and three times as many control cells as cells of one
+perturbation. Rows are in random order. `obs` holds `context`, `perturbation` (with the label "control"), `batch` and
+`responder`. `X` is CSR, float32 and integer-valued. `uns["simulation"]` holds the sizes and the truth:
+
+- `log_fold_change`, float32 [contexts, perturbations, genes]: natural-log change of a responder's expected count, genes
+  in the order of `var`. One perturbation (two from 16 on, none below 4) has no effect anywhere.
+- `responder_fraction`, float32 [contexts, perturbations]: the expected share of responders, 0 without an effect.
+- `context_labels`, `perturbation_labels`: the labels of these axes.
 """
 
 import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from anndata.io import sparse_dataset, write_elem
 from h5py import File
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, vstack
 from tqdm import tqdm
 
 from bionemo.screens.errors import InputError
 from bionemo.screens.forgiving_file import ForgivingFile
-from bionemo.screens.simulated_truth import CONTROL_SHARE, COUNTS_PER_GENE, SimulationSize, Truth, draw_truth, softmax
+from bionemo.screens.simulated_truth import CONTROL_SHARE, COUNTS_PER_GENE, SimulationSize, draw_truth, softmax
 
 CONTROL = "control"
 
 _BLOCK_VALUES = 2_000_000  # cells x genes held dense at a time, 16 MB per array
 
 
-def simulate(
-    out: Path,
-    *,
-    cells: int = 20_000,
-    genes: int = 1000,
-    contexts: int = 4,
-    perturbations: int = 12,
-    batches: int = 2,
-    seed: int = 0,
-    shared: float = 0.6,
-    responders: float = 0.75,
-    progress: bool = True,
-) -> Path:
+def simulate(out: str | Path, *, progress: bool = True, **size: Any) -> Path:
     """Write a simulated screen as one h5ad file of raw counts.
-
-    Every (context, batch) has cells of every perturbation and three times as many control cells as cells of one
-    perturbation. Rows are in random order. `obs` holds `context`, `perturbation` (with the label "control"), `batch`
-    and `responder`. `X` is CSR, float32 and integer-valued. `uns["simulation"]` holds the arguments and the truth:
-
-    - `log_fold_change`, float32 [contexts, perturbations, genes]: natural-log change of a responder's expected count,
-      genes in the order of `var`. One perturbation (two from 16 on, none below 4) has no effect anywhere.
-    - `responder_fraction`, float32 [contexts, perturbations]: the expected share of responders, 0 without an effect.
-    - `context_labels`, `perturbation_labels`: the labels of these axes.
 
     The same arguments give the same cells, bit for bit, on one machine. Memory does not grow with `cells`, except for
     the `obs` table.
@@ -65,49 +56,27 @@ def simulate(
     ----------
     out
         File to write; it ends in ".h5ad". An existing file is replaced once the new one is complete.
-    cells
-        Number of cells over all conditions.
-    genes
-        Number of genes. The median library is 1.2 times as large.
-    contexts, perturbations, batches
-        Number of contexts, of perturbations beside the control, and of batches.
-    seed
-        Seed of every random number.
-    shared
-        Share of an effect's variance over genes that all contexts have in common, 0 to 1.
-    responders
-        Expected share of a population that responds to a perturbation with an effect, above 0 and at most 1. The
-        conditions scatter around it, except at 1.
     progress
         Show a progress bar.
+    **size
+        Attributes of `SimulationSize`: cells, genes, contexts, perturbations, batches, seed, shared, responders.
 
     Returns
     -------
     Path
-        `out`.
+        `out`; what it holds stands in the docstring of this module.
 
     Raises
     ------
     InputError
-        A size or share out of its range, fewer cells than the conditions need, or an `out` that cannot be written.
+        `SimulationSize` refuses a size, or `out` cannot be written.
     """
-    size = SimulationSize(
-        cells=cells,
-        genes=genes,
-        contexts=contexts,
-        perturbations=perturbations,
-        batches=batches,
-        seed=seed,
-        shared=shared,
-        responders=responders,
-    )
+    screen = _Drawing(SimulationSize(**size))
     out = Path(out)
     if out.suffix != ".h5ad" or os.path.isdir(out):
         raise InputError(f"{out} cannot be the simulated file: give the path of a file that ends in .h5ad")
-    truth = draw_truth(size, np.random.default_rng([seed, 0]))
-    plan = _draw_plan(size, truth, np.random.default_rng([seed, 1]))
-    annotations = _annotate(size, truth, plan)
-
+    plan = screen.plan()
+    cells, genes = len(plan), screen.size.genes
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -116,12 +85,9 @@ def simulate(
             File(disk, "w") as file,
             tqdm(total=cells, unit="cell", disable=not progress) as bar,
         ):
-            write_elem(file, "/", annotations)
+            write_elem(file, "/", screen.annotated(plan))
             file.pop("raw", None)  # an absent raw is written as a null, which earlier versions of AnnData cannot read
-            step = max(1, _BLOCK_VALUES // genes)
-            for number, start in enumerate(range(0, cells, step)):
-                block = plan[start : start + step]
-                counts = _draw_counts(size, truth, block, np.random.default_rng([seed, 2, number]))
+            for start, counts in screen.blocks(plan, stream=2):
                 if start == 0:
                     # Later blocks take the index type of the first; scipy wants one type for both index arrays.
                     index = np.int32 if cells * genes <= np.iinfo(np.int32).max else np.int64
@@ -130,7 +96,7 @@ def simulate(
                     write_elem(file, "X", counts)
                 else:
                     sparse_dataset(file["X"]).append(counts)  # pyright: ignore
-                bar.update(len(block))
+                bar.update(counts.indptr.size - 1)
                 disk.check()
         disk.check()
         os.replace(partial, out)
@@ -144,58 +110,108 @@ def simulate(
     return out
 
 
-def _draw_plan(size: SimulationSize, truth: Truth, rng: np.random.Generator) -> np.ndarray:
-    """Give every cell its condition and whether it responds, in random order; perturbation -1 is the control."""
-    weights = np.ones((size.contexts, size.batches, size.perturbations + 1))
-    weights[..., 0] = CONTROL_SHARE
-    ends = np.floor(np.cumsum(weights) / weights.sum() * size.cells + 0.5).astype(int)
-    condition = rng.permutation(np.repeat(np.arange(weights.size), np.diff(ends, prepend=0)))
-    context, batch, perturbation = np.unravel_index(condition, weights.shape)
-    fields = [("context", "i4"), ("perturbation", "i4"), ("batch", "i4"), ("responder", "?")]
-    plan = np.empty(size.cells, dtype=fields)
-    plan["context"], plan["batch"], plan["perturbation"] = context, batch, perturbation - 1
-    chance = np.where(perturbation == 0, 0.0, truth.fraction[context, perturbation - 1])
-    plan["responder"] = rng.random(size.cells) < chance
-    return plan
+def draw_screen(**size: Any) -> AnnData:
+    """Return the cells that `simulate` writes, in memory; parameters and errors are its own."""
+    screen = _Drawing(SimulationSize(**size))
+    return screen.drawn(screen.plan(), stream=2)
 
 
-def _draw_counts(size: SimulationSize, truth: Truth, block: np.ndarray, rng: np.random.Generator) -> csr_matrix:
-    """Draw the counts of a block of cells, float32 [len(block), G]."""
-    context, n_cells = block["context"], len(block)
-    phase = rng.uniform(0, 2 * np.pi, n_cells)
-    state = rng.normal(size=(n_cells, 1))
-    logits = truth.baseline[context] + truth.batch[block["batch"]] + state * truth.state[context]
-    logits += np.stack([np.cos(phase), np.sin(phase)], axis=1) @ truth.cycle
-    library = COUNTS_PER_GENE * size.genes * rng.lognormal(0.0, 0.35, (n_cells, 1))
-    rate = library * softmax(logits)
-    # The effect comes after the shares are taken: the fold change of a responder's expected count is exactly the truth.
-    responds = block["responder"]
-    rate[responds] *= np.exp(truth.effect[context[responds], block["perturbation"][responds]])
-    shape = 1 / truth.dispersion
-    return csr_matrix(rng.poisson(rate * rng.gamma(shape, 1 / shape, rate.shape)), dtype=np.float32)
+def draw_replicate(**size: Any) -> AnnData:
+    """Return other cells of the same perturbed populations as `draw_screen`, in memory, without control cells.
+
+    Which cells respond and what is counted in them is drawn again; the truth and the number of cells are the same.
+    """
+    screen = _Drawing(SimulationSize(**size))
+    plan = screen.plan(stream=3)
+    return screen.drawn(plan[plan["perturbation"] >= 0], stream=4)
 
 
-def _annotate(size: SimulationSize, truth: Truth, plan: np.ndarray) -> AnnData:
-    """Make the AnnData of the screen, its X still empty."""
-    contexts, batches = _names("context", size.contexts), _names("batch", size.batches)
-    perturbations = _names("perturbation", size.perturbations)
-    obs = pd.DataFrame(
-        {
-            "context": pd.Categorical.from_codes(plan["context"], contexts),
-            "perturbation": pd.Categorical.from_codes(plan["perturbation"] + 1, [CONTROL, *perturbations]),
-            "batch": pd.Categorical.from_codes(plan["batch"], batches),
-            "responder": plan["responder"],
-        },
-        index=pd.Index(_names("cell", size.cells)),
-    )
-    simulation = asdict(size) | {
-        "log_fold_change": truth.effect.astype(np.float32),
-        "responder_fraction": truth.fraction.astype(np.float32),
-        "context_labels": np.array(contexts),
-        "perturbation_labels": np.array(perturbations),
-    }
-    empty = csr_matrix((size.cells, size.genes), dtype=np.float32)
-    return AnnData(empty, obs, pd.DataFrame(index=pd.Index(_names("gene", size.genes))), uns={"simulation": simulation})
+def log1p_of(cells: AnnData, target_sum: float = 1e4) -> AnnData:
+    """Return cells with log1p of their counts scaled to `target_sum`, float32 CSR."""
+    counts = csr_matrix(cells.X, dtype=np.float64)
+    total = np.asarray(counts.sum(axis=1)).ravel()
+    counts.data *= np.repeat(target_sum / np.maximum(total, 1.0), np.diff(counts.indptr))
+    np.log1p(counts.data, out=counts.data)
+    logged = cells.copy()
+    logged.X = csr_matrix(counts, dtype=np.float32)
+    return logged
+
+
+class _Drawing:
+    """A `_Drawing` draws cells from one truth; a stream is a series of random numbers of its own."""
+
+    def __init__(self, size: SimulationSize):
+        self.size = size
+        self.truth = draw_truth(size, self._rng(0))
+
+    def plan(self, stream: int = 1) -> np.ndarray:
+        """Give every cell its condition and whether it responds, in random order; perturbation -1 is the control."""
+        size, rng = self.size, self._rng(stream)
+        weights = np.ones((size.contexts, size.batches, size.perturbations + 1))
+        weights[..., 0] = CONTROL_SHARE
+        ends = np.floor(np.cumsum(weights) / weights.sum() * size.cells + 0.5).astype(int)
+        condition = rng.permutation(np.repeat(np.arange(weights.size), np.diff(ends, prepend=0)))
+        context, batch, perturbation = np.unravel_index(condition, weights.shape)
+        fields = [("context", "i4"), ("perturbation", "i4"), ("batch", "i4"), ("responder", "?")]
+        plan = np.empty(size.cells, dtype=fields)
+        plan["context"], plan["batch"], plan["perturbation"] = context, batch, perturbation - 1
+        chance = np.where(perturbation == 0, 0.0, self.truth.fraction[context, perturbation - 1])
+        plan["responder"] = rng.random(size.cells) < chance
+        return plan
+
+    def blocks(self, plan: np.ndarray, stream: int) -> Iterator[tuple[int, csr_matrix]]:
+        """Yield the first row and the counts, float32 [cells, G], of one block of cells after the other."""
+        step = max(1, _BLOCK_VALUES // self.size.genes)
+        for number, start in enumerate(range(0, len(plan), step)):
+            yield start, self._counts(plan[start : start + step], self._rng(stream, number))
+
+    def drawn(self, plan: np.ndarray, stream: int) -> AnnData:
+        """Return cells with their counts."""
+        cells = self.annotated(plan)
+        cells.X = csr_matrix(vstack([counts for _, counts in self.blocks(plan, stream)], format="csr"))
+        return cells
+
+    def annotated(self, plan: np.ndarray) -> AnnData:
+        """Return cells without counts, their labels in obs and the truth in uns."""
+        size, truth = self.size, self.truth
+        contexts, batches = _names("context", size.contexts), _names("batch", size.batches)
+        perturbations = _names("perturbation", size.perturbations)
+        obs = pd.DataFrame(
+            {
+                "context": pd.Categorical.from_codes(plan["context"], contexts),
+                "perturbation": pd.Categorical.from_codes(plan["perturbation"] + 1, [CONTROL, *perturbations]),
+                "batch": pd.Categorical.from_codes(plan["batch"], batches),
+                "responder": plan["responder"],
+            },
+            index=pd.Index(_names("cell", len(plan))),
+        )
+        simulation = asdict(size) | {
+            "log_fold_change": truth.effect.astype(np.float32),
+            "responder_fraction": truth.fraction.astype(np.float32),
+            "context_labels": np.array(contexts),
+            "perturbation_labels": np.array(perturbations),
+        }
+        empty = csr_matrix((len(plan), size.genes), dtype=np.float32)
+        genes = pd.DataFrame(index=pd.Index(_names("gene", size.genes)))
+        return AnnData(empty, obs, genes, uns={"simulation": simulation})
+
+    def _counts(self, block: np.ndarray, rng: np.random.Generator) -> csr_matrix:
+        truth, context, n_cells = self.truth, block["context"], len(block)
+        phase = rng.uniform(0, 2 * np.pi, n_cells)
+        state = rng.normal(size=(n_cells, 1))
+        logits = truth.baseline[context] + truth.batch[block["batch"]] + state * truth.state[context]
+        logits += np.stack([np.cos(phase), np.sin(phase)], axis=1) @ truth.cycle
+        library = COUNTS_PER_GENE * self.size.genes * rng.lognormal(0.0, 0.35, (n_cells, 1))
+        rate = library * softmax(logits)
+        # The effect comes after the shares are taken: the fold change of a responder's expected count is exactly the
+        # truth.
+        responds = block["responder"]
+        rate[responds] *= np.exp(truth.effect[context[responds], block["perturbation"][responds]])
+        shape = 1 / truth.dispersion
+        return csr_matrix(rng.poisson(rate * rng.gamma(shape, 1 / shape, rate.shape)), dtype=np.float32)
+
+    def _rng(self, *stream: int) -> np.random.Generator:
+        return np.random.default_rng([self.size.seed, *stream])
 
 
 def _names(prefix: str, count: int) -> list[str]:

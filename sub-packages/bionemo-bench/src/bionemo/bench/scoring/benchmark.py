@@ -98,7 +98,7 @@ def _score(engine: str, screen: ad.AnnData, prediction: ad.AnnData, threads: int
     from bionemo.perteval.inputs.reading import CellFile
     from bionemo.perteval.populations.estimates import Estimates
     from bionemo.perteval.scoring import ContextScorer, score_arms
-    from bionemo.screens.replicates import CONTROL
+    from bionemo.screens.simulation import CONTROL
 
     keys = Keys(perturbation_key="perturbation", context_key="context", control=CONTROL, target_sum=None, layer=None)
     predicted = CellFile(arm="prediction", cells=prediction, name="prediction")
@@ -108,14 +108,14 @@ def _score(engine: str, screen: ad.AnnData, prediction: ad.AnnData, threads: int
         mine = pd.DataFrame(scores[scores["arm"] == "prediction"]).set_index("perturbation")
         return pd.DataFrame(mine[[metric.name for metric in _SHARED]])
     with ThreadPoolExecutor(threads) as pool:
-        _, scores, _ = ContextScorer(built, Estimates(built), "c0", seed=0, pool=pool).score("prediction")
+        _, scores, _ = ContextScorer(built, Estimates(built), "context_1", seed=0, pool=pool).score("prediction")
     return pd.DataFrame(scores.set_index("perturbation")[[metric.name for metric in _SHARED]])
 
 
 def _plain_cell_eval(screen: ad.AnnData, prediction: ad.AnnData, threads: int) -> pd.DataFrame:
     from cell_eval import MetricsEvaluator
 
-    from bionemo.screens.replicates import CONTROL
+    from bionemo.screens.simulation import CONTROL
 
     controls = screen[(screen.obs["perturbation"] == CONTROL).to_numpy()]
     with tempfile.TemporaryDirectory() as scratch:
@@ -169,19 +169,12 @@ def _draw(cells: int, genes: int, perturbations: int) -> tuple[ad.AnnData, ad.An
 
     Beyond 50,000 cells they are drawn with replacement from a screen of that size.
     """
-    from bionemo.screens.replicates import CONTROL, log1p_of, simulate
+    from bionemo.screens.simulation import CONTROL, draw_screen, log1p_of
 
-    distinct = min(cells, 50_000) // (perturbations + 1)
-    drawn, _ = simulate(
-        cells=distinct, controls=distinct, perturbations=perturbations, genes=genes, affected=0.05, replicate=False
-    )
-    screen = log1p_of(drawn)
-    if cells > 50_000:
-        rng = np.random.default_rng(0)
-        each = cells // (perturbations + 1)
-        blocks = [start + rng.integers(distinct, size=each) for start in range(0, screen.n_obs, distinct)]
-        rows = np.concatenate(blocks)
-        screen = screen[rows].copy()
+    distinct = min(cells, 50_000)
+    screen = log1p_of(draw_screen(cells=distinct, genes=genes, contexts=1, perturbations=perturbations, batches=1))
+    if cells > distinct:
+        screen = screen[np.random.default_rng(0).integers(distinct, size=cells)].copy()
         screen.obs_names_make_unique()
     labels = screen.obs["perturbation"].to_numpy(str)
     names = [name for name in np.unique(labels) if name != CONTROL]
