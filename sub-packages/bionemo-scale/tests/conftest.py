@@ -19,7 +19,7 @@ from bionemo.scale.data.condition import Condition
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.scale.runs.directory import RunDirectory, RunRecord
-from bionemo.scale.training.cpu import writing_without_cuda
+from bionemo.scale.runs.writing import writing_without_cuda
 
 GENES = tuple(f"gene{i}" for i in range(20))
 # (context, perturbation, plate) -> cells. C is no context of the model; B has no controls on plate2.

@@ -140,3 +140,26 @@ def test_a_wrong_setting_of_pretrain_is_one_line_in_a_process_of_its_own(tmp_pat
     assert ran.returncode == 2
     assert ran.stderr.splitlines() == ["error: training.max_steps takes a whole number, not 'many'."]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "setting", "code", "said"),
+    [
+        ("pretrain", "training.max_steps=5000", 0, "the settings can be used"),
+        ("pretrain", "training.max_stps=5000", 2, "did you mean 'training.max_steps'"),
+        ("pretrain", "compute.tensor_parallel=3", 2, "compute.tensor_parallel=3 does not divide"),
+        ("finetune", "tuning.rank=4", 0, "the settings can be used"),
+        ("finetune", "tuning.rank=four", 2, "tuning.rank takes a whole number, not 'four'"),
+    ],
+)
+def test_settings_are_checked_before_a_job_is_submitted_without_files(
+    capsys, monkeypatch, command, setting, code, said
+):
+    where = ["--store", "/absent/store", "--split", "/absent/split.toml", "--out", "/absent/run"]
+    start = ["--from", "/absent/old"] if command == "finetune" else []
+    monkeypatch.setattr("sys.argv", ["bionemo-scale", command, *start, *where, "--check", setting])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code or 0) == code
+    told = capsys.readouterr()
+    assert said in told.out + told.err

@@ -198,8 +198,9 @@ def pretrain(
     settings = overridden(chosen(recipe, PRETRAINING), overrides or [])
     check_agreement(**settings)
     if check:
+        typer.echo("the settings can be used")
         return
-    from bionemo.scale.training.pretrain import pretrain as run
+    from bionemo.scale.training.fit import pretrain as run
 
     run(store, split, out, **settings, embeddings=embeddings)
 
@@ -232,6 +233,7 @@ def finetune(
 
     settings = overridden(chosen(recipe, FINETUNING), overrides or [])
     if check:
+        typer.echo("the settings can be used")
         return
     from bionemo.scale.finetuning.finetune import finetune as run
 
@@ -260,7 +262,7 @@ def profile(
     # One step more than is profiled, so that writing the last checkpoint is no part of it.
     lengths = [f"training.max_steps={steps + 4}", "training.warmup_steps=1", f"training.profile_steps={steps}"]
     settings = overridden(chosen(recipe, PRETRAINING), [*(overrides or []), *lengths])
-    from bionemo.scale.training.pretrain import pretrain as run
+    from bionemo.scale.training.fit import pretrain as run
 
     run(store, split, out, **settings)
     typer.echo((out / "profile" / "table.txt").read_text())

@@ -23,7 +23,7 @@ from bionemo.scale.model.weight_average import WeightAverage
 from bionemo.scale.runs.directory import RunDirectory, RunRecord
 from bionemo.scale.runs.load import find_checkpoint, load_model
 from bionemo.scale.runs.starting_point import write_starting_point
-from bionemo.scale.training.pretrain import fit
+from bionemo.scale.training.fit import fit
 from bionemo.scale.training.setup import open_training
 from bionemo.screens.errors import InputError
 

@@ -7,7 +7,7 @@ from megatron.core import dist_checkpointing
 from megatron.core.transformer.module import MegatronModule
 
 from bionemo.scale.runs.directory import RunDirectory
-from bionemo.scale.training.cpu import writing_without_cuda
+from bionemo.scale.runs.writing import writing_without_cuda
 
 
 def write_starting_point(run: RunDirectory, model: MegatronModule, origin: dict) -> None:

@@ -8,9 +8,6 @@ upgrade, try each.
 import ctypes
 import functools
 import platform
-import queue
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
@@ -58,41 +55,6 @@ def keep_freed_memory() -> None:
     if mallopt is not None and platform.libc_ver()[0] == "glibc":
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, -1)
-
-
-def collect_write_results_here() -> None:
-    """Let Megatron's checkpoint writer collect its results in this process; not where it writes in another one.
-
-    megatron/core/dist_checkpointing/strategies/filesystem_async.py:51 starts another Python for them, which takes
-    seconds and 300 MB, and stays behind where this one is killed.
-    """
-    from megatron.core.dist_checkpointing.strategies import filesystem_async
-
-    if filesystem_async._results_queue is None:
-        filesystem_async._results_queue = queue.Queue()  # type: ignore[assignment]
-
-
-@contextmanager
-def writing_without_cuda() -> Iterator[None]:
-    """The two calls that Megatron's checkpoint writer makes without asking, on the CPU while it lasts.
-
-    For writing a checkpoint outside training; with CUDA it changes nothing.
-    """
-    if torch.cuda.is_available():
-        yield
-        return
-    from megatron.core.dist_checkpointing.strategies import filesystem_async
-
-    results, filesystem_async._results_queue = filesystem_async._results_queue, None
-    collect_write_results_here()
-    before = torch.cuda.synchronize, torch.cuda.current_device
-    torch.cuda.synchronize = lambda *_args, **_kwargs: None
-    torch.cuda.current_device = lambda: _CPU  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        torch.cuda.synchronize, torch.cuda.current_device = before
-        filesystem_async._results_queue = results
 
 
 def redirect_cuda_to_cpu() -> None:

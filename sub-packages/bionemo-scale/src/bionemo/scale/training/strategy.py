@@ -10,7 +10,7 @@ from nemo.utils.callbacks.dist_ckpt_io import AsyncFinalizableCheckpointIO
 
 from bionemo.scale.config.compute import ComputeConfig
 from bionemo.scale.config.training import TrainingConfig
-from bionemo.scale.runs.precisions import AnyPrecision
+from bionemo.scale.runs.checkpoint_io import AnyPrecision
 from bionemo.scale.runs.safe_reading import reading
 
 

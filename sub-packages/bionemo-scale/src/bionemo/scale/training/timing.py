@@ -20,8 +20,8 @@ from bionemo.scale.config.model import ModelConfig
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.runs.directory import PACKAGES
 from bionemo.scale.training.callbacks.progress import device_use
+from bionemo.scale.training.fit import begin, fit
 from bionemo.scale.training.module import ScaleModule
-from bionemo.scale.training.pretrain import begin, fit
 from bionemo.screens.errors import InputError
 from bionemo.screens.simulation import simulate
 

@@ -12,7 +12,7 @@ from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.runs.directory import RunDirectory
 from bionemo.scale.training import setup as opening
 from bionemo.scale.training.data_module import CellSetsDataModule
-from bionemo.scale.training.pretrain import pretrain
+from bionemo.scale.training.fit import pretrain
 
 
 class TimedData(CellSetsDataModule):

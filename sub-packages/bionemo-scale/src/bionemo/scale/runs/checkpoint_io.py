@@ -78,10 +78,13 @@ def _check_optimizer(checkpoint: Path, written: dict | None, state: dict) -> Non
     there, here = "distrib_optim_sharding_type" in (written or {}), _DISTRIBUTED in state
     if written is not None and there != here:
         raise InputError(
-            f"checkpoint {checkpoint} was trained on a {'GPU' if there else 'CPU'}, where the optimizer keeps its "
-            f"state otherwise than on a {'GPU' if here else 'CPU'}: go on there, or train its weights further with "
-            f"`bionemo-scale finetune`."
+            f"checkpoint {checkpoint} was trained on a {_kind(there)}, where the optimizer keeps its state otherwise "
+            f"than on a {_kind(here)}: go on there, or train its weights further with `bionemo-scale finetune`."
         )
+
+
+def _kind(divided: bool) -> str:
+    return "GPU" if divided else "CPU, or without apex and transformer-engine"
 
 
 def _precision(dtypes) -> Precision:
