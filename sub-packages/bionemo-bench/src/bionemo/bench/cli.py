@@ -185,6 +185,22 @@ def scoring(
         typer.echo(f"{grown['cells']} cells: {grown['seconds']:.1f} s, {added:.2f} GiB beyond the input")
 
 
+@app.command(epilog="Example: `bionemo-bench kernels --out kernels.json --rounds 4`")
+def kernels(
+    out: Annotated[Path, typer.Option(help="JSON file for the times, the verdicts and the machine.")],
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each form of each trick, alternating.")] = 8,
+) -> None:
+    """Time training steps with and without each form that was written for speed; kept is what gains a tenth."""
+    from bionemo.bench.kernels.benchmark import run, write
+
+    result = run(rounds, report=typer.echo)
+    write(result, out)
+    for trick in result["tricks"]:
+        verdict = "kept" if trick["kept"] else "not kept"
+        stray = "" if trick["kept"] is trick["in_code"] else ", unlike the code"
+        typer.echo(f"{trick['best']:.3f} at best, {verdict}{stray}: {trick['name']}")
+
+
 def _check_writable(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,29 @@
+"""Forms that were written for speed: they compute what the plain forms do, and are kept only where they gain."""
+
+import pytest
+
+from bionemo.bench.kernels.benchmark import Setting, Trainer
+from bionemo.bench.kernels.tricks import TRICKS
+from bionemo.scale.config.compute import Precision
+
+
+@pytest.fixture(scope="module")
+def trainer() -> Trainer:
+    return Trainer(Setting(model="scale_tiny", precision=Precision.FP32, cells=16, sets=3, genes=100))
+
+
+@pytest.mark.parametrize("trick", TRICKS, ids=lambda trick: trick.name)
+def test_both_forms_have_one_loss_and_one_gradient(trainer, trick):
+    def pass_through() -> tuple[float, list]:
+        trainer.model.zero_grad()
+        loss = trainer.model(trainer.batch)["loss"]
+        loss.backward()
+        # Through the mean of a set DeepSets would reach the cells that are encoded without a gradient.
+        decoder = [parameter.grad.norm().item() for parameter in trainer.model.expression_decoder.parameters()]
+        return loss.item(), decoder
+
+    loss, gradient = pass_through()
+    with trick.switch(trainer.model):
+        other_loss, other_gradient = pass_through()
+    assert other_loss == pytest.approx(loss, rel=1e-5)
+    assert other_gradient == pytest.approx(gradient, rel=1e-4)
