@@ -190,3 +190,7 @@ def main() -> None:
     except InputError as mistake:
         typer.echo(f"perteval: {mistake}", err=True)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
