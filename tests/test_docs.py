@@ -9,6 +9,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import anndata as ad
 import pytest
 import typer
 
@@ -19,6 +20,7 @@ from bionemo.scale.config.compute import ComputeConfig
 from bionemo.scale.config.model import ModelConfig
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.config.tuning import TuningConfig
+from bionemo.screens.simulation import simulate
 from experiments.start_and_network.table import table
 
 ROOT = Path(__file__).parents[1]
@@ -197,3 +199,28 @@ def test_the_example_of_screens_runs(tmp_path, monkeypatch):
     (example,) = blocks((ROOT / "sub-packages/bionemo-screens/README.md").read_text(), "python")
     exec(compile(example, "README.md", "exec"), {})
     assert (tmp_path / "screen.h5ad").exists()
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_guide_run(tmp_path, environment):
+    """Your own screen, from the split of the page to the report, then the prediction of what nobody has measured."""
+    guide = {name: (ROOT / f"docs/guide/{name}.md").read_text() for name in ("your_screen", "predict")}
+    (tmp_path / "split.toml").write_text(blocks(guide["your_screen"], "toml")[0])
+    simulate(tmp_path / "made.h5ad", cells=1_500, genes=60, contexts=3, perturbations=4, progress=False)
+    cells = ad.read_h5ad(tmp_path / "made.h5ad")
+    lines = dict(zip(sorted(set(cells.obs["context"])), ("K562", "HepG2", "RPE1"), strict=True))
+    genes = dict(
+        zip(sorted(set(cells.obs["perturbation"]) - {"control"}), ("TP53", "JAK2", "STAT1", "MYC"), strict=True)
+    )
+    cells.obs["cell_line"] = [lines[context] for context in cells.obs["context"]]
+    cells.obs["target"] = [genes.get(label, "non-targeting") for label in cells.obs["perturbation"]]
+    cells.write_h5ad(tmp_path / "screen.h5ad")
+    script = blocks(guide["your_screen"], "bash")[0] + blocks(guide["predict"], "bash")[0].splitlines()[1]
+    short = script.replace("--out run\n", "--out run training.max_steps=10 training.warmup_steps=1\n")
+    assert short != script
+    done = subprocess.run(
+        ["bash", "-euc", short], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "report/report.html").exists()
+    assert set(ad.read_h5ad(tmp_path / "two.h5ad").obs["target"]) == {"JAK2", "STAT1"}
