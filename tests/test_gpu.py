@@ -1,6 +1,6 @@
-"""On an NVIDIA GPU: the precisions against float32, the layer specs against each other, recorded speed.
+"""The precisions against float32, the layer specs against each other, recorded speed: what a GPU is needed to see.
 
-None of these has been run where they were written.
+What a CPU can show of it is tested there too. The tests marked ``gpu`` have not been run where they were written.
 """
 
 from dataclasses import replace
@@ -8,10 +8,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
-]
+ON_GPU = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
+DEVICES = ("cpu", pytest.param("cuda", marks=ON_GPU))
+
+
+def on_gpu(test):
+    """Mark a test that needs a GPU."""
+    for mark in ON_GPU:
+        test = mark(test)
+    return test
+
+
 BF16_TOLERANCE, FP8_TOLERANCE = 0.05, 0.15
 """Relative error of the loss and of the whole gradient, as the norm of the difference over the norm."""
 
@@ -29,6 +36,7 @@ def config():
         gene_modules=8,
         gene_module_size=64,
         pairing="none",
+        start="none",
     )
 
 
@@ -47,8 +55,13 @@ def vocabulary():
     )
 
 
+@pytest.fixture(scope="module", params=DEVICES)
+def device(request) -> str:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def loss_and_gradient(config, vocabulary):
+def loss_and_gradient(device, config, vocabulary):
     """One forward and backward pass of the same weights under other settings."""
     from bionemo.scale.config.compute import ComputeConfig
     from bionemo.scale.data.batches import TrainingBatch
@@ -56,10 +69,9 @@ def loss_and_gradient(config, vocabulary):
     from bionemo.scale.model.scale_model import ScaleModel
     from bionemo.scale.runs.load import one_process_groups
 
-    device = torch.device("cuda")
-    one_process_groups(device)
+    one_process_groups(torch.device(device))
     torch.manual_seed(0)
-    weights = ScaleModel(config, ComputeConfig(layer_spec="local"), vocabulary).state_dict()
+    weights = ScaleModel(config, ComputeConfig(device=device, layer_spec="local"), vocabulary).state_dict()
     control, perturbed = torch.rand(2, 4, 64, 512, device=device, generator=torch.Generator(device).manual_seed(1))
     rows = torch.tensor([0, 1, 1, 0], device=device)
     batch = TrainingBatch(
@@ -76,7 +88,8 @@ def loss_and_gradient(config, vocabulary):
     )
 
     def run(dtype: torch.dtype, **changes) -> tuple[float, torch.Tensor]:
-        model = ScaleModel(config, ComputeConfig(**{"layer_spec": "local", **changes}), vocabulary).to(device)
+        compute = ComputeConfig(**{"device": device, "layer_spec": "local", **changes})
+        model = ScaleModel(config, compute, vocabulary).to(device)
         model.load_state_dict({name: value for name, value in weights.items() if value is not None}, strict=False)
         model = model.to(dtype)
         given = replace(batch, control=batch.control.to(dtype), perturbed=batch.perturbed.to(dtype))
@@ -101,10 +114,10 @@ def loss_and_gradient(config, vocabulary):
     ],
     ids=str,
 )
-def test_a_pass_agrees_with_float32(loss_and_gradient, dtype, changes, tolerance):
+def test_a_pass_agrees_with_float32(loss_and_gradient, device, dtype, changes, tolerance):
     from bionemo.scale.layers.specs import transformer_engine_works
 
-    if "layer_spec" in changes and not transformer_engine_works():
+    if "layer_spec" in changes and (device == "cpu" or not transformer_engine_works()):
         pytest.skip("needs Transformer Engine")
     if changes.get("fp8") == "mxfp8" and torch.cuda.get_device_capability() < (10, 0):
         pytest.skip("needs a chip with MXFP8")
@@ -114,6 +127,7 @@ def test_a_pass_agrees_with_float32(loss_and_gradient, dtype, changes, tolerance
     assert (gradient - expected_gradient).norm() < tolerance * expected_gradient.norm()
 
 
+@on_gpu
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -133,6 +147,7 @@ def test_a_run_trains_saves_and_goes_on(tmp_path, pretrain, overrides):
     assert logged(run, "throughput/flops_per_second")[6][-1] > 0
 
 
+@on_gpu
 @pytest.mark.parametrize("fp8", ["none", "current"])
 def test_weights_of_another_precision_predict_and_are_exported(tmp_path, pretrain, command, workshop, fp8):
     run, screen = tmp_path / "run", workshop / "screen.h5ad"
@@ -144,6 +159,7 @@ def test_weights_of_another_precision_predict_and_are_exported(tmp_path, pretrai
     command("export", run, "--out", tmp_path / "exported")
 
 
+@on_gpu
 def test_cells_that_are_made_dense_on_the_gpu_are_the_same_cells(tmp_path, pretrain):
     from jobs import logged
 
@@ -154,6 +170,7 @@ def test_cells_that_are_made_dense_on_the_gpu_are_the_same_cells(tmp_path, pretr
         assert counts[step] == pytest.approx([loss], rel=1e-4)
 
 
+@on_gpu
 def test_a_checkpoint_that_is_written_beside_the_training_holds_the_step_it_names(tmp_path, pretrain):
     """Its bytes leave the machine while later steps change the weights."""
     import shutil
@@ -172,6 +189,7 @@ def test_a_checkpoint_that_is_written_beside_the_training_holds_the_step_it_name
         assert again == pytest.approx(first, rel=1e-4)
 
 
+@on_gpu
 def test_the_fused_optimizer_is_used_where_it_is_installed():
     from megatron.core import optimizer
 
@@ -182,17 +200,26 @@ def test_the_fused_optimizer_is_used_where_it_is_installed():
     assert optimizer.Adam.__module__.startswith("transformer_engine.")
 
 
-def test_checkpoints_are_written_beside_the_training_and_gradients_reduced_beside_the_backward_pass():
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_gpu_writes_and_reduces_beside_the_computation_and_a_cpu_does_not(device, fused, monkeypatch):
+    from megatron.core import optimizer
+
     from bionemo.scale.config.compute import ComputeConfig
     from bionemo.scale.config.training import TrainingConfig
     from bionemo.scale.training.strategy import strategy
 
-    made = strategy(ComputeConfig(), TrainingConfig(max_steps=100, sets_per_batch=4, cells_per_set=8))
-    assert made.async_save
-    assert made.ddp_config.overlap_grad_reduce
-    assert made.ddp_config.overlap_param_gather
+    kind = type("FusedAdam", (), {"__module__": "transformer_engine.pytorch.optimizers" if fused else "torch.optim"})
+    monkeypatch.setattr(optimizer, "Adam", kind)
+    made = strategy(ComputeConfig(device=device), TrainingConfig(max_steps=100, sets_per_batch=4, cells_per_set=8))
+    beside, divided = device == "cuda", device == "cuda" and fused
+    assert made.async_save is beside
+    assert made.ddp_config.overlap_grad_reduce is beside
+    assert made.ddp_config.overlap_param_gather is divided
+    assert made.ddp_config.use_distributed_optimizer is divided
 
 
+@on_gpu
 def test_compiled_blocks_agree(loss_and_gradient):
     expected, expected_gradient = loss_and_gradient(torch.float32)
     loss, gradient = loss_and_gradient(torch.float32, compile=True)
@@ -200,6 +227,7 @@ def test_compiled_blocks_agree(loss_and_gradient):
     assert (gradient - expected_gradient).norm() < 1e-3 * expected_gradient.norm()
 
 
+@on_gpu
 def test_a_checkpoint_of_one_spec_is_read_by_the_other(tmp_path, pretrain):
     run = tmp_path / "run"
     pretrain(run, "training.max_steps=2", "training.warmup_steps=1", "compute.layer_spec=local")
