@@ -194,13 +194,6 @@ def test_the_tables_of_start_and_network_are_of_the_numbers_that_are_kept(screen
     assert set(shown) <= plain
 
 
-def test_the_example_of_screens_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (example,) = blocks((ROOT / "sub-packages/bionemo-screens/README.md").read_text(), "python")
-    exec(compile(example, "README.md", "exec"), {})
-    assert (tmp_path / "screen.h5ad").exists()
-
-
 @pytest.mark.slow
 def test_the_commands_of_the_guide_run(tmp_path, environment):
     """Your own screen, from the split of the page to the report, then the prediction of what nobody has measured."""
