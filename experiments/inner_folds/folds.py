@@ -14,6 +14,7 @@ from bionemo.perteval.inputs.screen import Screen as Observed
 from bionemo.perteval.populations.estimates import Estimates
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.inference.controls import ControlCells, read_controls
+from bionemo.scale.inference.inputs import Columns
 from bionemo.scale.linear_start.means import ConditionMeans
 from experiments.screens import HERE, Screen, glioblastoma, papalexi
 
@@ -60,9 +61,8 @@ class Cells:
         )
         self.controls: ControlCells = read_controls(
             source,
+            Columns(perturbation=self.perturbation_key, context=self.context_key, batch=None, control=keys["control"]),
             self.vocabulary(self.conditions),
-            perturbation_key=self.perturbation_key,
-            context_key=self.context_key,
         )
         self.adata = ad.read_h5ad(source)
         contexts, labels = (

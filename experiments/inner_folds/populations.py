@@ -8,7 +8,7 @@ import torch
 from bionemo.perteval.populations.rounding import round_to_counts
 from bionemo.scale.inference.populations import Population
 from bionemo.scale.inference.rounding import CountRounding
-from bionemo.scale.inference.starts import draw
+from bionemo.scale.inference.starts import Pool, draw
 from bionemo.scale.linear_start.apply import move_cells
 from experiments.inner_folds.folds import Cells, Condition, Fold
 
@@ -33,10 +33,11 @@ def started(*, scaled: bool = True, rounding: str = "systematic") -> Make:
 
     def make(cells: Cells, fold: Fold, condition: Condition, delta: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         context, label = condition
-        start = draw(Population(context, label, None, len(cells.rows[condition])), cells.pool[context], rng)
+        pool = Pool(cells.controls.expression, cells.pool[context])
+        start = draw(Population(context, label, None, len(cells.rows[condition])), pool, rng)
         control = cells.controls.expression[start.rows].toarray()
         if scaled:
-            control = control * start.scale(cells.controls.expression)
+            control = control * start.scale_G()
         moved = _moved(control, delta, cells.control_mean(context), cells.target_sum)
         return _rounded(moved, cells.controls.library[start.rows], cells.target_sum, rounding, rng)
 

@@ -16,7 +16,7 @@ for split in fewshot unseen; do
     [ "$split" = fewshot ] || more=(--embeddings "$out/vectors.npz" model.perturbation_tokens=embedding)
     step bionemo-scale pretrain --store "$out/store" --split "$out/$split.toml" --recipe scale_tiny --out "$out/$split" "${more[@]}"
     step bionemo-scale predict --checkpoint "$out/$split" --controls "$out/screen.h5ad" --like "$out/screen.h5ad" \
-        --out "$out/$split.h5ad"
+        --out "$out/$split.h5ad" --overwrite
     step bionemo-scale evaluate --predicted "$out/$split.h5ad" --observed "$out/screen.h5ad" --split "$out/$split.toml" \
         --out "$out/$split-report"
 done

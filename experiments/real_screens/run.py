@@ -72,7 +72,7 @@ def predict_seed(fold: Fold, out: Path, seed: int) -> None:
     run = out / "runs" / f"{fold.name}-seed_{seed}"
     command = train(fold.screen, out, run, fold.overrides(seed))
     cells = fold.screen.source(out)
-    predict(run, cells, _predicted(fold, out, seed), like=cells, seed=seed, progress=False)
+    predict(run, cells, _predicted(fold, out, seed), like=cells, seed=seed, overwrite=True, progress=False)
     (run / "command.txt").write_text(command)
 
 

@@ -12,6 +12,6 @@ step bionemo-scale prepare "$out/screen.h5ad" --store "$out/store" --overwrite -
     --perturbation-key perturbation --control control --context-key context --batch-key batch
 step bionemo-scale pretrain --store "$out/store" --split "$here/split.toml" --recipe scale_tiny --out "$out/run"
 step bionemo-scale predict --checkpoint "$out/run" --controls "$out/screen.h5ad" --like "$out/screen.h5ad" \
-    --out "$out/predicted.h5ad"
+    --out "$out/predicted.h5ad" --overwrite
 step bionemo-scale evaluate --predicted "$out/predicted.h5ad" --observed "$out/screen.h5ad" \
     --split "$here/split.toml" --out "$out/report"

@@ -33,7 +33,7 @@ step bionemo-scale pretrain --store new --split "$here/split.toml" --recipe scal
 
 arms=()
 for run in full low_rank scratch; do
-    step bionemo-scale predict --checkpoint "$run" --controls new.h5ad --like new.h5ad --out "$run.h5ad"
+    step bionemo-scale predict --checkpoint "$run" --controls new.h5ad --like new.h5ad --out "$run.h5ad" --overwrite
     arms+=(--predicted "$run=$run.h5ad")
 done
 step bionemo-scale evaluate "${arms[@]}" --observed new.h5ad --split "$here/split.toml" --out report

@@ -114,8 +114,8 @@ def test_a_split_that_names_what_was_not_observed_is_refused(
     failed, written, run_path, tmp_path, line, perturbation, message
 ):
     made, split = tmp_path / "predicted.h5ad", tmp_path / "split.toml"
-    predict = ["predict", "--checkpoint", run_path, "--controls", written(), "--out", made, "--perturbations", "TP53"]
-    assert CliRunner().invoke(app, list(map(str, predict))).exit_code == 0
+    predict = ["predict", "--checkpoint", run_path, "--controls", written(), "--like", written(), "--out", made]
+    assert CliRunner().invoke(app, [*map(str, predict), "--part", "all"]).exit_code == 0
     split.write_text(f'[fewshot."{line}"]\ntest = ["{perturbation}"]\n')
     where = ("--predicted", made, "--observed", written(), "--split", split, "--out", tmp_path / "report")
     assert re.search(message, failed("evaluate", *where))
@@ -127,6 +127,25 @@ def test_several_perturbations_follow_one_option(written, run_path, tmp_path):
     shown = CliRunner().invoke(app, ["predict", *where, "--perturbations", "TP53", "MYC"])
     assert shown.exit_code == 0, shown.output
     assert set(ad.read_h5ad(out).obs["target"]) == {"TP53", "MYC"}
+
+
+def test_a_word_that_belongs_to_no_option_is_refused_by_name(written, run_path, tmp_path):
+    """It used to be taken for a perturbation."""
+    where = ["--checkpoint", str(run_path), "--controls", str(written()), "--out", str(tmp_path / "p.h5ad")]
+    for words in (
+        ["TP53", *where, "--perturbations", "MYC"],
+        ["--perturbations", "MYC", *where, "--seed", "1", "TP53"],
+    ):
+        shown = CliRunner().invoke(app, ["predict", *words])
+        assert shown.exit_code == 2
+        assert "TP53" in shown.output
+    assert not (tmp_path / "p.h5ad").exists()
+
+
+def test_predict_says_what_a_prediction_is_made_of(written, run_path, tmp_path):
+    where = ["--checkpoint", str(run_path), "--controls", str(written()), "--out", str(tmp_path / "p.h5ad")]
+    shown = CliRunner().invoke(app, ["predict", *where, "--perturbations", "MYC", "--missing-genes", "zero"])
+    assert "33 cells, step 1, the control cells + 100% of the network's change" in shown.output
 
 
 def test_a_wrong_setting_of_pretrain_is_one_line_in_a_process_of_its_own(tmp_path):

@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from bionemo.scale.inference.controls import read_controls
+from bionemo.scale.inference.inputs import Columns
 from bionemo.scale.runs import scale_portable
 from bionemo.scale.runs.directory import RunDirectory
 from bionemo.scale.runs.export import _check_portable, _labels, export
@@ -174,10 +176,9 @@ def test_a_name_that_was_never_seen_is_refused(exported):
 
 
 def test_counts_are_normalised_as_in_training(exported, screen, written, vocabulary):
-    from bionemo.scale.inference.controls import read_controls
-
     model = scale_portable.load(exported)
-    cells = read_controls(written(), vocabulary, perturbation_key="target", context_key="line")
+    columns = Columns(perturbation="target", context="line", batch=None, control="ctrl")
+    cells = read_controls(written(), columns, vocabulary)
     counts = screen[screen.obs["target"] == "ctrl"].X.toarray()
     torch.testing.assert_close(model.normalise(torch.tensor(counts)), torch.tensor(cells.expression.toarray()))
 

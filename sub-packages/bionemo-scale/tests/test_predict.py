@@ -6,8 +6,11 @@ from dataclasses import replace
 import anndata as ad
 import numpy as np
 import pytest
+import torch
+from megatron.core import dist_checkpointing
 
-import bionemo.scale.inference.predict as predict_module
+import bionemo.scale as scale
+from bionemo.scale.inference import generate as generation
 from bionemo.scale.inference.predict import predict
 from bionemo.scale.runs.directory import RunDirectory
 from bionemo.screens import Split
@@ -15,13 +18,14 @@ from bionemo.screens.errors import InputError
 
 
 @pytest.fixture
-def predicted(run_path, written, tmp_path):
+def predicted(run_path, written, tmp_path, caplog):
     """Predict from the screen and read the answer back."""
-    controls = written()
+    controls, out = written(), tmp_path / "out" / "predicted.h5ad"
 
-    def run(name: str = "predicted.h5ad", **settings) -> ad.AnnData:
-        out = tmp_path / "out" / name
-        run.notices = predict(run_path, controls, out, progress=False, **settings)
+    def run(*, overwrite: bool = True, **settings) -> ad.AnnData:
+        caplog.clear()
+        predict(run_path, controls, out, progress=False, overwrite=overwrite, **settings)
+        run.notices = [line.getMessage() for line in caplog.records if line.name == "bionemo.scale"]
         return ad.read_h5ad(out)
 
     return run
@@ -75,9 +79,11 @@ def test_the_file_says_what_produced_it(predicted, run_path, written):
     stated = predicted(like=written(), part="val", seed=3).uns["prediction"]
     assert stated["checkpoint"] == str(run_path)
     assert stated["controls"] == str(written())
-    assert {name: stated[name] for name in ("step", "seed", "part", "control", "input_kind", "layer")} == {
-        "step": 1, "seed": 3, "part": "val", "control": "ctrl", "input_kind": "counts", "layer": "",
-    }  # fmt: skip
+    expected = {
+        **{"step": 1, "seed": 3, "training_seed": 0, "start": "control", "network_share": 1.0},
+        **{"part": "val", "control": "ctrl", "input_kind": "counts", "layer": ""},
+    }
+    assert {name: stated[name] for name in expected} == expected
     assert (stated["perturbation_key"], stated["context_key"], stated["batch_key"]) == ("target", "line", "plate")
     assert stated["target_sum"] == 100
 
@@ -104,7 +110,7 @@ def test_perturbations_without_an_observed_file_go_to_every_context(predicted, s
     assert counts == {(c, p): n for p in ("TP53", "MYC") for c, n in (("A", 17), ("B", 10), ("C", 6))}
     origin = screen.obs.loc[cells.obs["control_cell"]]
     assert (origin["plate"].astype(str).to_numpy() == cells.obs["plate"].astype(str).to_numpy()).all()
-    assert ["no perturbed cell of C" in notice for notice in predicted.notices] == [True]
+    assert ["no perturbed cell of 'C'" in notice for notice in predicted.notices] == [True]
 
 
 def test_named_perturbations_select_among_the_observed(predicted, written):
@@ -118,6 +124,7 @@ def test_named_perturbations_select_among_the_observed(predicted, written):
     [
         ({}, "nothing to predict"),
         ({"perturbations": ["TP35"]}, "'TP35' was never seen in training: did you mean 'TP53'"),
+        ({"perturbations": ["MYC"], "missing_genes": "median"}, "--missing-genes 'median' is not one of zero, mean"),
         ({"perturbations": ["MYC"], "layer": "counts"}, "has no layer 'counts'"),
         ({"perturbations": ["MYC"], "seed": -1}, "--seed -1 is negative"),
         ({"perturbations": ["MYC"], "part": "val"}, "--part val .* --like, which was not given"),
@@ -137,12 +144,13 @@ def test_a_misspelt_selection_is_refused_rather_than_left_out(predicted, written
 def test_sets_without_an_observed_file_keep_batches_apart_and_carry_their_token(predicted, vocabulary, monkeypatch):
     seen = []
 
-    def spy(_model, _vocabulary, cells, _means, _conditions, _encoded, batch, *_):
-        seen.extend((p.population.context, p.population.batch, set(cells.obs["plate"].iloc[p.rows])) for p in batch)
-        return original(_model, _vocabulary, cells, _means, _conditions, _encoded, batch, *_)
+    def spy(self, batch):
+        plates = self.cells.obs["plate"]
+        seen.extend((p.population.context, p.population.batch, set(plates.iloc[p.rows])) for p in batch)
+        return original(self, batch)
 
-    original = predict_module._predict_batch
-    monkeypatch.setattr(predict_module, "_predict_batch", spy)
+    original = generation._Generator.predict
+    monkeypatch.setattr(generation._Generator, "predict", spy)
     predicted(perturbations=["MYC"])
     assert {(context, batch) for context, batch, _ in seen} == {
         ("A", "plate1"), ("A", "plate2"), ("B", "plate1"), ("C", "plate1"),
@@ -152,7 +160,7 @@ def test_sets_without_an_observed_file_keep_batches_apart_and_carry_their_token(
 
 def test_a_batch_without_control_cells_is_said(predicted, written):
     predicted(like=written(), part="test")
-    assert ["batch 'plate2' of 'B'" in notice for notice in predicted.notices] == [True]
+    assert ["batch 'plate2 of B'" in notice for notice in predicted.notices] == [True]
 
 
 def test_an_input_is_never_written_over(run_path, written, screen, tmp_path):
@@ -171,6 +179,60 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_read(tm
     for out, message in ((tmp_path, "is a directory: name a file in it"), (tmp_path / "file" / "p", "is a file")):
         with pytest.raises(InputError, match=message):
             predict(absent, absent, out, perturbations=["MYC"])
+
+
+def test_a_file_that_is_there_is_replaced_only_where_that_was_asked_for(predicted, tmp_path):
+    predicted(perturbations=["MYC"])
+    with pytest.raises(InputError, match=r"predicted\.h5ad exists: name another file, or replace it with --overwrite"):
+        predicted(perturbations=["TP53"], overwrite=False)
+    assert set(ad.read_h5ad(tmp_path / "out" / "predicted.h5ad").obs["target"]) == {"MYC"}
+    assert set(predicted(perturbations=["TP53"]).obs["target"]) == {"TP53"}
+
+
+def test_columns_and_control_label_may_have_other_names_than_in_training(run_path, screen, predicted):
+    other = screen.copy()
+    other.obs = other.obs.rename(columns={"line": "cell_line", "target": "gene", "plate": "lane"})
+    other.obs["gene"] = other.obs["gene"].cat.rename_categories({"ctrl": "non-targeting"})
+    names = {"context_key": "cell_line", "perturbation_key": "gene", "batch_key": "lane", "control": "non-targeting"}
+    made = scale.load(run_path).predict(other, like=other, part="all", **names)
+    expected = predicted(like=screen, part="all")
+    assert (made.X != expected.X).nnz == 0
+    assert list(made.obs["gene"]) == list(expected.obs["target"])
+    stated = made.uns["prediction"]
+    assert {name: stated[name] for name in names} == names
+
+
+def test_a_loaded_model_answers_in_memory_as_often_as_it_is_asked(run_path, screen, predicted, monkeypatch):
+    model = scale.load(str(run_path))
+    monkeypatch.setattr(dist_checkpointing, "load", None)  # nothing is opened again
+    one, again = (model.predict(screen, perturbations="MYC", seed=4) for _ in range(2))
+    monkeypatch.undo()
+    from_files = predicted(perturbations=["MYC"], seed=4)
+    assert (one.X != again.X).nnz == (one.X != from_files.X).nnz == 0
+    assert model.genes == tuple(one.var_names)
+    assert (model.contexts, model.perturbations) == (("A", "B"), ("MYC", "TP53"))
+
+
+def test_filled_genes_are_said_and_recorded(run_path, screen, caplog):
+    model, without = scale.load(run_path), screen[:, 1:]
+    with pytest.raises(InputError, match=r"lacks 1 of the model's 20 genes \('gene0'\): .*--missing-genes"):
+        model.predict(without, perturbations="MYC")
+    made = model.predict(without, perturbations="MYC", missing_genes="mean")
+    assert "the mean of the training cells stands in for them" in caplog.text
+    assert made.uns["prediction"]["missing_genes"] == "mean"
+    assert made.uns["prediction"]["filled_genes"] == "gene0"
+    assert made.n_vars == 20
+
+
+def test_what_is_not_finite_is_refused_by_its_condition(run_path, screen):
+    """A NaN used to be written as 0."""
+    model = scale.load(run_path)
+    table = model.network.condition_encoder.perturbation.learned.weight
+    with torch.no_grad():
+        table[model.network.vocabulary.tokens.index("TP53")] = torch.nan
+    assert model.predict(screen, perturbations="MYC").n_obs
+    with pytest.raises(InputError, match="of perturbation 'TP53' in context 'A' is not finite"):
+        model.predict(screen, perturbations=["MYC", "TP53"])
 
 
 def test_controls_with_a_column_that_predictions_write_are_refused(run_path, written, tmp_path):

@@ -1,13 +1,13 @@
 """The command line: one function a command, nothing heavy imported before a command runs."""
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bionemo.perteval.cli import evaluate
+from bionemo.scale.cli.predict import ManyPerturbations, predict
 from bionemo.scale.cli.split import split
 from bionemo.scale.errors import Stopped
 from bionemo.screens.errors import InputError
@@ -20,15 +20,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-
-
-class Part(StrEnum):
-    """Conditions of an observed file, by the training run's split."""
-
-    TEST = "test"
-    VAL = "val"
-    TRAIN = "train"
-    ALL = "all"
 
 
 def main() -> None:
@@ -269,33 +260,10 @@ def profile(
     typer.echo(f"trace: {out / 'profile' / 'trace.json'}")
 
 
-@app.command(
-    epilog="Example: `bionemo-scale predict --checkpoint run --controls screen.h5ad --like screen.h5ad --out pred.h5ad`"
-)
-def predict(
-    checkpoint: Annotated[
-        Path,
-        typer.Option(help="Directory that `pretrain` wrote, or one of its checkpoints/step=N; the best if not said."),
-    ],
-    controls: Annotated[Path, typer.Option(help="h5ad file with the control cells to start from.")],
-    out: Annotated[Path, typer.Option(help="h5ad file to write.")],
-    perturbations: Annotated[
-        list[str] | None, typer.Option(metavar="NAME...", help="What to apply; all of --like if not given.")
-    ] = None,
-    more_perturbations: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
-    like: Annotated[Path | None, typer.Option(help="Predict as many cells of each condition as this file has.")] = None,
-    part: Annotated[Part | None, typer.Option(help="Conditions of --like, by the split.", show_default="test")] = None,
-    layer: Annotated[str | None, typer.Option(help="Layer of the controls; X if not given.")] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same cells.")] = 0,
-) -> None:
-    """Predict perturbed cells from control cells."""
-    from bionemo.scale.inference.predict import predict as run
-
-    names = [*(perturbations or []), *(more_perturbations or [])]
-    chosen = None if part is None else part.value
-    for notice in run(checkpoint, controls, out, perturbations=names, like=like, part=chosen, layer=layer, seed=seed):
-        typer.echo(f"note: {notice}", err=True)
-    typer.echo(f"wrote {out}")
+app.command(
+    cls=ManyPerturbations,
+    epilog="Example: `bionemo-scale predict --checkpoint run --controls screen.h5ad --like screen.h5ad --out p.h5ad`",
+)(predict)
 
 
 app.command(
@@ -304,15 +272,19 @@ app.command(
 )(evaluate)
 
 
+_DEVICE = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
 @app.command(epilog="Example: `bionemo-scale export run --out exported`")
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Directory that `pretrain` wrote, or one of its checkpoints.")],
     out: Annotated[Path, typer.Option(help="Directory to write.")],
+    device: _DEVICE = "auto",
 ) -> None:
     """Write a model as safetensors and JSON, with the one file of plain torch that runs it."""
     from bionemo.scale.runs.export import export as run
 
-    run(checkpoint, out)
+    run(checkpoint, out, device)
     typer.echo(f"wrote {out}: model.safetensors, config.json, scale_portable.py")
 
 
@@ -320,9 +292,10 @@ def export(
 def import_(
     folder: Annotated[Path, typer.Argument(metavar="EXPORTED", help="Directory that `export` wrote.")],
     out: Annotated[Path, typer.Option(help="Run directory to write.")],
+    device: _DEVICE = "auto",
 ) -> None:
     """Make a run of an exported model: it predicts, and `pretrain` starts from its weights."""
     from bionemo.scale.runs.import_export import import_export as run
 
-    run(folder, out)
+    run(folder, out, device)
     typer.echo(f"wrote {out}")

@@ -54,6 +54,41 @@ def overridden(recipe: Recipe, overrides: Iterable[str], arguments: Mapping[str,
     return given | {name: _changed(name, config, changes[name]) for name, config in sections.items()}
 
 
+def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Change settings of a recipe, by the names of their fields alone.
+
+    Parameters
+    ----------
+    recipe
+        Name of a section -> its configuration.
+    settings
+        Field -> value; or ``model`` -> the name of one of the sizes.
+
+    Raises
+    ------
+    InputError
+        No such setting, a value of the wrong type, or values that a section refuses.
+    """
+    sections, kinds = dict(recipe), settings_of(recipe)
+    section_of = {key.partition(".")[2]: key.partition(".")[0] for key in kinds}
+    changes: dict[str, dict[str, Any]] = {name: {} for name in recipe}
+    for name, value in settings.items():
+        if name == "model" and "model" in recipe:
+            sections["model"] = chosen(value, MODELS)
+            continue
+        if name not in section_of:
+            raise InputError(f"no setting {name!r}{nearest(name, section_of)}.")
+        kind = kinds[f"{section_of[name]}.{name}"]
+        changes[section_of[name]][name] = value if _fits(value, kind) else typed(name, str(value), kind)
+    return {name: _changed(name, config, changes[name]) for name, config in sections.items()}
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Say whether a value is of the type that its setting takes; a whole number is a number, a truth value is none."""
+    kinds = get_args(kind) or (kind,)
+    return (type(value) is int and float in kinds) or type(value) in kinds
+
+
 def chosen(name: str, recipes: Mapping[str, Recipe]) -> Recipe:
     """Look a recipe up by name.
 

@@ -1,1 +1,1 @@
-"""From a checkpoint and control cells to predicted populations."""
+"""Prediction in four steps: read control cells, choose populations, predict them, write them as AnnData."""

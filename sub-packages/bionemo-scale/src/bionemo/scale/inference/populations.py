@@ -1,24 +1,22 @@
-"""Which populations to predict, and how many cells of each."""
+"""Choose which populations to predict, and how many cells of each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.inference.controls import ControlCells
-from bionemo.scale.inference.files import labelled, read_h5ad
+from bionemo.scale.inference.inputs import Cells, Columns, opened, perturbations_of
 from bionemo.screens import Split
-from bionemo.screens.errors import InputError
-from bionemo.screens.obs import look_alikes
+from bionemo.screens.errors import InputError, choices, name_list
+from bionemo.screens.obs import labels_of
 
 
 @dataclass(frozen=True)
 class Population:
-    """One population to predict."""
+    """A `Population` is one set of conditions to predict, and its number of cells."""
 
     context: str
     perturbation: str
@@ -27,97 +25,83 @@ class Population:
 
 
 def populations_like(
-    path: Path, keys: dict[str, str | None], vocabulary: Vocabulary, split: Split, part: str
+    observed: Cells, columns: Columns, split: Split, part: str, perturbations: Sequence[str] = ()
 ) -> list[Population]:
-    """As many cells per (context, perturbation, batch) as an observed file has.
+    """Return as many cells of each (context, perturbation, batch) as observed cells have.
 
     Parameters
     ----------
-    path
-        h5ad file of observed cells; its control cells are left out.
-    keys
-        obs columns of ``perturbation``, ``context`` and, or None, ``batch``.
-    vocabulary
-        For the control label.
+    observed
+        Perturbed cells; control cells among them are left out.
+    columns
+        Where their labels are.
     split
         Of the training run.
     part
         ``test``, ``val`` or ``train`` for the conditions of that part of the split; ``all`` for every one.
+    perturbations
+        Labels to select; all if empty.
 
     Raises
     ------
     InputError
-        A column is missing, or the file has no condition of that part.
+        A column is missing, a cell has no label, there is no condition of that part, or none under a label of
+        `perturbations`.
     """
-    by = [key for key in (keys["context"], keys["perturbation"], keys["batch"]) if key]
-    obs = labelled(read_h5ad(path, labels_only=True), by, path)
-    look_alikes(sorted(set(obs[keys["perturbation"]])), str(keys["perturbation"]), path, control=vocabulary.control)
-    counted = obs[by].value_counts(sort=False).sort_index()
+    data, source = opened(observed, labels_only=True)
+    obs = pd.DataFrame(data.obs)
+    labels = [labels_of(obs, columns.context, source), perturbations_of(obs, columns, source)]
+    if columns.batch:
+        labels.append(labels_of(obs, columns.batch, source))
     wanted = []
-    for names, cells in counted.items():
-        context, perturbation, *batch = names  # type: ignore[misc]
-        if perturbation == vocabulary.control:
+    for (context, perturbation, *batch), cells in _counted(*labels):
+        if perturbation == columns.control or part not in ("all", split.part(context, perturbation)):
             continue
-        if part == "all" or split.part(context, perturbation) == part:
-            wanted.append(Population(context, perturbation, batch[0] if batch else None, int(cells)))
+        wanted.append(Population(context, perturbation, batch[0] if batch else None, cells))
     if not wanted:
-        raise InputError(f"{path} has no condition of the split's {part!r} part: choose another with --part.")
-    return wanted
+        raise InputError(f"{source} has no condition of the split's {part!r} part: choose another with --part.")
+    there = {p.perturbation for p in wanted}
+    for name in perturbations:
+        if name not in there:
+            raise InputError(
+                f"{source} has no cell of perturbation {name!r} in the split's {part!r} part: {choices(name, there)}, "
+                f"or choose another --part."
+            )
+    chosen = set(perturbations) or there
+    return [p for p in wanted if p.perturbation in chosen]
 
 
-def populations_of(
-    perturbations: Sequence[str], controls: ControlCells, keys: dict[str, str | None]
-) -> list[Population]:
-    """Every (context, batch) of the control cells under each perturbation, one cell for each control cell.
+def populations_of(perturbations: Sequence[str], controls: ControlCells) -> list[Population]:
+    """Return every (context, batch) of the control cells under each perturbation, one cell for each control cell.
 
-    Batches stay together, without a name, where the run has no batch key or the control cells have no such column.
+    Batches stay together, without a name, where the control cells say none.
     """
-    by = [key for key in (keys["context"], keys["batch"]) if key and key in controls.obs]
-    counted = controls.obs[by].astype(str).value_counts(sort=False).sort_index()
+    by = [controls.contexts] if controls.batches is None else [controls.contexts, controls.batches]
+    counted = _counted(*by)
     return [
-        Population(context, perturbation, batch[0] if batch else None, int(cells))
+        Population(context, perturbation, batch[0] if batch else None, cells)
         for perturbation in perturbations
-        for (context, *batch), cells in counted.items()  # type: ignore[misc]
+        for (context, *batch), cells in counted
     ]
 
 
-def select(populations: Sequence[Population], perturbations: Sequence[str], path: Path, part: str) -> list[Population]:
-    """Those under the named perturbations.
-
-    Raises
-    ------
-    InputError
-        A name has no population there.
-    """
-    there = {p.perturbation for p in populations}
-    for name in perturbations:
-        if name not in there:
-            near = get_close_matches(name, sorted(there), 1)
-            raise InputError(
-                f"{path} has no cell of perturbation {name!r} in the split's {part!r} part: "
-                + (f"did you mean {near[0]!r}?" if near else "leave it out, or choose another --part.")
-            )
-    return [p for p in populations if p.perturbation in perturbations]
+def _counted(*labels: np.ndarray) -> list[tuple[tuple[str, ...], int]]:
+    """Count the cells of every combination of labels that there is, in the order of the labels."""
+    table = pd.DataFrame({i: pd.Categorical(column) for i, column in enumerate(labels)})
+    sizes = table.groupby(list(table), observed=True, sort=True).size()
+    names = sizes.index if len(labels) > 1 else ((name,) for name in sizes.index)
+    return [(tuple(map(str, name)), int(cells)) for name, cells in zip(names, sizes, strict=True)]
 
 
 def check_known(populations: Sequence[Population], vocabulary: Vocabulary) -> None:
     """Raise an InputError for a perturbation neither seen nor embedded, or a dose unlike those of training."""
-    unknown = sorted({name for p in populations for name in vocabulary.unknown(p.perturbation)})
+    labels = sorted({p.perturbation for p in populations})
+    unknown = sorted({name for label in labels for name in vocabulary.unknown(label)})
     if unknown:
-        known = [name for name in vocabulary.tokens if name != vocabulary.control]
-        near = get_close_matches(unknown[0], known, 1)
-        shown = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
         missing = "never seen in training" + (" and has no embedding" if vocabulary.embedding_size else "")
-        raise InputError(
-            (f"perturbation {shown} was" if len(unknown) == 1 else f"{len(unknown)} perturbations ({shown}) were")
-            + f" {missing}: "
-            + (
-                f"did you mean {near[0]!r}?"
-                if near
-                else f"give ones of the {len(known)} it knows, such as {', '.join(known[:3])}."
-            )
-        )
-    for label in sorted({p.perturbation for p in populations}):
+        known = [name for name in vocabulary.tokens if name != vocabulary.control]
+        raise InputError(f"perturbation {name_list(unknown, 5)} was {missing}: {choices(unknown[0], known)}.")
+    for label in labels:
         for treatment in vocabulary.treatments(label):
             if treatment.dose is None or (vocabulary.log_dose and treatment.unit == vocabulary.dose_unit):
                 continue
@@ -128,39 +112,12 @@ def check_known(populations: Sequence[Population], vocabulary: Vocabulary) -> No
             )
 
 
-def sources(population: Population, obs: pd.DataFrame, keys: dict[str, str | None], control_file: Path) -> np.ndarray:
-    """Row numbers of the control cells a population starts from: its batch's, or its context's where it has none.
-
-    Raises
-    ------
-    InputError
-        The context has no control cell in the file.
-    """
-    of_context = (obs[keys["context"]].astype(str) == population.context).to_numpy()
-    if not of_context.any():
-        raise InputError(
-            f"{control_file} has no control cell of context {population.context!r}, so nothing can be predicted there: "
-            f"add its control cells, or leave the context out."
-        )
-    if population.batch is not None and keys["batch"] in obs:
-        of_batch = of_context & (obs[keys["batch"]].astype(str) == population.batch).to_numpy()
-        if of_batch.any():
-            return of_batch.nonzero()[0]
-    return of_context.nonzero()[0]
-
-
-def batch_notices(
-    populations: Sequence[Population], obs: pd.DataFrame, keys: dict[str, str | None], control_file: Path
-) -> list[str]:
-    """Say which batches have no control cells of their own, so that :func:`sources` takes those of the context."""
-    if keys["batch"] not in obs:
-        return []  # said once, by read_controls
-    there = set(obs[[keys["context"], keys["batch"]]].astype(str).itertuples(index=False, name=None))
-    asked = {(p.context, p.batch) for p in populations if p.batch is not None}
-    without = [f"{batch!r} of {context!r}" for context, batch in sorted(asked - there)]
-    if not without:
+def unseen_contexts(populations: Sequence[Population], vocabulary: Vocabulary) -> list[str]:
+    """Say which contexts the model knows by their control cells alone."""
+    unseen = sorted({p.context for p in populations} - set(vocabulary.contexts))
+    if not unseen:
         return []
     return [
-        f"{control_file} has no control cell of batch {', '.join(without[:5])}{', ...' if len(without) > 5 else ''}: "
-        f"those populations start from the context's other batches."
+        f"no perturbed cell of {name_list(unseen, 5)} was seen in training: the "
+        f"model knows {'it' if len(unseen) == 1 else 'them'} by the control cells alone."
     ]

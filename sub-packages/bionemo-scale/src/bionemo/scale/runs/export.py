@@ -17,13 +17,13 @@ from bionemo.scale.linear_start.apply import rows_of
 from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.scale.runs import scale_portable
 from bionemo.scale.runs.directory import PACKAGES
-from bionemo.scale.runs.load import find_checkpoint, load_model
+from bionemo.scale.runs.load import find_checkpoint, load_model, torch_device
 from bionemo.screens.errors import InputError
 
 TOLERANCE = 1e-5
 
 
-def export(checkpoint: Path, out: Path) -> None:
+def export(checkpoint: str | Path, out: str | Path, device: str = "auto") -> None:
     """Write a model so that torch and safetensors are all it takes to run it.
 
     ``out`` gets ``model.safetensors`` (float32, whole tensors under their training names), ``config.json`` (the run's
@@ -36,6 +36,8 @@ def export(checkpoint: Path, out: Path) -> None:
         A run's directory (its best checkpoint is taken), or one of its ``checkpoints/step=N``.
     out
         Directory to write; must not exist.
+    device
+        Where the model is built and compared: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
 
     Raises
     ------
@@ -43,14 +45,14 @@ def export(checkpoint: Path, out: Path) -> None:
         ``out`` exists or cannot be written; there is no such checkpoint; or the model has parts that
         ``scale_portable.py`` does not know.
     """
+    out = Path(out)
     if out.exists():
         raise InputError(f"--out {out} exists: name a directory that does not.")
-    run, found = find_checkpoint(checkpoint)
+    run, found = find_checkpoint(Path(checkpoint))
     record = run.read()
-    model, step = load_model(run, torch.device("cpu"), found)
-    weights = {
-        name: tensor.float().contiguous().clone() for name, tensor in model.state_dict().items() if tensor is not None
-    }
+    model, step = load_model(run, torch_device(device), found)
+    state = {name: tensor for name, tensor in model.state_dict().items() if tensor is not None}
+    weights = {name: tensor.float().cpu().contiguous().clone() for name, tensor in state.items()}
     config = {
         "format": scale_portable.FORMAT,
         "step": step,
@@ -88,15 +90,19 @@ def _labels(vocabulary: Vocabulary) -> dict[str, dict]:
 
 def _check_portable(model: ScaleModel, config: dict, weights: dict[str, torch.Tensor]) -> None:
     """Predict three sets of random cells, one of them padded, both ways."""
-    rng = torch.Generator().manual_seed(0)
-    mask = torch.tensor([[True] * 8, [True] * 8, [True] * 5 + [False] * 3])
-    control = torch.rand(3, 8, len(model.vocabulary.genes), generator=rng).mul(3).sub(1).relu()
-    last = [len(table) - 1 for table in (model.vocabulary.tokens, model.vocabulary.contexts)]
+    vocabulary, device = model.vocabulary, model.gene_mean.device
+    mask_BS = torch.tensor([[True] * 8, [True] * 8, [True] * 5 + [False] * 3], device=device)
+    random = torch.rand(3, 8, len(vocabulary.genes), generator=torch.Generator().manual_seed(0))
+    x0_BSG = random.mul(3).sub(1).relu().to(device)
+    last = [len(table) - 1 for table in (vocabulary.tokens, vocabulary.contexts)]
     # The first token, the last, and a combination with doses.
-    perturbation = torch.tensor([[0, -1], [last[0], -1], [last[0], 0]])
-    dose = torch.tensor([[torch.nan, torch.nan], [0.5, torch.nan], [-1.0, 1.5]])
-    context, batch = torch.tensor([-1, last[1], 0]), torch.tensor([-1, -1, -1])
-    key = torch.tensor([1, 2, 3])
+    condition = Condition(
+        perturbation=torch.tensor([[0, -1], [last[0], -1], [last[0], 0]], device=device),
+        dose=torch.tensor([[torch.nan, torch.nan], [0.5, torch.nan], [-1.0, 1.5]], device=device),
+        context=torch.tensor([-1, last[1], 0], device=device),
+        batch=torch.tensor([-1, -1, -1], device=device),
+    )
+    key_B = torch.tensor([1, 2, 3])
     try:
         portable = scale_portable.ScaleModel(config["model"], config["vocabulary"], config["labels"])
         portable.load_state_dict(weights)
@@ -105,22 +111,20 @@ def _check_portable(model: ScaleModel, config: dict, weights: dict[str, torch.Te
             f"this model cannot be exported, since scale_portable.py lacks a part of it "
             f"({str(error).splitlines()[0]}): use it with `bionemo-scale predict`."
         ) from error
-    condition = Condition(perturbation=perturbation, dose=dose, context=context, batch=batch)
-    start: dict[str, torch.Tensor] = {}
-    difference = 0.0
+    portable, difference = portable.eval().to(device), 0.0
     if model.linear_start is not None and portable.linear_start is not None:
-        vocabulary = model.vocabulary
         labels = [vocabulary.control, vocabulary.tokens[-1], vocabulary.start_labels[0]]
-        mean = control.mean(1)
-        start = {"delta": model.linear_start.delta(labels, context, mean, vocabulary), "control_mean": mean}
-        condition = replace(condition, **start)
-        moved = portable.linear_start.delta([portable.start_rows(label) for label in labels], context, mean)
-        difference = float((moved - start["delta"]).abs().max())
-    expected = model.predict(control, mask, condition, key)
+        mean_BG = x0_BSG.mean(1)
+        delta_BG = model.linear_start.delta(labels, condition.context, mean_BG, vocabulary)
+        rows = [portable.start_rows(label) for label in labels]
+        moved_BG = portable.linear_start.delta(rows, condition.context, mean_BG)
+        difference = float((moved_BG - delta_BG).abs().max())
+        condition = replace(condition, delta=delta_BG, control_mean=mean_BG)
+    expected_BSG = model.predict(x0_BSG, mask_BS, condition, key_B)
     with torch.no_grad():
-        found = portable.eval()(control, mask, perturbation, dose, context, batch, key, **start)
-    difference = max(difference, float((found - expected)[mask].abs().max()))
-    if not difference <= TOLERANCE * max(1.0, math.log1p(model.vocabulary.target_sum)):
+        found_BSG = portable(x0_BSG, mask_BS, **vars(condition), key=key_B)
+    difference = max(difference, float((found_BSG - expected_BSG)[mask_BS].abs().max()))
+    if not difference <= TOLERANCE * max(1.0, math.log1p(vocabulary.target_sum)):
         raise InputError(
             f"this model cannot be exported, since scale_portable.py predicts otherwise than it does (by "
             f"{difference:.2g}): use it with `bionemo-scale predict`."

@@ -5,7 +5,6 @@ import shutil
 from dataclasses import fields
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -14,12 +13,12 @@ from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.scale.model.weight_average import WeightAverage
 from bionemo.scale.runs import scale_portable
 from bionemo.scale.runs.directory import RunDirectory, RunRecord
-from bionemo.scale.runs.load import one_process_groups
+from bionemo.scale.runs.load import one_process_groups, torch_device
 from bionemo.scale.runs.starting_point import write_starting_point
 from bionemo.screens.errors import InputError
 
 
-def import_export(folder: Path, out: Path) -> None:
+def import_export(folder: str | Path, out: str | Path, device: str = "auto") -> None:
     """Make a run directory of what :func:`~bionemo.scale.runs.export.export` wrote.
 
     The run predicts as the exported one did. Trained with the settings of the exported run it starts from these weights
@@ -31,12 +30,15 @@ def import_export(folder: Path, out: Path) -> None:
         ``config.json`` and ``model.safetensors``.
     out
         Run directory to write; must not exist.
+    device
+        Where the model is built: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
 
     Raises
     ------
     InputError
         ``folder`` is no export or a damaged one, or ``out`` exists or cannot be written.
     """
+    folder, out, place = Path(folder), Path(out), torch_device(device)
     if out.exists():
         raise InputError(f"--out {out} exists: name a directory that does not.")
     for name in ("config.json", "model.safetensors"):
@@ -49,11 +51,12 @@ def import_export(folder: Path, out: Path) -> None:
         # What was finetuned is whole weights now.
         record = RunRecord(**{f.name: config[f.name] for f in fields(RunRecord) if f.name != "tuning"})
         weights = load_file(folder / "model.safetensors")
-        one_process_groups(torch.device("cpu"))
-        model = ScaleModel(record.model_config(), ComputeConfig(device=Device.CPU), record.model_vocabulary())
+        one_process_groups(place)
+        compute = ComputeConfig(device=Device(place.type))
+        model = ScaleModel(record.model_config(), compute, record.model_vocabulary()).to(place)
         model.load_state_dict(weights)
         if record.training["average_decay"]:
-            average = ScaleModel(model.scale, model.compute, model.vocabulary)
+            average = ScaleModel(model.scale, compute, model.vocabulary).to(place)
             average.load_state_dict(weights)
             model.add_module("average", WeightAverage(average))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:

@@ -76,8 +76,22 @@ def load_model(run: RunDirectory, device: torch.device, checkpoint: Path | None 
     return model.eval(), checkpoint_step(checkpoint)
 
 
+def torch_device(name: str) -> torch.device:
+    """Return the device of a name: ``auto`` is a GPU where there is one; an InputError for an unknown name."""
+    return torch.device(ComputeConfig(device=name).resolved().device)  # type: ignore[arg-type]
+
+
 def one_process_groups(device: torch.device) -> None:
-    """Megatron's layers look up their process groups even where they are alone."""
+    """Make the process groups that Megatron's layers look up even where they are alone.
+
+    Groups that are there are taken, as long as every process has a whole model in them. Where torch.distributed has
+    several processes, all of them must call this together.
+
+    Raises
+    ------
+    InputError
+        This process is part of a training that splits its model.
+    """
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
@@ -85,3 +99,7 @@ def one_process_groups(device: torch.device) -> None:
         parallel_state.initialize_model_parallel()
         if device.type == "cuda":
             model_parallel_cuda_manual_seed(0)
+    elif (parts := parallel_state.get_tensor_model_parallel_world_size()) > 1:
+        raise InputError(
+            f"this process trains a model that is split over {parts} processes: load a whole one in another process."
+        )

@@ -1,0 +1,87 @@
+"""``bionemo-scale predict`` predicts from file to file."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperCommand
+
+
+class ManyPerturbations(TyperCommand):
+    """A command whose ``--perturbations`` takes all words up to the next option; elsewhere a stray word is refused."""
+
+    def parse_args(self, ctx, args: list[str]) -> list[str]:
+        """Repeat the option before each of its words, as click wants it."""
+        option, spread, names = "--perturbations", [], False
+        for word in args:
+            if word.startswith("-"):
+                names = word == option
+                spread += [] if names else [word]
+            else:
+                spread += [option, word] if names else [word]
+        return super().parse_args(ctx, spread)
+
+
+class Part(StrEnum):
+    """The conditions of an observed file, by the training run's split."""
+
+    TEST = "test"
+    VAL = "val"
+    TRAIN = "train"
+    ALL = "all"
+
+
+class Missing(StrEnum):
+    """What stands in for a gene that the control cells lack."""
+
+    ZERO = "zero"
+    MEAN = "mean"
+
+
+def predict(
+    checkpoint: Annotated[
+        Path,
+        typer.Option(help="Directory that `pretrain` wrote, or one of its checkpoints/step=N; the best if not said."),
+    ],
+    controls: Annotated[Path, typer.Option(help="h5ad file or zarr directory with the control cells to start from.")],
+    out: Annotated[Path, typer.Option(help="h5ad file to write.")],
+    perturbations: Annotated[
+        list[str] | None, typer.Option(metavar="NAME...", help="What to apply; all of --like if not given.")
+    ] = None,
+    like: Annotated[Path | None, typer.Option(help="Predict as many cells of each condition as this file has.")] = None,
+    part: Annotated[Part | None, typer.Option(help="Conditions of --like, by the split.", show_default="test")] = None,
+    perturbation_key: Annotated[str | None, typer.Option(help="obs column; the training data's if not given.")] = None,
+    context_key: Annotated[str | None, typer.Option(help="obs column; the training data's if not given.")] = None,
+    batch_key: Annotated[str | None, typer.Option(help="obs column; the training data's if not given.")] = None,
+    control: Annotated[str | None, typer.Option(help="Control label; the training data's if not given.")] = None,
+    layer: Annotated[str | None, typer.Option(help="Layer of the controls; X if not given.")] = None,
+    missing_genes: Annotated[
+        Missing | None,
+        typer.Option(help="Fill genes that the controls lack, a tenth of the model's at most.", show_default="refuse"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same cells.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Predict perturbed cells from control cells."""
+    from bionemo.scale.inference.predict import predict as run
+
+    model, cells = run(
+        checkpoint,
+        controls,
+        out,
+        perturbations=perturbations or (),
+        like=like,
+        part=part,
+        perturbation_key=perturbation_key,
+        context_key=context_key,
+        batch_key=batch_key,
+        control=control,
+        layer=layer,
+        missing_genes=missing_genes,
+        overwrite=overwrite,
+        seed=seed,
+        device=device,
+    )
+    typer.echo(f"wrote {out}: {cells.n_obs:,} cells, {model.summary()}")

@@ -1,0 +1,223 @@
+"""Hold a trained model in memory, where it predicts from AnnData to AnnData as often as it is asked."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+
+from bionemo.scale.inference.controls import read_controls
+from bionemo.scale.inference.generate import generate
+from bionemo.scale.inference.genes import MissingGenes
+from bionemo.scale.inference.inputs import Cells, Columns
+from bionemo.scale.inference.output import as_anndata, condition_table
+from bionemo.scale.inference.populations import (
+    Population,
+    check_known,
+    populations_like,
+    populations_of,
+    unseen_contexts,
+)
+from bionemo.scale.inference.starts import Pools
+from bionemo.scale.model.scale_model import ScaleModel
+from bionemo.scale.runs.directory import RunRecord
+from bionemo.scale.runs.load import find_checkpoint, load_model, torch_device
+from bionemo.scale.training.cpu import keep_freed_memory
+from bionemo.screens import Split
+from bionemo.screens.errors import InputError
+
+PARTS = ("test", "val", "train", "all")
+_log = logging.getLogger("bionemo.scale")
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A `TrainedModel` is the weights of one checkpoint, and what they mean; :meth:`load` opens one."""
+
+    network: ScaleModel
+    """In evaluation mode, on its device."""
+    record: RunRecord
+    """What the run was started with."""
+    checkpoint: Path
+    """As it was named."""
+    step: int
+    """Training steps behind the weights."""
+
+    @classmethod
+    def load(cls, checkpoint: str | Path, device: str = "auto") -> "TrainedModel":
+        """Open a run; see :func:`bionemo.scale.load`."""
+        run, chosen = find_checkpoint(Path(checkpoint))
+        place = torch_device(device)
+        if place.type == "cpu":
+            keep_freed_memory()
+        network, step = load_model(run, place, chosen)
+        return cls(network, run.read(), Path(checkpoint), step)
+
+    @property
+    def genes(self) -> tuple[str, ...]:
+        """The genes of a predicted cell, in their order."""
+        return self.network.vocabulary.genes
+
+    @property
+    def contexts(self) -> tuple[str, ...]:
+        """Contexts whose perturbed cells trained the model; others it knows by their control cells."""
+        return self.network.vocabulary.contexts
+
+    @property
+    def perturbations(self) -> tuple[str, ...]:
+        """Perturbations that the model can predict, alone or joined to combinations."""
+        return self.network.vocabulary.tokens[1:]
+
+    @property
+    def network_share(self) -> float:
+        """Share of the network's change that a prediction adds to its start, 0 to 1."""
+        return float(self.network.network_share)
+
+    def summary(self) -> str:
+        """Say in a few words what a prediction is made of."""
+        start = "a linear start" if self.network.linear_start is not None else "the control cells"
+        return f"step {self.step}, {start} + {self.network_share:.0%} of the network's change"
+
+    def predict(
+        self,
+        controls: Cells,
+        *,
+        perturbations: str | Sequence[str] = (),
+        like: Cells | None = None,
+        part: str | None = None,
+        perturbation_key: str | None = None,
+        context_key: str | None = None,
+        batch_key: str | None = None,
+        control: str | None = None,
+        layer: str | None = None,
+        missing_genes: str | None = None,
+        seed: int = 0,
+        progress: bool = False,
+    ) -> ad.AnnData:
+        """Predict populations of perturbed cells.
+
+        Parameters
+        ----------
+        controls
+            AnnData, an h5ad file or a zarr directory, with the control cells to start from: counts, or log1p where the
+            model was trained on that.
+        perturbations
+            What to apply. Without ``like``, to every (context, batch) of the control cells, one cell for each control
+            cell; with it, a selection of its conditions.
+        like
+            Observed cells, to predict as many of each (context, perturbation, batch).
+        part
+            Which conditions of ``like``: ``test`` (if not given), ``val``, ``train``, as the training run's split had
+            them, or ``all``.
+        perturbation_key, context_key, batch_key
+            Columns of ``obs``, of ``controls`` and of ``like``; those of the training data if not given.
+        control
+            Label of the control cells; that of the training data if not given.
+        layer
+            Layer of ``controls`` to read; ``X`` if not given.
+        missing_genes
+            ``zero`` or ``mean`` (of the training cells): what stands in for genes of the model that ``controls`` lacks,
+            a tenth of them at most. They are refused if not given.
+        seed
+            Of the choice of control cells, the model's noise and the rounding; not negative.
+        progress
+            Whether to show a bar.
+
+        Returns
+        -------
+        anndata.AnnData
+            ``X``: log1p expression, CSR float32 [cells, genes of the model], on the count grid of the control cells.
+            ``obs``: for each cell the row of the control cell that it started from, named in ``control_cell``, under
+            its predicted perturbation. ``uns["prediction"]`` says what produced it, ``uns["training_conditions"]``
+            every (context, perturbation) that trained the model.
+
+        Raises
+        ------
+        InputError
+            The arguments do not fit each other or the model, a label or a gene is missing or unknown, or the model's
+            output is not finite.
+        """
+        if seed < 0:
+            raise InputError(f"--seed {seed} is negative: give 0 or more.")
+        if like is None and part is not None:
+            raise InputError(f"--part {part} chooses among the conditions of --like, which was not given: give both.")
+        columns = self._columns(perturbation_key, context_key, batch_key, control)
+        cells = read_controls(
+            controls,
+            columns,
+            self.network.vocabulary,
+            layer=layer,
+            missing_genes=None if missing_genes is None else _choice(missing_genes),
+            gene_mean_G=self.network.gene_mean.float().cpu().numpy(),
+        )
+        pools = Pools(cells)
+        populations = self._populations(pools, columns, perturbations, like, part or "test")
+        size = self.record.training["cells_per_set"]
+        predicted = generate(self.network, pools, populations, cells_per_set=size, seed=seed, progress=progress)
+        facts = {
+            "controls": "" if isinstance(controls, ad.AnnData) else str(controls),
+            "layer": layer or "",
+            "part": str(part or "test") if like is not None else "",
+            "seed": seed,
+            "missing_genes": str(missing_genes or "") if cells.filled_genes else "",
+            "filled_genes": ", ".join(cells.filled_genes),
+        }
+        made = as_anndata(predicted, cells, populations, columns, self.genes, {**self._facts(), **facts})
+        if self.record.trained is not None:
+            made.uns["training_conditions"] = condition_table(self.record.trained)
+        return made
+
+    def _columns(self, perturbation: str | None, context: str | None, batch: str | None, control: str | None):
+        trained = self.record.store["keys"]
+        if batch is not None and not trained["batch"]:
+            raise InputError(f"--batch-key {batch}: the model was trained without batches; leave it out.")
+        return Columns(
+            perturbation=perturbation or trained["perturbation"],
+            context=context or trained["context"],
+            batch=batch or trained["batch"],
+            control=control or self.network.vocabulary.control,
+        )
+
+    def _populations(
+        self, pools: Pools, columns: Columns, perturbations: str | Sequence[str], like: Cells | None, part: str
+    ) -> list[Population]:
+        """Choose what to predict, and say what a user may not expect of it."""
+        asked = [perturbations] if isinstance(perturbations, str) else list(dict.fromkeys(perturbations))
+        if like is None:
+            chosen = populations_of(asked, pools.cells)
+        elif part not in PARTS:
+            raise InputError(f"--part {part!r} is not one of {', '.join(PARTS)}.")
+        else:
+            chosen = populations_like(like, columns, Split.from_dict(self.record.split), part, asked)
+        if not chosen:
+            raise InputError("nothing to predict: name --perturbations, or give an observed file with --like.")
+        check_known(chosen, self.network.vocabulary)
+        unseen = unseen_contexts(chosen, self.network.vocabulary)
+        for notice in (*pools.cells.notices, *pools.notices(chosen), *unseen):
+            _log.warning("note: %s", notice)
+        return chosen
+
+    def _facts(self) -> dict[str, Any]:
+        """Say what the model is, what it was trained on and how its genes were chosen; empty where the run did not."""
+        vocabulary, genes = self.network.vocabulary, self.record.store.get("genes") or {}
+        return {
+            "checkpoint": str(self.checkpoint),
+            "step": self.step,
+            "start": "linear" if self.network.linear_start is not None else "control",
+            "network_share": self.network_share,
+            "training_seed": self.record.training["seed"],
+            "target_sum": vocabulary.target_sum,
+            "input_kind": vocabulary.kind,
+            "split_hash": Split.from_dict(self.record.split).hash,
+            "hvg_from": genes.get("hvg_from") or "",
+            "hvg_split": genes.get("hvg_split") or "",
+        }
+
+
+def _choice(name: str) -> MissingGenes:
+    try:
+        return MissingGenes(name)
+    except ValueError:
+        raise InputError(f"--missing-genes {name!r} is not one of {', '.join(MissingGenes)}.") from None
