@@ -11,9 +11,10 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 
-from bionemo.screens import Split
-from bionemo.screens.protocol import find_protocol
+from bionemo.screens import Split, find_protocol
+from bionemo.screens.obs import labels_of
 
 
 def main() -> None:
@@ -31,10 +32,10 @@ def main() -> None:
     parts = []
     for path in given.inputs:
         cells = ad.read_h5ad(path, backed="r")
-        context = cells.obs[protocol.context_key.split("+")].astype(str).agg("+".join, axis=1)
-        labels = cells.obs[protocol.perturbation_key].astype(str)
+        keys = (protocol.context_key, protocol.perturbation_key)
+        labels = pd.DataFrame({key: labels_of(cells.obs, key, path) for key in keys})
         rows = []
-        for (where, what), members in labels.groupby([context.to_numpy(), labels.to_numpy()]).indices.items():
+        for (where, what), members in labels.groupby(list(keys)).indices.items():
             limit = given.controls if what == protocol.control else most[split.part(where, what)]
             rows.append(rng.permutation(members)[:limit])
         parts.append(cells[np.sort(np.concatenate(rows))].to_memory())

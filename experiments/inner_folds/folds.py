@@ -16,10 +16,8 @@ from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.inference.controls import ControlCells, read_controls
 from bionemo.scale.inference.inputs import Columns
 from bionemo.scale.linear_start.means import ConditionMeans
+from bionemo.screens import Condition
 from experiments.screens import HERE, Screen, glioblastoma, papalexi
-
-Condition = tuple[str, str]
-"""(context, perturbation)"""
 
 FEWEST = 3
 """A condition of fewer cells is in no fold."""

@@ -1,22 +1,22 @@
-"""The one exception a user's mistake raises, and the words that help to mend it."""
+"""Say in one sentence what a user got wrong, and find the words that help to mend it."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong; the message is one sentence that names the thing and the mend."""
+    """An `InputError` says that something the user gave is wrong, in one sentence that names the thing and the mend."""
 
 
 def name_list(names: Iterable[str], limit: int = 8) -> str:
-    """Quote at most `limit` names for a message; how many more there are is said."""
+    """Return at most `limit` names, quoted for a message, and how many more there are."""
     names = [str(name) for name in names]
     quoted = ", ".join(f"'{name}'" for name in names[:limit]) or "none"
     return quoted if len(names) <= limit else f"{quoted} and {len(names) - limit} more"
 
 
 def choices(name: str, known: Iterable[str]) -> str:
-    """Words that end a message about an unknown name: the nearest known one where there is one, and those at hand.
+    """Return words that end a message about an unknown name: the nearest known one if there is one, and those at hand.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A file for HDF5 to write to, on a disk that may fill up.
+"""Give HDF5 a file to write to, on a disk that may fill up.
 
 HDF5 cannot close a file whose writes fail: h5py complains on stderr of every object left open, and the process crashes
 at exit. So HDF5 is told that all went well, and the error is raised outside of it.
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class ForgivingFile(FileIO):
-    """A file whose writes never fail; `check` raises what the first of them met.
+    """A `ForgivingFile` hides that a write failed; `check` raises what the first of them met.
 
     Use as ``h5py.File(file, "w")``, and call `check` again once that is closed.
 
@@ -22,7 +22,7 @@ class ForgivingFile(FileIO):
     failure: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Write all of a buffer, unless a write failed before; return its bytes."""
+        """Write all of a buffer, unless a write failed before, and return its size in bytes."""
         rest = memoryview(data).cast("B")
         size = len(rest)
         try:

@@ -1,4 +1,4 @@
-"""What a perturbation label says: which perturbations were applied, and at which dose.
+"""Read what a perturbation label says: which perturbations were applied, and at which dose.
 
 Three spellings are read:
 
@@ -27,7 +27,7 @@ _DOSE = re.compile(r"(\d+\.?\d*(?:e-?\d+)?)\s*([A-Za-zµμ/%]*)")
 
 @dataclass(frozen=True)
 class Treatment:
-    """One perturbation of a condition."""
+    """A `Treatment` is one perturbation of a condition, with its dose."""
 
     name: str
     dose: float | None = None
@@ -37,7 +37,7 @@ class Treatment:
 
 
 def parse_label(label: str, separator: str, control: str) -> tuple[Treatment, ...]:
-    """Read a label; see the module.
+    """Read a label in one of the spellings that stand at the head of this module.
 
     Parameters
     ----------
@@ -48,6 +48,11 @@ def parse_label(label: str, separator: str, control: str) -> tuple[Treatment, ..
     control
         The control label.
 
+    Returns
+    -------
+    tuple of Treatment
+        At least one: the label itself where it is the control's.
+
     Raises
     ------
     InputError
@@ -55,15 +60,15 @@ def parse_label(label: str, separator: str, control: str) -> tuple[Treatment, ..
     """
     if label == control:
         return (Treatment(label),)
-    found = _printed_list(label) or _joined(label, separator)
-    kept = tuple(treatment for treatment in found if treatment.name != control)
-    for treatment in kept:
+    treatments = _printed_list(label) or _joined(label, separator)
+    perturbing = tuple(treatment for treatment in treatments if treatment.name != control)
+    for treatment in perturbing:
         if treatment.dose is not None and treatment.dose <= 0:
             raise InputError(
                 f"perturbation {label!r} has the dose {treatment.dose:g}, which has no logarithm: give untreated cells "
-                f"the control label {control!r}."
+                f"the control label {control!r}"
             )
-    return kept or (Treatment(label),)
+    return perturbing or (Treatment(label),)
 
 
 def parse_labels(labels: Iterable[str], separator: str, control: str) -> dict[str, tuple[Treatment, ...]]:
@@ -71,6 +76,11 @@ def parse_labels(labels: Iterable[str], separator: str, control: str) -> dict[st
 
     A label of several names is a combination only if one of these names occurs in another label as well; else it is
     kept whole, as one perturbation whose name happens to contain the separator.
+
+    Raises
+    ------
+    InputError
+        A dose of 0 or less.
     """
     parsed = {label: parse_label(label, separator, control) for label in labels}
     uses = Counter(name for treatments in parsed.values() for name in {treatment.name for treatment in treatments})
@@ -96,14 +106,14 @@ def _joined(label: str, separator: str) -> tuple[Treatment, ...]:
     parts = [part.strip() for part in label.split(separator)] if separator else [label]
     if not all(parts):
         return (Treatment(label),)
-    found: list[Treatment] = []
+    treatments: list[Treatment] = []
     for part in parts:
         dose = _DOSE.fullmatch(part)
-        if dose and found and found[-1].dose is None:
-            found[-1] = Treatment(found[-1].name, *_dose(float(dose[1]), dose[2]))
+        if dose and treatments and treatments[-1].dose is None:
+            treatments[-1] = Treatment(treatments[-1].name, *_dose(float(dose[1]), dose[2]))
         else:
-            found.append(Treatment(part))
-    return tuple(found)
+            treatments.append(Treatment(part))
+    return tuple(treatments)
 
 
 def _dose(dose: float, unit: str) -> tuple[float, str]:

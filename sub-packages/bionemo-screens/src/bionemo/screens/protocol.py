@@ -126,7 +126,7 @@ class Protocol:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the rules as sorted JSON; name, title, published scores and layout of the file do not count."""
+        """Return the SHA-256 of the rules; name, title, published scores and layout of the file do not count."""
         rules = {key: value for key, value in vars(self).items() if key not in {"name", "title", "published"}}
         rules["held_out"] = None if self.held_out is None else vars(self.held_out)
         rules["split"] = None if self.split is None else self.split.to_dict()

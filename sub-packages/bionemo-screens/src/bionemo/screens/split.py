@@ -119,7 +119,7 @@ class Split:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of what is held out; file layout and dataset names do not change it."""
+        """Return the SHA-256 of what is held out; file layout and dataset names do not change it."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
     def part(self, context: str, perturbation: str) -> str:
