@@ -153,15 +153,25 @@ def test_files_that_are_none(tmp_path, keys):
     with pytest.raises(InputError, match="There is no file"):
         prepare([tmp_path / "none.h5ad"], tmp_path / "s", progress=False, **keys)
     (tmp_path / "text.h5ad").write_text("hello")
-    with pytest.raises(InputError, match=r"text\.h5ad cannot be read as \.h5ad"):
+    with pytest.raises(InputError, match=r"text\.h5ad is neither an \.h5ad file nor a \.zarr directory"):
         prepare([tmp_path / "text.h5ad"], tmp_path / "s", progress=False, **keys)
     with pytest.raises(InputError, match="No input was given"):
         prepare([], tmp_path / "s", progress=False, **keys)
 
 
-def test_an_input_given_twice_is_refused(screen_path, tmp_path, keys):
-    with pytest.raises(InputError, match="given twice"):
-        prepare([screen_path, screen_path], tmp_path / "s", progress=False, **keys)
+def test_an_input_given_twice_is_refused_whatever_its_names(screen, screen_path, tmp_path, keys):
+    again = {name: tmp_path / f"{name}.h5ad" for name in ("hard", "soft", "copy", "shuffled")}
+    os.link(screen_path, again["hard"])
+    again["soft"].symlink_to(screen_path)
+    for name in (None, "hard", "soft"):
+        with pytest.raises(InputError, match="are the same input: name it once"):
+            prepare([screen_path, str(again.get(name, screen_path))], tmp_path / "s", progress=False, **keys)
+    # Copies, and other cuts of the same cells, are found by the cells' names and values.
+    again["copy"].write_bytes(screen_path.read_bytes())
+    screen[200:90:-1, ::-1].copy().write_h5ad(again["shuffled"])
+    for name, count in (("copy", 314), ("shuffled", 110)):
+        with pytest.raises(InputError, match=rf"{name}.h5ad holds {count} of the 315 cells of .*screen.h5ad again"):
+            prepare([screen_path, again[name]], tmp_path / "s", progress=False, **keys)
 
 
 def test_genes_by_name_are_kept_in_their_order_and_change_no_size_of_a_cell(screen_path, tmp_path, keys):

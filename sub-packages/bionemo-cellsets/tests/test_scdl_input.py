@@ -70,6 +70,7 @@ def test_what_an_archive_lacks_is_named(archive, screen, tmp_path, keys):
 def test_several_archives_have_a_table_each(store, archive, screen, tmp_path, keys):
     arguments = {"gene_column": "symbol", "n_genes": None, "progress": False, **keys}
     shutil.copytree(archive, tmp_path / "again")
-    made = prepare([archive, tmp_path / "again"], tmp_path / "s", obs=[screen.obs, screen.obs], **arguments)
+    other = screen.obs.set_axis([f"again{name}" for name in screen.obs_names])
+    made = prepare([archive, tmp_path / "again"], tmp_path / "s", obs=[screen.obs, other], **arguments)
     assert made.n_cells == 2 * store.n_cells
     assert made.counts(0, 630).sum() == 2 * store.counts(0, 315).sum()

@@ -1,6 +1,6 @@
-"""AnnData on disk, h5ad or zarr, read in blocks of rows."""
+"""Read AnnData on disk, h5ad or zarr, in blocks of rows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ from anndata.io import read_elem
 
 from bionemo.cellsets.inputs.cell_input import CellInput
 from bionemo.cellsets.inputs.file_arrays import FileArray, unlocked
-from bionemo.cellsets.inputs.matrices import CscArrays, CsrArrays, DenseArray, Rows
+from bionemo.cellsets.inputs.matrices import CscArrays, CsrArrays, DenseArray
 from bionemo.screens.errors import InputError, brief, choices, name_list
-from bionemo.screens.files import open_anndata_file
+from bionemo.screens.files import open_anndata_file, read_anndata
 from bionemo.screens.obs import text_of
 
 # h5py's and zarr's groups answer alike, and neither's types tell a group from an array.
@@ -22,7 +22,7 @@ Convert = Callable[[Any], np.ndarray]
 
 
 class AnnDataInput(CellInput):
-    """One .h5ad file or .zarr directory (format 2 or 3).
+    """An `AnnDataInput` is one .h5ad file or .zarr directory (format 2 or 3).
 
     Parameters
     ----------
@@ -44,6 +44,9 @@ class AnnDataInput(CellInput):
         self._file: Any = open_anndata_file(path)
         try:
             self._columns: dict[str, Callable[[int, int], np.ndarray]] = {}
+            # Before anndata 0.7 a table was a compound array, and its categories lay in uns.
+            is_old = not all(_is_group(self._group(name)) for name in ("obs", "var"))
+            self._old = read_anndata(path, obs_only=True) if is_old else None
             self._obs = self._group("obs")
             self._table = None if _is_group(self._obs) and "_index" in self._obs.attrs else self._read("obs")
             self._names = self._reader(None, convert=np.asarray)
@@ -58,9 +61,8 @@ class AnnDataInput(CellInput):
             self.close()
             raise
 
-    def names(self, start: int, stop: int) -> np.ndarray:
-        """Return the cells' names in rows [start, stop), UTF-8 bytes of a fixed width."""
-        return bytes_of(self._names(start, stop))
+    def _stored_names(self, start: int, stop: int) -> np.ndarray:
+        return self._names(start, stop)
 
     @property
     def columns(self) -> list[str]:
@@ -111,6 +113,8 @@ class AnnDataInput(CellInput):
         return self._file[name]
 
     def _read(self, name: str) -> pd.DataFrame:
+        if self._old is not None and name in ("obs", "var"):
+            return getattr(self._old, name)
         try:
             table: Any = read_elem(self._group(name))
         except InputError:
@@ -156,12 +160,6 @@ class AnnDataInput(CellInput):
         if 0 in shape:
             raise InputError(f"{self.path} has {shape[0]} cells and {shape[1]} genes: name a file that holds cells")
 
-    def _cuts(self, n_values: int) -> np.ndarray:
-        return self._rows.cuts(n_values)
-
-    def _stored(self, start: int, stop: int) -> Iterator[Rows]:
-        return self._rows.blocks(start, stop)
-
 
 def _is_group(node: Node) -> bool:
     return hasattr(node, "keys")
@@ -192,14 +190,6 @@ def _categorical_reader(codes: Node, categories: Any) -> Callable[[int, int], np
     # The code of a missing value is -1, which takes the last entry.
     names = np.append(text_of(categories), "").astype(object)
     return lambda start, stop: names[codes[start:stop]]
-
-
-def bytes_of(values: np.ndarray) -> np.ndarray:
-    """Return values as UTF-8 bytes of a fixed width; empty where one is missing."""
-    plain = values.tolist()
-    if not all(type(value) is bytes for value in plain):
-        plain = [text.encode() for text in text_of(values).tolist()]
-    return np.array(plain, dtype=bytes)
 
 
 def _row_reader(node: Node, shape: tuple[int, int]) -> tuple[list[Any], Any]:

@@ -1,4 +1,4 @@
-"""What `prepare` reads: cells in blocks of rows, checked; every way an input can be wrong ends here in one sentence."""
+"""Read cells in blocks of rows, checked: every way that an input can be wrong ends here in one sentence."""
 
 import itertools
 from abc import ABC, abstractmethod
@@ -11,8 +11,9 @@ import scipy.sparse as sp
 
 from bionemo.cellsets.inputs import csr_kernels
 from bionemo.cellsets.inputs import matrices as row_readers
-from bionemo.cellsets.inputs.matrices import Rows
+from bionemo.cellsets.inputs.matrices import CscArrays, CsrArrays, DenseArray, Rows
 from bionemo.screens.errors import InputError, brief, name_list
+from bionemo.screens.obs import text_of
 
 LARGEST_LOG1P = 20.0
 """log1p values stay below: exp(20) is half a thousand million counts in one gene of one cell."""
@@ -38,10 +39,7 @@ class CellInput(ABC):
     where: str
     n_cells: int
     genes: np.ndarray
-
-    @abstractmethod
-    def names(self, start: int, stop: int) -> np.ndarray:
-        """Return the cells' names in rows [start, stop), UTF-8 bytes of a fixed width."""
+    _rows: CsrArrays | CscArrays | DenseArray
 
     @property
     @abstractmethod
@@ -57,17 +55,37 @@ class CellInput(ABC):
         """Close the file."""
 
     @abstractmethod
-    def _cuts(self, n_values: int) -> np.ndarray:
-        """Return row numbers from 0 to `n_cells` between which lie at most `n_values` values, if more than one row."""
+    def _stored_names(self, start: int, stop: int) -> np.ndarray:
+        """Return the cells' names in rows [start, stop) as they are stored, text or bytes."""
 
-    @abstractmethod
-    def _stored(self, start: int, stop: int) -> Iterator[Rows]:
-        """Yield rows [start, stop) in order as they are stored, in blocks of about `BLOCK_VALUES`."""
+    def names(self, start: int, stop: int) -> np.ndarray:
+        """Return the cells' names in rows [start, stop), UTF-8 bytes of a fixed width; empty where one is missing.
+
+        Raises
+        ------
+        InputError
+            If a name is not UTF-8.
+        """
+        plain = self._stored_names(start, stop)
+        listed = plain.tolist()
+        row = start
+        try:
+            if not all(type(name) is bytes for name in listed):
+                listed = [name.encode() for name in text_of(plain).tolist()]
+            names = np.array(listed, dtype=bytes)
+            if (names.view(np.uint8) >= 128).any():
+                for row, name in enumerate(listed, start):  # noqa: B007
+                    name.decode()
+        except UnicodeError as error:
+            raise InputError(
+                f"The name of cell number {row} of {self.path} is not UTF-8 ({brief(error)}): write the names as UTF-8"
+            ) from None
+        return names
 
     def pieces(self, n_values: int) -> list[tuple[int, int]]:
         """Cut the rows into (first, end) of at most about `n_values` values and `BLOCK_ROWS` rows each."""
         try:
-            cuts = self._cuts(n_values)
+            cuts = self._rows.cuts(n_values)
         except InputError:
             raise
         except Exception as error:  # a damaged file, a lost mount
@@ -100,13 +118,13 @@ class CellInput(ABC):
         InputError
             For the first value that is no count or no log1p value.
         """
-        blocks = self._stored(start, stop)
+        blocks = self._rows.blocks(start, stop)
         while True:
             try:
                 block = next(blocks, None)
                 if block is None:
                     return
-                block = _usual(block, len(self.genes))
+                block = self._usual(block)
             except InputError:
                 raise
             except Exception as error:  # a damaged file, a lost mount
@@ -155,6 +173,32 @@ class CellInput(ABC):
                 "drop the copies, or make the names distinct, for example with AnnData.obs_names_make_unique"
             )
 
+    def _usual(self, block: Rows) -> Rows:
+        """Bring rows to the types and the order that the kernels know, or raise ValueError."""
+        start, pointers, columns, values = block
+        n_columns = len(self.genes)
+        if columns.dtype not in (np.int32, np.int64):
+            columns = columns.astype(np.int64)
+        if values.dtype not in (np.int32, np.float32, np.float64):
+            values = values.astype(_usual_type(values.dtype))
+        order = csr_kernels.order_of_columns(pointers, columns, n_columns)
+        if order == csr_kernels.OUTSIDE:
+            raise ValueError(f"an index is outside [0, {n_columns})")
+        columns = columns.astype(np.int32, copy=False)
+        if order == csr_kernels.UNSORTED:
+            matrix = sp.csr_matrix((values, columns, pointers), shape=(len(pointers) - 1, n_columns), copy=True)
+            matrix.sort_indices()
+            values, columns = matrix.data, matrix.indices.astype(np.int32)
+            row = np.repeat(np.arange(len(pointers) - 1), np.diff(pointers))
+            again = np.flatnonzero((np.diff(columns) == 0) & (np.diff(row) == 0))
+            if len(again):
+                cell = self.names(start + row[again[0]], start + row[again[0]] + 1)[0].decode()
+                raise InputError(
+                    f"{self.where} of {self.path} holds several values of gene '{self.genes[columns[again[0]]]}' in "
+                    f"cell '{cell}': keep one of each, for example their sum with scipy's sum_duplicates"
+                )
+        return Rows(start, pointers, columns, values)
+
     def _refuse(self, block: Rows, *, already_log1p: bool) -> None:
         values = block.values
         reasons = [
@@ -175,24 +219,6 @@ class CellInput(ABC):
                 raise InputError(
                     f"{self.where} of {self.path} holds {values[at]:g} at cell '{cell}', gene '{gene}': {reason}"
                 )
-
-
-def _usual(block: Rows, n_columns: int) -> Rows:
-    """Bring rows to the types and the order that the kernels know, or raise ValueError."""
-    start, pointers, columns, values = block
-    if columns.dtype not in (np.int32, np.int64):
-        columns = columns.astype(np.int64)
-    if values.dtype not in (np.int32, np.float32, np.float64):
-        values = values.astype(_usual_type(values.dtype))
-    order = csr_kernels.order_of_columns(pointers, columns, n_columns)
-    if order == csr_kernels.OUTSIDE:
-        raise ValueError(f"an index is outside [0, {n_columns})")
-    columns = columns.astype(np.int32, copy=False)
-    if order == csr_kernels.UNSORTED:
-        matrix = sp.csr_matrix((values, columns, pointers), shape=(len(pointers) - 1, n_columns), copy=True)
-        matrix.sum_duplicates()
-        pointers, columns, values = matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), matrix.data
-    return Rows(start, pointers, columns, values)
 
 
 def _usual_type(dtype: np.dtype) -> type:

@@ -41,7 +41,7 @@ def _all_valid(values, largest, whole):
 # Unsigned indices spare the test for negative ones, without which the loops are several times as fast.
 
 
-def _survey(pointers, columns, values, position, chosen, target_sum, sums, row_values):
+def _survey(pointers, columns, values, position, chosen, target_sum, sums, row_values, marks):
     for row in range(pointers.shape[0] - 1):
         begin, end = np.uint64(pointers[row]), np.uint64(pointers[row + 1])
         total = 0.0
@@ -49,12 +49,14 @@ def _survey(pointers, columns, values, position, chosen, target_sum, sums, row_v
             total += values[k]
         scale = target_sum / max(total, 1.0)
         kept = 0
+        mark = 0.0
         for k in range(begin, end):
             place = position[np.uint64(columns[k])]
             value = np.float64(values[k])
             if place < 0 or value == 0.0:
                 continue
             kept += 1
+            mark += value * (place + 1)
             gene = np.uint64(place)
             sums[gene, 0] += 1.0
             sums[gene, 1] = max(sums[gene, 1], value)
@@ -63,6 +65,7 @@ def _survey(pointers, columns, values, position, chosen, target_sum, sums, row_v
                 sums[gene, 2] += scaled
                 sums[gene, 3] += scaled * scaled
         row_values[row] = kept
+        marks[row] = mark
 
 
 def _pick(pointers, columns, values, position, out_values, out_columns, lengths, totals):
@@ -139,7 +142,7 @@ def survey(
     chosen: np.ndarray,
     target_sum: float,
     sums: np.ndarray,
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     """Add rows to the sums over cells of each gene.
 
     Parameters
@@ -159,10 +162,12 @@ def survey(
     -------
     int64 array [n]
         Non-zeros of each row among the genes.
+    float64 array [n]
+        Sum over the genes of value times the gene's number from 1: what tells equal rows, 0 where all is zero.
     """
-    row_values = np.empty(len(rows[0]) - 1, dtype=np.int64)
-    _compiled(_survey)(*rows, position, chosen, float(target_sum), sums, row_values)
-    return row_values
+    row_values, marks = np.empty(len(rows[0]) - 1, dtype=np.int64), np.empty(len(rows[0]) - 1)
+    _compiled(_survey)(*rows, position, chosen, float(target_sum), sums, row_values, marks)
+    return row_values, marks
 
 
 def pick(

@@ -1,15 +1,13 @@
-"""An existing bionemo-scdl archive, with a table of its cells, read in blocks of rows."""
+"""Read an existing bionemo-scdl archive, with a table of its cells, in blocks of rows."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from bionemo.cellsets.inputs.anndata_files import bytes_of
 from bionemo.cellsets.inputs.cell_input import CellInput
 from bionemo.cellsets.inputs.file_arrays import FileArray
-from bionemo.cellsets.inputs.matrices import CsrArrays, Rows
+from bionemo.cellsets.inputs.matrices import CsrArrays
 from bionemo.cellsets.store.manifest import COLUMNS, DATA, ROW_POINTERS
 from bionemo.screens.errors import InputError, brief, choices, name_list
 from bionemo.screens.obs import text_of
@@ -21,7 +19,7 @@ ObsTable = pd.DataFrame | str | Path
 
 
 class ScdlInput(CellInput):
-    """One archive.
+    """A `ScdlInput` is one archive.
 
     Parameters
     ----------
@@ -60,9 +58,8 @@ class ScdlInput(CellInput):
             raise
         self._rows = CsrArrays(**self._arrays, shape=(self.n_cells, len(self.genes)))
 
-    def names(self, start: int, stop: int) -> np.ndarray:
-        """Return the cells' names in rows [start, stop), UTF-8 bytes of a fixed width."""
-        return bytes_of(self._obs.index[start:stop].to_numpy(dtype=object))
+    def _stored_names(self, start: int, stop: int) -> np.ndarray:
+        return self._obs.index[start:stop].to_numpy(dtype=object)
 
     @property
     def columns(self) -> list[str]:
@@ -77,12 +74,6 @@ class ScdlInput(CellInput):
         """Close the files."""
         for array in self._arrays.values():
             array.close()
-
-    def _cuts(self, n_values: int) -> np.ndarray:
-        return self._rows.cuts(n_values)
-
-    def _stored(self, start: int, stop: int) -> Iterator[Rows]:
-        return self._rows.blocks(start, stop)
 
     def _genes(self, column: str | None) -> np.ndarray:
         tables = _feature_tables(self.path, "var_features")

@@ -1,4 +1,4 @@
-"""The first reading: values are checked, what the choice of genes needs is summed up, cells of one name are found."""
+"""Read everything a first time: check the values, sum up what the choice of genes needs, find cells given twice."""
 
 import os
 import time
@@ -12,11 +12,17 @@ from bionemo.cellsets.inputs.cell_input import CellInput
 from bionemo.cellsets.inputs.pieces import Piece, Workers
 from bionemo.cellsets.preparation.genes import GeneStatistics
 from bionemo.cellsets.preparation.run_table import Conditions
+from bionemo.cellsets.sampling.sampler import mix
+from bionemo.screens.errors import InputError
 
 SAVE_EVERY = 2.0
 """Seconds between two states on disk."""
 HASHED_AT_ONCE = 2**23
-"""Names compared with each other in one pass over the hashes of an input's names."""
+"""Cells compared with each other in one pass over the hashes of all cells."""
+SHARED_BY_CHANCE = 0.01
+"""Share of an input's cells whose names and marks another input may have too: small counts are equal by chance."""
+_HASHES = np.dtype([("name", "<u8"), ("cell", "<u8")])
+"""Hashes of a cell's name, and of its name and values; the latter is 0 where all values are."""
 
 
 class Survey:
@@ -86,7 +92,7 @@ class Survey:
         Raises
         ------
         InputError
-            For a value that is wrong, or cells of one name in one input.
+            For a value that is wrong, cells of one name in one input, or the same cells in two.
         """
 
         def read_piece(piece: Piece) -> tuple[GeneStatistics, np.ndarray, np.ndarray]:
@@ -98,7 +104,7 @@ class Survey:
             for piece, (statistics, run_values, hashes) in workers.map(read_piece, pieces[self.n_read :]):
                 self.statistics.merge(statistics)
                 self.run_values += run_values
-                hashes_file.seek(8 * piece.first_cell)
+                hashes_file.seek(_HASHES.itemsize * piece.first_cell)
                 hashes_file.write(hashes.data)
                 self.n_read = piece.number + 1
                 if time.monotonic() - saved > SAVE_EVERY or self.n_read == len(pieces):
@@ -107,7 +113,7 @@ class Survey:
                     self._save()
                     saved = time.monotonic()
                 yield piece
-        self._refuse_repeated_names()
+        self._refuse_repeated_cells()
 
     def names(self, piece: Piece) -> np.ndarray:
         """Return the names of a piece's cells, as `CellInput.names` does."""
@@ -119,36 +125,48 @@ class Survey:
     ) -> tuple[GeneStatistics, np.ndarray, np.ndarray]:
         cells, position = self._inputs[piece.source], self._positions[piece.source]
         statistics = GeneStatistics(len(self.statistics.values))
-        run_values = np.zeros_like(self.run_values)
+        run_values, marks = np.zeros_like(self.run_values), np.empty(piece.n_cells)
         runs = self._conditions.runs_of(piece.first_cell, piece.first_cell + piece.n_cells)
         for rows in cells.blocks(piece.start, piece.stop, already_log1p=target_sum is None):
             first = rows.start - piece.start
             inside = runs[first : first + len(rows.pointers) - 1]
-            lengths = statistics.add(rows, position, training[inside], target_sum)
+            lengths, marks[first : first + len(inside)] = statistics.add(rows, position, training[inside], target_sum)
             np.add.at(run_values, inside, lengths)
         names = cells.names(piece.start, piece.stop)
         with self._names(piece).open("wb") as file:
             file.write(names.data)
             file.flush()
             os.fsync(file.fileno())
-        return statistics, run_values, csr_kernels.hash_names(names)
+        hashes = np.empty(piece.n_cells, dtype=_HASHES)
+        hashes["name"] = csr_kernels.hash_names(names)
+        hashes["cell"] = np.where(marks == 0, 0, mix(hashes["name"] ^ mix(marks.view(np.uint64))))
+        return statistics, run_values, hashes
 
-    def _refuse_repeated_names(self) -> None:
-        # All hashes of an input need not fit in memory; a share of them does, and equal names share a hash.
-        before = 0
-        for cells in self._inputs:
-            shares = np.uint64(-(-cells.n_cells // HASHED_AT_ONCE))
-            for share in range(int(shares)):
-                parts = []
-                for start in range(0, cells.n_cells, HASHED_AT_ONCE):
-                    count = min(HASHED_AT_ONCE, cells.n_cells - start)
-                    hashes = np.fromfile(self._hashes, np.uint64, count, offset=8 * (before + start))
-                    parts.append(hashes[hashes % shares == share])
-                found = np.sort(np.concatenate(parts))
-                repeated = np.unique(found[1:][found[1:] == found[:-1]])[:8]
-                if len(repeated):
-                    cells.refuse_repeated_names(repeated)
-            before += cells.n_cells
+    def _refuse_repeated_cells(self) -> None:
+        # The hashes of all cells need not fit in memory; a share of them does, and equal names share a hash.
+        ends = np.cumsum([cells.n_cells for cells in self._inputs])
+        shares = np.uint64(-(-int(ends[-1]) // HASHED_AT_ONCE))
+        shared = np.zeros((len(ends), len(ends)), dtype=np.int64)
+        for share in range(int(shares)):
+            parts = []
+            for start in range(0, int(ends[-1]), HASHED_AT_ONCE):
+                hashes = np.fromfile(self._hashes, _HASHES, HASHED_AT_ONCE, offset=_HASHES.itemsize * start)
+                rows = np.flatnonzero(hashes["name"] % shares == share)
+                parts.append((hashes[rows], np.searchsorted(ends, start + rows, side="right")))
+            hashes, source = (np.concatenate(part) for part in zip(*parts, strict=True))
+            names, by_name = _equal_neighbours(hashes["name"], source)
+            within = by_name[0] == by_name[1]
+            for place in np.unique(by_name[0][within])[:1]:
+                self._inputs[place].refuse_repeated_names(np.unique(names[within & (by_name[0] == place)])[:8])
+            cells, by_cell = _equal_neighbours(hashes["cell"], source)
+            np.add.at(shared, (by_cell[0][cells > 0], by_cell[1][cells > 0]), 1)
+        for one, other in np.argwhere(shared).tolist():
+            first, second = self._inputs[one], self._inputs[other]
+            if shared[one, other] > SHARED_BY_CHANCE * min(first.n_cells, second.n_cells):
+                raise InputError(
+                    f"{second.path} holds {shared[one, other]} of the {first.n_cells} cells of {first.path} again, of "
+                    "the same names and values: give every cell once"
+                )
 
     def _save(self) -> None:
         unfinished = self._state.with_suffix(".unfinished")
@@ -168,3 +186,11 @@ class Survey:
 
     def _names(self, piece: Piece) -> Path:
         return self._folder / f"names-{piece.number}"
+
+
+def _equal_neighbours(keys: np.ndarray, source: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Return the keys that occur again, once for each time, and the inputs of the two occurrences."""
+    order = np.lexsort((source, keys))
+    keys, source = keys[order], source[order]
+    again = np.flatnonzero(keys[1:] == keys[:-1])
+    return keys[again], (source[again], source[again + 1])

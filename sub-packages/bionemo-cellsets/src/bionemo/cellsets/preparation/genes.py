@@ -96,7 +96,9 @@ class GeneStatistics:
         """Largest stored value of each gene, over all cells, float64 [G]."""
         return self._sums[:, 1]
 
-    def add(self, rows: Rows, position: np.ndarray, chosen: np.ndarray, target_sum: float | None) -> np.ndarray:
+    def add(
+        self, rows: Rows, position: np.ndarray, chosen: np.ndarray, target_sum: float | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Add cells.
 
         Parameters
@@ -114,6 +116,8 @@ class GeneStatistics:
         -------
         int64 array [n]
             Non-zeros of each cell.
+        float64 array [n]
+            What tells equal cells, as `csr_kernels.survey`.
         """
         self.n_chosen += int(chosen.sum())
         return csr_kernels.survey(rows[1:], position, chosen, target_sum or 0.0, self._sums)

@@ -256,7 +256,10 @@ def complete_keys(
 def _check_paths(paths: list[Path]) -> None:
     if not paths:
         raise InputError("No input was given: name one or more .h5ad files")
-    resolved = [path.resolve() for path in paths]
+    known: dict[object, Path] = {}
     for path in paths:
-        if resolved.count(path.resolve()) > 1:
-            raise InputError(f"The input {path} is given twice: name it once")
+        there = path.stat() if path.exists() else None
+        file = path.resolve() if there is None else (there.st_dev, there.st_ino)
+        if file in known:
+            raise InputError(f"{known[file]} and {path} are the same input: name it once")
+        known[file] = path

@@ -79,7 +79,7 @@ def workplace(store: Path, plan: Mapping[str, Any], *, overwrite: bool) -> Itera
                 yield place
             except InputError as error:
                 # One with a cause may come from a disk or a mount that is back the next time.
-                if error.__cause__ is None and error.__context__ is None:
+                if error.__cause__ is None and (error.__context__ is None or error.__suppress_context__):
                     _remove(folder)
                 raise
             check_target(store, overwrite=overwrite)
