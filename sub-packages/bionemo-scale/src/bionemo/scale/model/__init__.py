@@ -1,6 +1,1 @@
-"""The SCALE model: plain torch and Megatron-Core, no NeMo, no input or output."""
-
-from bionemo.scale.config.model import ModelConfig
-from bionemo.scale.data.vocabulary import Vocabulary
-
-__all__ = ["ModelConfig", "Vocabulary"]
+"""The parts of the SCALE model stand here, in torch and Megatron-Core: no NeMo, no input or output."""

@@ -1,6 +1,6 @@
-"""LLaMA blocks of Megatron layers, with or without adaLN-zero conditioning.
+"""Stack LLaMA blocks of Megatron layers, with or without adaLN-zero conditioning.
 
-Shapes: N members of a set (cells, or gene modules of a cell), B sets, D width; Megatron's order is [N, B, D]. With
+Axes: N members of a set (cells, or gene modules of a cell), B sets, D width; Megatron's order is [N, B, D]. With
 sequence parallelism each tensor-parallel rank holds N / TP members between a block's projections.
 """
 
@@ -26,7 +26,7 @@ from bionemo.scale.layers.specs import LayerSpec
 
 
 class Modulation(MegatronModule):
-    """Shift, scale and gate of adaLN-zero (Peebles and Xie 2023, "Scalable diffusion models with transformers").
+    """A `Modulation` gives shift, scale and gate of adaLN-zero (Peebles and Xie 2023, "Scalable diffusion models").
 
     The projection starts at zero, so a conditioned block starts as the identity.
     """
@@ -47,18 +47,19 @@ class Modulation(MegatronModule):
         )
 
     def forward(self, condition_BD: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Split [B, D] into ``parts`` tensors [1, B, D] that broadcast over the members of a set."""
-        modulation, _ = self.linear(F.silu(condition_BD)[None])
+        """Project conditions [B, D] to ``parts`` tensors [1, B, D] that broadcast over the members of a set."""
+        modulation_1BP, _ = self.linear(F.silu(condition_BD)[None])  # P: the parts, side by side
         if self.config.sequence_parallel:
             # Each rank modulates its own members; the gradient is the sum over all.
-            modulation = copy_to_tensor_model_parallel_region(modulation)
-        return modulation.chunk(self.parts, dim=-1)
+            modulation_1BP = copy_to_tensor_model_parallel_region(modulation_1BP)
+        return modulation_1BP.chunk(self.parts, dim=-1)
 
 
 class LlamaBlock(MegatronModule):
-    """Pre-norm self attention and SwiGLU feed-forward, each ``h <- h + gate * F(norm(h) * (1 + scale) + shift)``.
+    """A `LlamaBlock` is self attention and SwiGLU, each ``h <- h + gate * F(norm(h) * (1 + scale) + shift)``.
 
-    Without a condition, gate is 1 and scale and shift are 0.
+    Without a condition, gate is 1 and scale and shift are 0 (Touvron et al. 2023, "LLaMA"; Shazeer 2020, "GLU
+    variants").
     """
 
     def __init__(self, config: TransformerConfig, spec: LayerSpec, layer_number: int, *, conditioned: bool):
@@ -90,7 +91,7 @@ class LlamaBlock(MegatronModule):
 
 
 class LlamaStack(MegatronModule):
-    """Blocks in a row and a last norm.
+    """A `LlamaStack` is blocks in a row and a last norm.
 
     The blocks are attributes rather than a ``ModuleList``: Megatron's distributed checkpoint looks for
     ``sharded_state_dict`` on direct children only, and would save a list's tensor-parallel shards as replicas.

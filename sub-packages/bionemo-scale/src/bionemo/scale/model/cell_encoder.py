@@ -1,6 +1,6 @@
-"""Cells to latents, two levels: gene modules within a cell, then the set of cells.
+"""Encode cells to latents on two levels: gene modules within a cell, then the set of cells.
 
-Shapes: B sets, S cells, G genes, M gene modules of width d, D latent.
+Axes: B sets, S cells, C the cells of all sets, G genes, M gene modules of width d, D latent.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from bionemo.scale.model.blocks import LlamaStack
 
 
 class GeneModuleEncoder(MegatronModule):
-    """Within a cell: project G genes to M tokens of width d, let a LLaMA block attend over them, join them to D."""
+    """A `GeneModuleEncoder` encodes each cell on its own: genes to M tokens of width d, LLaMA blocks, joined to D."""
 
     def __init__(self, config: ModelConfig, compute: ComputeConfig, spec: LayerSpec, n_genes: int):
         modules = transformer_config(config, compute, width=config.gene_module_size, layers=config.encoder_layers)
@@ -37,7 +37,7 @@ class GeneModuleEncoder(MegatronModule):
         )
 
     def forward(self, x_BSG: torch.Tensor, trained: int | None = None) -> torch.Tensor:
-        """Encode centred log1p expression [B, S, G] to [B, S, D], each cell on its own; see `CellEncoder.forward`."""
+        """Encode centred log1p expression [B, S, G] to [B, S, D]; see :meth:`CellEncoder.forward`."""
         if trained is None or trained >= x_BSG.shape[1] or not torch.is_grad_enabled():
             return self._joined(self.project(x_BSG)[0])
         with torch.no_grad():
@@ -45,16 +45,16 @@ class GeneModuleEncoder(MegatronModule):
             others = self._joined(self.project(x_BSG)[0][:, trained:])
         return torch.cat([self._joined(self.project(x_BSG[:, :trained])[0]), others], dim=1)
 
-    def _joined(self, projected: torch.Tensor) -> torch.Tensor:
-        """Modules [B, S, M * d] to cells [B, S, D]."""
-        tokens_CMd = projected.flatten(0, 1).unflatten(-1, self.shape) + self.module_embedding
+    def _joined(self, modules_BSm: torch.Tensor) -> torch.Tensor:
+        """Attend over modules, which lie side by side [B, S, M * d], and join them to cells [B, S, D]."""
+        tokens_CMd = modules_BSm.flatten(0, 1).unflatten(-1, self.shape) + self.module_embedding
         tokens_MCd = self.blocks(tokens_CMd.transpose(0, 1).contiguous())
-        joined, _ = self.join(tokens_MCd.transpose(0, 1).flatten(1))
-        return joined.unflatten(0, projected.shape[:2])
+        h_CD, _ = self.join(tokens_MCd.transpose(0, 1).flatten(1))
+        return h_CD.unflatten(0, modules_BSm.shape[:2])
 
 
 class DeepSets(MegatronModule):
-    """Across cells: ``h_i <- h_i + rho(mean_j phi(h_j))`` (Zaheer et al. 2017, "Deep sets"), equivariant.
+    """A `DeepSets` is ``h_i <- h_i + rho(mean_j phi(h_j))`` across cells (Zaheer et al. 2017), equivariant.
 
     ``phi`` is a linear layer and SiLU, ``rho`` a linear layer that starts at zero.
     """
@@ -69,19 +69,19 @@ class DeepSets(MegatronModule):
         self.rho = RowParallelLinear(width, width, skip_bias_add=False, **rho)
 
     def summary(self, h_BSD: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
-        """Mean of ``phi`` over the valid cells, [B, 1, D / tensor parallel size]; 0 for an empty set."""
-        phi, _ = self.phi(h_BSD)
-        valid = mask_BS.unsqueeze(-1).to(phi.dtype)
-        return (F.silu(phi) * valid).sum(1, keepdim=True) / valid.sum(1, keepdim=True).clamp(min=1)
+        """Return the mean of ``phi`` over the valid cells, [B, 1, D / tensor parallel size]; 0 for an empty set."""
+        phi_BSD, _ = self.phi(h_BSD)
+        valid_BS1 = mask_BS.unsqueeze(-1).to(phi_BSD.dtype)
+        return (F.silu(phi_BSD) * valid_BS1).sum(1, keepdim=True) / valid_BS1.sum(1, keepdim=True).clamp(min=1)
 
     def forward(self, h_BSD: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
         """Add to every cell what its set has in common."""
-        shared, _ = self.rho(self.summary(h_BSD, mask_BS))
-        return h_BSD + shared
+        shared_B1D, _ = self.rho(self.summary(h_BSD, mask_BS))
+        return h_BSD + shared_B1D
 
 
 class CellEncoder(MegatronModule):
-    """Both levels: log1p expression of a set to its latents."""
+    """A `CellEncoder` encodes the log1p expression of a set to its latents, on both levels."""
 
     def __init__(self, config: ModelConfig, compute: ComputeConfig, spec: LayerSpec, n_genes: int):
         super().__init__(config=transformer_config(config, compute))
@@ -89,14 +89,14 @@ class CellEncoder(MegatronModule):
         self.across_cells = DeepSets(config, compute) if config.deep_sets else None
 
     def forward(self, x_BSG: torch.Tensor, mask_BS: torch.Tensor, trained: int | None = None) -> torch.Tensor:
-        """Encode.
+        """Encode the cells of sets.
 
         Parameters
         ----------
         x_BSG
-            log1p expression less the mean of each gene, [B, S, G].
+            log1p expression less the mean of each gene.
         mask_BS
-            bool [B, S], True where a cell is there.
+            True where a cell is there.
         trained
             Gradients pass through the encoding of so many first cells of each set; through all if not given. The
             latents are the same.

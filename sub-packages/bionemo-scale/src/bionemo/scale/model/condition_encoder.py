@@ -1,6 +1,6 @@
-"""A condition's covariates to one vector: seed attention over a token for each.
+"""Encode a condition's covariates to one vector: seed attention over a token for each.
 
-Shapes: B sets, P perturbations of a combination, T = P + 2 tokens, K seeds, E embedding, D latent. All but the
+Axes: B sets, P perturbations of a combination, T = P + 2 tokens, K seeds, E embedding, D latent. All but the
 projection of embeddings is replicated over tensor-parallel ranks: it sees B * T tokens, a few hundred at most.
 """
 
@@ -19,7 +19,7 @@ from bionemo.scale.layers.transformer import transformer_config
 
 
 class PerturbationEncoder(MegatronModule):
-    """Tokens of perturbations: a learned table, a projection of supplied embeddings, or their sum; and the dose.
+    """A `PerturbationEncoder` makes tokens of a learned table, of supplied embeddings or of both, and of the dose.
 
     In the sum the learned part starts at zero and is hidden in some training sets, so that a perturbation without one
     (never trained on) is nothing unusual.
@@ -52,7 +52,7 @@ class PerturbationEncoder(MegatronModule):
     def forward(
         self, perturbation_BP: torch.Tensor, dose_BP: torch.Tensor, hide_learned_B: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Tokens [B, P, D]; what stands where ``perturbation_BP`` is -1 means nothing."""
+        """Return tokens [B, P, D]; what stands where ``perturbation_BP`` is -1 means nothing."""
         row_BP = perturbation_BP.clamp(min=0)
         learned = perturbation_BP < self.learned_rows
         if self.kind is PerturbationTokens.BOTH and hide_learned_B is not None:
@@ -71,7 +71,7 @@ class PerturbationEncoder(MegatronModule):
 
 
 class ConditionEncoder(MegatronModule):
-    """One token per covariate (each perturbation with its dose, context, batch), pooled by learnable seed vectors.
+    """A `ConditionEncoder` pools a token for each covariate (perturbation with dose, context, batch) by learnt seeds.
 
     The pooling is pooling by multi-head attention (Lee et al. 2019, "Set transformer") with one head per seed: seed k
     attends over the tokens, and the K results are joined by a linear layer. Mean pooling, for comparison, gives every

@@ -1,6 +1,6 @@
-"""Latents to expression.
+"""Decode latents to expression.
 
-Shapes: B sets, S cells, G genes, D latent.
+Axes: B sets, S cells, G genes, D latent.
 """
 
 import math
@@ -24,7 +24,7 @@ from bionemo.scale.layers.transformer import transformer_config
 
 
 class Decoder(MegatronModule):
-    """A SwiGLU layer and a projection to genes, ``h(z)``, each cell on its own."""
+    """A `Decoder` is a SwiGLU layer and a projection to genes, ``h(z)``, for each cell on its own."""
 
     def __init__(self, config: ModelConfig, compute: ComputeConfig, spec: LayerSpec, vocabulary: Vocabulary):
         transformer = transformer_config(config, compute)
@@ -44,7 +44,7 @@ class Decoder(MegatronModule):
         self.rates = CountRates(config, compute, vocabulary, columns) if self.head is Head.NEGATIVE_BINOMIAL else None
 
     def trunk(self, z_BSD: torch.Tensor) -> torch.Tensor:
-        """What all projections to genes start from, [B, S, D]."""
+        """Return what all projections to genes start from, [B, S, D]."""
         if not self.sequence_parallel:
             change, _ = self.mlp(self.norm(z_BSD))
             return z_BSD + change
@@ -74,7 +74,7 @@ class Decoder(MegatronModule):
         gene_mean_G: torch.Tensor,
         network_share: float = 1.0,
     ) -> torch.Tensor:
-        """Expression of the predicted cells, log1p [B, S, G].
+        """Return the expression of the predicted cells, log1p [B, S, G].
 
         The residual head answers ``x0 + network_share * (h(z1) - h(z0))``: what the latent cannot hold of a cell, its
         own noise and its zeros, is taken from the control cell. The regression head answers ``h(z1)``, the negative
@@ -88,7 +88,7 @@ class Decoder(MegatronModule):
 
 
 class CountRates(MegatronModule):
-    """Rates of a negative binomial for each gene, and one dispersion a gene for all cells (as in scVI)."""
+    """A `CountRates` gives a negative binomial's rate of each gene, with one dispersion a gene (Lopez et al. 2018)."""
 
     def __init__(self, config: ModelConfig, compute: ComputeConfig, vocabulary: Vocabulary, columns: int):
         transformer = transformer_config(config, compute)
@@ -99,7 +99,7 @@ class CountRates(MegatronModule):
         self.log_inverse_dispersion = torch.nn.Parameter(torch.zeros(self.n_genes))
 
     def forward(self, trunk_BSD: torch.Tensor, gene_mean_G: torch.Tensor) -> torch.Tensor:
-        """Expected counts of a cell whose counts sum to ``target_sum``, [B, S, G]."""
+        """Return the expected counts of a cell whose counts sum to ``target_sum``, [B, S, G]."""
         change_BSG, _ = self.to_rates(trunk_BSD)
         start_G = gene_mean_G.float().expm1().clamp(min=1e-4).log()
         return (start_G + change_BSG[..., : self.n_genes].float()).clamp(max=math.log(self.target_sum)).exp()
@@ -107,7 +107,7 @@ class CountRates(MegatronModule):
     def loss(
         self, trunk_BSD: torch.Tensor, gene_mean_G: torch.Tensor, x_BSG: torch.Tensor, library_BS: torch.Tensor
     ) -> torch.Tensor:
-        """Negative log-likelihood of cells, [B, S, G].
+        """Return the negative log-likelihood of cells, in nats, [B, S, G].
 
         Parameters
         ----------
@@ -124,7 +124,7 @@ class CountRates(MegatronModule):
         return negative_binomial_loss(counts_BSG, mean_BSG, self.log_inverse_dispersion.float().exp())
 
     def draw(self, x_BSG: torch.Tensor, library_BS: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Cells drawn from their rates: counts of cells of these library sizes, normalised and log1p again [B, S, G].
+        """Draw counts of cells of these library sizes, and return them normalised and log1p again [B, S, G].
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Adapters of low rank beside a model's linear layers (Hu et al. 2021, "LoRA"), and tokens beside its tables.
+"""Put adapters of low rank beside a model's linear layers (Hu et al. 2021, "LoRA"), and tokens beside its tables.
 
 A linear layer ``y = W x`` becomes ``y = W x + (alpha / rank) U V x``, with V [rank, in] random and U [out, rank] zero
 at the start. Where W is divided over tensor-parallel ranks, so is the factor on that side; the other is the same on
@@ -37,7 +37,7 @@ DOSE = "condition_encoder.perturbation.dose"
 
 
 class LinearAdapter(MegatronModule):
-    """``(alpha / rank) U V x`` beside one linear layer."""
+    """A `LinearAdapter` adds ``(alpha / rank) U V x`` to one linear layer."""
 
     def __init__(self, model: ScaleModel, name: str, rank: int, alpha: float):
         super().__init__(config=model.config)
@@ -60,7 +60,7 @@ class LinearAdapter(MegatronModule):
         whole.sequence_parallel = self.split_sequence  # type: ignore[attr-defined]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """What is added to the layer's output of ``x``, [..., in] to [..., out], as the layer divides both."""
+        """Return what is added to the layer's output of ``x``, [..., in] to [..., out], as the layer divides both."""
         # As around Megatron's own layers: sums over ranks forwards for a divided input, backwards for a divided output.
         if self.split_sequence:
             by_rows, by_columns = reduce_scatter_to_sequence_parallel_region, gather_from_sequence_parallel_region
@@ -70,11 +70,11 @@ class LinearAdapter(MegatronModule):
         return self.scale * F.linear(inner, self.outwards)
 
     def product(self) -> torch.Tensor:
-        """What is added to this rank's part of the weight, [out, in]."""
+        """Return what is added to this rank's part of the weight, [out, in]."""
         return self.scale * self.outwards @ self.inwards
 
     def sharded_state_dict(self, prefix: str = "", sharded_offsets: tuple = (), metadata: dict | None = None) -> dict:
-        """Both factors, each divided as the layer's weight is."""
+        """Return both factors, each divided as the layer's weight is."""
         axis = {"inwards": 1} if self.by_rows else {"outwards": 0}
         own = self.state_dict(prefix="", keep_vars=True)
         sharded = make_sharded_tensors_for_checkpoint(own, prefix, axis, sharded_offsets)
@@ -86,7 +86,7 @@ class LinearAdapter(MegatronModule):
 
 
 class NewTokens(MegatronModule):
-    """Changes to the rows of a table from ``known`` on."""
+    """A `NewTokens` adds changes to the rows of a table from ``known`` on."""
 
     def __init__(self, model: ScaleModel, name: str, known: int):
         super().__init__(config=model.config)
@@ -96,12 +96,12 @@ class NewTokens(MegatronModule):
         self.change = torch.nn.Parameter(torch.zeros_like(weight[known:]))
 
     def forward(self, row: torch.Tensor) -> torch.Tensor:
-        """What is added to the tokens of these rows, int64 [...] to [..., D]."""
+        """Return what is added to the tokens of these rows, int64 [...] to [..., D]."""
         return self.change[(row - self.known).clamp(min=0)] * (row >= self.known)[..., None]
 
 
 class LowRank(MegatronModule):
-    """Adapters of a whole model: the only weights of it that are trained.
+    """A `LowRank` holds the adapters of a whole model, whose own weights are frozen.
 
     Beside them are trained the tokens of names that are new to the model, and the dose layer if that is new.
 
@@ -110,7 +110,7 @@ class LowRank(MegatronModule):
     model
         Gets the adapters as its submodule ``adapters``; its own weights are frozen.
     rank, alpha
-        Of the adapters.
+        Rank of the adapters, and what is divided by it to multiply what they add.
     known
         Field of ``TABLES`` -> rows that are not new; and ``dose``, whether the dose layer is not.
     encoder

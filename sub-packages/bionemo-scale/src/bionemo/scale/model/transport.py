@@ -1,6 +1,6 @@
-"""The endpoint transport g: where the cells of a set end, given where they are at time t.
+"""Transport latents: g says where the cells of a set end, given where they are at time t.
 
-Shapes: B sets, S cells, D latent.
+Axes: B sets, S cells, D latent.
 """
 
 import math
@@ -20,7 +20,7 @@ from bionemo.scale.model.blocks import LlamaStack, Modulation
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoids of t in [0, 1] at geometric frequencies, then a two-layer network: [B] to [B, D]."""
+    """A `TimeEmbedding` puts sinusoids of t in [0, 1] (Vaswani et al. 2017) through a two-layer network."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -29,15 +29,15 @@ class TimeEmbedding(nn.Module):
         self.outer = nn.Linear(width, width)
 
     def forward(self, t_B: torch.Tensor) -> torch.Tensor:
-        """Embed times."""
+        """Embed times [B] to [B, D]."""
         steps = torch.arange(self.frequencies, device=t_B.device, dtype=torch.float32)
-        angles = 1000.0 * t_B.float()[:, None] * torch.exp(-math.log(10_000.0) * steps / self.frequencies)
-        waves = torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.inner.weight.dtype)
-        return self.outer(F.silu(self.inner(waves)))
+        angles_BF = 1000.0 * t_B.float()[:, None] * torch.exp(-math.log(10_000.0) * steps / self.frequencies)
+        waves_BF = torch.cat([angles_BF.cos(), angles_BF.sin()], dim=-1).to(self.inner.weight.dtype)
+        return self.outer(F.silu(self.inner(waves_BF)))
 
 
 class EndpointTransport(MegatronModule):
-    """``z1_hat = g(z_t, t, C, z0)``: LLaMA blocks over the cells of a set, conditioned by adaLN-zero.
+    """An `EndpointTransport` is ``z1_hat = g(z_t, t, C, z0)``: LLaMA blocks over cells, conditioned by adaLN-zero.
 
     The answer is ``z0`` plus a change that starts at zero: an untrained model leaves the control cells as they are.
     Where the configuration asks for velocities, the network's answer is ``v_hat`` instead, and the endpoint is
@@ -96,8 +96,8 @@ class EndpointTransport(MegatronModule):
         padding = (~mask_BS & mask_BS.any(1, keepdim=True))[:, None, None, :]
         h_BSD, _ = self.enter(torch.cat([z_t_BSD, z0_BSD], dim=-1))
         h_SBD = self.blocks(h_BSD.transpose(0, 1).contiguous(), padding, condition_BD)
-        shift, scale = self.modulation(condition_BD)
-        change_SBD, _ = self.leave(h_SBD * (1 + scale) + shift)
+        shift_1BD, scale_1BD = self.modulation(condition_BD)
+        change_SBD, _ = self.leave(h_SBD * (1 + scale_1BD) + shift_1BD)
         change_BSD = change_SBD.transpose(0, 1)
         if self.prediction is Prediction.VELOCITY:
             return z_t_BSD + (1 - t_B)[:, None, None].to(change_BSD.dtype) * change_BSD

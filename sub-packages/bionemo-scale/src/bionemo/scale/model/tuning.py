@@ -6,7 +6,7 @@ from bionemo.scale.model.scale_model import ScaleModel
 
 
 def tune(model: ScaleModel, tuning: dict) -> LowRank | None:
-    """Freeze what does not move; add the adapters, if any, and answer them.
+    """Freeze what does not move; add the adapters, if any, and return them.
 
     Parameters
     ----------

@@ -1,11 +1,11 @@
-"""A running average of a model's weights."""
+"""Keep a running average of a model's weights."""
 
 import torch
 from megatron.core.transformer.module import MegatronModule
 
 
 class WeightAverage(MegatronModule):
-    """Exponential moving average, ``average <- decay * average + (1 - decay) * weights``, saved with the weights.
+    """A `WeightAverage` is ``average <- decay * average + (1 - decay) * weights``, saved with the weights.
 
     It starts as the weights, and remembers no more than it has seen: in step n the decay is at most
     ``(1 + n) / (10 + n)``.
