@@ -216,4 +216,7 @@ def test_the_commands_of_the_guide_run(tmp_path, environment):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "report/report.html").exists()
+    (python,) = blocks((ROOT / "README.md").read_text(), "python")
+    done = subprocess.run([sys.executable, "-c", python], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
     assert set(ad.read_h5ad(tmp_path / "two.h5ad").obs["target"]) == {"JAK2", "STAT1"}
