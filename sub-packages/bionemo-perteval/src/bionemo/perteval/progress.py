@@ -1,4 +1,4 @@
-"""A progress bar on stderr."""
+"""Show a progress bar on stderr."""
 
 import sys
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""The reference experiment: what a perfect mean, a perfect shift and a perfect population score on simulated cells."""
+"""Score a perfect mean, a perfect shift and a perfect population on simulated cells: the reference experiment."""
 
 from bionemo.perteval.evaluation import Evaluation
 from bionemo.perteval.run import evaluate
@@ -24,15 +24,15 @@ def reference(
     Parameters
     ----------
     perturbations
-        That are scored.
+        Number of scored perturbations.
     cells
-        Of each perturbation; there are three times as many control cells.
+        Cells of each perturbation; there are three times as many control cells.
     genes
-        On the panel.
+        Genes on the panel.
     seed
-        Of the simulation and of every other draw.
+        Seed of the simulation and of every other draw.
     threads, progress
-        As of `evaluate`.
+        The same as for `evaluate`.
     """
     drawn = perturbations + perturbations // 2
     size = {

@@ -83,7 +83,7 @@ def score_arms(
                         summaries.add(name, context, side, kept, repeat=repeat)
         begin("done")
     labels = ["arm", "context", "perturbation", "n_cells"]
-    scores = pd.concat(frames, ignore_index=True)[["seed", *labels, *METRICS]]
+    scores = pd.DataFrame(pd.concat(frames, ignore_index=True)[["seed", *labels, *METRICS]])
     scores["arm"] = pd.Categorical(scores["arm"], list(arms))
     scores = scores.sort_values("arm", kind="stable", ignore_index=True).astype({"arm": object})
     of_predictions = scores["arm"].isin(list(screen.predictions))
@@ -102,7 +102,7 @@ class ContextScorer:
     screen, estimates
         The cells, and what their training conditions say.
     context
-        Which context.
+        Context whose arms are scored.
     seed
         Seed of every draw.
     pool

@@ -1,1 +1,1 @@
-"""Checks of a prediction that no metric makes."""
+"""Check predictions for what no metric sees."""

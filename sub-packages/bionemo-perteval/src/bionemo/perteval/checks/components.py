@@ -1,4 +1,4 @@
-"""Cells on the principal components of the real ones, for the picture of a condition."""
+"""Project cells on the principal components of the real ones, for the picture of a condition."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ _MOST_CELLS = 400
 
 @dataclass(frozen=True, kw_only=True)
 class Components:
-    """Cells of one condition on the first two principal components of its control and observed cells.
+    """`Components` place the cells of one condition on two principal components of its control and observed cells.
 
     Attributes
     ----------
     condition
-        Which one.
+        Condition of the cells.
     explained
         Share of the variance on each of the two axes.
     control, observed

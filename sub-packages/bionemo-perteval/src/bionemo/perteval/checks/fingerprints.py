@@ -12,7 +12,7 @@ _TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """One pair of numbers a cell: which genes it expresses, and a weighted sum of their values.
+    """`Fingerprints` tell cells apart by two numbers each: which genes they express, and a weighted sum of the values.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Checks of a prediction that no metric makes: whether its cells are copies, on the scale, and spread like cells.
+"""Check whether predicted cells are copies, are on the scale, and spread like cells, which no metric sees.
 
 A check of kind ``invalid`` says that the scores do not measure prediction; no baseline made from training cells raises
 one. A check of kind ``caution`` says which scores to distrust; a baseline raises it where it is true of the baseline.
@@ -17,7 +17,7 @@ from bionemo.screens.labels import Condition
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What is known of one prediction.
+    """`Evidence` is what the checks know of one prediction.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One question to every prediction.
+    """A `Check` is one question to every prediction.
 
     Attributes
     ----------
@@ -58,7 +58,7 @@ class Check:
     meaning
         What it says about the scores where it lies outside the bounds.
     value
-        From the evidence; NaN where there is nothing to judge.
+        Takes the value from the evidence; NaN where there is nothing to judge.
     low, high
         Bounds; None for none.
     percent
@@ -81,7 +81,7 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Flag:
-    """The answer of a check about one prediction."""
+    """A `Flag` is the answer of a check about one prediction."""
 
     arm: str
     check: Check

@@ -32,7 +32,7 @@ class Response:
     cells
         Number of cells.
     mean, variance
-        Of log1p values.
+        Moments of log1p values.
     delta
         Mean minus mean control cell, log1p.
     zeros
@@ -64,15 +64,15 @@ class Copies:
     Attributes
     ----------
     cells
-        In the population.
+        Cells in the population.
     distinct
-        Of them, different from each other.
+        Those that are different from each other.
     of_observed
-        Of them, cells that were observed under a scored perturbation.
+        Those that were observed under a scored perturbation.
     of_controls
-        Of them, observed control cells.
+        Those that are observed control cells.
     of_others
-        Of them, predicted for another perturbation of the context too, and no control cells.
+        Those that were predicted for another perturbation of the context too, and are no control cells.
     """
 
     cells: int
@@ -149,7 +149,7 @@ class Summary:
     depth, detected
         `QUANTILES` over the cells of their normalised counts on the panel, and of their number of expressed genes [5].
     prints
-        Of each cell; None where nobody will look for copies.
+        Fingerprints of the cells; None where nobody will look for copies.
     """
 
     tested: Tested

@@ -1,1 +1,1 @@
-"""Other releases of cell-eval, each in an environment of its own."""
+"""Score with another release of cell-eval, in an environment of its own."""

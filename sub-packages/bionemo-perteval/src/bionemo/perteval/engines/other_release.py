@@ -1,4 +1,4 @@
-"""The current release of cell-eval beside ours, in an environment of its own.
+"""Score with the current release of cell-eval beside ours, in an environment of its own.
 
 cell-eval 0.7 and later need a numpy that Megatron-LM cannot have, so it is installed apart, once, and driven as a child
 process over JSON lines. It scores the same arms from the same cells, but tests them itself: it corrects for multiple

@@ -1,1 +1,1 @@
-"""Predicted and observed cells are read, checked, and brought to one gene panel and one scale."""
+"""Read predicted and observed cells, check them, and bring them to one gene panel and one scale."""

@@ -1,5 +1,7 @@
 """Read the labels of cells and group the cells by condition."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -17,11 +19,12 @@ def rows_by_condition(file: CellFile, keys: Keys) -> tuple[dict[Condition, np.nd
     InputError
         Where a column is missing, a cell has no label, or a label is the control's but for capitals or blanks.
     """
-    labels = {key: labels_of(file.cells.obs, key, file.name) for key in (keys.context_key, keys.perturbation_key)}
+    obs: Any = file.cells.obs
+    labels = {key: labels_of(obs, key, file.name) for key in (keys.context_key, keys.perturbation_key)}
     notes = []
     for key, values in labels.items():
         control = keys.control if key == keys.perturbation_key else None
-        notes += look_alikes(pd.unique(values), key, file.name, control=control)
+        notes += look_alikes(dict.fromkeys(values), key, file.name, control=control)
     table = pd.DataFrame({"context": labels[keys.context_key], "perturbation": labels[keys.perturbation_key]})
-    rows = table.groupby(["context", "perturbation"]).indices
+    rows: dict[Any, np.ndarray] = table.groupby(["context", "perturbation"]).indices
     return {(str(c), str(p)): rows[c, p] for c, p in sorted(rows)}, notes

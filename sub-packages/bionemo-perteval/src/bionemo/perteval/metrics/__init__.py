@@ -1,1 +1,1 @@
-"""The metrics, and how sure a mean of them is."""
+"""Compute the metrics, and say how sure a mean of them is."""

@@ -1,4 +1,4 @@
-"""Metrics of shifts that cell-eval does not have, or not with ties averaged: plain arrays in, one value each out."""
+"""Compute the metrics that cell-eval does not have, or not with ties averaged: arrays in, one value a shift out."""
 
 from typing import Literal
 
@@ -81,7 +81,7 @@ def discrimination(predicted: np.ndarray, observed: np.ndarray, own_gene: np.nda
     Returns
     -------
     np.ndarray
-        From above 0 to 1 [P].
+        Values from above 0 to 1 [P].
     """
     distances = _distances(predicted, observed, own_gene, distance)
     true = np.diagonal(distances)[:, None]

@@ -1,4 +1,4 @@
-"""How sure a mean score is: bootstrap over contexts and perturbations, and paired comparison of two arms.
+"""Say how sure a mean score is: bootstrap over contexts and perturbations, and paired comparison of two arms.
 
 Cells are not resampled: a score of one perturbation is one observation, whatever number of cells stands behind it.
 """
@@ -51,7 +51,7 @@ def bootstrap(values: np.ndarray, contexts: np.ndarray, *, seed: int = 0, draws:
     contexts
         Number of the context of each row [N].
     seed
-        Of the draws.
+        Seed of the draws.
     draws
         How many.
 
@@ -97,7 +97,7 @@ def intervals(scores: pd.DataFrame, metrics: list[str], *, seed: int = 0) -> pd.
     metrics
         Columns.
     seed
-        Of the draws; all arms share them.
+        Seed of the draws; all arms share them.
 
     Returns
     -------
@@ -126,7 +126,7 @@ def compare(
     metrics
         Columns.
     seed
-        Of the draws; all pairs share them.
+        Seed of the draws; all pairs share them.
 
     Returns
     -------

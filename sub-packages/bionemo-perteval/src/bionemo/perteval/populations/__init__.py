@@ -1,1 +1,1 @@
-"""The populations that are scored: predictions, baselines, oracles and the ceiling."""
+"""Make the populations that are scored: predictions, baselines, oracles and the ceiling."""

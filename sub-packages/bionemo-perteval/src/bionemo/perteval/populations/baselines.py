@@ -28,7 +28,7 @@ class Request:
     screen, estimates
         The cells, and what the training conditions say.
     context, perturbation
-        Which condition.
+        Condition of the cells.
     rng
         Source of the draws.
     """

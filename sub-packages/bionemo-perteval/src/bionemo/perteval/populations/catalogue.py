@@ -60,7 +60,7 @@ def draw(
     screen, estimates
         The cells, and what its training conditions say.
     arm, context, perturbation
-        Which cells.
+        Arm and condition of the cells.
     seed
         Seed of the draw.
     repeat

@@ -1,4 +1,4 @@
-"""What no prediction can be expected to pass: one half of the observed cells against the other."""
+"""Split the observed cells in halves: no prediction can be expected to be nearer than one half is to the other."""
 
 import numpy as np
 import scipy.sparse as sp

@@ -1,4 +1,4 @@
-"""What the training conditions say about a condition that is scored: mean cells and shifts, log1p [G]."""
+"""Estimate mean cells and shifts of a scored condition, log1p [G], from the training conditions."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ RIDGE = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class _Training:
-    """Sums of mean cells over the training conditions, of which there may be far more than contexts.
+    """A `_Training` holds sums of mean cells over the training conditions, which may be far more than contexts.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class _Training:
 
 
 class Estimates:
-    """Means and shifts over the training conditions of a screen, made once and safe to share among threads.
+    """`Estimates` are means and shifts over the training conditions, made once and safe to share among threads.
 
     A perturbation or context that no training condition has gets the mean over those that training has.
 

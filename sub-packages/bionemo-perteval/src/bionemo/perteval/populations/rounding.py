@@ -1,4 +1,4 @@
-"""Zero-preserving rounding of shifted cells to what whole counts can show."""
+"""Round shifted cells to what whole counts can show, so that zeros come back."""
 
 import numpy as np
 

@@ -1,1 +1,1 @@
-"""An evaluation becomes a page, tables and files."""
+"""Turn an evaluation into a page, tables and files."""

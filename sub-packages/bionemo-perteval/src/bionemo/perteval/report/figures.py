@@ -21,7 +21,7 @@ SHIFTS_EACH, MOST_OVERLAPS, MOST_MAPS, LARGEST_MAP = 4, 30, 2, 100
 
 @dataclass(frozen=True)
 class Picture:
-    """An address for ``src``, and what the picture says to those who do not see it."""
+    """A `Picture` is an address for ``src``, and what the picture says to those who do not see it."""
 
     address: str
     alt: str
@@ -29,7 +29,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Group:
-    """Pictures under one small heading."""
+    """A `Group` holds pictures under one small heading."""
 
     title: str
     pictures: list[Picture]

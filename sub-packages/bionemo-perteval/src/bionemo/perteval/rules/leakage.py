@@ -1,4 +1,4 @@
-"""Whether a prediction's model has seen what it is scored on: conditions, and with `strict` statistics of them."""
+"""Check whether a model has seen what it is scored on: conditions, and with `strict` statistics of them."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ CONDITIONS = "training_conditions"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecord:
-    """What is known of the training behind a prediction.
+    """A `TrainingRecord` is what is known of the training behind a prediction.
 
     Attributes
     ----------

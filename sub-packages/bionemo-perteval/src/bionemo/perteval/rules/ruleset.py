@@ -55,7 +55,7 @@ class Ruleset:
     Attributes
     ----------
     protocol
-        None where none was named.
+        The named protocol; None where none was named.
     split
         The user's split file, else the protocol's own, else None.
     pairs
@@ -192,7 +192,7 @@ class Ruleset:
         screen, keys
             What is scored, and where it stands in the files.
         hvg_from
-            As in `Held`.
+            Field of `Held`.
         """
         protocol, lacking = self.protocol, []
         if protocol is None:

@@ -1,1 +1,1 @@
-"""Differential expression of one population against control cells."""
+"""Test populations for differential expression against control cells."""

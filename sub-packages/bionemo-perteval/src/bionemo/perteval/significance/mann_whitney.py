@@ -1,4 +1,4 @@
-"""Differential expression of one population against control cells: Mann-Whitney test, fold change, moments.
+"""Test a population against control cells, gene by gene: Mann-Whitney test, fold change, moments.
 
 The numbers are those of pdex 0.1 with its defaults: two-sided test with tie and continuity correction, the exact
 distribution where a side has at most eight cells and nothing is tied, fold changes of expm1(mean log1p). Ranks are
@@ -23,14 +23,14 @@ _FEW_CELLS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Moments:
-    """A population gene by gene.
+    """`Moments` describe a population gene by gene.
 
     Attributes
     ----------
     cells
         Number of cells.
     mean, variance
-        Of log1p values, float64 [G].
+        Moments of log1p values, float64 [G].
     zeros
         Fraction of cells without expression [G].
     """
@@ -43,7 +43,7 @@ class Moments:
 
 @dataclass(frozen=True, kw_only=True)
 class Controls:
-    """Control cells, sorted once for all tests against them.
+    """`Controls` are control cells, sorted once for all tests against them.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class Controls:
     ties
         Sum of ``c**3 - c`` over groups of c equal non-zero values [G].
     moments
-        Of the control cells.
+        Moments of the control cells.
     """
 
     values: np.ndarray
@@ -63,7 +63,7 @@ class Controls:
 
 @dataclass(frozen=True, kw_only=True)
 class Tested:
-    """A population tested against control cells.
+    """A `Tested` holds the tests of a population against control cells.
 
     Attributes
     ----------
@@ -74,7 +74,7 @@ class Tested:
     fold_change
         Ratio of expm1 of the means, 20 or 1/20 where one of them is zero [G].
     moments
-        Of the population.
+        Moments of the population.
     """
 
     p_value: np.ndarray

@@ -1,4 +1,4 @@
-"""The kernels of the tests: what a Mann-Whitney test needs of one gene, from its non-zero values alone.
+"""Compile the kernels of the tests, which take what a test needs of a gene from its non-zero values alone.
 
 Most values are zeros, and zeros are the lowest value, so they are one group of ties that needs no sorting. Control
 cells are sorted once a gene; each perturbed value then finds its place among them by galloping. Long genes are
@@ -111,7 +111,7 @@ def _rank_genes(
     controls
         Non-zero values of the control cells by gene, sorted; empty to take the moments of `values` alone.
     control_starts, control_cells
-        The same for them.
+        Starts and number of the control cells, as for the group.
     control_ties
         Sum of ``c**3 - c`` over the groups of c equal non-zero control values [G].
     statistic

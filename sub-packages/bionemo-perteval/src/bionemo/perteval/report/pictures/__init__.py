@@ -1,4 +1,4 @@
-"""The pictures of the report, each a ``data:`` address of an SVG: told apart by shape and hatch, not colour alone."""
+"""Draw the pictures of the report, each a ``data:`` address of an SVG that reads without colour."""
 
 from bionemo.perteval.report.pictures.clouds import clouds
 from bionemo.perteval.report.pictures.distances import distances

@@ -1,4 +1,4 @@
-"""Control, observed and predicted cells beside each other."""
+"""Draw control, observed and predicted cells beside each other."""
 
 from collections.abc import Sequence
 

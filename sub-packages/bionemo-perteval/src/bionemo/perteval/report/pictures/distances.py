@@ -1,4 +1,4 @@
-"""How near each predicted shift is to each observed one: whether a prediction tells perturbations apart."""
+"""Draw how near each predicted shift is to each observed one: whether a prediction tells perturbations apart."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Differential expression: which genes the tests call on either side."""
+"""Draw which genes the tests call differentially expressed on either side."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Populations beyond their means: genes that are zero, that vary, and the sizes of cells."""
+"""Draw populations beyond their means: genes that are zero, genes that vary, and the sizes of cells."""
 
 from collections.abc import Sequence
 

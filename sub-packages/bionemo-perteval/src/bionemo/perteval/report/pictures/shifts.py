@@ -1,4 +1,4 @@
-"""Predicted against observed shifts."""
+"""Draw predicted against observed shifts."""
 
 import numpy as np
 

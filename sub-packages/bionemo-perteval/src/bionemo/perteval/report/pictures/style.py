@@ -48,7 +48,7 @@ def picture(
     draw
         Draws.
     width, height
-        In inches.
+        Size in inches.
     margins
         Left, right, bottom and top in inches; None measures the labels, which takes several times longer.
     """
