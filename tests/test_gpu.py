@@ -4,6 +4,7 @@ What a CPU can show of it is tested there too. The tests marked ``gpu`` have not
 """
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ BF16_TOLERANCE, FP8_TOLERANCE = 0.05, 0.15
 
 @pytest.fixture(scope="module")
 def config():
-    from bionemo.scale.config.model import ModelConfig
+    from bionemo.scale.config.model import ModelConfig, Pairing, Start
 
     return ModelConfig(
         hidden_size=256,
@@ -35,8 +36,8 @@ def config():
         ffn_hidden_size=512,
         gene_modules=8,
         gene_module_size=64,
-        pairing="none",
-        start="none",
+        pairing=Pairing.NONE,
+        start=Start.NONE,
     )
 
 
@@ -71,7 +72,7 @@ def loss_and_gradient(device, config, vocabulary):
 
     one_process_groups(torch.device(device))
     torch.manual_seed(0)
-    weights = ScaleModel(config, ComputeConfig(device=device, layer_spec="local"), vocabulary).state_dict()
+    weights = ScaleModel(config, ComputeConfig(**{"device": device, "layer_spec": "local"}), vocabulary).state_dict()
     control, perturbed = torch.rand(2, 4, 64, 512, device=device, generator=torch.Generator(device).manual_seed(1))
     rows = torch.tensor([0, 1, 1, 0], device=device)
     batch = TrainingBatch(
@@ -211,7 +212,7 @@ def test_a_gpu_writes_and_reduces_beside_the_computation_and_a_cpu_does_not(devi
 
     kind = type("FusedAdam", (), {"__module__": "transformer_engine.pytorch.optimizers" if fused else "torch.optim"})
     monkeypatch.setattr(optimizer, "Adam", kind)
-    made = strategy(ComputeConfig(device=device), TrainingConfig(max_steps=100, sets_per_batch=4, cells_per_set=8))
+    made: Any = strategy(ComputeConfig(device=device), TrainingConfig(max_steps=100, sets_per_batch=4, cells_per_set=8))
     beside, divided = device == "cuda", device == "cuda" and fused
     assert made.async_save is beside
     assert made.ddp_config.overlap_grad_reduce is beside
