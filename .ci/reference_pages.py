@@ -70,6 +70,8 @@ def settings() -> str:
             if choices is not None:
                 words.append("One of " + ", ".join(f"`{choice.value}`" for choice in choices) + ".")
             text = " ".join(word for word in words if word)
+            if not text:
+                sys.exit(f"error: {section}.{field.name} says nothing of itself: write a line under the field")
             parts.append(f"| `{section}.{field.name}` | {cell(field.default)} | {text} |")
         parts.append("")
     for title, recipes in {"training": PRETRAINING, "finetuning": FINETUNING}.items():

@@ -59,9 +59,11 @@ class ComputeConfig:
     devices: int = 1
     """Processes on each node: a GPU each, or CPU processes where there is no GPU."""
     nodes: int = 1
+    """Machines that share a training."""
     threads: int = 1
     """CPU threads of each process. Small models gain nothing from a second one."""
     tensor_parallel: int = 1
+    """Processes that share one copy of the model; the others are data-parallel."""
     sequence_parallel: bool = False
     """Split the members of a set over the tensor-parallel ranks wherever their projections are not."""
     layer_spec: LayerKind = LayerKind.AUTO

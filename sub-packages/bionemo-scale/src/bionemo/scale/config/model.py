@@ -90,9 +90,11 @@ class ModelConfig:
     num_layers: int
     """Transport blocks over the cells of a set."""
     num_attention_heads: int
+    """Heads of the attention in every block; divides ``hidden_size`` and ``gene_module_size``."""
     num_query_groups: int
     """Key and value heads of grouped-query attention; divides ``num_attention_heads``."""
     ffn_hidden_size: int
+    """Width inside the feed-forward layers of the transport; those of the encoder keep its ratio."""
     gene_modules: int
     """Tokens M that a cell's genes are projected to."""
     gene_module_size: int
@@ -118,6 +120,7 @@ class ModelConfig:
     start_fraction: float = 0.6
     """Share of training sets whose time is 0, the only time a one-step prediction uses."""
     solver_steps: int = 1
+    """Steps from the source to the endpoint in a prediction."""
     context_dropout: float = 0.3
     """Share of training sets whose context and batch tokens are hidden, so that the model can do without them."""
     gene_dropout: float = 0.0
@@ -129,7 +132,9 @@ class ModelConfig:
     conditions choose it, and without those it is 0."""
 
     endpoint_weight: float = 1.0
+    """Weight of the endpoint loss, or of the velocity loss."""
     reconstruction_weight: float = 1.0
+    """Weight of the auto-encoder's loss."""
     reconstruction_share: float = 0.25
     """Share of each set's cells, its first ones, that the auto-encoder is trained on in a step, above 0."""
     set_loss: SetLoss = SetLoss.ENERGY

@@ -37,32 +37,40 @@ class TrainingConfig:
     """Settings of one training run."""
 
     max_steps: int
+    """Optimizer steps in all."""
     sets_per_batch: int
     """Sets a data-parallel rank takes at once."""
     cells_per_set: int
+    """Cells S of a set; a condition of fewer cells gives a shorter one."""
     accumulate: int = 1
     """Batches a rank takes before each optimizer step."""
     learning_rate: float = 1e-3
     """Peak; reached after ``warmup_steps``, then a cosine down to a tenth."""
     warmup_steps: int = 20
+    """Steps in which the learning rate rises to its peak."""
     weight_decay: float = 0.01
+    """Decay of AdamW."""
     clip_gradient: float = 1.0
     """Largest norm of the whole gradient."""
     average_decay: float = 0.0
     """Decay of the moving average of weights that predictions are made with; 0 for the weights themselves."""
     seed: int = 0
+    """Seed of the weights, the sets and the noise."""
     checkpoint_every: int = 100
+    """Steps from one checkpoint to the next."""
     async_save: AsyncSave = AsyncSave.AUTO
     """Write checkpoints in another process while training goes on: ``on``, ``off``, or ``auto``, which is on where
     there is a GPU. What is written is a copy of that step's weights."""
     keep_checkpoints: int = 1
     """Newest checkpoints to keep, beside the one that validated best."""
     validate_every: int = 100
+    """Steps from one validation to the next."""
     validation_batches: int = 8
     """Batches of one validation pass; needs conditions marked ``val`` in the split."""
     patience: int = 0
     """Validations without a better one after which training stops; 0 to never stop."""
     log_every: int = 10
+    """Steps from one line of the log to the next."""
     wandb_project: str = ""
     """Weights & Biases project to log to as well; needs its package and an account."""
     profile_steps: int = 0
