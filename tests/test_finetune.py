@@ -213,3 +213,19 @@ def test_the_recipe_on_a_real_screen(tmp_path, environment):
     metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
     scores = {name: metrics["arms"][name]["metrics"]["PDCorr"] for name in ("full", "scratch", "control cells")}
     assert scores["full"] > scores["control cells"] + 0.05
+
+
+def test_a_finetuning_may_compile_its_blocks(tmp_path, finetune):
+    losses = {}
+    for compiled in ("false", "true"):
+        out = tmp_path / compiled
+        finetune(
+            out,
+            "--recipe",
+            "low_rank",
+            "training.max_steps=2",
+            "training.warmup_steps=1",
+            f"compute.compile={compiled}",
+        )
+        losses[compiled] = [values[-1] for _, values in sorted(logged(out).items())]
+    assert losses["true"] == pytest.approx(losses["false"], rel=1e-4)
