@@ -1,4 +1,4 @@
-"""How a run ends before its last step, in one sentence to the user."""
+"""These exceptions end a run before its last step, with one sentence to the user."""
 
 
 class Stopped(RuntimeError):

@@ -1,4 +1,4 @@
-"""One number of CPU threads for every library of a process."""
+"""Set one number of CPU threads for every library of a process."""
 
 import contextlib
 import os

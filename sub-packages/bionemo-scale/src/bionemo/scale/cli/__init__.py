@@ -1,4 +1,4 @@
-"""The ``bionemo-scale`` command."""
+"""The cli room is the ``bionemo-scale`` command."""
 
 from bionemo.scale.cli.app import main
 

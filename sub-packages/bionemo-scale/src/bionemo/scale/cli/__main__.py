@@ -1,4 +1,4 @@
-"""``python -m bionemo.scale.cli``: what torchrun starts."""
+"""Start the command as ``python -m bionemo.scale.cli``, which is what torchrun does."""
 
 from bionemo.scale.cli.app import main
 

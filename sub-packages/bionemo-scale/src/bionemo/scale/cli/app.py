@@ -1,4 +1,4 @@
-"""The command line: one function a command, nothing heavy imported before a command runs."""
+"""The command line is one function a command; nothing heavy is imported before a command runs."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The genes of a run or a store, by name."""
+"""Find the genes of a run or a store, by name."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from bionemo.screens.errors import InputError
 
 
 def names_of_genes(place: Path) -> list[str]:
-    """Genes of a training run, of one of its checkpoints, or of a store, in their order.
+    """Return the genes of a training run, of one of its checkpoints, or of a store, in their order.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""``bionemo-scale split``: hold out what a benchmark holds out."""
+"""Hold out what a benchmark holds out: ``bionemo-scale split``."""
 
 from pathlib import Path
 from typing import Annotated

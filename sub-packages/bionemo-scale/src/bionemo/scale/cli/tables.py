@@ -1,4 +1,4 @@
-"""Tables the commands print."""
+"""Make the tables that the commands print."""
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -7,12 +7,12 @@ from bionemo.cellsets import Inspection
 
 
 def show(table: RenderableType) -> None:
-    """Print to standard output."""
+    """Print a table to standard output."""
     Console().print(table)
 
 
 def inspection_table(store: Inspection) -> RenderableType:
-    """What a store holds: its sizes, then a row for each context."""
+    """Tell what a store holds: its sizes, then a row for each context."""
     facts = Table(title=f"store {store.path}", title_justify="left", show_header=False, box=None)
     facts.add_column(style="bold")
     facts.add_column()

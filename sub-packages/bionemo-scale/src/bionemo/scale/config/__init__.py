@@ -1,1 +1,1 @@
-"""What a model is, how it is computed, and how it is trained."""
+"""The settings say what a model is, how it is computed, and how it is trained."""

@@ -1,4 +1,4 @@
-"""Settings of one section that do not fit those of another: everything that can be said without machine or data."""
+"""Check that the sections of settings fit each other: all that can be said without machine or data."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Checks that several configurations share: names of choices, ranges of numbers."""
+"""Check what several configurations have in common: names of choices, and ranges of numbers."""
 
 import math
 from dataclasses import fields

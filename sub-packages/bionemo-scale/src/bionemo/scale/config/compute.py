@@ -1,4 +1,4 @@
-"""How a model is computed: on which device, by how many processes, in which precision."""
+"""`ComputeConfig` says how a model is computed: on which device, by how many processes, in which precision."""
 
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
@@ -8,7 +8,7 @@ from bionemo.screens.errors import InputError
 
 
 class Device(StrEnum):
-    """Where the tensors are; ``auto`` becomes ``cuda`` where there is a GPU, and ``cpu`` elsewhere."""
+    """Where the tensors are: ``auto`` is ``cuda`` where there is a GPU, and ``cpu`` elsewhere."""
 
     AUTO = "auto"
     CPU = "cpu"
@@ -16,7 +16,7 @@ class Device(StrEnum):
 
 
 class LayerKind(StrEnum):
-    """Whose layers a block is made of: torch's, Transformer Engine's, or Transformer Engine's where they work."""
+    """Whose layers a block is made of: torch's, Transformer Engine's, or by ``auto`` the latter where they work."""
 
     AUTO = "auto"
     LOCAL = "local"
@@ -49,7 +49,7 @@ class Fp8(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """How a model is computed. A run may go on with any of it changed: the weights mean the same.
+    """How a model is computed; a run may go on with any of it changed, since the weights mean the same.
 
     With the defaults it is how a model predicts: in one process, without FP8.
     """
@@ -94,7 +94,7 @@ class ComputeConfig:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether the tensors are on a GPU."""
+        """Tell whether the tensors are on a GPU."""
         if self.device is Device.AUTO:
             import torch
 
@@ -103,12 +103,12 @@ class ComputeConfig:
 
     @property
     def world_size(self) -> int:
-        """Number of processes of the whole run."""
+        """Count the processes of the whole run."""
         return self.devices * self.nodes
 
     @property
     def data_parallel(self) -> int:
-        """Number of ranks that share the sets of a step."""
+        """Count the ranks that share the sets of a step."""
         return self.world_size // self.tensor_parallel
 
     def resolved(self) -> "ComputeConfig":

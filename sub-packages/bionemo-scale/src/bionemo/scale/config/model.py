@@ -1,4 +1,4 @@
-"""What defines a SCALE model: its sizes, its transport and its losses."""
+"""`ModelConfig` says what a SCALE model is: its sizes, its transport and its losses."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -79,7 +79,7 @@ class Head(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Sizes and choices of one SCALE model.
+    """The sizes and choices that make one SCALE model.
 
     The genes, contexts and perturbations it is built for come from the data: see
     :class:`~bionemo.scale.data.vocabulary.Vocabulary`.
@@ -186,15 +186,15 @@ class ModelConfig:
 
     @property
     def widest_split(self) -> int:
-        """The largest tensor parallel size that divides everything; its divisors do as well."""
+        """Return the largest tensor parallel size that divides everything; its divisors do as well."""
         return math.gcd(*self.split_sizes().values())
 
     def feed_forward(self, width: int) -> int:
-        """Feed-forward width of blocks of that width: the same ratio for all."""
+        """Return the feed-forward width of blocks of that width: the ratio is the same for all."""
         return max(1, self.ffn_hidden_size * width // self.hidden_size)
 
     def reconstructed_cells(self, cells: int) -> int:
-        """How many of a set of ``cells`` the auto-encoder is trained on: a multiple of 8, which a GPU is fast with."""
+        """Count the cells of a set that train the auto-encoder: a multiple of 8, which a GPU is fast with."""
         return min(cells, math.ceil(self.reconstruction_share * cells / 8) * 8)
 
     def to_dict(self) -> dict:

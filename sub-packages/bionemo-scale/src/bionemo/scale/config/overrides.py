@@ -1,4 +1,4 @@
-"""``key=value`` on a command line to typed settings: the one way, for our command and for nemo-run's."""
+"""Turn ``key=value`` into typed settings: the one way, for our command and for nemo-run's."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace

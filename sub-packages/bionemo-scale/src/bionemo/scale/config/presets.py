@@ -1,4 +1,4 @@
-"""Named settings that commands start from: sizes of models, and how a model of each size is trained."""
+"""Name the settings that commands start from: sizes of models, and how a model of each size is trained."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""How a model is trained: batches, steps, optimizer, checkpoints."""
+"""`TrainingConfig` says how a model is trained: batches, steps, optimizer, checkpoints."""
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -34,7 +34,7 @@ the same cells, as long as ``sets_per_batch`` times the data-parallel ranks does
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Settings of one training run."""
+    """How one run is trained."""
 
     max_steps: int
     """Optimizer steps in all."""
@@ -90,15 +90,15 @@ class TrainingConfig:
 
     @property
     def label_separator(self) -> str:
-        """What joins the parts of a label; empty where labels must not be taken apart."""
+        """Return what joins the parts of a label; empty where labels must not be taken apart."""
         return "" if self.separator == "none" else self.separator
 
     def saves_beside(self, on_gpu: bool) -> bool:
-        """Whether checkpoints are written beside the training."""
+        """Tell whether checkpoints are written beside the training."""
         return self.async_save is AsyncSave.ON or (self.async_save is AsyncSave.AUTO and on_gpu)
 
     def is_over(self, step: int, best: int) -> bool:
-        """Whether a run whose best validation was that of step ``best`` has waited long enough at ``step``."""
+        """Tell whether a run whose best validation was that of step ``best`` has waited long enough at ``step``."""
         return bool(self.patience) and step - best >= self.patience * self.validate_every
 
     def to_dict(self) -> dict:

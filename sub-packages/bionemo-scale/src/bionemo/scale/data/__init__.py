@@ -1,1 +1,1 @@
-"""The names that a model knows, and the conditions of a batch as tensors."""
+"""The data room holds the names that a model knows, and what a step is given as tensors."""

@@ -1,4 +1,4 @@
-"""What one training step is given."""
+"""`TrainingBatch` is what one training step is given."""
 
 from dataclasses import dataclass, replace
 

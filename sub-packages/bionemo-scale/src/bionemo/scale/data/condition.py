@@ -1,4 +1,4 @@
-"""The conditions of a batch, as tensors."""
+"""`Condition` holds the conditions of a batch as tensors."""
 
 from dataclasses import dataclass, fields, replace
 
@@ -9,7 +9,7 @@ from bionemo.scale.data.vocabulary import Vocabulary
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """Rows of the vocabulary's tables for B sets. P is the largest number of perturbations in a combination."""
+    """A `Condition` holds the rows of the vocabulary's tables for B sets, with at most P perturbations in each."""
 
     perturbation: torch.Tensor
     """int64 [B, P], rows of ``Vocabulary.tokens``, -1 where a combination has fewer."""
@@ -35,7 +35,7 @@ class Condition:
 
 
 def token_table(labels: list[str], vocabulary: Vocabulary) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens and doses of labels, as in :class:`Condition`, [L, P] each; a label with an unknown name is all -1."""
+    """Look up tokens and doses of labels, [L, P] each, as in `Condition`; an unknown name makes its row all -1."""
     known = [[] if vocabulary.unknown(label) else vocabulary.token_rows(label) for label in labels]
     width = max(1, *map(len, known)) if known else 1
     tokens = torch.full((len(labels), width), -1, dtype=torch.int64)

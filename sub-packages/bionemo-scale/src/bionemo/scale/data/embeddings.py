@@ -1,4 +1,4 @@
-"""Supplied embeddings of perturbations: vectors of genes or molecules by name."""
+"""Read the embeddings of perturbations that a user supplies: vectors of genes or molecules by name."""
 
 import hashlib
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ LAYOUTS = (
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Vectors of one file, each feature standardised over its names."""
+    """`Embeddings` holds the vectors of one file, each feature standardised over its names."""
 
     names: tuple[str, ...]
     vectors: np.ndarray
@@ -74,7 +74,7 @@ class Embeddings:
         return cls(tuple(names), standard.astype(np.float32), hashlib.sha256(content).hexdigest())
 
     def table(self, vocabulary: Vocabulary) -> torch.Tensor:
-        """Vectors of the vocabulary's tokens, float32 [tokens, E]; zeros for the control label, which needs none."""
+        """Return a vector for each of the vocabulary's tokens, float32 [tokens, E]; zeros for the control label."""
         row_of = {name: row for row, name in enumerate(self.names)}
         table = torch.zeros(len(vocabulary.tokens), self.vectors.shape[1])
         for row, name in enumerate(vocabulary.tokens):

@@ -1,4 +1,4 @@
-"""What the training part of a store can teach a model the names of."""
+"""Find the names that the training part of a store can teach a model."""
 
 import math
 
@@ -16,7 +16,7 @@ from bionemo.screens.labels import Treatment, parse_labels
 def training_vocabulary(
     store: CellStore, split: Split, model: ModelConfig, separator: str = "+", embeddings: Embeddings | None = None
 ) -> Vocabulary:
-    """Names that the training part of a store can teach a model.
+    """Return the names that the training part of a store can teach a model.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The names a model was built for: genes, contexts, perturbations, batches, and the scale of its expression."""
+"""`Vocabulary` holds the names that a model was built for, and the scale of its expression."""
 
 import math
 from dataclasses import asdict, dataclass, fields
@@ -9,7 +9,7 @@ from bionemo.screens.labels import Treatment, parse_label
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """Names in the order of the model's tables.
+    """A `Vocabulary` holds names in the order of the model's tables.
 
     A context (or batch) is listed only if a training set has shown its perturbed cells. One that is not listed has no
     token: the model then knows it by its control cells alone. A perturbation that is not listed is refused.
@@ -44,21 +44,21 @@ class Vocabulary:
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        """All perturbation tokens, by row."""
+        """Return all perturbation tokens, by row."""
         return self.perturbations + self.embedded
 
     def treatments(self, label: str) -> tuple[Treatment, ...]:
-        """What a label applies; one that is itself a token is not taken apart."""
+        """Take a label apart into what it applies; one that is itself a token is not taken apart."""
         known = self._rows
         return (Treatment(label),) if label in known else parse_label(label, self.separator, self.control)
 
     def unknown(self, label: str) -> list[str]:
-        """Names in a label that are no token."""
+        """Return the names in a label that are no token."""
         known = self._rows
         return [treatment.name for treatment in self.treatments(label) if treatment.name not in known]
 
     def token_rows(self, label: str) -> list[tuple[int, float]]:
-        """Token and standardised log10 dose (NaN without one) of each perturbation of a label whose names are known."""
+        """Return the token and the standardised log10 dose (NaN without one) of each perturbation of a known label."""
         mean, scale = self.log_dose or (0.0, 1.0)
         known = self._rows
         return [
@@ -75,7 +75,7 @@ class Vocabulary:
         return rows
 
     def to_dict(self) -> dict:
-        """JSON-ready fields."""
+        """Return the fields, ready for JSON."""
         return asdict(self)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What `nemo scale ...` finds: recipes, executors and command-line overrides for nemo-run."""
+"""The nemo room is what `nemo scale ...` finds: recipes and executors for nemo-run."""
 
 import sys
 

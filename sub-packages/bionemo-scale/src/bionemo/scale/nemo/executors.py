@@ -1,4 +1,4 @@
-"""Where a task runs: in a process of its own, under torchrun, or as a Slurm job; as nemo-run executors.
+"""Executors say where a task of nemo-run runs: in a process of its own, under torchrun, or as a Slurm job.
 
 ``executor=torchrun executor.ntasks_per_node=2``, or ``executor=slurm`` with ``executor.account``,
 ``executor.partition``, ``executor.container_image`` and ``executor.container_mounts``.
@@ -22,19 +22,19 @@ _REQUEUE = """trap '[ $? -eq 143 ] && scontrol requeue "$SLURM_JOB_ID"' EXIT"""
 
 
 def _environment() -> dict[str, str]:
-    """The programs of this environment first: torchrun is one of them."""
+    """Put the programs of this environment first: torchrun is one of them."""
     return {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
 
 
 @run.cli.factory
 def local() -> run.Config[run.LocalExecutor]:
-    """One process on this machine, beside the command that starts it."""
+    """Run one process on this machine, beside the command that starts it."""
     return run.Config(run.LocalExecutor, env_vars=_environment())
 
 
 @run.cli.factory
 def torchrun() -> run.Config[run.LocalExecutor]:
-    """``ntasks_per_node`` processes on this machine."""
+    """Run ``ntasks_per_node`` processes on this machine."""
     return run.Config(run.LocalExecutor, launcher="torchrun", ntasks_per_node=1, env_vars=_environment())
 
 
@@ -153,7 +153,7 @@ def check_places(executor: run.Executor, places: dict[str, str]) -> None:
 
 
 def _list(text: str) -> list[str]:
-    """A list of strings, with or without their quotation marks."""
+    """Read a list of strings, with or without their quotation marks."""
     if not (text.startswith("[") and text.endswith("]")):
         raise ValueError("not a list")
     if "'" in text or '"' in text:

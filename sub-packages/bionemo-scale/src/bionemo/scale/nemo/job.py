@@ -1,4 +1,4 @@
-"""A task in a process that nemo-run starts: it ends as our own commands end."""
+"""Run a task in a process that nemo-run starts, so that it ends as our own commands end."""
 
 import sys
 from collections.abc import Callable

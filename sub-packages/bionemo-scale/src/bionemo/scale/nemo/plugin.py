@@ -1,4 +1,4 @@
-"""What `nemo scale ...` finds: the entry points of group ``nemo_run.cli``.
+"""Register what `nemo scale ...` finds: the entry points of group ``nemo_run.cli``.
 
 ``nemo scale pretrain --factory scale_tiny store=... split=... out=... --yes``
 """
@@ -28,7 +28,7 @@ PLACES = ("store", "split", "out", "embeddings", "start")
 
 
 class OneSentence(RunContext):
-    """nemo-run's context, with executors by name and our own end of a command.
+    """`OneSentence` is nemo-run's context, with executors by name and our own end of a command.
 
     A user's mistake is one sentence and exit code 2; a job that failed is exit code 1, which nemo-run leaves at 0.
     """

@@ -1,4 +1,4 @@
-"""The recipes as nemo-run knows them: a factory for each task and name."""
+"""Make the recipes known to nemo-run: a factory for each task and name."""
 
 import inspect
 from collections.abc import Callable, Sequence

@@ -1,1 +1,1 @@
-"""Training runs on disk: written, read without running what they hold, exported and imported."""
+"""The runs room writes training runs, reads them without running what they hold, exports and imports them."""

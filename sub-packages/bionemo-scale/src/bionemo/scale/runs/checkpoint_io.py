@@ -1,4 +1,4 @@
-"""A checkpoint that was written in one precision, read by a run in the other.
+"""Read a checkpoint that was written in one precision into a run in the other.
 
 Both hold Adam's moments in float32 under the same names. What differs is the weights: float32 in a float32 run; bf16 in
 a bf16 run, with their float32 masters beside them as part of the optimizer. A weight always goes on from its float32
@@ -31,7 +31,7 @@ _log = logging.getLogger("bionemo.scale")
 
 
 class AnyPrecision(MegatronCheckpointIO):
-    """NeMo's checkpoints, which go on in float32 and in bf16 whichever of the two they were written in."""
+    """`AnyPrecision` lets NeMo's checkpoints go on in float32 and in bf16, whichever they were written in."""
 
     def load_checkpoint(self, path, sharded_state_dict=None, *args, **kwargs) -> dict[str, Any]:
         """Read what ``sharded_state_dict`` asks for; see Megatron's ``dist_checkpointing.load``.
@@ -92,7 +92,7 @@ def _precision(dtypes) -> Precision:
 
 
 def _parts(tree) -> list[Any]:
-    """Everything in nested dicts and lists that has a name in a checkpoint and a type."""
+    """List everything in nested dicts and lists that has a name in a checkpoint and a type."""
     found: list[Any] = []
 
     def look(part):

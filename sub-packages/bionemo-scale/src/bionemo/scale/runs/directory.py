@@ -1,4 +1,4 @@
-"""A training run on disk: what it was started with, and its last whole checkpoint."""
+"""`RunDirectory` is a training run on disk: what it was started with, and its whole checkpoints."""
 
 import json
 import os
@@ -19,7 +19,7 @@ _CHECKPOINT = re.compile(r"step=(\d+)")
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """Everything a checkpoint's weights mean: kept as ``run.json`` beside them."""
+    """A `RunRecord` says everything that a checkpoint's weights mean; it is kept as ``run.json`` beside them."""
 
     model: dict
     vocabulary: dict
@@ -39,17 +39,17 @@ class RunRecord:
     """Of a finetuned run: which weights moved, and how many names of each table the model knew before."""
 
     def model_config(self) -> ModelConfig:
-        """The model's configuration."""
+        """Return the model's configuration."""
         return ModelConfig(**self.model)
 
     def model_vocabulary(self) -> Vocabulary:
-        """The model's names."""
+        """Return the model's names."""
         return Vocabulary.from_dict(self.vocabulary)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """The checkpoint that validated best so far: ``best.json``."""
+    """`Best` names the checkpoint that validated best so far, as ``best.json`` keeps it."""
 
     step: int
     metric: str
@@ -57,7 +57,7 @@ class Best:
 
 
 class RunDirectory:
-    """``run.json``, ``best.json``, ``checkpoints/`` and ``tensorboard/`` of one run."""
+    """A `RunDirectory` holds ``run.json``, ``best.json``, ``checkpoints/`` and ``tensorboard/`` of one run."""
 
     def __init__(self, path: Path):
         self.path = Path(path)
@@ -66,7 +66,7 @@ class RunDirectory:
         self.best_file = self.path / "best.json"
 
     def read(self) -> RunRecord:
-        """What the run was started with.
+        """Read what the run was started with.
 
         Raises
         ------
@@ -125,7 +125,7 @@ class RunDirectory:
             raise InputError(f"{self.path} cannot be written ({error.strerror}): give another --out.") from None
 
     def whole_checkpoints(self) -> dict[int, Path]:
-        """Checkpoints that were written to their end, by the steps behind them."""
+        """Find the checkpoints that were written to their end, by the steps behind them."""
         return {
             checkpoint_step(path): path
             for path in self.checkpoints.glob("step=*")
@@ -135,18 +135,18 @@ class RunDirectory:
         }
 
     def last_checkpoint(self) -> Path | None:
-        """Newest whole checkpoint; None if there is none."""
+        """Return the newest whole checkpoint; None if there is none."""
         whole = self.whole_checkpoints()
         return whole[max(whole)] if whole else None
 
     def best_checkpoint(self) -> Path | None:
-        """Whole checkpoint that validated best; the newest where none was validated."""
+        """Return the whole checkpoint that validated best; the newest where none was validated."""
         best = self.best()
         chosen = None if best is None else self.whole_checkpoints().get(best.step)
         return chosen or self.last_checkpoint()
 
     def best(self) -> Best | None:
-        """Which checkpoint validated best; None before the first validation.
+        """Read which checkpoint validated best; None before the first validation.
 
         Raises
         ------
@@ -193,7 +193,7 @@ class RunDirectory:
 
 
 def checkpoint_step(checkpoint: Path) -> int:
-    """Optimizer steps behind a checkpoint of :meth:`RunDirectory.last_checkpoint`."""
+    """Return the optimizer steps behind a checkpoint of :meth:`RunDirectory.last_checkpoint`."""
     match = _CHECKPOINT.fullmatch(checkpoint.name)
     assert match is not None
     return int(match[1])

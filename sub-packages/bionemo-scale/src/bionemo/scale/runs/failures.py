@@ -1,4 +1,4 @@
-"""What went wrong, said by the layer that noticed: Megatron and torch wrap it in exceptions of their own."""
+"""Say what went wrong in one sentence; Megatron and torch wrap it in exceptions of their own."""
 
 import errno
 import re
@@ -16,7 +16,7 @@ _LOST_PEER = re.compile(r"gloo|NCCL|Connection (closed|reset)|Broken pipe", re.I
 
 
 def chain(error: BaseException) -> list[BaseException]:
-    """An exception and what it was raised from, down to the first."""
+    """List an exception and what it was raised from, down to the first."""
     found = [error]
     while True:
         last = found[-1]
@@ -30,7 +30,7 @@ def chain(error: BaseException) -> list[BaseException]:
 
 
 def reason(error: BaseException) -> str:
-    """A line for the sentence that a user gets."""
+    """Return the reason in a line, for the sentence that a user gets."""
     first = chain(error)[-1]
     if isinstance(first, OSError) and first.strerror:
         return first.strerror
@@ -41,7 +41,7 @@ def reason(error: BaseException) -> str:
 
 @contextmanager
 def one_sentence(run: RunDirectory) -> Iterator[None]:
-    """What ends a run from outside, in a sentence instead of a traceback through NeMo and Lightning."""
+    """Turn what ends a run from outside into a sentence, in the place of a traceback through NeMo and Lightning."""
     try:
         yield
     except CheckpointException as error:

@@ -1,4 +1,4 @@
-"""A trained model from its run directory, in this process alone."""
+"""Load a trained model from its run directory, in this process alone."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Reading a checkpoint without running what it holds.
+"""Read a checkpoint without running what it holds.
 
 A Megatron checkpoint contains pickles: ``common.pt``, ``.metadata``, and objects among the tensors of ``*.distcp``. A
 pickle can name any function of any module and have it called. The libraries below read ``.metadata`` with
@@ -49,7 +49,7 @@ class _Refused(pickle.UnpicklingError):
 
 
 class _DescriptionsOnly(pickle.Unpickler):
-    """Builds shapes, offsets and file names, and nothing else."""
+    """A `_DescriptionsOnly` builds shapes, offsets and file names, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _PLAIN:
@@ -68,7 +68,7 @@ class _DescriptionsOnly(pickle.Unpickler):
 
 
 def _member(owner: Any, name: str) -> Any:
-    """Member of an enumeration: Python 3.11.0 to 3.11.3 pickle it as a call of ``getattr``."""
+    """Return a member of an enumeration, which Python 3.11.0 to 3.11.3 pickle as a call of ``getattr``."""
     if isinstance(owner, enum.EnumType) and name in owner.__members__:
         return owner.__members__[name]
     raise _Refused("builtins.getattr")
@@ -96,7 +96,7 @@ def _weights_only(load):
 
 @contextmanager
 def reading(checkpoint: Path) -> Iterator[None]:
-    """While it lasts, ``checkpoint`` is read as tensors and plain values; anything it wants to run is refused.
+    """Read ``checkpoint`` as tensors and plain values while this lasts; anything that it wants to run is refused.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def _damaged(checkpoint: Path, why: str) -> InputError:
 
 
 def _check_files(checkpoint: Path) -> None:
-    """The layout that ``pretrain`` writes; other files could make the libraries read them as something else."""
+    """Refuse files that ``pretrain`` does not write: the libraries could read the checkpoint as something else."""
     weights = checkpoint / "weights"
     wrong = [path for path in checkpoint.iterdir() if not (path == weights or path.suffix == ".json")]
     if weights.is_dir():

@@ -1,4 +1,4 @@
-"""A run that begins with weights: its checkpoint of step 0, which has no optimizer state."""
+"""Begin a run with weights: its checkpoint of step 0 has no optimizer state."""
 
 import json
 

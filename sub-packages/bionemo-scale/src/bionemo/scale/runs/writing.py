@@ -1,4 +1,4 @@
-"""Writing Megatron checkpoints on a machine without a GPU, where the writer would start processes and call CUDA."""
+"""Write Megatron checkpoints without a GPU, where the writer would start processes and call CUDA."""
 
 import queue
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def collect_write_results_here() -> None:
 
 @contextmanager
 def writing_without_cuda() -> Iterator[None]:
-    """The two calls that Megatron's checkpoint writer makes without asking, on the CPU while it lasts.
+    """Make the two calls that Megatron's checkpoint writer makes without asking mean the CPU, while this lasts.
 
     For writing a checkpoint outside training; with CUDA it changes nothing.
     """

@@ -1,1 +1,1 @@
-"""Training by NeMo: the glue between the model and ``nemo.lightning``, kept thin: it is what will be replaced."""
+"""The training room joins the model and ``nemo.lightning``; it is kept thin, since it is what will be replaced."""

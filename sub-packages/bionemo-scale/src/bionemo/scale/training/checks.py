@@ -1,4 +1,4 @@
-"""Settings that fit their types and not each other, the machine or the data: refused before anything starts."""
+"""Refuse settings that do not fit each other, the machine or the data, before anything starts."""
 
 import importlib.util
 import os

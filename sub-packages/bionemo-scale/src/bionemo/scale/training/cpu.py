@@ -1,4 +1,4 @@
-"""Where Megatron and NeMo assume CUDA, and what stands in for it on a machine without a GPU.
+"""Put the CPU in the place of CUDA where Megatron and NeMo assume it, on a machine without a GPU.
 
 :func:`redirect_cuda_to_cpu` is called by the training entry point, and only where CUDA is absent. Each redirection
 names the line that fails first without it (nemo-toolkit 2.7.3, megatron-core 0.15.3); none can be left out. After an
@@ -16,7 +16,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
 
 class _NoStream:
-    """A CUDA stream where work is already in order."""
+    """A `_NoStream` stands in for a CUDA stream where work is already in order."""
 
     def __init__(self, *_args, **_kwargs):
         pass

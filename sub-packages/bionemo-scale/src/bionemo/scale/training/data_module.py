@@ -23,7 +23,7 @@ from bionemo.screens import Split
 
 
 def trained_conditions(store: CellStore, split: Split) -> dict[str, list[str]]:
-    """Context -> perturbations that have a training cell, controls included: what no evaluation may score."""
+    """Map each context to its perturbations with a training cell, the control included; none of them may be scored."""
     trained: dict[str, list[str]] = {}
     for run in np.unique(store.runs[store.parts(split) == "train"][["context", "perturbation"]]):
         context = str(store.contexts[run["context"]])
@@ -32,7 +32,7 @@ def trained_conditions(store: CellStore, split: Split) -> dict[str, list[str]]:
 
 
 def gene_choice(store: CellStore) -> dict[str, str | None]:
-    """Which cells chose the store's genes: ``train`` of the split with hash ``hvg_split``, ``all``, or ``given``."""
+    """Say which cells chose the store's genes: ``train`` of a split with hash ``hvg_split``, ``all``, or ``given``."""
     selection = store.manifest["gene_selection"]
     if selection["of"] == store.n_genes or selection.get("given"):
         return {"hvg_from": "given", "hvg_split": None}
@@ -40,13 +40,13 @@ def gene_choice(store: CellStore) -> dict[str, str | None]:
 
 
 def table_rows(names: np.ndarray, table: tuple[str, ...]) -> torch.Tensor:
-    """Row of each of ``names`` in ``table``, int64, -1 where absent; one more -1 at the end answers index -1."""
+    """Find the row of each name in ``table``, int64, -1 where absent; one more -1 at the end answers index -1."""
     position = {name: row for row, name in enumerate(table)}
     return torch.tensor([*(position.get(str(name), -1) for name in names), -1], dtype=torch.int64)
 
 
 class TrainingBatches:
-    """Endless batches for the model, made of a loader's sets: the store's numbers become rows of the model's tables."""
+    """`TrainingBatches` makes the model's batches of a loader's sets: the store's numbers become rows of its tables."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class TrainingBatches:
 
 
 class Shifts:
-    """The shift and the control mean that the sets of each condition start from, each worked out once."""
+    """`Shifts` works out once what the sets of each condition start from: a shift and a control mean."""
 
     def __init__(self, linear_start: FittedLinearStart):
         self._linear_start = linear_start
@@ -128,7 +128,7 @@ class Shifts:
 
 
 def condition_number(store: CellStore, context, perturbation):
-    """Number of a (context, perturbation) of a store."""
+    """Number the pairs of a store's contexts and perturbations."""
     return context * len(store.perturbations) + perturbation
 
 
@@ -148,7 +148,7 @@ class _SetsAsTheyCome(nl.MegatronDataSampler):
 
 
 class CellSetsDataModule(pl.LightningDataModule):
-    """Training and validation sets of a store, divided over data-parallel ranks."""
+    """The data module hands out training and validation sets of a store, divided over data-parallel ranks."""
 
     def __init__(
         self,
@@ -191,16 +191,16 @@ class CellSetsDataModule(pl.LightningDataModule):
 
     @property
     def wait_seconds(self) -> float:
-        """Time that training has waited for batches so far."""
+        """Return the seconds that training has waited for batches so far."""
         return 0.0 if self.batches is None else self.batches.wait_seconds
 
     @property
     def has_validation(self) -> bool:
-        """Whether the split marks validation conditions."""
+        """Tell whether the split marks validation conditions."""
         return bool(self._eligible("val").any())
 
     def summary(self) -> str:
-        """What there is to learn from, in a line."""
+        """Say in a line what there is to learn from."""
         lengths = self.store.runs["length"]
         train, val = (lengths[self._eligible(part)].sum() for part in ("train", "val"))
         controls = lengths[self._eligible("train") & self.store.is_control].sum()
@@ -210,7 +210,7 @@ class CellSetsDataModule(pl.LightningDataModule):
         )
 
     def train_dataloader(self) -> TrainingBatches:
-        """Endless batches from the step the trainer stands at, so that a resumed run sees what it would have seen."""
+        """Return endless batches from the step where the trainer stands: a resumed run sees what it would have seen."""
         assert self.trainer is not None
         sampler = self._sampler("train")
         consumed = self.trainer.global_step * self.training.accumulate
@@ -221,20 +221,20 @@ class CellSetsDataModule(pl.LightningDataModule):
         return self.batches
 
     def val_dataloader(self) -> TrainingBatches | list:
-        """The same validation sets every time."""
+        """Return the same validation sets every time."""
         if not self.has_validation:
             return []
         return self._batches(self._loader(self._sampler("val"), epochs=1))
 
     def tables(self) -> dict[str, torch.Tensor]:
-        """What the data say of the model's buffers."""
+        """Return what the data say of the model's buffers: name of the buffer -> values."""
         found = {"gene_mean": self.mean_expression()}
         if self.linear_start is not None:
             found |= self.linear_start.buffers()
         return found
 
     def scores(self) -> ConditionScores | None:
-        """The score of the validation conditions, if there are any."""
+        """Return the score of the validation conditions, if there are any."""
         if not self.has_validation:
             return None
         means = ConditionMeans(self.store, self._eligible("val"))
@@ -250,7 +250,7 @@ class CellSetsDataModule(pl.LightningDataModule):
         return NETWORK_SHARES if self.model.network_share is None else (self.model.network_share,)
 
     def mean_expression(self, cells: int = 4096) -> torch.Tensor:
-        """Mean log1p of each gene over about ``cells`` training cells, taken evenly from every run, [G]."""
+        """Return the mean log1p of each gene over about ``cells`` training cells, taken evenly from every run, [G]."""
         runs = self.store.runs[self._eligible("train")]
         each = max(1, cells // len(runs))
         total, count = torch.zeros(self.store.n_genes, dtype=torch.float64), 0

@@ -1,4 +1,4 @@
-"""The model as NeMo trains it."""
+"""`ScaleModule` is the model as NeMo trains it."""
 
 from collections.abc import Iterator
 from typing import Any, cast
@@ -35,11 +35,11 @@ class MeanOverRanks(MegatronLossReduction):
         self.terms = terms
 
     def forward(self, batch, forward_out: dict[str, torch.Tensor]):
-        """Megatron's contract: the loss to differentiate, and what :meth:`reduce` needs of this batch."""
+        """Return the loss to differentiate, and what :meth:`reduce` needs of this batch, as Megatron wants it."""
         return forward_out["loss"], {name: value.detach() for name, value in forward_out.items()}
 
     def reduce(self, losses_reduced_per_micro_batch) -> torch.Tensor:
-        """Mean over the step's sets that have cells; no value leaves the device."""
+        """Average over the step's sets that have cells; no value leaves the device."""
         names = list(losses_reduced_per_micro_batch[0])
         means = torch.stack([torch.stack([batch[n] for batch in losses_reduced_per_micro_batch]).mean() for n in names])
         torch.distributed.all_reduce(means, group=parallel_state.get_data_parallel_group())
@@ -116,12 +116,12 @@ class ScaleModule(pl.LightningModule):
 
     @property
     def model(self) -> ScaleModel:
-        """The model that is trained, out of Megatron's wrappers."""
+        """Return the model that is trained, out of Megatron's wrappers."""
         return cast(ScaleModel, unwrap_model(self.module))
 
     @property
     def predicting_model(self) -> ScaleModel:
-        """The model that predictions are made with: the average of weights where one is kept."""
+        """Return the model that predictions are made with: the average of weights where one is kept."""
         average = getattr(self.model, "average", None)
         return self.model if average is None else average.model
 
@@ -185,12 +185,12 @@ class ScaleModule(pl.LightningModule):
 
     @property
     def training_loss_reduction(self) -> MeanOverRanks:
-        """How training batches add up."""
+        """Return how training batches add up."""
         return MeanOverRanks(self.terms)
 
     @property
     def validation_loss_reduction(self) -> MeanOverRanks:
-        """How validation batches add up."""
+        """Return how validation batches add up."""
         return MeanOverRanks(self.validation_terms)
 
 
@@ -218,7 +218,7 @@ def optimizer(compute: ComputeConfig, training: TrainingConfig) -> MegatronOptim
 
 
 def precision_plugin(model: ModelConfig, compute: ComputeConfig) -> nl.MegatronMixedPrecision | None:
-    """NeMo's mixed precision, or None for float32.
+    """Return NeMo's mixed precision, or None for float32.
 
     With FP8 the weights stay bf16 (``fp8_param_gather`` is off), so that checkpoints do not depend on it.
     """

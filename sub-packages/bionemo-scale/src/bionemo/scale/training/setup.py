@@ -1,4 +1,4 @@
-"""What pretraining and finetuning begin with: the process made ready, and the data opened and checked."""
+"""Begin a pretraining or a finetuning: make the process ready, and open and check the data."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from bionemo.screens import Split
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """Store, split and embeddings of a training, with the settings that they were checked against."""
+    """`Opened` holds store, split and embeddings of a training, and the settings that they were checked against."""
 
     path: str | Path
     """Of the store."""
@@ -72,16 +72,16 @@ class Opened:
 
     @property
     def trained(self) -> dict[str, list[str]]:
-        """Context -> perturbations with a training cell of the store."""
+        """Map each context to its perturbations with a training cell of the store."""
         return trained_conditions(self.store, self.split)
 
     @property
     def vectors(self) -> torch.Tensor | None:
-        """Embeddings of the tokens that the store shows, [tokens, E], if there are any."""
+        """Return the embeddings of the tokens that the store shows, [tokens, E], if there are any."""
         return None if self.embeddings is None else self.embeddings.table(self.vocabulary)
 
     def data(self, vocabulary: Vocabulary | None = None) -> CellSetsDataModule:
-        """Sets to train on, of a model with the names of ``vocabulary``; those that the store shows if not given."""
+        """Return the sets to train on, for a model with these names; those that the store shows if not given."""
         return CellSetsDataModule(
             *(self.store, self.split, vocabulary or self.vocabulary, self.model, self.compute, self.training),
             self.vectors,

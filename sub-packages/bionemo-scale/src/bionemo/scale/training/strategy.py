@@ -1,4 +1,4 @@
-"""How NeMo spreads a training over processes, and reads and writes its checkpoints."""
+"""Spread a training over processes by NeMo, and read and write its checkpoints."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from bionemo.scale.runs.safe_reading import reading
 
 
 class SafeStrategy(nl.MegatronStrategy):
-    """NeMo's strategy; it runs nothing that a checkpoint holds."""
+    """`SafeStrategy` is NeMo's, and runs nothing that a checkpoint holds."""
 
     def load_checkpoint(self, checkpoint_path, *args, **kwargs) -> dict:
         """Read tensors and plain values, see :func:`reading`."""
@@ -32,7 +32,7 @@ def divides_optimizer(compute: ComputeConfig) -> bool:
 
 
 def strategy(compute: ComputeConfig, training: TrainingConfig, start_from: Path | None = None) -> nl.MegatronStrategy:
-    """Processes, optimizer and checkpoints of a run.
+    """Make what lays out the processes, the optimizer and the checkpoints of a run.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How fast a model trains: a fixed number of steps, the first of them dropped, as JSON."""
+"""Measure how fast a model trains: a fixed number of steps, the first of them dropped, as JSON."""
 
 import json
 import platform
@@ -30,7 +30,7 @@ PERCENTILES = (5, 50, 95, 99)
 
 @dataclass(frozen=True, kw_only=True)
 class SimulatedScreen:
-    """The data of a measurement that is given none."""
+    """A `SimulatedScreen` gives the sizes of the data that a measurement makes where it is given none."""
 
     cells: int = 20_000
     genes: int = 2_000
@@ -109,7 +109,7 @@ def throughput(
 
 
 class StepTimes(pl.Callback):
-    """Wall time, cells and waiting of every step after the warm-up, with the GPU's work of a step inside it."""
+    """`StepTimes` notes wall time, cells and waiting of every step, with the GPU's work of a step inside it."""
 
     def __init__(self, warm_up: int):
         self.warm_up = warm_up
@@ -130,7 +130,7 @@ class StepTimes(pl.Callback):
             self._sum_up(pl_module)
 
     def report(self) -> dict[str, Any]:
-        """Numbers of the steps after the warm-up."""
+        """Return the numbers of the steps after the warm-up."""
         return self._found
 
     def _sum_up(self, module: ScaleModule) -> None:
@@ -158,7 +158,7 @@ class StepTimes(pl.Callback):
 
 
 def _simulated(screen: SimulatedScreen, folder: Path) -> tuple[str, str]:
-    """A store and a split that holds nothing out."""
+    """Make a store, and a split that holds nothing out."""
     folder.mkdir(parents=True)
     simulate(folder / "screen.h5ad", batches=1, **asdict(screen))
     prepare(

@@ -1,4 +1,4 @@
-"""How well held-out conditions are predicted: the score that checkpoints are chosen by."""
+"""Score how well held-out conditions are predicted; checkpoints are chosen by it."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ NETWORK_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 class ConditionScores:
-    """PDCorr of validation conditions: Pearson correlation over genes of predicted and observed delta, their mean.
+    """`ConditionScores` gives PDCorr: the mean Pearson correlation over genes of predicted and observed delta.
 
     The observed delta is that of all cells, the predicted one the mean change of the control cells of the validation
     sets. Predicted means are linear in the share but for the clamp to expression's range, so one prediction serves
@@ -73,7 +73,7 @@ class ConditionScores:
 
 
 def _pearson(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Correlation over the last axis; 0 where one of the two does not vary."""
+    """Correlate over the last axis; 0 where one of the two does not vary."""
     x, y = x - x.mean(-1, keepdim=True), y - y.mean(-1, keepdim=True)
     size = x.norm(dim=-1) * y.norm(dim=-1)
     return torch.where(size > 0, (x * y).sum(-1) / size.clamp(min=1e-12), 0.0)

@@ -1,1 +1,1 @@
-"""What happens beside the training step: progress, checkpoints, selection, preemption, watches."""
+"""Callbacks do what happens beside the training step: progress, checkpoints, selection, preemption, watches."""

@@ -1,4 +1,4 @@
-"""When checkpoints are written, which are kept, and what happens when one cannot be written."""
+"""Decide when checkpoints are written, which are kept, and what happens when one cannot be written."""
 
 import shutil
 from pathlib import Path
@@ -48,7 +48,7 @@ class Checkpoints(ModelCheckpoint):
         super().setup(trainer, *args, **kwargs)
 
     def format_checkpoint_name(self, metrics, *args, **kwargs) -> str:
-        """``step=100`` after the hundredth optimizer step."""
+        """Name a checkpoint ``step=100`` after the hundredth optimizer step."""
         return super().format_checkpoint_name({**metrics, "step": self._trainer.global_step}, *args, **kwargs)
 
     def on_train_batch_end(self, trainer, *args, **kwargs) -> None:
@@ -57,7 +57,7 @@ class Checkpoints(ModelCheckpoint):
             super().on_train_batch_end(trainer, *args, **kwargs)
 
     def waits_for_validation(self, trainer: pl.Trainer) -> bool:
-        """Whether the step that has just been taken is validated next, which chooses what its checkpoint holds."""
+        """Tell whether the step that has just been taken is validated next, which chooses what its checkpoint holds."""
         return bool(trainer.limit_val_batches) and trainer.global_step % self._validate_every == 0
 
     def on_validation_end(self, trainer, pl_module) -> None:
@@ -93,7 +93,7 @@ class Checkpoints(ModelCheckpoint):
         self._prune(trainer)
 
     def _prune(self, trainer: pl.Trainer) -> None:
-        """Remove all but the newest ``keep`` and the best. With asynchronous saves, once the newest is whole."""
+        """Remove all but the newest ``keep`` and the best; with asynchronous saves, once the newest is whole."""
         spared = {self._saved_step} if self._best is None else {self._saved_step, self._best.step}
         whole = self.run.whole_checkpoints()
         spared.update(sorted(whole.keys() | spared)[-self.keep :])

@@ -1,4 +1,4 @@
-"""A step whose gradient is not finite: stop before it reaches the weights, and say where it began."""
+"""Stop before a gradient that is not finite reaches the weights, and say where it began."""
 
 import math
 from typing import Any
@@ -13,7 +13,7 @@ from bionemo.scale.training.module import ScaleModule
 
 
 class NanWatch(pl.Callback):
-    """Looks at the norm that Megatron computes, on the host, to clip the gradient: it costs nothing.
+    """The `NanWatch` looks at the norm that Megatron computes, on the host, to clip the gradient: it costs nothing.
 
     The weights are those of the step before, so running the batch again shows the module that fails first.
     """
@@ -39,7 +39,7 @@ class NanWatch(pl.Callback):
 
 
 def first_not_finite(module: ScaleModule, batch: TrainingBatch) -> str | None:
-    """Name of the first module whose output is not finite while its inputs are, on one batch.
+    """Name the first module whose output is not finite while its inputs are, on one batch.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Stopping when the machine is taken away: SIGTERM, as Slurm sends it before a preemption or a time limit."""
+"""Stop when the machine is taken away: on SIGTERM, which Slurm sends before a preemption or a time limit."""
 
 import signal
 from typing import Any

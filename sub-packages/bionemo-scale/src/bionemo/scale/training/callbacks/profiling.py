@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: a trace, a table of the operations that take longest, ranges for nsys."""
+"""Show where the time of a training step goes: a trace, a table of the longest operations, ranges for nsys."""
 
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ class Profile(pl.Callback):
 
 
 class Range:
-    """A named range of time, in torch's profile and in NVTX; one that is open may be opened again inside itself."""
+    """A `Range` names a span of time in torch's profile and in NVTX; it may be opened again inside itself."""
 
     def __init__(self, name: str):
         self.name = name
@@ -92,7 +92,7 @@ class Range:
 
 
 class Ranges:
-    """What Megatron takes for its timers: ``timers(name, log_level=2).start()``, and ``timers(name).stop()`` later."""
+    """Megatron takes `Ranges` for its timers: ``timers(name, log_level=2).start()``, later ``.stop()``."""
 
     def __init__(self):
         self._ranges: dict[str, Range] = {}

@@ -1,4 +1,4 @@
-"""What a person watching a run sees: loss, cells per second, share of time waiting for data, time left."""
+"""Show a person who watches a run its loss, cells per second, share of time waiting for data, and time left."""
 
 import resource
 import time
@@ -73,7 +73,7 @@ class Throughput(pl.Callback):
 
 
 def device_use(module: ScaleModule, steps_per_second: float) -> dict[str, float]:
-    """FLOP/s and memory of this device at that many optimizer steps per second."""
+    """Return the FLOP/s and the memory of this device at that many optimizer steps per second."""
     compute, training = module.compute, module.training_config
     flops = training_flops(
         module.scale, compute, len(module.vocabulary.genes), training.sets_per_batch, training.cells_per_set
@@ -90,7 +90,7 @@ def device_use(module: ScaleModule, steps_per_second: float) -> dict[str, float]
 
 
 class ProgressBar(MegatronProgressBar):
-    """NeMo's bar of steps and time left, with the numbers of :class:`Throughput`."""
+    """The `ProgressBar` is NeMo's bar of steps and time left, with the numbers of :class:`Throughput`."""
 
     def __init__(self, throughput: Throughput):
         super().__init__(refresh_rate=throughput.log_every)
@@ -112,11 +112,11 @@ class ProgressBar(MegatronProgressBar):
             self.train_progress_bar.close()
 
     def init_validation_tqdm(self) -> Tqdm:
-        """No bar for the short validation passes; their loss stands on the training bar."""
+        """Show no bar for the short validation passes; their loss stands on the training bar."""
         return Tqdm(disable=True)
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, int | str | float]:
-        """Numbers at the end of the bar."""
+        """Return the numbers at the end of the bar."""
         latest = self.throughput.latest
         if not latest:
             return {}

@@ -1,4 +1,4 @@
-"""Which checkpoint a run is remembered by: the one that predicts the validation conditions best."""
+"""Choose the checkpoint that a run is remembered by: the one that predicts the validation conditions best."""
 
 import logging
 
