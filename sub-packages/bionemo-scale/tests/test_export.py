@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -171,8 +172,25 @@ def test_an_import_is_the_model_that_was_exported(exported, build, sets, tmp_pat
 
 def test_a_name_that_was_never_seen_is_refused(exported):
     model = scale_portable.load(exported)
-    with pytest.raises(ValueError, match="'TP35' was never seen"):
-        model.predict(torch.zeros(1, 2, len(model.genes)), perturbation=["TP35"])
+    x0 = torch.zeros(1, 2, len(model.genes))
+    with pytest.raises(ValueError, match="'TP35' was never seen in training: did you mean 'TP53'"):
+        model.predict(x0, perturbation=["TP35"])
+    with pytest.warns(UserWarning, match="context 'elsewhere' was not seen"):
+        model.predict(x0, perturbation=["TP53"], context=["elsewhere"])
+    with warnings.catch_warnings(action="error"):
+        model.predict(x0, perturbation=["TP53"], context=["A"])
+
+
+def test_an_exported_model_rounds_to_whole_counts_and_keeps_the_mean(exported):
+    model, rng = scale_portable.load(exported), torch.Generator().manual_seed(0)
+    x1 = torch.rand(2, 400, len(model.genes), generator=rng)
+    library = torch.randint(50, 200, (2, 400), generator=rng)
+    rounded = model.round(x1, library)
+    counts = torch.expm1(rounded.double()) * library[..., None] / model.target_sum
+    torch.testing.assert_close(counts, counts.round(), atol=1e-4, rtol=0)
+    assert (rounded == 0).float().mean() > 0.2
+    torch.testing.assert_close(rounded.mean(1), x1.mean(1), atol=0.01, rtol=0)
+    torch.testing.assert_close(model.round(rounded, library), rounded)
 
 
 def test_counts_are_normalised_as_in_training(exported, screen, written, vocabulary):

@@ -1,16 +1,19 @@
-"""Runs an exported SCALE model with torch and safetensors alone; this file is all it takes.
+"""Run an exported SCALE model with torch and safetensors alone; this file is all it takes.
 
     import scale_portable
     model = scale_portable.load("exported")
     x0 = model.normalise(counts)                                     # [B, S, G], genes in the order of model.genes
     x1 = model.predict(x0, perturbation=["TP53"], context=["A549"])  # [B, S, G], log1p
+    cells = model.round(x1, counts.sum(-1))                          # [B, S, G], whole counts of these library sizes
 
 Shapes: B sets, S cells of a set, G genes, M gene modules of width d, D latent, K seeds. Weights have the names they
 have in training; the layouts of the fused projections are Megatron-Core's.
 """
 
+import difflib
 import json
 import math
+import warnings
 from pathlib import Path
 
 import torch
@@ -440,8 +443,7 @@ class ScaleModel(nn.Module):
             log1p [B, S, G], genes in the order of ``genes``.
         perturbation, context, batch
             A name for each set; a combination is joined by ``separator``, and a label of training is taken as it is. A
-            context or batch the model has not seen is known by its control cells alone; a perturbation it has not seen
-            raises a ValueError.
+            context or batch that training has not shown is known by its control cells alone, which a warning says.
         dose
             Of each perturbation of each set, in the unit of training; that of the label, or none, if not given.
         mask
@@ -454,7 +456,12 @@ class ScaleModel(nn.Module):
         Returns
         -------
         torch.Tensor
-            log1p [B, S, G].
+            log1p [B, S, G]; :meth:`round` makes whole counts of it.
+
+        Raises
+        ------
+        ValueError
+            A perturbation was never seen in training, or doses are given and training had none.
         """
         sets, device = control.shape[0], control.device
         if dose is not None and self.log_dose is None:
@@ -467,8 +474,8 @@ class ScaleModel(nn.Module):
             given = of_label if dose is None else [(math.log10(value) - mean) / scale for value in dose[row]]
             rows[row, : len(tokens)], doses[row, : len(tokens)] = torch.tensor(tokens), torch.tensor(given)
         others = [
-            torch.tensor([names.index(n) if n in names else -1 for n in given or [None] * sets], device=device)
-            for names, given in ((self.contexts, context), (self.batches, batch))
+            torch.tensor(self._table_rows(kind, names, given or [None] * sets), device=device)
+            for kind, names, given in (("context", self.contexts, context), ("batch", self.batches, batch))
         ]
         mask = torch.ones(control.shape[:2], dtype=torch.bool, device=device) if mask is None else mask
         start = {}
@@ -480,6 +487,37 @@ class ScaleModel(nn.Module):
             start = {"delta": delta, "control_mean": control_mean}
         keys = list(range(sets)) if key is None else key
         return self(control, mask, rows.to(device), doses.to(device), *others, keys, **start)
+
+    def round(self, x1: torch.Tensor, library: torch.Tensor, seed: int = 0) -> torch.Tensor:
+        """Round predicted cells to what whole counts of their libraries can show, keeping the mean of every gene.
+
+        A value between two neighbours of a cell's count grid becomes one of them, the upper with the probability that
+        leaves its expectation as it was; the cells of a set share their chance (systematic sampling). The package does
+        the same, in groups of cells with like libraries.
+
+        Parameters
+        ----------
+        x1
+            log1p [B, S, G].
+        library
+            Counts of each cell over all of its genes, [B, S].
+        seed
+            Of the chance.
+
+        Returns
+        -------
+        torch.Tensor
+            log1p [B, S, G] of whole counts normalised to ``target_sum``; zeros are as frequent as in cells.
+        """
+        unit = (self.target_sum / library.clamp(min=1))[..., None].double()
+        value = x1.double()
+        whole = torch.floor(torch.expm1(value) / unit + 1e-6)
+        lower, upper = torch.log1p(whole * unit), torch.log1p((whole + 1) * unit)
+        up = ((value - lower) / (upper - lower)).clamp(0, 1)
+        chance = torch.rand(x1.shape[0], 1, x1.shape[2], generator=torch.Generator().manual_seed(seed)).to(value)
+        passed = torch.floor(chance + up.cumsum(1))
+        is_up = passed > torch.cat([torch.zeros_like(passed[:, :1]), passed[:, :-1]], 1)
+        return torch.where(is_up, upper, lower).to(x1.dtype)
 
     def start_rows(self, label: str) -> list[list[int]]:
         """Name the rows of the linear start that a label is made of: its own, or those of its parts alone."""
@@ -495,8 +533,18 @@ class ScaleModel(nn.Module):
         names = [label] if label in self.perturbations else self._parts(label)
         for name in names:
             if name not in self.perturbations:
-                raise ValueError(f"perturbation {name!r} was never seen in training.")
+                near = difflib.get_close_matches(name, self.perturbations, 1)
+                meant = f": did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"perturbation {name!r} was never seen in training{meant}")
         return [self.perturbations.index(name) for name in names], [math.nan] * len(names)
+
+    @staticmethod
+    def _table_rows(kind: str, table: list[str], names: list[str | None]) -> list[int]:
+        """Rows of names in a table, -1 where there is none."""
+        unknown = sorted({name for name in names if name is not None and name not in table})
+        if unknown:
+            warnings.warn(f"{kind} {', '.join(map(repr, unknown))} was not seen in training.", stacklevel=3)
+        return [table.index(name) if name in table else -1 for name in names]
 
     def _parts(self, label: str) -> list[str]:
         parts = [part.strip() for part in label.split(self.separator)] if self.separator else [label]
