@@ -34,7 +34,7 @@ def shown(vocabulary):
 
 @pytest.fixture(scope="session")
 def extended(vocabulary, shown):
-    return extended_vocabulary(vocabulary, shown)
+    return extended_vocabulary(vocabulary, shown, TuningConfig())
 
 
 @pytest.fixture
@@ -60,12 +60,12 @@ def test_every_old_name_keeps_its_row_and_new_ones_follow(vocabulary, shown, ext
     assert extended.batches == ("plate1", "plate2", "plate9")
     assert extended.genes == shown.genes
     assert extended.token_rows("TP53+KRAS")[0][0] == vocabulary.token_rows("TP53")[0][0]
-    assert extended_vocabulary(extended, extended) == extended
+    assert extended_vocabulary(extended, extended, TuningConfig()) == extended
 
 
 def test_a_combination_of_known_perturbations_is_no_new_one(vocabulary, shown):
     new = replace(shown, perturbations=("DMSO", "MYC+TP53", "MYC+XYZ"))
-    assert extended_vocabulary(vocabulary, new).perturbations == ("DMSO", "MYC", "TP53", "MYC+XYZ")
+    assert extended_vocabulary(vocabulary, new, TuningConfig()).perturbations == ("DMSO", "MYC", "TP53", "MYC+XYZ")
 
 
 def test_old_conditions_are_predicted_as_before_whatever_the_order_of_genes(trained, larger, sets):
@@ -75,6 +75,48 @@ def test_old_conditions_are_predicted_as_before_whatever_the_order_of_genes(trai
     after = larger.eval().predict(batch["control"][..., ORDER], *given)
     assert not torch.equal(before, batch["control"]), "it predicts the control cells: nothing is compared"
     torch.testing.assert_close(after, before[..., ORDER], atol=1e-6, rtol=0)
+
+
+SHARED = TuningConfig(genes="shared")
+
+
+def test_other_genes_are_taken_where_that_was_asked_for_and_the_shared_keep_their_weights(
+    build, vocabulary, shown, trained, sets, caplog
+):
+    other = replace(shown, genes=("fresh1", *shown.genes, "fresh2"))
+    names = extended_vocabulary(vocabulary, other, SHARED)
+    assert names.genes == other.genes
+    assert "have 2 that it does not know ('fresh1', 'fresh2'): weights are kept for the shared genes" in caplog.text
+    model, means = build(names=names, seed=2), torch.rand(22)
+    take_over(trained, model, {"gene_mean": means}, other)
+    assert torch.equal(model.gene_mean[[0, -1]], means[[0, -1]])
+    batch = sets(5, 3)
+    given = batch["mask"], batch["condition"], batch["key"]
+    known, fresh = batch["control"][..., ORDER], torch.rand(2, 5, 1)
+    after = model.eval().predict(torch.cat([fresh, known, fresh], dim=-1), *given)
+    before = trained.eval().predict(batch["control"], *given)[..., ORDER]
+    torch.testing.assert_close(after[..., 1:-1], before, atol=1e-6, rtol=0)
+    torch.testing.assert_close(after[..., :1], fresh, atol=1e-6, rtol=0)  # the cell's own, as no change is known
+
+
+def test_genes_that_new_data_lack_are_dropped_up_to_half(build, vocabulary, shown, trained, sets):
+    fewer = replace(shown, genes=shown.genes[:12])
+    model = build(names=extended_vocabulary(vocabulary, fewer, SHARED), seed=2)
+    take_over(trained, model, {}, fewer)
+    batch = sets(5, 3)
+    given = batch["mask"], batch["condition"], batch["key"]
+    mean = trained.gene_mean.expand_as(batch["control"]).clone()
+    kept = ORDER[:12]
+    mean[..., kept] = batch["control"][..., kept]
+    expected = trained.eval().predict(mean, *given)[..., kept]
+    found = model.eval().predict(batch["control"][..., kept], *given)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    with pytest.raises(InputError, match=r"lack 11 of the model's 20 genes .* wants 50% of the model's"):
+        extended_vocabulary(vocabulary, replace(shown, genes=shown.genes[:9]), SHARED)
+    with pytest.raises(InputError, match="adapters of low rank cannot learn"):
+        extended_vocabulary(
+            vocabulary, replace(shown, genes=(*shown.genes, "x")), TuningConfig(genes="shared", method="low_rank")
+        )
 
 
 def test_new_rows_start_as_the_table_did(build, extended, larger):
@@ -87,7 +129,7 @@ def test_new_rows_start_as_the_table_did(build, extended, larger):
 
 def test_a_linear_start_is_refitted_for_what_the_data_show_and_kept_for_the_rest(build, vocabulary, shown):
     old = replace(vocabulary, start_labels=("MYC", "TP53"))
-    trained, new = build(names=old, start="linear"), extended_vocabulary(old, shown)
+    trained, new = build(names=old, start="linear"), extended_vocabulary(old, shown, TuningConfig())
     model = build(names=new, start="linear")
     for value, buffer in enumerate(trained.linear_start.buffers()):
         buffer.fill_(-1.0 - value)
@@ -109,8 +151,14 @@ def test_a_linear_start_is_refitted_for_what_the_data_show_and_kept_for_the_rest
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"genes": ("gene0", "GENE1")}, r"lack 19 of the model's 20 genes \(gene1, .*; they write GENE1\) and have 1"),
-        ({"genes": (*(f"gene{i}" for i in range(20)), "extra")}, r"have 1 that it does not know \(extra\)"),
+        (
+            {"genes": ("gene0", "GENE1")},
+            r"lack 19 of the model's 20 genes \('gene1', .*; they write 'GENE1'\) and have 1",
+        ),
+        (
+            {"genes": (*(f"gene{i}" for i in range(20)), "extra")},
+            r"have 1 that it does not know \('extra'\): .*tuning.genes=shared",
+        ),
         ({"kind": "log1p"}, "trained with kind=counts, and the new data have log1p"),
         ({"target_sum": 1e4}, "prepare the new data with --target-sum 100"),
         ({"separator": ""}, r"set training\.separator=\+"),
@@ -119,15 +167,16 @@ def test_a_linear_start_is_refitted_for_what_the_data_show_and_kept_for_the_rest
 )
 def test_data_that_do_not_fit_are_refused(vocabulary, shown, changes, message):
     with pytest.raises(InputError, match=message) as refused:
-        extended_vocabulary(vocabulary, replace(shown, **changes))
+        extended_vocabulary(vocabulary, replace(shown, **changes), TuningConfig())
     assert "\n" not in str(refused.value)
 
 
 def test_doses_of_another_unit_are_refused(vocabulary, shown):
     dosed = replace(vocabulary, dose_unit="uM", log_dose=(0.0, 1.0))
     with pytest.raises(InputError, match="knows doses in uM, and the new data give them in Gy"):
-        extended_vocabulary(dosed, replace(shown, dose_unit="Gy", log_dose=(0.0, 1.0)))
-    assert extended_vocabulary(dosed, replace(shown, dose_unit="uM", log_dose=(2.0, 3.0))).log_dose == (0.0, 1.0)
+        extended_vocabulary(dosed, replace(shown, dose_unit="Gy", log_dose=(0.0, 1.0)), TuningConfig())
+    in_micromolar = replace(shown, dose_unit="uM", log_dose=(2.0, 3.0))
+    assert extended_vocabulary(dosed, in_micromolar, TuningConfig()).log_dose == (0.0, 1.0)
 
 
 def test_embeddings_come_to_the_scale_the_model_knows(vocabulary, extended):

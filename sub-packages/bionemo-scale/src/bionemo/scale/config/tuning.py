@@ -15,6 +15,13 @@ class Method(StrEnum):
     LOW_RANK = "low_rank"
 
 
+class Genes(StrEnum):
+    """Which genes the new data must have: the model's, or so many of them that the others can be learnt anew."""
+
+    SAME = "same"
+    SHARED = "shared"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TuningConfig:
     """Which weights a finetuning moves, and how much of the network's change is kept."""
@@ -26,6 +33,9 @@ class TuningConfig:
     """What an adapter adds is multiplied by ``alpha / rank``."""
     freeze_encoder: bool = False
     """Keep the cell encoder, and with it the latents, as they are."""
+    genes: Genes = Genes.SAME
+    """``same`` refuses data with other genes than the model's. ``shared`` takes the genes of the data: those that the
+    model knows keep their weights, at least half of its own, and the others begin with none."""
     network_share: float | None = None
     """As ``model.network_share``; that of the run that finetuning starts from where not given."""
 

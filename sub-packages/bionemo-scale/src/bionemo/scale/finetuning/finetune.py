@@ -51,7 +51,7 @@ def finetune(
     start
         Directory of a run, whose best checkpoint is taken, or one of its ``checkpoints/step=N``.
     store
-        Directory that ``prepare`` wrote, with the model's genes in any order.
+        Directory that ``prepare`` wrote, with the model's genes in any order; see ``TuningConfig.genes`` for others.
     split
         TOML file of held-out conditions of the new data.
     out
@@ -77,7 +77,7 @@ def finetune(
         config = replace(config, network_share=tuning.network_share)
     opened = open_training(store, split, config, compute, training, embeddings)
     old, shown = before.model_vocabulary(), opened.vocabulary
-    vocabulary = extended_vocabulary(old, shown)
+    vocabulary = extended_vocabulary(old, shown, tuning)
     run = RunDirectory(Path(out))
     record = opened.record(
         vocabulary,

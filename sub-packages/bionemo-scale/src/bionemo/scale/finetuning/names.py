@@ -1,13 +1,19 @@
 """The names of a model that is trained further: its own, then those that the new data add."""
 
+import logging
 from dataclasses import replace
 
+from bionemo.scale.config.tuning import Genes, Method, TuningConfig
 from bionemo.scale.data.vocabulary import Vocabulary
-from bionemo.screens.errors import InputError
+from bionemo.screens.errors import InputError, name_list
 from bionemo.screens.labels import parse_label
 
+LEAST_SHARED = 0.5
+"""The share of a model's genes that other data must have to train it further."""
+_log = logging.getLogger("bionemo.scale")
 
-def extended_vocabulary(old: Vocabulary, new: Vocabulary) -> Vocabulary:
+
+def extended_vocabulary(old: Vocabulary, new: Vocabulary, tuning: TuningConfig) -> Vocabulary:
     """Join two vocabularies; every name of the first keeps its row.
 
     The genes are in the order of the new data, and their control label takes the place of the old one.
@@ -18,13 +24,15 @@ def extended_vocabulary(old: Vocabulary, new: Vocabulary) -> Vocabulary:
         Of the trained model.
     new
         Of the training part of the new data.
+    tuning
+        Whether other genes will do, and which weights move.
 
     Raises
     ------
     InputError
-        The genes are not the same, or expression, labels or doses are on another scale.
+        The genes are others than `tuning` lets through, or expression, labels or doses are on another scale.
     """
-    _check_genes(old, new)
+    _check_genes(old, new, tuning)
     _check_scale(old, new)
     known = set(old.perturbations)
     added = [name for name in new.perturbations[1:] if name not in known and not _of_known_parts(name, old)]
@@ -58,22 +66,30 @@ def _of_known_parts(name: str, old: Vocabulary) -> bool:
     return len(parts) > 1 and all(part.name in old.tokens for part in parts)
 
 
-def _check_genes(old: Vocabulary, new: Vocabulary) -> None:
-    missing, extra = sorted(set(old.genes) - set(new.genes)), sorted(set(new.genes) - set(old.genes))
-    if not missing and not extra:
+def _check_genes(old: Vocabulary, new: Vocabulary, tuning: TuningConfig) -> None:
+    missing, fresh = sorted(set(old.genes) - set(new.genes)), sorted(set(new.genes) - set(old.genes))
+    if not missing and not fresh:
         return
     said = []
     if missing:
         # Most often they are written in another way: Tp53 for TP53.
-        spelled = {name.casefold(): name for name in extra}
+        spelled = {name.casefold(): name for name in fresh}
         near = next((spelled[name.casefold()] for name in missing if name.casefold() in spelled), None)
-        hint = f"; they write {near}" if near else ""
-        said.append(f"lack {len(missing)} of the model's {len(old.genes)} genes ({_some(missing)}{hint})")
-    if extra:
-        said.append(f"have {len(extra)} that it does not know ({_some(extra)})")
-    raise InputError(
-        f"the new data {' and '.join(said)}: prepare them with the model's genes, `prepare --genes-of` its run."
+        hint = f"; they write '{near}'" if near else ""
+        said.append(f"lack {len(missing)} of the model's {len(old.genes)} genes ({name_list(missing, 3)}{hint})")
+    if fresh:
+        said.append(f"have {len(fresh)} that it does not know ({name_list(fresh, 3)})")
+    differ, mend = (
+        f"the new data {' and '.join(said)}",
+        "prepare them with the model's genes, `prepare --genes-of` its run",
     )
+    if tuning.genes is Genes.SAME:
+        raise InputError(f"{differ}: {mend}, or train on the shared ones and the new with tuning.genes=shared.")
+    if len(missing) > (1 - LEAST_SHARED) * len(old.genes):
+        raise InputError(f"{differ}, and tuning.genes=shared wants {LEAST_SHARED:.0%} of the model's: {mend}.")
+    if fresh and tuning.method is Method.LOW_RANK:
+        raise InputError(f"{differ}, which adapters of low rank cannot learn: {mend}, or finetune with all weights.")
+    _log.warning("%s: weights are kept for the shared genes alone, and begin with nothing for the new", differ)
 
 
 def _check_scale(old: Vocabulary, new: Vocabulary) -> None:
@@ -90,7 +106,3 @@ def _check_scale(old: Vocabulary, new: Vocabulary) -> None:
             f"the model knows doses in {old.dose_unit or '(no unit)'}, and the new data give them in "
             f"{new.dose_unit or '(no unit)'}: convert them."
         )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -41,8 +41,9 @@ def take_over(trained: ScaleModel, model: ScaleModel, fitted: Mapping[str, torch
     """Give a model the weights of another, whose names it has among its own.
 
     Rows of new names stay as the model was made, which is how every row starts. The mean of each gene stays that of
-    the trained model: the latents hang on it. A linear start is refitted for the names that the new data show; the
-    others keep their rows.
+    the trained model: the latents hang on it. A gene that the trained model has not seen starts with weights of zero:
+    it says nothing to the encoder, and the network changes nothing of it. A linear start is refitted for the names
+    that the new data show; the others keep their rows.
 
     Parameters
     ----------
@@ -51,13 +52,13 @@ def take_over(trained: ScaleModel, model: ScaleModel, fitted: Mapping[str, torch
     model
         The model to fill; as it was made.
     fitted
-        Buffers as the new data say them: those of a linear start, and embeddings of all tokens.
+        Buffers as the new data say them: those of a linear start, embeddings of all tokens, and means of genes.
     shown
         Names of the new data, whose rows those of the linear start are.
     """
     old, new = trained.vocabulary, model.vocabulary
     place = {gene: row for row, gene in enumerate(old.genes)}
-    order = torch.tensor([place[gene] for gene in new.genes])
+    order = torch.tensor([place.get(gene, -1) for gene in new.genes], device=trained.gene_mean.device)
     state, taken = model.state_dict(), trained.state_dict()
     known = known_rows(old, trained.scale)
     rows = {f"{name}.weight": known[field] for field, name in TABLES.items()}
@@ -73,7 +74,7 @@ def take_over(trained: ScaleModel, model: ScaleModel, fitted: Mapping[str, torch
             continue
         before = taken[name]
         if name in GENES:
-            before = _by_gene(before, order.to(before.device), GENES[name])
+            before = _by_gene(before, order, GENES[name], values.shape[GENES[name]])
         if part == "linear_start":
             field = START_ROWS[table]
             names = tuple(getattr(vocabulary, field) for vocabulary in (old, shown, new))
@@ -84,12 +85,16 @@ def take_over(trained: ScaleModel, model: ScaleModel, fitted: Mapping[str, torch
             values[: rows[name]] = before[: rows[name]]
         else:
             values.copy_(before)
+    fresh = (order < 0).nonzero().flatten()
+    if len(fresh):
+        model.gene_mean[fresh] = fitted["gene_mean"].to(model.gene_mean)[fresh]
 
 
-def _by_gene(tensor: torch.Tensor, order: torch.Tensor, axis: int) -> torch.Tensor:
-    genes = len(order)
-    rest = tensor.narrow(axis, genes, tensor.shape[axis] - genes)
-    return torch.cat([tensor.index_select(axis, order), rest], dim=axis)
+def _by_gene(tensor: torch.Tensor, order: torch.Tensor, axis: int, length: int) -> torch.Tensor:
+    """Move the part of each gene to its new place; zeros for genes that have none, and behind the last."""
+    moved = tensor.new_zeros([length if i == axis else size for i, size in enumerate(tensor.shape)])
+    known = (order >= 0).nonzero().flatten()
+    return moved.index_copy_(axis, known, tensor.index_select(axis, order[known]))
 
 
 def _rows_by_name(
