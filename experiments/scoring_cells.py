@@ -8,6 +8,7 @@ elsewhere, ``--controls`` control cells. All genes are kept, since library sizes
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -32,9 +33,11 @@ def main() -> None:
     parts = []
     for path in given.inputs:
         cells = ad.read_h5ad(path, backed="r")
+        obs: Any = cells.obs
         keys = (protocol.context_key, protocol.perturbation_key)
-        labels = pd.DataFrame({key: labels_of(cells.obs, key, path) for key in keys})
+        labels = pd.DataFrame({key: labels_of(obs, key, path) for key in keys})
         rows = []
+        members: Any
         for (where, what), members in labels.groupby(list(keys)).indices.items():
             limit = given.controls if what == protocol.control else most[split.part(where, what)]
             rows.append(rng.permutation(members)[:limit])

@@ -89,4 +89,4 @@ def _rounded(
     if how == "one by one":
         return round_to_counts(values, library, target_sum, rng)
     of_groups = ONE_GROUP if how == "one group" else library
-    return CountRounding(values.shape[1], of_groups, target_sum, rng)(values, library)
+    return CountRounding(values.shape[1], of_groups, target_sum, rng)(values, library).toarray()

@@ -6,6 +6,7 @@ Runs in STATE's environment, which run.sh makes.
 import argparse
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -22,7 +23,7 @@ def training_files(arguments: argparse.Namespace) -> None:
     if counts.data.size and not np.array_equal(counts.data, np.round(counts.data)):
         raise SystemExit(f"error: X of {arguments.screen} does not hold counts")
     scale = arguments.target_sum / np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1.0)
-    expression = np.log1p(sp.diags(scale).dot(counts).toarray()).astype(np.float32)
+    expression = np.log1p(sp.csr_matrix(sp.diags(scale) @ counts).toarray()).astype(np.float32)
     obs = pd.DataFrame(
         {
             "cell_type": cells.obs[arguments.context_key].astype(str),
@@ -31,8 +32,8 @@ def training_files(arguments: argparse.Namespace) -> None:
     )
     obs["gem_group"] = cells.obs[arguments.batch_key].astype(str) if arguments.batch_key else obs["cell_type"]
     order = np.lexsort((obs["gem_group"], obs["gene"], obs["cell_type"]))
-    table = ad.AnnData(np.zeros((len(obs), 0), np.float32), obs=obs.iloc[order].astype("category"))
-    table = ad.AnnData(expression[order], obs=table.obs, var=pd.DataFrame(index=cells.var_names))
+    rows = pd.DataFrame(obs.iloc[order].astype("category"))
+    table = ad.AnnData(expression[order], obs=rows, var=pd.DataFrame(index=cells.var_names))
     table.obsm["X_hvg"] = expression[order]
     folder = arguments.out / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,9 +47,10 @@ def training_files(arguments: argparse.Namespace) -> None:
 def predicted_cells(arguments: argparse.Namespace) -> None:
     """Write STATE's predicted cells under the screen's own column names and gene order."""
     cells, screen = ad.read_h5ad(arguments.predicted), ad.read_h5ad(arguments.screen, backed="r")
-    perturbed = cells.obs["gene"].astype(str) != arguments.control
+    predicted: Any = cells.obs
+    perturbed = predicted["gene"].astype(str) != arguments.control
     values = np.asarray(cells[perturbed.to_numpy()].X)
-    obs = cells.obs.loc[perturbed, ["gene", "cell_type"]].astype(str)
+    obs = predicted.loc[perturbed, ["gene", "cell_type"]].astype(str)
     obs.columns = [arguments.perturbation_key, arguments.context_key]
     obs.index = [f"predicted_{i}" for i in range(len(obs))]
     out = ad.AnnData(

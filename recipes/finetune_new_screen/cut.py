@@ -21,7 +21,9 @@ def main() -> None:
         for condition in conditions:
             column, _, values = condition.partition("=")
             if column not in cells.obs:
-                parser.error(f"{given.screen} has no obs column {column!r}: it has {', '.join(cells.obs)}")
+                parser.error(
+                    f"{given.screen} has no obs column {column!r}: it has {', '.join(map(str, cells.obs.columns))}"
+                )
             labels = cells.obs[column].astype(str)
             absent = set(values.split(",")) - set(labels)
             if absent:
