@@ -188,7 +188,9 @@ def main() -> None:
     try:
         app()
     except InputError as mistake:
-        typer.echo(f"perteval: {mistake}", err=True)
+        from bionemo.perteval.report.text import printable
+
+        typer.echo(f"perteval: {printable(str(mistake))}", err=True)
         sys.exit(2)
 
 
