@@ -102,8 +102,6 @@ class Profiles:
 
     Attributes
     ----------
-    genes
-        Names [G].
     zeros, variances
         Arm (and `OBSERVED`) -> per gene the fraction of zeros and the variance of log1p values inside a population,
         mean over perturbations, then over contexts [G].
@@ -116,7 +114,6 @@ class Profiles:
         Cells of the condition with the most observed DE genes.
     """
 
-    genes: np.ndarray
     zeros: dict[str, np.ndarray]
     variances: dict[str, np.ndarray]
     depth: dict[str, np.ndarray]
@@ -228,7 +225,6 @@ class Summaries:
             return {arm: np.mean([of[which] for of in means.values()], axis=0) for arm, means in self._means.items()}
 
         return Profiles(
-            genes=self._screen.genes,
             zeros=over_contexts("zeros"),
             variances=over_contexts("variances"),
             depth=over_contexts("depth"),

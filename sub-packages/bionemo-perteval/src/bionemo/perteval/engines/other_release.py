@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -174,11 +174,12 @@ def _driver(python: Path) -> Iterator["subprocess.Popen[str]"]:
 
 def _ask(driver: "subprocess.Popen[str]", task: dict[str, Any]) -> pd.DataFrame:
     """Give the child a task and return its scores. Columns: perturbation and metrics."""
-    requests, answers = _pipes(driver)
+    assert driver.stdin is not None
+    assert driver.stdout is not None
     try:
-        requests.write(json.dumps(task) + "\n")
-        requests.flush()
-        answer = json.loads(answers.readline() or '{"error": "it ended"}')
+        driver.stdin.write(json.dumps(task) + "\n")
+        driver.stdin.flush()
+        answer = json.loads(driver.stdout.readline() or '{"error": "it ended"}')
     except BrokenPipeError:
         answer = {"error": "it ended"}
     if "error" in answer:
@@ -188,9 +189,3 @@ def _ask(driver: "subprocess.Popen[str]", task: dict[str, Any]) -> pd.DataFrame:
     names = {metric.source: metric.name for metric in METRICS.values() if metric.source}
     frame = pd.DataFrame(answer["scores"]).rename(columns=names)
     return pd.DataFrame(frame[["perturbation", *(name for name in names.values() if name in frame)]])
-
-
-def _pipes(driver: "subprocess.Popen[str]") -> tuple[IO[str], IO[str]]:
-    assert driver.stdin is not None
-    assert driver.stdout is not None
-    return driver.stdin, driver.stdout

@@ -123,7 +123,8 @@ def test(cells: Population, controls: Controls) -> Tested:
     p_value[tied] = 1.0
     if min(own, others) <= _FEW_CELLS:
         for gene in np.flatnonzero(ties == 0):
-            column, reference = _column(values, starts, own, gene), _column(*_sorted(controls), others, gene)
+            column = _column(values, starts, own, gene)
+            reference = _column(controls.values, controls.starts, others, gene)
             p_value[gene] = stats.mannwhitneyu(column, reference, method="exact").pvalue
     moments = _moments(sums, own)
     return Tested(
@@ -182,10 +183,6 @@ def _moments(sums: np.ndarray, cells: int) -> Moments:
     return Moments(
         cells=cells, mean=mean, variance=np.maximum(sums[1] / cells - mean**2, 0.0), zeros=1.0 - sums[2] / cells
     )
-
-
-def _sorted(controls: Controls) -> tuple[np.ndarray, np.ndarray]:
-    return controls.values, controls.starts
 
 
 def _column(values: np.ndarray, starts: np.ndarray, cells: int, gene: int) -> np.ndarray:
