@@ -182,7 +182,7 @@ def test_unfit_words(page):
         assert found is None, f"{found[0]!r}: {why}"
 
 
-@pytest.mark.parametrize("screen", ["simulated"])
+@pytest.mark.parametrize("screen", ["simulated", "thp1"])
 def test_the_tables_of_start_and_network_are_of_the_numbers_that_are_kept(screen):
     numbers = ROOT / "benchmarks" / "results" / f"start-and-network-{screen}-cpu.json"
     lines = table(json.loads(numbers.read_text())).splitlines()
