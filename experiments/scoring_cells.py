@@ -38,7 +38,7 @@ def main() -> None:
         labels = pd.DataFrame({key: labels_of(obs, key, path) for key in keys})
         rows = []
         members: Any
-        for (where, what), members in labels.groupby(list(keys)).indices.items():
+        for (where, what), members in labels.groupby(list(keys)).indices.items():  # type: ignore[misc]
             limit = given.controls if what == protocol.control else most[split.part(where, what)]
             rows.append(rng.permutation(members)[:limit])
         parts.append(cells[np.sort(np.concatenate(rows))].to_memory())

@@ -11,6 +11,7 @@ from typing import Any
 
 import anndata as ad
 import h5py
+import pandas as pd
 import zarr
 from anndata.io import read_elem
 
@@ -89,7 +90,7 @@ def read_anndata(path: str | Path, *, obs_only: bool = False) -> ad.AnnData:
     InputError
         If the file cannot be opened, is no AnnData, or is damaged.
     """
-    file = open_anndata_file(path)
+    file: Any = open_anndata_file(path)
     try:
         missing = [table for table in ("obs", "var") if table not in file]
         if missing:
@@ -104,7 +105,7 @@ def read_anndata(path: str | Path, *, obs_only: bool = False) -> ad.AnnData:
             cells.file.close()
         else:
             cells = ad.read_h5ad(path)
-        return ad.AnnData(obs=cells.obs, var=cells.var) if obs_only else cells
+        return ad.AnnData(obs=pd.DataFrame(cells.obs), var=pd.DataFrame(cells.var)) if obs_only else cells
     except InputError:
         raise
     except Exception as error:  # whatever anndata stumbles over, the file is the cause
