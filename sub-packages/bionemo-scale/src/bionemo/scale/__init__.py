@@ -12,6 +12,8 @@ Importing it is light: torch, Megatron and NeMo are imported when a function fir
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bionemo.scale.quiet import hush
+
 if TYPE_CHECKING:
     from bionemo.scale.inference.trained_model import TrainedModel
 
@@ -36,6 +38,7 @@ def load(checkpoint: str | Path, device: str = "auto") -> "TrainedModel":
     InputError
         There is no such checkpoint, it is damaged, or this process trains a model that is split over several.
     """
+    hush()
     from bionemo.scale.inference.trained_model import TrainedModel
 
     return TrainedModel.load(checkpoint, device)
@@ -73,6 +76,7 @@ def pretrain(
     InputError
         There is no such setting, or the arguments do not fit each other, the data, or the run that ``out`` holds.
     """
+    hush()
     from bionemo.scale.config.agreement import check_agreement
     from bionemo.scale.config.overrides import chosen, with_settings
     from bionemo.scale.config.presets import PRETRAINING
@@ -112,6 +116,7 @@ def finetune(
         There is no such setting, or the arguments do not fit each other, the data, the trained model, or the run that
         ``out`` holds.
     """
+    hush()
     from bionemo.scale.config.overrides import chosen, with_settings
     from bionemo.scale.config.presets import FINETUNING
     from bionemo.scale.finetuning.finetune import finetune as run

@@ -1,5 +1,6 @@
 """Spread a training over processes by NeMo, and read and write its checkpoints."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from bionemo.scale.config.compute import ComputeConfig
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.runs.checkpoint_io import AnyPrecision
 from bionemo.scale.runs.safe_reading import reading
+from bionemo.screens.errors import InputError
 
 
 class SafeStrategy(nl.MegatronStrategy):
@@ -21,6 +23,16 @@ class SafeStrategy(nl.MegatronStrategy):
         """Read tensors and plain values, see :func:`reading`."""
         with reading(Path(checkpoint_path)):
             return super().load_checkpoint(checkpoint_path, *args, **kwargs)
+
+    def _configure_launcher(self) -> None:
+        """Start no other process where one is all: then a training runs in a notebook as well."""
+        if self.num_processes * self.num_nodes > 1:
+            if hasattr(sys, "ps1"):
+                raise InputError(
+                    f"compute.devices={self.num_processes} needs processes that a notebook cannot start: set it to 1, "
+                    f"or train with `bionemo-scale pretrain`."
+                )
+            super()._configure_launcher()
 
 
 def divides_optimizer(compute: ComputeConfig) -> bool:
