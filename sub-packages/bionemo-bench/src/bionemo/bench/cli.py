@@ -190,7 +190,7 @@ def kernels(
     out: Annotated[Path, typer.Option(help="JSON file for the times, the verdicts and the machine.")],
     rounds: Annotated[int, typer.Option(min=1, help="Measurements of each form of each trick, alternating.")] = 8,
 ) -> None:
-    """Time training steps with and without each form that was written for speed; kept is what gains a tenth."""
+    """Time training and prediction with and without each form that was written for speed; a tenth keeps it."""
     from bionemo.bench.kernels.benchmark import run, write
 
     result = run(rounds, report=typer.echo)

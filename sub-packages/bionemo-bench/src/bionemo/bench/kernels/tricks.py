@@ -1,7 +1,7 @@
 """List the forms that were written for a CPU's speed, each with the plain form that it stands for.
 
-A trick is *in the code* where it gains at least :data:`GAIN` of a training step at some of the settings that are
-measured. The others stand here alone, so that they can be measured again on another machine or with another torch.
+A trick is *in the code* where it gains at least :data:`GAIN` of a training step or of a prediction at some of the
+settings that are measured. The others stand here alone, so that they can be measured again on another machine.
 
 Axes: B sets, S cells, G genes, D latent; N members of a set, H heads, W width of a head.
 """
@@ -17,7 +17,7 @@ from megatron.core.transformer.mlp import MLP
 
 from bionemo.scale.config.model import SetLoss
 from bionemo.scale.layers import attention, linear
-from bionemo.scale.model import scale_model
+from bionemo.scale.model import decoder, scale_model
 from bionemo.scale.model.cell_encoder import GeneModuleEncoder
 from bionemo.scale.model.decoder import Decoder
 from bionemo.scale.model.scale_model import ScaleModel
@@ -96,15 +96,9 @@ def _attend_by_elements(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **giv
 _ATTEND = F.scaled_dot_product_attention
 
 
-def _predict_by_hardtanh(decoder: Decoder, z1_BSD, z0_BSD, x0_BSG, _gene_mean_G, network_share: float = 1.0):
-    """Clamp by hardtanh, which keeps no mask for the gradient; its range is wider by less than expression shows."""
-    moved_BSG = x0_BSG + network_share * decoder.change(z1_BSD, z0_BSD)
-    return F.hardtanh(moved_BSG, -1e-30, decoder.ceiling * (1 + 1e-6))
-
-
-def _project_to_genes(decoder: Decoder, trunk_BSD: torch.Tensor) -> torch.Tensor:
+def _project_to_genes(layer: Decoder, trunk_BSD: torch.Tensor) -> torch.Tensor:
     """Project without the columns beyond G."""
-    return linear.product(trunk_BSD, decoder.to_genes.weight[: decoder.n_genes])  # type: ignore[index]
+    return linear.product(trunk_BSD, layer.to_genes.weight[: layer.n_genes])  # type: ignore[index]
 
 
 @contextmanager
@@ -146,6 +140,11 @@ TRICKS = (
         lambda _: patch.object(GeneModuleEncoder, "forward", _every_cell),
     ),
     Trick(
+        "predicted cells are clamped by hardtanh",
+        True,
+        lambda _: patch.object(decoder, "within", lambda x, ceiling: x.clamp(0, ceiling)),
+    ),
+    Trick(
         "the energy distance has its gradient written out",
         False,
         lambda _: patch.dict(scale_model._SET_LOSSES, {SetLoss.ENERGY: _EnergyDistance.apply}),
@@ -154,11 +153,6 @@ TRICKS = (
         "gene modules attend by elements, not by products",
         False,
         lambda _: patch.object(attention.F, "scaled_dot_product_attention", _attend_by_elements),
-    ),
-    Trick(
-        "predicted cells are clamped by hardtanh",
-        False,
-        lambda _: patch.object(Decoder, "predict", _predict_by_hardtanh),
     ),
     Trick(
         "latents are projected to G columns, not to a multiple of 64",

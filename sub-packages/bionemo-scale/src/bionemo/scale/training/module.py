@@ -145,10 +145,6 @@ class ScaleModule(pl.LightningModule):
     def on_train_start(self) -> None:
         """Let a run that is trained further follow the schedule of its new length; NeMo restores the old one."""
         training = self.training_config
-        if not self.compute.on_gpu:
-            # Torch's AdamW then goes over the weights once, not once for each of its operations.
-            for group in cast(Any, self.trainer.optimizers[0]).param_groups:
-                group["fused"] = True
         for config in self.trainer.lr_scheduler_configs:
             scheduler: Any = config.scheduler
             scheduler.max_steps = training.max_steps
