@@ -15,7 +15,8 @@ import pytest
 from jobs import logged, pretrain_arguments, saved_weights
 from lightning.fabric.plugins.environments import SLURMEnvironment
 
-SLURM = Path(__file__).parents[1] / "recipes" / "slurm"
+ROOT = Path(__file__).parents[1]
+SLURM = ROOT / "recipes" / "slurm"
 GOLDEN = Path(__file__).with_name("golden") / "job.sbatch"
 LINTER = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
@@ -78,7 +79,8 @@ def calls(cluster) -> list[list[str]]:
 
 def test_the_text_of_a_job(cluster, tmp_path):
     text = submit(
-        *(cluster, "bionemo-scale", "pretrain", "--store", "{store}", "compute.devices=2", "two words"),
+        *(cluster, "bionemo-scale", "pretrain", "--store", "{store}", "--split", tmp_path / "store", "--out", "run"),
+        *("compute.devices=2", "training.wandb_project=two words"),
         **{"DRYRUN": "1", "PARTITION": "gpu", "LOCAL_DIR": "/raid/stores"},
     ).stdout
     body = (SLURM / "checks.sh").read_text() + "\n" + (SLURM / "job.sh").read_text()
@@ -123,15 +125,43 @@ def test_what_is_missing_is_one_sentence_before_anything_is_queued(cluster, tmp_
     assert not Path(cluster["FAKE_SLURM_LOG"]).exists()
 
 
-@pytest.mark.parametrize("folder", sorted(path.parent.name for path in SLURM.parent.glob("*/slurm.sh")))
+@pytest.mark.parametrize(
+    "task",
+    [
+        ("bionemo-scale", "pretrain", "--store", "{store}", "--split", "split.toml", "--out", "run"),
+        ("nemo", "scale", "pretrain", "--factory", "scale_tiny", "store={store}", "split=split.toml", "out=run"),
+    ],
+    ids=["bionemo-scale", "nemo"],
+)
+def test_a_setting_that_does_not_exist_is_refused_before_the_job_is_queued(cluster, task):
+    done = submit(cluster, *task, "training.max_stps=1", code=2)
+    assert "did you mean 'training.max_steps'?" in done.stderr
+    assert not Path(cluster["FAKE_SLURM_LOG"]).exists()
+    submit(cluster, *task, "training.max_steps=100")
+    assert [program for program, *_ in calls(cluster)] == ["sbatch"]
+
+
+def test_a_machine_without_our_commands_says_that_settings_are_not_checked(cluster, tmp_path):
+    (tmp_path / "bin" / "bionemo-scale").unlink()
+    path = f"{tmp_path / 'bin'}:/usr/bin:/bin"
+    done = submit(cluster, "bionemo-scale", "pretrain", "--store", "{store}", "a.typo=1", PATH=path)
+    assert done.stderr.startswith("note: the settings are not checked before the job starts, since bionemo-scale")
+
+
+@pytest.mark.parametrize("folder", sorted(str(path.parent.relative_to(ROOT)) for path in ROOT.glob("*/*/slurm.sh")))
 def test_the_job_of_a_recipe(cluster, tmp_path, folder):
     (tmp_path / "split.toml").write_text("[training]\n")
     given = {name: cluster[name] for name in ("PATH", "IMAGE", "FAKE_SLURM_LOG")} | {"SCALE_SCREENS": str(tmp_path)}
-    script = SLURM.parent / folder / "slurm.sh"
+    script = ROOT / folder / "slurm.sh"
 
     def queue(**changes) -> subprocess.CompletedProcess:
         return subprocess.run(
-            [script, "a.setting=1"], env={**given, **changes}, cwd=tmp_path, capture_output=True, text=True, check=False
+            [script, "training.seed=1"],
+            env={**given, **changes},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     done = queue(ACCOUNT="account", FROM=str(tmp_path / "store"), DRYRUN="1")
@@ -139,14 +169,14 @@ def test_the_job_of_a_recipe(cluster, tmp_path, folder):
     (task,) = [line for line in done.stdout.splitlines() if line.startswith("task=")]
     words = shlex.split(task.removeprefix("task=(").removesuffix(")"))
     if words[0] == "env":
-        # A module of recipes/, which the container sees beside the results.
-        assert words[1:4] == ["-C", str(SLURM.parents[1]), f"SCALE_SCREENS={tmp_path}"]
+        # A module of experiments/, which the container sees beside the results.
+        assert words[1:4] == ["-C", str(ROOT), f"SCALE_SCREENS={tmp_path}"]
         started = subprocess.run([*words[: words.index("--out")], "--help"], env=given, capture_output=True, text=True)
         assert (started.returncode, "usage: " in started.stdout) == (0, True), started.stderr
-        assert f"python -m recipes.{folder}.run" in " ".join(words)
+        assert f"python -m {folder.replace('/', '.')}.run" in " ".join(words)
     else:
-        assert words[0] == "bionemo-scale"
-    assert words[-1] == "a.setting=1"
+        assert words[0] in ("bionemo-scale", "bionemo-bench")
+    assert words[-1] == "training.seed=1"
     headers = dict(re.findall(r"#SBATCH --([a-z-]+)=(\S+)", done.stdout))
     if "pretrain" in folder:
         # What the README starts by hand, on the job's GPUs.
@@ -205,7 +235,7 @@ def test_a_job_that_was_told_to_stop_goes_back_into_the_queue_unless_it_was_canc
 
 def test_real_screens_are_not_queued_without_their_folder(cluster, tmp_path):
     done = subprocess.run(
-        [SLURM.parent / "real_screens" / "slurm.sh"],
+        [ROOT / "experiments" / "real_screens" / "slurm.sh"],
         env={**cluster, "SCALE_SCREENS": str(tmp_path / "none")},
         cwd=tmp_path,
         capture_output=True,

@@ -53,10 +53,26 @@ job() {
     cat "$here/job.sh"
 }
 
+# A wrong setting would end the job only when it starts. Without our commands here, as on many login nodes, nobody asks.
+unchecked=
+case "$1 ${2:-}" in
+    "bionemo-scale pretrain" | "bionemo-scale finetune") ask=(--check) ;;
+    "nemo scale") ask=(--dryrun --yes) ;;
+    *) ask=() ;;
+esac
+if [[ ${#ask[@]} -gt 0 ]]; then
+    if command -v "$1" >/dev/null; then
+        "$@" "${ask[@]}" >/dev/null || exit 2
+    else
+        unchecked="note: the settings are not checked before the job starts, since $1 is not on $(hostname)."
+    fi
+fi
+
 if [[ -n ${DRYRUN:-} ]]; then
     job "$@"
     exit
 fi
 command -v sbatch >/dev/null || fail "there is no sbatch on $(hostname): queue it from a login node, or print the job with DRYRUN=1."
 mkdir -p "$OUT"
+[[ -z $unchecked ]] || echo "$unchecked" >&2
 job "$@" | sbatch

@@ -5,17 +5,12 @@ import subprocess
 
 import pytest
 
-from bionemo.scale.nemo import plugin
-from bionemo.scale.nemo.executors import EXECUTORS, configured_executor
+from bionemo.scale.nemo.executors import EXECUTORS
 from bionemo.scale.nemo.plugin import OneSentence
 from bionemo.scale.nemo.recipes import TASKS
 
 WHERE = ["store=/data/store", "split=/data/split.toml", "out=/data/run"]
-SLURM = [
-    *("executor=slurm", "executor.account=lab", "executor.partition=gpu", "executor.container_image=image"),
-    *("executor.container_mounts=[/data:/data,/scratch/runs:/runs]", "executor.nodes=2", "executor.gpus_per_node=4"),
-    "executor.ntasks_per_node=4",
-]
+TORCHRUN = ["executor=torchrun", "executor.ntasks_per_node=4"]
 REQUIRED = {"pretrain": WHERE, "finetune": [*WHERE, "start=/data/old"], "throughput": ["out=/data/timed"]}
 ENTRIES = {task.__name__: task for task in TASKS}
 
@@ -87,37 +82,6 @@ def test_torchrun_gives_the_task_its_processes(nemo):
     assert "devices=2" in shown
 
 
-def test_a_slurm_job_is_shown_to_the_letter(nemo, tmp_path):
-    code, shown = nemo("pretrain", "scale_tiny", *WHERE, *SLURM)
-    assert code == 0
-    script = shown[shown.index("#!/bin/bash") :]
-    for line in (
-        *("#SBATCH --account=lab", "#SBATCH --partition=gpu", "#SBATCH --nodes=2", "#SBATCH --ntasks-per-node=4"),
-        *("#SBATCH --gpus-per-node=4", "#SBATCH --mem=0", "#SBATCH --exclusive", "#SBATCH --signal=TERM@120"),
-        *("export MASTER_ADDR=$head_node_ip", "export TORCHX_MAX_RETRIES=0"),
-    ):
-        assert line in script.splitlines()
-    (srun,) = (line for line in script.splitlines() if line.startswith("srun"))
-    assert "--container-image image" in srun
-    assert "--container-mounts /data:/data,/scratch/runs:/runs," in srun
-    assert "--mpi=pmix" in srun
-    assert "nodes=2" in shown
-    assert "devices=4" in shown
-    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-    assert not list(tmp_path.glob("experiments/*/*/*")), "a dry run leaves something behind"
-
-
-@pytest.mark.parametrize(("code", "times"), [(143, 1), (2, 0), (0, 0)])
-def test_only_a_preempted_job_is_put_back_in_the_queue(tmp_path, code, times):
-    (tmp_path / "scontrol").write_text('#!/bin/bash\necho "$@"\n')
-    (tmp_path / "scontrol").chmod(0o755)
-    setup = configured_executor("slurm", [argument.removeprefix("executor.") for argument in SLURM[1:]]).setup_lines
-    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
-    done = subprocess.run(["bash", "-c", f"{setup}\nexit {code}"], env=environment, capture_output=True, text=True)
-    assert done.stdout == "requeue 7\n" * times
-    assert done.returncode == code
-
-
 @pytest.mark.parametrize(
     ("factory", "arguments", "message"),
     [
@@ -127,16 +91,12 @@ def test_only_a_preempted_job_is_put_back_in_the_queue(tmp_path, code, times):
         ("scale_tiny", [*WHERE, "training.max_stps=3"], "(did you mean 'training.max_steps'?)"),
         ("scale_tiny", [*WHERE, "training.max_steps=3.5"], "training.max_steps takes a whole number, not '3.5'"),
         ("scale_tiny", [*WHERE, "model=scale_smal"], "no setting 'model'"),
-        ("scale_tiny", [*WHERE, "executor=slrm"], "no executor 'slrm' (did you mean 'slurm'?)"),
-        ("scale_tiny", [*WHERE, "executor.account=x"], "executor.account=x is given and no executor"),
-        ("scale_tiny", [*WHERE, *SLURM, "executor.acount=x"], "no setting 'acount' (did you mean 'account'?)"),
-        ("scale_tiny", [*WHERE, *SLURM, "executor.nodes=two"], "executor.nodes does not take 'two'"),
-        ("scale_tiny", [*WHERE, *SLURM, "executor.container_mounts=[/data]"], "'/data', which is not of the form"),
-        ("scale_tiny", [*WHERE, *SLURM, "compute.devices=3"], "compute.devices=3 and the executor's 4 contradict"),
-        *(
-            ("scale_tiny", [*WHERE, *(a for a in SLURM if needed not in a)], f"executor.{needed} is not given")
-            for needed in ("account", "partition", "container_image", "container_mounts")
-        ),
+        ("scale_tiny", [*WHERE, "executor=torchrn"], "no executor 'torchrn' (did you mean 'torchrun'?)"),
+        ("scale_tiny", [*WHERE, "executor.retries=1"], "executor.retries=1 is given and no executor"),
+        ("scale_tiny", [*WHERE, *TORCHRUN, "executor.retris=1"], "no setting 'retris' (did you mean 'retries'?)"),
+        ("scale_tiny", [*WHERE, *TORCHRUN, "executor.retries=two"], "executor.retries does not take 'two'"),
+        ("scale_tiny", [*WHERE, *TORCHRUN, "compute.devices=3"], "compute.devices=3 and the executor's 4 contradict"),
+        ("scale_tiny", [*WHERE, "executor=slurm"], "queue the command with recipes/slurm/submit.sh"),
     ],
 )
 def test_a_mistake_is_one_sentence(nemo, factory, arguments, message):
@@ -147,21 +107,5 @@ def test_a_mistake_is_one_sentence(nemo, factory, arguments, message):
     assert "\n" not in told
 
 
-@pytest.mark.parametrize(
-    ("image", "mounts", "message"),
-    [
-        ("/absent/image.sqsh", "[/:/data]", "executor.container_image=/absent/image.sqsh is not there"),
-        ("image", "[/absent:/data]", "has '/absent:/data', and /absent is not there"),
-        ("image", "[/:/elsewhere]", "store=/data/store is in none of the folders that the container sees (/elsewhere)"),
-    ],
-)
-def test_a_job_that_would_not_find_its_files_is_not_submitted(nemo, monkeypatch, image, mounts, message):
-    monkeypatch.setattr(plugin.run, "Experiment", lambda *_, **__: pytest.fail("it was submitted"))
-    changed = [f"executor.container_image={image}", f"executor.container_mounts={mounts}"]
-    code, told = nemo("pretrain", "scale_tiny", *WHERE, *SLURM, *changed, dryrun=False)
-    assert code == 2
-    assert message in told
-
-
 def test_every_executor_has_a_factory_of_its_name():
-    assert list(EXECUTORS) == ["local", "torchrun", "slurm"]
+    assert list(EXECUTORS) == ["local", "torchrun"]

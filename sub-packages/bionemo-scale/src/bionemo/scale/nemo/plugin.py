@@ -4,10 +4,8 @@
 """
 
 import logging
-import shutil
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import nemo_run as run
@@ -17,14 +15,11 @@ from torchx.specs import AppState
 
 from bionemo.scale.config.overrides import nearest
 from bionemo.scale.errors import Stopped
-from bionemo.scale.nemo.executors import check_places, configured_executor
+from bionemo.scale.nemo.executors import configured_executor
 from bionemo.scale.nemo.job import in_job
 from bionemo.scale.nemo.recipes import TASKS, configured
 from bionemo.scale.quiet import hush
 from bionemo.screens.errors import InputError
-
-PLACES = ("store", "split", "out", "embeddings", "start")
-"""Arguments that are paths."""
 
 
 class OneSentence(RunContext):
@@ -56,9 +51,7 @@ class OneSentence(RunContext):
         settings = [arg.removeprefix("executor.") for arg in args if arg.startswith("executor.")]
         rest = [arg for arg in args if not arg.startswith(("executor=", "executor."))]
         if settings and not names:
-            raise InputError(
-                f"executor.{settings[0]} is given and no executor: add executor=torchrun or executor=slurm."
-            )
+            raise InputError(f"executor.{settings[0]} is given and no executor: add executor=torchrun.")
         chosen = configured_executor(names[-1], settings) if names else None
         left = super().parse_args(rest, lazy)
         self.executor = chosen
@@ -83,36 +76,21 @@ class OneSentence(RunContext):
         return task
 
     def _execute_task(self, fn: Callable, task_args: list[str]) -> None:
-        """Show the task; with an executor, show or start the job it becomes."""
+        """Show the task; with an executor, start the processes it becomes."""
         if self.executor is None or any((self.to_yaml, self.to_toml, self.to_json, self.repl)):
             super()._execute_task(fn, task_args)
             return
         task = self.parse_fn(fn, task_args)
         run.dryrun_fn(task, executor=self.executor)
-        if not self.dryrun:
-            check_places(self.executor, {name: getattr(task, name) for name in PLACES if getattr(task, name, None)})
-            if not self._should_continue(self.skip_confirmation):
-                return
+        if self.dryrun or not self._should_continue(self.skip_confirmation):
+            return
         with run.Experiment(self.name, executor=self.executor, log_level="WARN") as experiment:
             experiment.add(run.Partial(in_job, task=task), name=self.name, tail_logs=True)
-            if self.dryrun:
-                _show_job(experiment)
-                return
-            experiment.run(detach=self.detach, tail_logs=self.tail_logs or isinstance(self.executor, run.LocalExecutor))
+            experiment.run(detach=self.detach, tail_logs=True)
         # Leaving the block has waited for a job that was not detached.
         failed = [job for job in experiment.jobs if job.state in (AppState.FAILED, AppState.CANCELLED)]
         if failed:
             raise Stopped(f"{failed[0].id} did not end well: its output is above, or in {failed[0].executor.job_dir}.")
-
-
-def _show_job(experiment: run.Experiment) -> None:
-    """Print what Slurm would be given, to the letter."""
-    experiment.dryrun(log=False, delete_exp_dir=False)
-    folder = Path(experiment._exp_dir)
-    scripts = sorted(folder.glob("*_sbatch.sh"))
-    for script in scripts:
-        typer.echo(script.read_text())
-    shutil.rmtree(folder)
 
 
 def _spread(task: Any, executor: Any, given: set[str]) -> None:
