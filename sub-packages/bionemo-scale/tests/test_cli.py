@@ -7,6 +7,7 @@ import sys
 
 import anndata as ad
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from bionemo.cellsets import CellStore
@@ -182,3 +183,18 @@ def test_settings_are_checked_before_a_job_is_submitted_without_files(
     assert (ended.value.code or 0) == code
     told = capsys.readouterr()
     assert said in told.out + told.err
+
+
+def test_every_command_shows_an_example():
+    commands = typer.main.get_command(app).commands
+    assert len(commands) > 8
+    assert not [name for name, command in commands.items() if "`bionemo-scale " not in (command.epilog or "")]
+
+
+def test_prediction_uses_the_threads_it_is_told(monkeypatch):
+    asked = []
+    monkeypatch.setattr("bionemo.scale.threads.use_threads", asked.append)
+    where = ["--checkpoint", "absent", "--controls", "c.h5ad", "--out", "p.h5ad", "--perturbations", "A"]
+    for more in ([], ["--threads", "3"]):
+        CliRunner().invoke(app, ["predict", *where, *more])
+    assert asked == [1, 3]

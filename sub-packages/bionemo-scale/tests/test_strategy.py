@@ -1,5 +1,7 @@
 """What a training asks of Megatron, by the device that it is computed on."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -40,3 +42,15 @@ def test_the_seed_reaches_the_weights_of_divided_layers_on_a_gpu(monkeypatch, co
     for device in ("cpu", "cuda"):
         ScaleModule(config, replace(compute, device=device), vocabulary, {}, TRAINING).configure_model()
     assert seeds == [7]
+
+
+def test_training_on_the_cpu_of_a_machine_with_a_gpu_leaves_the_gpu_alone():
+    script = """
+import torch
+torch.cuda.is_available = lambda: True
+from bionemo.scale.training.cpu import redirect_cuda_to_cpu
+redirect_cuda_to_cpu()
+print(torch.cuda.is_available(), torch.zeros(1, device="cuda").device)
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["False", "cpu"]

@@ -63,10 +63,15 @@ def predict(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
     seed: Annotated[int, typer.Option(help="The same seed gives the same cells.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[
+        int, typer.Option(min=1, help="CPU threads, unless OMP_NUM_THREADS says it; one is enough for small models.")
+    ] = 1,
 ) -> None:
     """Predict perturbed cells from control cells."""
     from bionemo.scale.inference.predict import predict as run
+    from bionemo.scale.threads import use_threads
 
+    use_threads(threads)
     model, cells = run(
         checkpoint,
         controls,

@@ -5,11 +5,12 @@ from dataclasses import fields, replace
 from difflib import get_close_matches
 from enum import StrEnum
 from types import UnionType
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from bionemo.scale.config.presets import MODELS, Recipe
 from bionemo.screens.errors import InputError
 
+_Found = TypeVar("_Found")
 _TRUTH = {"true": True, "false": False}
 _SPOKEN = {int: "a whole number", float: "a number", bool: "true or false"}
 
@@ -89,8 +90,8 @@ def _fits(value: Any, kind: Any) -> bool:
     return (type(value) is int and float in kinds) or type(value) in kinds
 
 
-def chosen(name: str, recipes: Mapping[str, Recipe]) -> Recipe:
-    """Look a recipe up by name.
+def chosen(name: str, recipes: Mapping[str, _Found]) -> _Found:
+    """Look a recipe, or a size, up by name.
 
     Raises
     ------

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from bionemo.scale.config.compute import ComputeConfig
+from bionemo.scale.config.compute import ComputeConfig, Precision
 from bionemo.scale.config.model import ModelConfig, Pairing
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.config.tuning import TuningConfig
@@ -11,7 +11,7 @@ from bionemo.scale.config.tuning import TuningConfig
 Recipe = Mapping[str, Any]
 """Name of a section of settings (``model``, ``compute``, ``training``, ...) -> its configuration."""
 
-_LARGE = dict(
+_LARGE: dict[str, Any] = dict(
     hidden_size=1024,
     num_attention_heads=16,
     num_query_groups=4,
@@ -67,7 +67,6 @@ _LARGE_TRAINING = TrainingConfig(
     checkpoint_every=1_000,
     validate_every=1_000,
 )
-_BF16 = dict(precision="bf16")
 
 
 def _pretraining(model: str, training: TrainingConfig, **compute: Any) -> Recipe:
@@ -86,8 +85,8 @@ PRETRAINING: dict[str, Recipe] = {
     "scale_small": _pretraining(
         "scale_small", TrainingConfig(max_steps=600, sets_per_batch=16, cells_per_set=32), threads=2
     ),
-    "scale_184m": _pretraining("scale_184m", _LARGE_TRAINING, **_BF16),
-    "scale_280m": _pretraining("scale_280m", _LARGE_TRAINING, **_BF16),
+    "scale_184m": _pretraining("scale_184m", _LARGE_TRAINING, precision=Precision.BF16),
+    "scale_280m": _pretraining("scale_280m", _LARGE_TRAINING, precision=Precision.BF16),
 }
 """How a model of each size is trained from nothing."""
 FINETUNING: dict[str, Recipe] = {

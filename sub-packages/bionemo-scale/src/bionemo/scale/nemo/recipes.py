@@ -45,7 +45,8 @@ def configured(task: Callable, recipe: Recipe, overrides: Sequence[str]) -> run.
     for name, given in arguments.items():
         if given.default is given.empty and name not in chosen:
             raise InputError(f"{name} is not given: add {name}=... to the command.")
-    return run.Partial(task, **{name: _described(v) if name in recipe else v for name, v in chosen.items()})
+    described: dict[str, Any] = {name: _described(v) if name in recipe else v for name, v in chosen.items()}
+    return run.Partial(task, **described)
 
 
 def _described(config: Any) -> run.Config:
@@ -56,7 +57,8 @@ def _described(config: Any) -> run.Config:
 
 def _register(task: Callable, name: str, recipe: Recipe) -> None:
     def factory() -> run.Partial:
-        return run.Partial(task, **{section: _described(config) for section, config in recipe.items()})
+        given: dict[str, Any] = {section: _described(config) for section, config in recipe.items()}
+        return run.Partial(task, **given)
 
     factory.__name__, factory.__doc__ = name, ABOUT[name]
     run.cli.factory(target=task, name=name)(factory)

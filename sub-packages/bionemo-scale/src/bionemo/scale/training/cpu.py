@@ -1,8 +1,8 @@
 """Put the CPU in the place of CUDA where Megatron and NeMo assume it, on a machine without a GPU.
 
-:func:`redirect_cuda_to_cpu` is called by the training entry point, and only where CUDA is absent. Each redirection
-names the line that fails first without it (nemo-toolkit 2.7.3, megatron-core 0.15.3); none can be left out. After an
-upgrade, try each.
+:func:`redirect_cuda_to_cpu` is called by the training entry point, and only where it trains on the CPU. Each
+redirection names the line that fails first without it (nemo-toolkit 2.7.3, megatron-core 0.15.3); none can be left out.
+After an upgrade, try each.
 """
 
 import ctypes
@@ -60,13 +60,8 @@ def keep_freed_memory() -> None:
 def redirect_cuda_to_cpu() -> None:
     """Make the CUDA calls that NeMo and Megatron make without asking mean the CPU, for this whole process.
 
-    Raises
-    ------
-    RuntimeError
-        CUDA is available: nothing must be redirected.
+    Where there is a GPU and the settings ask for the CPU, the libraries are told that there is none.
     """
-    if torch.cuda.is_available():
-        raise RuntimeError("CUDA is available: train on it")
     if getattr(torch.cuda.current_device, "redirected", False):
         return
 
@@ -76,6 +71,7 @@ def redirect_cuda_to_cpu() -> None:
     current_device.redirected = True  # type: ignore[attr-defined]
     # megatron/core/distributed/param_and_grad_buffer.py:725, the device of the gradient buffer.
     torch.cuda.current_device = current_device  # type: ignore[assignment]
+    torch.cuda.is_available = lambda: False
     # megatron/core/dist_checkpointing/strategies/filesystem_async.py:230, before tensors are written.
     torch.cuda.synchronize = lambda *_args, **_kwargs: None
     # nemo/lightning/megatron_parallel.py:617, DDP is set up inside `torch.cuda.stream(torch.cuda.Stream())`.
