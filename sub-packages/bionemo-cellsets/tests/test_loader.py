@@ -3,7 +3,6 @@ import json
 import re
 import shutil
 import threading
-import time
 from dataclasses import fields
 from types import SimpleNamespace
 
@@ -14,7 +13,6 @@ import torch
 from bionemo.bench.loader.rank_scaling import measure_rank_scaling
 from bionemo.cellsets import CellStore, DeviceBatches, SetLoader, SetSampler, prepare
 from bionemo.cellsets.loading import loader
-from bionemo.cellsets.loading.csr_batches import stage_rows
 from bionemo.cellsets.sampling.controls import ControlPools
 from bionemo.cellsets.store import dense_rows as densify
 from bionemo.screens import InputError
@@ -211,9 +209,7 @@ def test_threads_do_not_change_a_bit(store, monkeypatch):
 
 
 @pytest.mark.parametrize("staged", [False, True])
-def test_memory_is_used_again_but_not_while_anything_refers_to_it(store, staged, monkeypatch):
-    monkeypatch.setattr(loader, "GROUP_BYTES", 0)  # so that not all batches are read before the first is let go
-
+def test_memory_is_used_again_but_not_while_anything_refers_to_it(store, staged):
     def cells(batch):
         return batch.control.values if staged else batch.control
 
@@ -282,10 +278,12 @@ def test_blocks_read_what_the_sampler_says_beside_controls_of_their_own(store, w
 def test_staged_log1p_values_are_read_unchanged(altered, tmp_path, keys):
     path = altered(lambda data: setattr(data, "X", data.X.log1p()))
     made = prepare([path], tmp_path / "s", already_log1p=True, progress=False, **keys)
-    rows = np.array([[3, -1], [0, 1], [300, 3]])  # -1 and 0 are no slice of the store
-    out = torch.full((3, 2, 30), 9.0)
-    assert stage_rows(made, rows).densify(out=out) is out
-    assert torch.equal(out, torch.from_numpy(made.read(rows)))
+    for batch, wanted in zip(make(made, reading={"staged": True}), make(made), strict=True):
+        assert batch.perturbed.scale is None
+        out = torch.full(batch.perturbed.shape, 9.0)
+        assert batch.perturbed.densify(out=out) is out
+        assert torch.equal(out, wanted.perturbed)
+        assert torch.equal(out, torch.from_numpy(made.read(batch.rows.numpy())))
 
 
 @pytest.mark.parametrize("name", ["col_ptr.npy", "row_ptr.npy"])
@@ -295,7 +293,7 @@ def test_staging_refuses_damaged_rows(store, tmp_path, name):
     array[1] = 60_000
     array.tofile(path / name)
     with pytest.raises(InputError, match=r"Row 0 of the store .* is damaged"):
-        stage_rows(CellStore.open(path), np.arange(2))
+        list(make(CellStore.open(path), eligible=np.array([0]), reading={"staged": True, "controls": False}))
 
 
 @pytest.mark.gpu
@@ -502,41 +500,9 @@ def test_dense_cells_are_numpys_float64_logarithms_rounded_once():
         library_size=library_size,
         target_sum=1e4,
         kind="counts",
+        n_genes=500,
     )
     out = np.empty((400, 500), dtype=np.float32)
     densify.densify_rows(cells, np.arange(400), out)
     assert counts.max() > 1e6
     np.testing.assert_array_equal(out, np.log1p(counts * (1e4 / library_size[:, None].astype(np.float64))).astype("f4"))
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.uint16])
-@pytest.mark.parametrize("kind", ["counts", "log1p"])
-def test_rows_written_past_the_caches_are_the_same(store, altered, tmp_path, keys, monkeypatch, kind, dtype):
-    if kind == "log1p":
-        path = altered(lambda data: setattr(data, "X", data.X.log1p()))
-        store = prepare([path], tmp_path / "s", already_log1p=True, progress=False, **keys)
-    rows, forced = np.array([*range(store.n_cells), -1, 3]), densify.Trial()
-    wanted = store.read(rows, np.empty((len(rows), store.n_genes), dtype))
-    forced._chosen = True
-    monkeypatch.setattr(densify, "_past_caches", forced)
-    monkeypatch.setattr(densify, "PAST_CACHES_BYTES", 0)
-    monkeypatch.setattr(densify, "_GROUP_BYTES", 700)
-    for shift in (0, 1, 13):  # rows of 120 or 60 bytes begin anywhere in a line
-        memory = np.full(wanted.size + 20, 9, dtype)
-        out = memory[shift : shift + wanted.size].reshape(wanted.shape)
-        np.testing.assert_array_equal(store.read(rows, out), wanted)
-        assert (np.delete(memory, np.arange(shift, shift + wanted.size)) == 9).all()
-
-
-def test_the_faster_of_two_ways_is_kept():
-    for slow in (False, True):
-        trial, taken = densify.Trial(), []
-
-        def work(way, slow=slow, taken=taken):
-            taken.append(way)
-            time.sleep(0.002 if way == slow else 0)
-
-        for _ in range(20):
-            trial.run(work, 1)
-        assert taken[:4] == [False, True, False, True]
-        assert set(taken[14:]) == {not slow}

@@ -10,7 +10,6 @@ import pandas as pd
 from anndata.io import read_elem
 
 from bionemo.cellsets.inputs.cell_input import CellInput
-from bionemo.cellsets.inputs.file_arrays import FileArray, unlocked
 from bionemo.cellsets.inputs.matrices import CscArrays, CsrArrays, DenseArray
 from bionemo.screens.errors import InputError, brief, choices, name_list
 from bionemo.screens.files import open_anndata_file, read_anndata
@@ -40,7 +39,6 @@ class AnnDataInput(CellInput):
 
     def __init__(self, path: Path, *, layer: str | None):
         self.path = path
-        self._arrays: list[Any] = []
         self._file: Any = open_anndata_file(path)
         try:
             self._columns: dict[str, Callable[[int, int], np.ndarray]] = {}
@@ -54,7 +52,7 @@ class AnnDataInput(CellInput):
             self.n_cells = _length(self._obs) if self._table is None else len(self._table)
             self._check_shape()
             try:
-                self._arrays, self._rows = _row_reader(self._matrix, (self.n_cells, len(self.genes)))
+                self._rows = _row_reader(self._matrix, (self.n_cells, len(self.genes)))
             except Exception as error:
                 raise self.damaged(error) from error
         except BaseException:
@@ -79,9 +77,6 @@ class AnnDataInput(CellInput):
 
     def close(self) -> None:
         """Close the file."""
-        for array in self._arrays:
-            if isinstance(array, FileArray):
-                array.close()
         if isinstance(self._file, h5py.File):
             self._file.close()
 
@@ -192,15 +187,12 @@ def _categorical_reader(codes: Node, categories: Any) -> Callable[[int, int], np
     return lambda start, stop: names[codes[start:stop]]
 
 
-def _row_reader(node: Node, shape: tuple[int, int]) -> tuple[list[Any], Any]:
-    """Return the arrays of a matrix, and what reads its rows."""
+def _row_reader(node: Node, shape: tuple[int, int]) -> CsrArrays | CscArrays | DenseArray:
+    """Return what reads the rows of a matrix."""
     layout = _sparse_format(node)
     if layout is None:
-        array = unlocked(node)
-        return [array], DenseArray(array, shape)
-    arrays = [unlocked(node[name]) for name in ("data", "indices", "indptr")]
-    data, indices, indptr = arrays
-    return arrays, (CsrArrays if layout == "csr" else CscArrays)(data, indices, indptr, shape)
+        return DenseArray(node, shape)
+    return (CsrArrays if layout == "csr" else CscArrays)(node["data"], node["indices"], node["indptr"], shape)
 
 
 def _sparse_format(node: Node) -> str | None:

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from bionemo.cellsets.inputs import csr_kernels
 from bionemo.cellsets.inputs import matrices as row_readers
 from bionemo.cellsets.inputs.matrices import CscArrays, CsrArrays, DenseArray, Rows
 from bionemo.screens.errors import InputError, brief, name_list
@@ -129,9 +128,7 @@ class CellInput(ABC):
                 raise
             except Exception as error:  # a damaged file, a lost mount
                 raise self.damaged(brief(error)) from error
-            limit = LARGEST_LOG1P if already_log1p else LARGEST_COUNT
-            if not csr_kernels.all_valid(block.values, largest=limit, whole=not already_log1p):
-                self._refuse(block, already_log1p=already_log1p)
+            self._refuse_wrong_values(block, already_log1p=already_log1p)
             yield block
 
     def damaged(self, error: object) -> InputError:
@@ -164,7 +161,7 @@ class CellInput(ABC):
         kept = []
         for start in range(0, self.n_cells, row_readers.BLOCK_ROWS):
             names = self.names(start, min(start + row_readers.BLOCK_ROWS, self.n_cells))
-            kept += names[np.isin(csr_kernels.hash_names(names), hashes)].tolist()
+            kept += names[np.isin(name_hashes(names), hashes)].tolist()
         counts = pd.Series(kept).value_counts()
         repeated = sorted(name.decode() for name, count in counts.items() if count > 1)  # pyright: ignore
         if repeated:
@@ -181,11 +178,13 @@ class CellInput(ABC):
             columns = columns.astype(np.int64)
         if values.dtype not in (np.int32, np.float32, np.float64):
             values = values.astype(_usual_type(values.dtype))
-        order = csr_kernels.order_of_columns(pointers, columns, n_columns)
-        if order == csr_kernels.OUTSIDE:
+        if len(columns) and (columns.min() < 0 or columns.max() >= n_columns):
             raise ValueError(f"an index is outside [0, {n_columns})")
         columns = columns.astype(np.int32, copy=False)
-        if order == csr_kernels.UNSORTED:
+        ascending = np.diff(columns) > 0
+        first = pointers[1:-1]
+        ascending[first[(first > 0) & (first < len(columns))] - 1] = True  # from one row to the next
+        if not ascending.all():
             matrix = sp.csr_matrix((values, columns, pointers), shape=(len(pointers) - 1, n_columns), copy=True)
             matrix.sort_indices()
             values, columns = matrix.data, matrix.indices.astype(np.int32)
@@ -199,26 +198,27 @@ class CellInput(ABC):
                 )
         return Rows(start, pointers, columns, values)
 
-    def _refuse(self, block: Rows, *, already_log1p: bool) -> None:
+    def _refuse_wrong_values(self, block: Rows, *, already_log1p: bool) -> None:
         values = block.values
+        largest = LARGEST_LOG1P if already_log1p else LARGEST_COUNT
+        whole = already_log1p or values.dtype.kind == "i" or bool((values == np.rint(values)).all())
+        if whole and bool(((values >= 0) & (values <= largest)).all()):
+            return
         reasons = [
             (~np.isfinite(values), "replace or leave out what is not a finite number"),
             (values < 0, "expression cannot be negative, so choose unscaled counts with --layer"),
         ]
         if already_log1p:
-            reasons.append((values > LARGEST_LOG1P, "that is no log1p value, so leave out --log1p"))
+            reasons.append((values > largest, "that is no log1p value, so leave out --log1p"))
         else:
             not_whole = "that is no count, so choose a layer of counts with --layer or say --log1p"
             reasons.append((values != np.rint(values), not_whole))
-            reasons.append((values > LARGEST_COUNT, f"that is more than a count can be here, {LARGEST_COUNT}"))
-        for wrong, reason in reasons:
-            if wrong.any():
-                at = int(np.argmax(wrong))
-                row = block.start + int(np.searchsorted(block.pointers, at, side="right")) - 1
-                cell, gene = self.names(row, row + 1)[0].decode(), self.genes[block.columns[at]]
-                raise InputError(
-                    f"{self.where} of {self.path} holds {values[at]:g} at cell '{cell}', gene '{gene}': {reason}"
-                )
+            reasons.append((values > largest, f"that is more than a count can be here, {largest}"))
+        wrong, reason = next((wrong, reason) for wrong, reason in reasons if wrong.any())
+        at = int(np.argmax(wrong))
+        row = block.start + int(np.searchsorted(block.pointers, at, side="right")) - 1
+        cell, gene = self.names(row, row + 1)[0].decode(), self.genes[block.columns[at]]
+        raise InputError(f"{self.where} of {self.path} holds {values[at]:g} at cell '{cell}', gene '{gene}': {reason}")
 
 
 def _usual_type(dtype: np.dtype) -> type:
@@ -227,3 +227,8 @@ def _usual_type(dtype: np.dtype) -> type:
     if dtype.kind == "f":
         return np.float32 if dtype.itemsize <= 4 else np.float64
     return np.int32 if dtype.itemsize < 4 else np.float64  # which holds every number that can be a count
+
+
+def name_hashes(names: np.ndarray) -> np.ndarray:
+    """Return a uint64 hash of each name of a bytes array [n]; equal names have equal hashes."""
+    return pd.util.hash_array(np.array(names.tolist(), dtype=object), categorize=False)

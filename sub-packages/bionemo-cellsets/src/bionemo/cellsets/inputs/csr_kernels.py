@@ -1,6 +1,6 @@
-"""Compiled kernels over CSR rows as inputs store them: check, sum up, pick genes, and put rows in another order.
+"""Sum up CSR rows, pick genes of them, and put them in another order, in loops that numba compiles.
 
-All of them release the GIL, so threads share the work. Columns must have gone through `order_of_columns` before others.
+All of them release the GIL, so threads share the work. Columns must be in range: `CellInput.blocks` checks them.
 """
 
 import functools
@@ -8,35 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-
-ASCENDING, UNSORTED, OUTSIDE = 0, 1, 2
-
-
-def _order_of_columns(pointers, columns, n_columns):
-    unsorted = False
-    outside = False
-    for row in range(pointers.shape[0] - 1):
-        last = np.int64(-1)
-        for k in range(pointers[row], pointers[row + 1]):
-            column = np.int64(columns[k])
-            outside |= (column < 0) | (column >= n_columns)
-            unsorted |= column <= last
-            last = column
-    return 2 if outside else 1 if unsorted else 0
-
-
-def _all_valid(values, largest, whole):
-    invalid = False
-    if whole:
-        for k in range(values.shape[0]):
-            value = np.float64(values[k])
-            invalid |= (not (value >= 0.0)) | (not (value <= largest)) | (value != np.rint(value))
-    else:
-        for k in range(values.shape[0]):
-            value = np.float64(values[k])
-            invalid |= (not (value >= 0.0)) | (not (value <= largest))
-    return not invalid
-
 
 # Unsigned indices spare the test for negative ones, without which the loops are several times as fast.
 
@@ -104,18 +75,6 @@ def _move_rows(source, target, lengths, values, columns, out_values, out_columns
             out_columns[to + k] = columns[begin + k]
 
 
-def _hash_bytes(names, hashes):
-    # FNV-1a, without the zeros that pad a name.
-    for row in range(names.shape[0]):
-        end = names.shape[1]
-        while end > 0 and names[row, end - 1] == 0:
-            end -= 1
-        value = np.uint64(0xCBF29CE484222325)
-        for k in range(end):
-            value = (value ^ np.uint64(names[row, k])) * np.uint64(0x100000001B3)
-        hashes[row] = value
-
-
 @functools.cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     import numba  # costs a second to import
@@ -124,16 +83,6 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:  # no writable folder for the cache, as in a read-only container
         return numba.njit(nogil=True)(function)
-
-
-def order_of_columns(pointers: np.ndarray, columns: np.ndarray, n_columns: int) -> int:
-    """Say whether columns ascend strictly in every row (0), do not (1), or are outside [0, n_columns) (2)."""
-    return int(_compiled(_order_of_columns)(pointers, columns, n_columns))
-
-
-def all_valid(values: np.ndarray, *, largest: float, whole: bool) -> bool:
-    """Say whether all values are finite, in [0, largest], and, where `whole` is set, whole numbers."""
-    return bool(_compiled(_all_valid)(values, float(largest), whole and values.dtype.kind == "f"))
 
 
 def survey(
@@ -210,10 +159,3 @@ def move_rows(
 ) -> None:
     """Copy rows of `lengths` values from where they begin in both `arrays`, `source`, to `target` in `out`."""
     _compiled(_move_rows)(source, target, lengths, *arrays, *out)
-
-
-def hash_names(names: np.ndarray) -> np.ndarray:
-    """Return a uint64 hash of each name of a bytes array [n]; equal names have equal hashes."""
-    hashes = np.empty(len(names), dtype=np.uint64)
-    _compiled(_hash_bytes)(np.ascontiguousarray(names).view(np.uint8).reshape(len(names), -1), hashes)
-    return hashes

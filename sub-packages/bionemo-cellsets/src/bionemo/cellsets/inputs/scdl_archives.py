@@ -1,14 +1,13 @@
 """Read an existing bionemo-scdl archive, with a table of its cells, in blocks of rows."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from bionemo.cellsets.inputs.cell_input import CellInput
-from bionemo.cellsets.inputs.file_arrays import FileArray
 from bionemo.cellsets.inputs.matrices import CsrArrays
-from bionemo.cellsets.store.manifest import COLUMNS, DATA, ROW_POINTERS
 from bionemo.screens.errors import InputError, brief, choices, name_list
 from bionemo.screens.obs import text_of
 
@@ -105,16 +104,58 @@ class ScdlInput(CellInput):
             ) from error
 
 
-def _open_arrays(path: Path) -> dict[str, FileArray]:
-    from bionemo.scdl.schema.header import SCDLHeader
+class _FileArray:
+    """A `_FileArray` lies in a file as it does in memory; a slice of it is read when asked for.
 
-    opened: dict[str, FileArray] = {}
+    Parameters
+    ----------
+    path : Path
+        The file.
+    dtype : numpy dtype
+        Of its elements.
+    length : int
+        How many.
+
+    Raises
+    ------
+    ValueError
+        If the file is too short.
+    """
+
+    def __init__(self, path: Path, dtype: np.dtype, length: int):
+        self.dtype, self.shape = np.dtype(dtype), (length,)
+        self._file = path.open("rb", buffering=0)
+        if os.fstat(self._file.fileno()).st_size < self.dtype.itemsize * length:
+            self._file.close()
+            raise ValueError(f"{path.name} is shorter than its {length} entries")
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        start, stop, _ = rows.indices(self.shape[0])
+        result = np.empty(max(stop - start, 0), dtype=self.dtype)
+        rest, at = result.view(np.uint8).data, start * self.dtype.itemsize
+        while rest:
+            read = os.preadv(self._file.fileno(), [rest], at)
+            if read == 0:
+                raise OSError("the file ends early")
+            rest, at = rest[read:], at + read
+        return result
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _open_arrays(path: Path) -> dict[str, _FileArray]:
+    from bionemo.scdl.schema.header import SCDLHeader
+    from bionemo.scdl.util.scdl_constants import FileNames
+
+    opened: dict[str, _FileArray] = {}
     try:
         infos = {info.name: info for info in SCDLHeader.load(str(path / HEADER)).arrays}
-        files = {"data": ("DATA", DATA), "indices": ("COLPTR", COLUMNS), "indptr": ("ROWPTR", ROW_POINTERS)}
-        for name, (array, file) in files.items():
-            dtype = np.dtype(infos[array].dtype.numpy_dtype_string).newbyteorder("<")
-            opened[name] = FileArray(path / file, dtype, (infos[array].length,))
+        files = {"data": FileNames.DATA, "indices": FileNames.COLPTR, "indptr": FileNames.ROWPTR}
+        for name, file in files.items():
+            dtype = np.dtype(infos[file.name].dtype.numpy_dtype_string).newbyteorder("<")
+            opened[name] = _FileArray(path / file.value, dtype, infos[file.name].length)
     except Exception as error:  # bionemo-scdl's errors have no common class
         for array in opened.values():
             array.close()

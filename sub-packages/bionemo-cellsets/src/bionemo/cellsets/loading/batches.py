@@ -1,4 +1,4 @@
-"""A batch of paired sets, as tensors."""
+"""Hold a batch of paired sets as tensors, and read one."""
 
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SetBatch:
-    """B pairs of a perturbed and a control set under one condition each. Legend: B sets, S cells per set, G genes.
+    """A `SetBatch` holds B pairs of a perturbed and a control set under one condition each.
+
+    Legend: B sets, S cells per set, G genes.
 
     Attributes
     ----------

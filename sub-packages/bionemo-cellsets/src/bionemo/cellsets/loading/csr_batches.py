@@ -1,11 +1,11 @@
-"""Batches of sets as CSR values, made dense where they are used: a GPU is sent a tenth of the bytes, or less.
+"""Hold batches of sets as CSR values, made dense where they are used: a GPU is sent a tenth of the bytes, or less.
 
-The values of a batch lie side by side in contiguous buffers, in page-locked memory where CUDA is there, so that a copy
-to a device is one transfer a buffer and can run beside the computation.
+The values of rows lie side by side in contiguous buffers, in page-locked memory where CUDA is there, so that a copy to
+a device is one transfer a buffer and can run beside the computation.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from bionemo.cellsets.loading.batches import Described, SetBatch, unstacked
-from bionemo.cellsets.loading.memory import Memory
+from bionemo.cellsets.loading.memory import fresh
 from bionemo.cellsets.store.dense_rows import gather_rows, refuse_damaged
 
 if TYPE_CHECKING:
@@ -119,44 +119,12 @@ class CsrBatch:
         return SetBatch(**others | dense)
 
 
-def stage_rows(
-    store: "CellStore", rows: np.ndarray, *, memory: Memory | None = None, pool: Executor | None = None
-) -> CsrRows:
-    """Copy rows of the store side by side.
-
-    Parameters
-    ----------
-    store : CellStore
-        Where the cells are.
-    rows : int64 array, any shape
-        Store rows; -1 for a row without values.
-    memory : Memory, optional
-        What the values are written to; without it fresh memory.
-    pool : Executor, optional
-        Threads that share the rows.
-
-    Returns
-    -------
-    CsrRows
-        On the CPU.
-
-    Raises
-    ------
-    InputError
-        If the store's arrays contradict each other there.
-    """
-    memory = memory or Memory()
-    return _gathered(store, _lay_out(store, np.asarray(rows, dtype=np.int64)[None], memory), memory, pool)[0]
-
-
-def stage_batches(
-    store: "CellStore", described: Described, *, memory: Memory | None = None, pool: Executor | None = None
-) -> Iterator[CsrBatch]:
+def stage_batches(store: "CellStore", described: Described, *, pool: Executor | None = None) -> Iterator[CsrBatch]:
     """Stage the cells of sets and of their controls, batch by batch.
 
     Parameters
     ----------
-    store, memory, pool
+    store, pool
         As for `read_batch`.
     described : dict
         Several batches, from `describe_sets`.
@@ -166,10 +134,9 @@ def stage_batches(
     CsrBatch
         On the CPU.
     """
-    memory = memory or Memory()
-    sides = [_lay_out(store, described[name].numpy(), memory) for name in ("rows", "control_rows")]
+    sides = [_lay_out(store, described[name].numpy()) for name in ("rows", "control_rows")]
     for one, *laid_out in zip(unstacked(described), *sides, strict=True):
-        perturbed, control = _gathered(store, laid_out, memory, pool)
+        perturbed, control = (_gathered(store, side, pool) for side in laid_out)
         yield CsrBatch(perturbed=perturbed, control=control, **one)
 
 
@@ -181,33 +148,29 @@ class _LaidOut(NamedTuple):
     scale: torch.Tensor
 
 
-def _lay_out(store: "CellStore", rows: np.ndarray, memory: Memory) -> list[_LaidOut]:
+def _lay_out(store: "CellStore", rows: np.ndarray) -> list[_LaidOut]:
     """Say where the values of the rows of each batch, [K, ...], go; one call for all costs little more than for one."""
     from bionemo.cellsets.store import kernels
 
     wanted = np.ascontiguousarray(rows, dtype=np.int64).reshape(len(rows), -1)
     n_batches, n_rows = wanted.shape
-    pointers = memory.take((n_batches, n_rows + 1), torch.int64)
-    scale = memory.take((n_batches, n_rows if store.kind == "counts" else 0), torch.float64)
+    pointers = fresh((n_batches, n_rows + 1), torch.int64)
+    scale = fresh((n_batches, n_rows if store.kind == "counts" else 0), torch.float64)
     stored = (np.asarray(store.row_pointers), np.asarray(store.library_size), store.target_sum)
     sizes = (store.n_values, store.n_genes)
     refuse_damaged(store, int(kernels.lay_out(wanted, pointers.numpy(), scale.numpy(), *stored, *sizes)))
     return [_LaidOut(*parts) for parts in zip(rows, pointers.unbind(), scale.unbind(), strict=True)]
 
 
-def _gathered(store: "CellStore", sides: Sequence[_LaidOut], memory: Memory, pool: Executor | None) -> list[CsrRows]:
-    """Copy the values of a batch, of all sides in one piece of memory."""
-    types = [_torch_type(stored.dtype) for stored in (store.data, store.columns)]
-    pointers = [side.pointers.numpy() for side in sides]
-    parts = memory.take_side_by_side(*((int(first[-1]), dtype) for first in pointers for dtype in types))
-    gathered = []
-    for side, first, values, columns in zip(sides, pointers, parts[::2], parts[1::2], strict=True):
-        if len(values):
-            gather_rows(store, side.rows.reshape(-1), first[:-1], values.numpy(), columns.numpy(), pool)
-        scale = side.scale if store.kind == "counts" else None
-        shape = (*side.rows.shape, store.n_genes)
-        gathered.append(CsrRows(values=values, columns=columns, pointers=side.pointers, scale=scale, shape=shape))
-    return gathered
+def _gathered(store: "CellStore", side: _LaidOut, pool: Executor | None) -> CsrRows:
+    """Copy the values of one side of a batch."""
+    first = side.pointers.numpy()
+    values, columns = (fresh((int(first[-1]),), _torch_type(part.dtype)) for part in (store.data, store.columns))
+    if len(values):
+        gather_rows(store, side.rows.reshape(-1), first[:-1], values.numpy(), columns.numpy(), pool)
+    scale = side.scale if store.kind == "counts" else None
+    shape = (*side.rows.shape, store.n_genes)
+    return CsrRows(values=values, columns=columns, pointers=side.pointers, scale=scale, shape=shape)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Batches of sets, read ahead by a thread that may have others help it."""
+"""Read batches of sets ahead, in a thread that may have others help it."""
 
 import contextlib
 import logging
@@ -6,7 +6,6 @@ import queue
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -28,12 +27,10 @@ _log = logging.getLogger(__name__)
 Batch = SetBatch | CsrBatch
 PLANNED = 16
 """Batches whose rows are worked out at once."""
-GROUP, GROUP_BYTES = 4, 2**21
-"""Batches handed from thread to thread at once, and their bytes, at most: it takes as long as filling a small one."""
 
 
 class SetLoader(IterableDataset):
-    """Iterable over the batches of a sampler; as a dataset it may stand behind a (Stateful)DataLoader without workers.
+    """A `SetLoader` iterates over the batches of a sampler; a (Stateful)DataLoader without workers takes it as data.
 
     An endless loader goes on where it stands each time it is iterated. A loader with a number of epochs starts over
     each time, as a list does, unless `load_state_dict` was called since. A batch stays as it is for as long as it, or
@@ -48,7 +45,7 @@ class SetLoader(IterableDataset):
     epochs : int, optional
         Epochs of one pass; None is endless.
     prefetch : int
-        Batches read ahead, at least 1; of small ones so many groups of up to 4.
+        Batches read ahead, at least 1.
     threads : int
         Threads that fill a batch, at least 1; the numbers do not depend on it.
     staged : bool
@@ -150,7 +147,7 @@ class SetLoader(IterableDataset):
         store, memory, dtype = self.store, self._memory, self.dtype
         described = _described(store, self.sampler, self._pools, self._epoch, self._sets, self.epochs)
         if self.staged:
-            batches = (batch for some in described for batch in stage_batches(store, some, memory=memory, pool=pool))
+            batches = (batch for some in described for batch in stage_batches(store, some, pool=pool))
         else:
             batches = (
                 read_batch(store, one, memory=memory, pool=pool, dtype=dtype)
@@ -238,47 +235,38 @@ def _noticed(batches: Iterator[Batch], notice: Callable[[Batch], None]) -> Itera
 
 
 class _ReadAhead:
-    """A thread that draws batches and keeps at most `depth` of them, or of groups of small ones."""
+    """A `_ReadAhead` is a thread that draws batches and keeps at most `depth` of them."""
 
     def __init__(self, batches: Iterator[Batch], depth: int):
-        self._taken: deque[Batch] = deque()
         self._results: queue.SimpleQueue = queue.SimpleQueue()
-        self._room: queue.SimpleQueue = queue.SimpleQueue()
+        self._room = threading.Semaphore(depth)
         self._stop = threading.Event()
-        for _ in range(depth):
-            self._room.put(None)
         # The thread must not hold this object, or an abandoned iterator would never be collected.
         arguments = (batches, self._results, self._room, self._stop)
         self._thread = threading.Thread(target=_read_ahead, args=arguments, name="cellsets-reader", daemon=True)
         self._thread.start()
         # Also where the iterator is still there when the interpreter ends, and nothing else of it can be relied on.
-        self._end = weakref.finalize(self, _end, self._stop, self._results, self._room, self._thread)
+        self.close = weakref.finalize(self, _end, self._stop, self._results, self._room, self._thread)
 
     def next(self) -> Batch | None:
         """Return the next batch, or None at the end or after `close`; raise what reading raised."""
         if self._stop.is_set():
             return None
-        if not self._taken:
-            result = self._results.get()
-            if isinstance(result, BaseException):
-                self.close()
-                raise result
-            if result is None:
-                self._results.put(None)  # for who asks again
-                return None
-            self._room.put(None)
-            self._taken = result
-        return self._taken.popleft()
-
-    def close(self) -> None:
-        """Stop the thread and wait for it."""
-        self._end()
-        self._taken.clear()
+        result = self._results.get()
+        self._room.release()
+        if isinstance(result, BaseException):
+            self.close()
+            raise result
+        if result is None:
+            self._results.put(None)  # for who asks again
+        return result
 
 
-def _end(stop: threading.Event, results: queue.SimpleQueue, room: queue.SimpleQueue, thread: threading.Thread) -> None:
+def _end(
+    stop: threading.Event, results: queue.SimpleQueue, room: threading.Semaphore, thread: threading.Thread
+) -> None:
     stop.set()
-    room.put(None)  # for a thread that waits for room
+    room.release()  # for a thread that waits for room
     thread.join()
     with contextlib.suppress(queue.Empty):
         while True:
@@ -287,24 +275,18 @@ def _end(stop: threading.Event, results: queue.SimpleQueue, room: queue.SimpleQu
 
 
 def _read_ahead(
-    batches: Iterator[Batch], results: queue.SimpleQueue, room: queue.SimpleQueue, stop: threading.Event
+    batches: Iterator[Batch], results: queue.SimpleQueue, room: threading.Semaphore, stop: threading.Event
 ) -> None:
-    count = 1
     while True:
-        room.get()
-        group: deque[Batch] = deque()
-        try:
-            while len(group) < count and not stop.is_set():
-                group.append(next(batches))
-                if count == 1:
-                    count = min(max(1, GROUP_BYTES // max(group[0].n_bytes, 1)), GROUP)
-                    break  # the first is not to be waited for
-        except BaseException as error:
-            if group:
-                results.put(group)
-            results.put(None if isinstance(error, StopIteration) else error)
-            return
+        room.acquire()
         if stop.is_set():
             return
-        results.put(group)
-        del group  # its memory is to be used again, so nothing but the queue may refer to it
+        try:
+            batch = next(batches, None)
+        except BaseException as error:
+            results.put(error)
+            return
+        results.put(batch)
+        if batch is None:
+            return
+        del batch  # its memory is to be used again, so nothing but the queue may refer to it

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bionemo.cellsets.inputs import csr_kernels
-from bionemo.cellsets.inputs.cell_input import CellInput
+from bionemo.cellsets.inputs.cell_input import CellInput, name_hashes
 from bionemo.cellsets.inputs.pieces import Piece, Workers
 from bionemo.cellsets.preparation.genes import GeneStatistics
 from bionemo.cellsets.preparation.run_table import Conditions
-from bionemo.cellsets.sampling.sampler import mix
+from bionemo.cellsets.store.hashing import mix
 from bionemo.screens.errors import InputError
 
 SAVE_EVERY = 2.0
@@ -138,7 +137,7 @@ class Survey:
             file.flush()
             os.fsync(file.fileno())
         hashes = np.empty(piece.n_cells, dtype=_HASHES)
-        hashes["name"] = csr_kernels.hash_names(names)
+        hashes["name"] = name_hashes(names)
         hashes["cell"] = np.where(marks == 0, 0, mix(hashes["name"] ^ mix(marks.view(np.uint64))))
         return statistics, run_values, hashes
 

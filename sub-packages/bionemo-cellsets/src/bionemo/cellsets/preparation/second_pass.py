@@ -13,7 +13,7 @@ import numpy as np
 
 from bionemo.cellsets.inputs import csr_kernels
 from bionemo.cellsets.preparation.workplace import flush
-from bionemo.cellsets.sampling.sampler import mix
+from bionemo.cellsets.store.hashing import mix
 
 BUCKET_BYTES = 48 * 2**20
 """Size of a bucket, about; it is in memory twice while it is put in order."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bionemo.cellsets.sampling.sampler import mix
 from bionemo.cellsets.sampling.set_slices import slices, spread
+from bionemo.cellsets.store.hashing import mix
 from bionemo.screens.errors import InputError
 
 if TYPE_CHECKING:

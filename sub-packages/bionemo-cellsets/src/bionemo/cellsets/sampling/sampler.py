@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bionemo.cellsets.sampling.set_slices import slices
+from bionemo.cellsets.store.hashing import mix
 from bionemo.screens.errors import InputError
 
 if TYPE_CHECKING:
@@ -277,14 +278,6 @@ class _EpochPlan:
     first_set: np.ndarray  # number of each eligible run's first set
     key: np.uint64  # what the sets' keys are hashed from
     turn: np.uint64  # and the shifts of the stretches against each other
-
-
-def mix(values: np.ndarray) -> np.ndarray:
-    """Scramble uint64 values; the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014)."""
-    values = values.astype(np.uint64)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
 
 
 def _hashed(base: np.uint64, numbers: np.ndarray) -> np.ndarray:

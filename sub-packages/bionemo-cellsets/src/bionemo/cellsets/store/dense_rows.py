@@ -1,54 +1,36 @@
-"""Rows of the store to dense log1p rows, or to their stored values side by side, by compiled kernels and threads.
+"""Make rows of the store dense, or copy their values side by side, with compiled kernels and threads.
 
 A count x of a cell with library size n reads as ``log1p(x * target_sum / n)``, computed in float64 and rounded once;
 stored log1p values read unchanged.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from statistics import median
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from bionemo.screens.errors import InputError
 
-if TYPE_CHECKING:
-    from bionemo.cellsets.store.cell_store import CellStore
-
 PIECE_ROWS = 128
 """Rows a thread takes at once."""
-PAST_CACHES_BYTES = 2**20
-"""Fewer bytes of dense rows are left in the caches, where they may soon be read."""
-_GROUP_BYTES = 2**16
-_TRIALS = 6
 
 
-class Trial:
-    """Two ways to do one thing, taken in turn at first and then the faster one: which that is differs by processor."""
+class StoredArrays(Protocol):
+    """A `StoredArrays` is what a `CellStore` has of these attributes; its docstring says what they are."""
 
-    def __init__(self):
-        self._seconds: tuple[list[float], list[float]] = ([], [])
-        self._chosen: bool | None = None
-
-    def run(self, work: Callable[[bool], Any], size: int) -> Any:
-        """Return ``work(way)``; `size` says how much work it is."""
-        if self._chosen is not None:
-            return work(self._chosen)
-        way = len(self._seconds[True]) < len(self._seconds[False])
-        before = time.perf_counter()
-        result = work(way)
-        self._seconds[way].append((time.perf_counter() - before) / size)
-        if way and len(self._seconds[True]) >= _TRIALS:
-            self._chosen = median(self._seconds[True]) < median(self._seconds[False])
-        return result
+    path: Path
+    kind: str
+    n_genes: int
+    target_sum: float
+    data: np.memmap
+    columns: np.memmap
+    row_pointers: np.memmap
+    library_size: np.ndarray
 
 
-_past_caches = Trial()
-
-
-def densify_rows(store: "CellStore", rows: np.ndarray, out: np.ndarray, pool: Executor | None = None) -> None:
+def densify_rows(store: StoredArrays, rows: np.ndarray, out: np.ndarray, pool: Executor | None = None) -> None:
     """Fill dense rows.
 
     Parameters
@@ -69,25 +51,15 @@ def densify_rows(store: "CellStore", rows: np.ndarray, out: np.ndarray, pool: Ex
     """
     from bionemo.cellsets.store import kernels
 
-    arrays = tuple(np.asarray(stored) for stored in (store.data, store.columns, store.row_pointers))
     if store.kind == "counts":
-        kernel, arrays = kernels.densify_counts, (*arrays, np.asarray(store.library_size), store.target_sum)
+        kernel, others = kernels.densify_counts, (np.asarray(store.library_size), store.target_sum)
     else:
-        kernel = kernels.densify_values
-    row_bytes = out.itemsize * out.shape[1]
-
-    def fill(past_caches: bool) -> int:
-        group = max(1, _GROUP_BYTES // row_bytes) if past_caches else 0
-        return _in_pieces(kernel, (rows, out), (group, *arrays), pool)
-
-    if out.nbytes < PAST_CACHES_BYTES or not out.flags.aligned:
-        refuse_damaged(store, fill(False))
-    else:
-        refuse_damaged(store, _past_caches.run(fill, out.nbytes))
+        kernel, others = kernels.densify_values, ()
+    refuse_damaged(store, _in_pieces(kernel, (rows, out), (*_arrays(store), *others), pool))
 
 
 def gather_rows(
-    store: "CellStore",
+    store: StoredArrays,
     rows: np.ndarray,
     first: np.ndarray,
     out_data: np.ndarray,
@@ -116,15 +88,17 @@ def gather_rows(
     """
     from bionemo.cellsets.store import kernels
 
-    arrays = (np.asarray(stored) for stored in (store.data, store.columns, store.row_pointers))
-    others = (out_data, out_columns, *arrays, store.n_genes)
-    refuse_damaged(store, _in_pieces(kernels.gather, (rows, first), others, pool))
+    refuse_damaged(store, _in_pieces(kernels.gather, (rows, first), (out_data, out_columns, *_arrays(store)), pool))
 
 
-def refuse_damaged(store: "CellStore", row: int) -> None:
+def refuse_damaged(store: StoredArrays, row: int) -> None:
     """Raise `InputError` about a row that a kernel found damaged; -1 means none."""
     if row >= 0:
         raise InputError(f"Row {row} of the store {store.path} is damaged: copy or prepare the store again")
+
+
+def _arrays(store: StoredArrays) -> tuple[Any, ...]:
+    return *(np.asarray(stored) for stored in (store.data, store.columns, store.row_pointers)), store.n_genes
 
 
 def _in_pieces(

@@ -1,6 +1,6 @@
-"""What numba compiles: stored rows to dense log1p rows, or side by side as they are stored.
+"""Make stored rows dense, or copy them side by side, in loops that numba compiles.
 
-Importing this module imports numba, which takes a second; `densify` does so when the first cells are read.
+Importing this module imports numba, which takes a second; `dense_rows` does so when the first cells are read.
 
 A row is written in three steps, each a loop that the compiler turns into vector instructions but for the last: zeros,
 the logarithms of the counts 0, 1, 2, ... up to the row's largest, and those spread to the row's columns. A row has a
@@ -10,8 +10,6 @@ innermost cache by then: all of it costs little more than writing the zeros.
 
 import numba
 import numpy as np
-
-from bionemo.cellsets.store.uncached_writes import LINE, address, fence, move_line
 
 TABLE = 64
 """Counts below this are looked up."""
@@ -79,129 +77,56 @@ def _largest(values):
 
 
 @_compiled
-def _fill_counts(line, table, row, data, columns, row_pointers, library_size, target_sum):
-    """Write a row's values into a line of zeros; return whether the row is sound."""
-    if row < 0:
-        return True
-    begin, end = np.int64(row_pointers[row]), np.int64(row_pointers[row + 1])
-    # A damaged store must end in an error, not in a write outside the buffer.
-    if begin < 0 or begin > end or end > data.shape[0]:
-        return False
-    if begin == end:
-        return True
-    if _largest(columns[begin:end]) >= line.shape[0] or not 0 < library_size[row] < np.inf:
-        return False
-    scale = target_sum / np.float64(library_size[row])
-    counts, places = data[begin:end], columns[begin:end]
-    largest = _largest(counts)
-    for start in range(0, min(largest + 1, TABLE), _STRIDE):
-        for j in range(_STRIDE):
-            _put(table, start + j, np.float32(log1p(np.float64(start + j) * scale)))
-    if largest < TABLE:
-        for j in range(end - begin):
-            line[places[j]] = table[counts[j]]
-    else:
-        for j in range(end - begin):
-            count = counts[j]
-            if count < TABLE:
-                line[places[j]] = table[count]
-            else:
-                _put(line, places[j], np.float32(log1p(np.float64(count) * scale)))
-    return True
-
-
-@_compiled
-def _fill_values(line, row, data, columns, row_pointers):
-    if row < 0:
-        return True
-    begin, end = np.int64(row_pointers[row]), np.int64(row_pointers[row + 1])
-    if begin < 0 or begin > end or end > data.shape[0]:
-        return False
-    if begin == end:
-        return True
-    if _largest(columns[begin:end]) >= line.shape[0]:
-        return False
-    for j in range(begin, end):
-        _put(line, columns[j], data[j])
-    return True
-
-
-@_compiled
-def _lines_of_zeros(group, out):
-    """Return memory for rows on their way past the caches, with room to begin anywhere in a line."""
-    entries = LINE // out.itemsize
-    memory = np.zeros((group * out.shape[1] + 2 * entries) if group else 0, out.dtype)
-    begin = (-address(memory) % LINE) // out.itemsize
-    return memory[begin:]
-
-
-@_compiled
-def _begin_in_line(out, at):
-    return (address(out) // out.itemsize + at) % (LINE // out.itemsize)
-
-
-@_compiled
-def _move(lines, begin, out, at, n):
-    """Move n entries of `lines`, which are zero then, to `at` in `out`; both begin at one place of a line."""
-    entries = LINE // out.itemsize
-    head = min(-begin % entries, n)
-    whole = (n - head) // entries * entries
-    for k in range(head, head + whole, entries):
-        move_line(out, at + k, lines, begin + k)
-    for k in range(head):
-        out[at + k] = lines[begin + k]
-        lines[begin + k] = 0
-    for k in range(head + whole, n):
-        out[at + k] = lines[begin + k]
-        lines[begin + k] = 0
-
-
-@_compiled
-def densify_counts(rows, out, group, data, columns, row_pointers, library_size, target_sum):
-    """Fill rows of `out` with log1p(count * target_sum / library size); return -1, or a damaged row.
-
-    With a `group` above 0 so many rows are made in cached memory and then moved to `out` past the caches.
-    """
+def densify_counts(rows, out, data, columns, row_pointers, n_genes, library_size, target_sum):
+    """Fill rows of `out` with log1p(count * target_sum / library size); return -1, or a damaged row."""
     table = np.empty(TABLE, out.dtype)
-    n_genes = out.shape[1]
-    if group == 0:
-        for i in range(rows.shape[0]):
-            out[i][:] = 0
-            if not _fill_counts(out[i], table, rows[i], data, columns, row_pointers, library_size, target_sum):
-                return rows[i]
-        return np.int64(-1)
-    lines, flat = _lines_of_zeros(group, out), out.reshape(-1)
-    for first in range(0, rows.shape[0], group):
-        count, begin = min(group, rows.shape[0] - first), _begin_in_line(flat, first * n_genes)
-        for i in range(count):
-            line = lines[begin + i * n_genes : begin + (i + 1) * n_genes]
-            row = rows[first + i]
-            if not _fill_counts(line, table, row, data, columns, row_pointers, library_size, target_sum):
-                return row
-        _move(lines, begin, flat, first * n_genes, count * n_genes)
-    fence()
+    for i in range(rows.shape[0]):
+        row, line = rows[i], out[i]
+        line[:] = 0
+        if row < 0:
+            continue
+        begin, end = np.int64(row_pointers[row]), np.int64(row_pointers[row + 1])
+        # A damaged store must end in an error, not in a write outside the buffer.
+        if begin < 0 or begin > end or end > data.shape[0]:
+            return row
+        if begin == end:
+            continue
+        if _largest(columns[begin:end]) >= n_genes or not 0 < library_size[row] < np.inf:
+            return row
+        scale = target_sum / np.float64(library_size[row])
+        counts, places = data[begin:end], columns[begin:end]
+        largest = _largest(counts)
+        for start in range(0, min(largest + 1, TABLE), _STRIDE):
+            for j in range(_STRIDE):
+                _put(table, start + j, np.float32(log1p(np.float64(start + j) * scale)))
+        if largest < TABLE:
+            for j in range(end - begin):
+                line[places[j]] = table[counts[j]]
+        else:
+            for j in range(end - begin):
+                count = counts[j]
+                if count < TABLE:
+                    line[places[j]] = table[count]
+                else:
+                    _put(line, places[j], np.float32(log1p(np.float64(count) * scale)))
     return np.int64(-1)
 
 
 @_compiled
-def densify_values(rows, out, group, data, columns, row_pointers):
-    """Fill rows of `out` with the stored values; return -1, or a damaged row. `group` as for `densify_counts`."""
-    n_genes = out.shape[1]
-    if group == 0:
-        for i in range(rows.shape[0]):
-            out[i][:] = 0
-            if not _fill_values(out[i], rows[i], data, columns, row_pointers):
-                return rows[i]
-        return np.int64(-1)
-    lines, flat = _lines_of_zeros(group, out), out.reshape(-1)
-    for first in range(0, rows.shape[0], group):
-        count, begin = min(group, rows.shape[0] - first), _begin_in_line(flat, first * n_genes)
-        for i in range(count):
-            line = lines[begin + i * n_genes : begin + (i + 1) * n_genes]
-            if not _fill_values(line, rows[first + i], data, columns, row_pointers):
-                return rows[first + i]
-        _move(lines, begin, flat, first * n_genes, count * n_genes)
-    fence()
+def densify_values(rows, out, data, columns, row_pointers, n_genes):
+    """Fill rows of `out` with the stored values; return -1, or a damaged row."""
+    for i in range(rows.shape[0]):
+        row, line = rows[i], out[i]
+        line[:] = 0
+        if row < 0:
+            continue
+        begin, end = np.int64(row_pointers[row]), np.int64(row_pointers[row + 1])
+        if begin < 0 or begin > end or end > data.shape[0]:
+            return row
+        if begin < end and _largest(columns[begin:end]) >= n_genes:
+            return row
+        for j in range(begin, end):
+            _put(line, columns[j], data[j])
     return np.int64(-1)
 
 
