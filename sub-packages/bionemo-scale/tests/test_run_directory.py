@@ -116,8 +116,9 @@ def test_the_newest_whole_checkpoint_counts(run):
 
 def test_the_best_checkpoint_is_remembered(run):
     assert run.best() is None
-    run.mark_best(20, "val_loss", 1.5)
-    assert run.best() == Best(step=20, metric="val_loss", value=1.5)
+    best = Best(step=20, metric="val_loss", value=1.5, network_share=0.25)
+    run.mark_best(best)
+    assert run.best() == best
     run.best_file.write_text('{"step": 20}')
     with pytest.raises(InputError, match=r"best\.json is damaged"):
         run.best()

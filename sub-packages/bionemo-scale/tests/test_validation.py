@@ -11,7 +11,7 @@ from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.data.batches import TrainingBatch
 from bionemo.scale.data.condition import Condition
 from bionemo.scale.model.weight_average import WeightAverage
-from bionemo.scale.runs.directory import RunDirectory
+from bionemo.scale.runs.directory import Best, RunDirectory
 from bionemo.scale.runs.load import find_checkpoint, load_model
 from bionemo.scale.training.callbacks.selection import Selection
 from bionemo.scale.training.validation import NETWORK_SHARES, ConditionScores
@@ -133,7 +133,7 @@ def test_the_best_checkpoint_predicts_and_another_can_be_named(build, record, sa
         models[step].add_module("average", WeightAverage(build(seed=step + 1)))
         save_weights(models[step], run.checkpoints / f"step={step}" / "weights")
     assert load_model(run, CPU)[1] == 20
-    run.mark_best(10, "val_pdcorr", 0.5)
+    run.mark_best(Best(step=10, metric="val_pdcorr", value=0.5, network_share=1.0))
     loaded, step = load_model(run, CPU)
     assert step == 10
     for name, value in models[10].average.model.state_dict().items():

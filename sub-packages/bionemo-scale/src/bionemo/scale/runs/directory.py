@@ -54,6 +54,8 @@ class Best:
     step: int
     metric: str
     value: float
+    network_share: float
+    """Share of the network's change that predicts best with it."""
 
 
 class RunDirectory:
@@ -160,10 +162,10 @@ class RunDirectory:
         except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{self.best_file} is damaged ({error}): remove it.") from None
 
-    def mark_best(self, step: int, metric: str, value: float) -> None:
-        """Say that the checkpoint of ``step`` validated best so far."""
+    def mark_best(self, best: Best) -> None:
+        """Say which checkpoint validated best so far."""
         partial = self.best_file.with_suffix(".partial")
-        partial.write_text(json.dumps({"step": step, "metric": metric, "value": value}))
+        partial.write_text(json.dumps(vars(best)))
         os.replace(partial, self.best_file)
 
     def _check(self, old: RunRecord, new: RunRecord) -> None:

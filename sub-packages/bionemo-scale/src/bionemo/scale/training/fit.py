@@ -166,7 +166,13 @@ def fit(
     with one_sentence(run):
         trainer.fit(module, data, ckpt_path=None if last is None or imported else str(last))
     if rank_zero_only.rank == 0:
-        _log.info("trained: %s, predictions come from %s", run.last_checkpoint(), run.best_checkpoint())
+        best = run.best()
+        share = float(module.model.network_share) if best is None else best.network_share
+        from_what = "a linear start" if model.start is Start.LINEAR else "control cells"
+        _log.info(
+            "trained: %s; predictions come from %s: %s + %.0f%% of the network's change",
+            *(run.last_checkpoint(), run.best_checkpoint(), from_what, 100 * share),
+        )
 
 
 def _wandb(training: TrainingConfig, run: RunDirectory) -> WandbLogger | None:

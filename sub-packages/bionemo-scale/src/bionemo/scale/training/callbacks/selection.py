@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from bionemo.scale.config.model import Start
 from bionemo.scale.config.training import TrainingConfig
-from bionemo.scale.runs.directory import RunDirectory
+from bionemo.scale.runs.directory import Best, RunDirectory
 from bionemo.scale.training.module import ScaleModule
 
 METRIC = "val_pdcorr"
@@ -54,7 +54,7 @@ class Selection(pl.Callback):
         # At a tie the later one; it may be the same step, validated again after an interruption.
         if best is None or score >= best.value:
             if rank_zero_only.rank == 0:
-                self.run.mark_best(step, METRIC, score)
+                self.run.mark_best(Best(step=step, metric=METRIC, value=score, network_share=share))
                 kept = f", {share:.0%} of the network's change kept" if chosen else ""
                 _log.info("step %d predicts the validation conditions best so far: PDCorr %.4f%s", step, score, kept)
             torch.distributed.barrier()
