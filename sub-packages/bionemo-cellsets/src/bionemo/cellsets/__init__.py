@@ -1,4 +1,4 @@
-"""Cells on disk to sets in memory: a memory-mapped store sorted by condition, and the sampler and loader that read it.
+"""Bring cells on disk to sets in memory: a memory-mapped store sorted by condition, its sampler and its loader.
 
 The names that need torch, AnnData or numba are imported when they are first used.
 """

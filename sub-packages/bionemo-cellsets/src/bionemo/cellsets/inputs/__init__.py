@@ -1,1 +1,1 @@
-"""Cells on disk in any of the formats that are read, brought to blocks of checked CSR rows."""
+"""Read cells on disk, in any of several formats, as blocks of checked CSR rows."""

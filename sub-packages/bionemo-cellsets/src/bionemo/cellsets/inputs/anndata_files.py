@@ -64,7 +64,7 @@ class AnnDataInput(CellInput):
 
     @property
     def columns(self) -> list[str]:
-        """The names of the obs columns."""
+        """Return the names of the obs columns."""
         if self._table is not None:
             return list(map(str, self._table.columns))
         return [str(name) for name in self._obs.attrs.get("column-order", self._obs.keys()) if name in self._obs]

@@ -15,12 +15,12 @@ from bionemo.screens.errors import InputError, brief, name_list
 from bionemo.screens.obs import text_of
 
 LARGEST_LOG1P = 20.0
-"""log1p values stay below: exp(20) is half a thousand million counts in one gene of one cell."""
+"""log1p values are at most this: exp(20) is half a thousand million counts in one gene of one cell."""
 LARGEST_COUNT = np.iinfo(np.uint32).max
 
 
 class CellInput(ABC):
-    """Cells of one file or archive, never all of them in memory; many threads may read them.
+    """A `CellInput` gives the cells of one file or archive, never all at once; many threads may read them.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class CellInput(ABC):
     @property
     @abstractmethod
     def columns(self) -> list[str]:
-        """The names of the obs columns."""
+        """Return the names of the obs columns."""
 
     @abstractmethod
     def labels(self, column: str, start: int, stop: int) -> np.ndarray:
@@ -98,7 +98,7 @@ class CellInput(ABC):
         return pieces
 
     def blocks(self, start: int, stop: int, *, already_log1p: bool) -> Iterator[Rows]:
-        """Yield rows in order.
+        """Yield rows in order, checked.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Matrices in files, CSR, CSC or dense, to blocks of CSR rows."""
+"""Read matrices in files, CSR, CSC or dense, as blocks of CSR rows."""
 
 import itertools
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _COLUMN_GROUP_ROWS = 256
 
 
 class Rows(NamedTuple):
-    """Consecutive rows, CSR.
+    """A `Rows` holds consecutive rows, CSR.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class Rows(NamedTuple):
 
 
 class CsrArrays:
-    """A CSR matrix whose arrays are read in slices.
+    """A `CsrArrays` is a CSR matrix whose arrays are read in slices.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class CsrArrays:
         self._n_rows, _ = shape
 
     def cuts(self, n_values: int) -> np.ndarray:
-        """As `CellInput._cuts`."""
+        """Return row numbers between which lie at most `n_values` values, if more than one row."""
         cuts = [0]
         for start in range(0, self._n_rows, BLOCK_ROWS):
             stop = min(start + BLOCK_ROWS, self._n_rows)
@@ -58,7 +58,7 @@ class CsrArrays:
         return np.array(cuts)
 
     def blocks(self, start: int, stop: int) -> Iterator[Rows]:
-        """As `CellInput._stored`."""
+        """Yield rows [start, stop) in order as they are stored, in blocks of about `BLOCK_VALUES`."""
         pointers = self._pointers(start, stop)
         cuts = cut(pointers, BLOCK_VALUES)
         for first, end in itertools.pairwise(cuts):
@@ -90,18 +90,18 @@ def cut(pointers: np.ndarray, n_values: int) -> np.ndarray:
 
 
 class DenseArray:
-    """A dense matrix, an array that is read in slices of its rows."""
+    """A `DenseArray` is a dense matrix that is read in slices of its rows."""
 
     def __init__(self, array: Any, shape: tuple[int, int]):
         self._array, (self._n_rows, self._n_columns) = array, shape
 
     def cuts(self, n_values: int) -> np.ndarray:
-        """As `CellInput._cuts`."""
+        """Return row numbers between which lie at most `n_values` values, if more than one row."""
         rows = max(1, n_values // self._n_columns)
         return np.append(np.arange(0, self._n_rows, rows), self._n_rows)
 
     def blocks(self, start: int, stop: int) -> Iterator[Rows]:
-        """As `CellInput._stored`."""
+        """Yield rows [start, stop) in order as they are stored, in blocks of about `BLOCK_VALUES`."""
         rows = max(1, BLOCK_VALUES // self._n_columns)
         for first in range(start, stop, rows):
             matrix = sp.csr_matrix(np.asarray(self._array[first : min(first + rows, stop)]))
@@ -109,14 +109,14 @@ class DenseArray:
 
 
 class CscArrays:
-    """A CSC matrix; every piece of rows is a scan of the whole of it."""
+    """A `CscArrays` is a CSC matrix; every piece of rows takes a scan of the whole of it."""
 
     def __init__(self, data: Any, indices: Any, indptr: Any, shape: tuple[int, int]):
         self._data, self._indices, self._indptr = data, indices, indptr
         self._n_rows, self._n_columns = shape
 
     def cuts(self, n_values: int) -> np.ndarray:
-        """As `CellInput._cuts`."""
+        """Return row numbers between which lie at most `n_values` values, if more than one row."""
         per_group = np.zeros(-(-self._n_rows // _COLUMN_GROUP_ROWS), dtype=np.int64)
         for begin, end, _ in self._chunks():
             rows = np.asarray(self._indices[begin:end])
@@ -128,7 +128,7 @@ class CscArrays:
         return np.minimum(groups * _COLUMN_GROUP_ROWS, self._n_rows)
 
     def blocks(self, start: int, stop: int) -> Iterator[Rows]:
-        """As `CellInput._stored`."""
+        """Yield rows [start, stop) in order as they are stored, in blocks of about `BLOCK_VALUES`."""
         parts = []
         for begin, end, pointers in self._chunks():
             rows = np.asarray(self._indices[begin:end])

@@ -1,4 +1,4 @@
-"""All cells of some inputs, piece by piece, by several threads: results come in the order of the pieces."""
+"""Cut all cells of some inputs in pieces for several threads; results come in the order of the pieces."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """Consecutive rows of one input.
+    """A `Piece` is some consecutive rows of one input.
 
     Attributes
     ----------
@@ -44,12 +44,12 @@ class Piece:
 
     @property
     def n_cells(self) -> int:
-        """How many rows it has."""
+        """Return how many rows it has."""
         return self.stop - self.start
 
 
 def cut_in_pieces(inputs: Sequence[CellInput]) -> list[Piece]:
-    """Cut all inputs; how does not depend on the number of threads."""
+    """Cut all inputs, in the same way for any number of threads."""
     pieces: list[Piece] = []
     before = 0
     for source, cells in enumerate(inputs):
@@ -62,7 +62,7 @@ def cut_in_pieces(inputs: Sequence[CellInput]) -> list[Piece]:
 
 
 class Workers:
-    """Threads.
+    """A `Workers` is a number of threads.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class Workers:
         self.threads = threads or min(len(os.sched_getaffinity(0)), MAX_DEFAULT_THREADS)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
-        """Yield (item, result) in order; an error ends it, of several that of the first item."""
+        """Yield (item, result) in order; an error ends it, and of several the first item's is raised."""
         waiting: deque[tuple[Item, Future[Any]]] = deque()
         with ThreadPoolExecutor(self.threads) as pool, contextlib.ExitStack() as at_end:
             at_end.callback(pool.shutdown, cancel_futures=True)

@@ -62,7 +62,7 @@ class ScdlInput(CellInput):
 
     @property
     def columns(self) -> list[str]:
-        """The names of the obs columns."""
+        """Return the names of the obs columns."""
         return list(map(str, self._obs.columns))
 
     def labels(self, column: str, start: int, stop: int) -> np.ndarray:

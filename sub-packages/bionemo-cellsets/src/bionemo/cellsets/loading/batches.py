@@ -53,7 +53,7 @@ class SetBatch:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the cells."""
+        """Return the bytes of the cells."""
         return self.perturbed.nbytes + self.control.nbytes
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "SetBatch":

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CsrRows:
-    """Rows of the store as it keeps them. Legend: N rows, V stored values, G genes.
+    """A `CsrRows` holds rows as the store keeps them. Legend: N rows, V stored values, G genes.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class CsrRows:
 
 @dataclass(frozen=True, kw_only=True)
 class CsrBatch:
-    """A `SetBatch` whose cells are still CSR; the other attributes are the same.
+    """A `CsrBatch` is a `SetBatch` whose cells are still CSR; the other attributes are the same.
 
     Attributes
     ----------
@@ -105,7 +105,7 @@ class CsrBatch:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of the stored values and their columns."""
+        """Return the bytes of the stored values and their columns."""
         return sum(part.nbytes for rows in (self.perturbed, self.control) for part in (rows.values, rows.columns))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "CsrBatch":
@@ -141,7 +141,7 @@ def stage_batches(store: "CellStore", described: Described, *, pool: Executor | 
 
 
 class _LaidOut(NamedTuple):
-    """Rows whose places side by side are known."""
+    """A `_LaidOut` is some rows whose places side by side are known."""
 
     rows: np.ndarray  # int64 [..., N]
     pointers: torch.Tensor

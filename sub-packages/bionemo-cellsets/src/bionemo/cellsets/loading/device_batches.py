@@ -1,4 +1,4 @@
-"""Batches on a GPU: stored values are copied and made dense there while the batch before is computed with."""
+"""Copy batches to a GPU and make them dense there, while the batch before is computed with."""
 
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class DeviceBatches:
-    """Iterable over the batches of a staged loader, their cells dense on a device.
+    """A `DeviceBatches` iterates over the batches of a staged loader, their cells dense on a device.
 
     On a GPU the next batch is copied from page-locked memory and made dense on a stream of its own, and the stream of
     the computation waits for it on the device, never the host. Elsewhere the same happens in order.
@@ -84,7 +84,7 @@ class DeviceBatches:
 
     @property
     def wait_seconds(self) -> float:
-        """Time the consumer has waited for the loader so far."""
+        """Return the seconds that the consumer has waited for the loader so far."""
         return self.loader.wait_seconds
 
     def state_dict(self) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class DeviceBatches:
 
 
 class _Upload:
-    """A batch on its way to the device."""
+    """An `_Upload` is a batch on its way to the device."""
 
     def __init__(self, staged: CsrBatch, device: torch.device, dtype: torch.dtype, stream: "torch.cuda.Stream | None"):
         self._done = None

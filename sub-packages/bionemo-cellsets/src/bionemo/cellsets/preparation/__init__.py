@@ -1,1 +1,1 @@
-"""Cells on disk are brought to a store in two passes: the first checks and counts, the second sorts and writes."""
+"""Bring cells on disk to a store in two readings: the first checks and counts, the second sorts and writes."""

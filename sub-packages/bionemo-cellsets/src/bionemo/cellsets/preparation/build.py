@@ -1,4 +1,4 @@
-"""Any cells to a store, in two readings: the first checks and counts, the second brings rows to their place."""
+"""Make a store in two readings of the cells: the first checks and counts, the second brings rows to their place."""
 
 import shutil
 from collections import deque
@@ -32,7 +32,7 @@ HVG_SOURCES = ("train", "all")
 
 @dataclass(frozen=True, kw_only=True)
 class BuildConfig:
-    """What a store is made of; the parameters of `prepare` of the same names.
+    """A `BuildConfig` says what to make of the cells; its fields are parameters of `prepare`.
 
     Attributes
     ----------
@@ -145,7 +145,7 @@ def build_store(
 
 @dataclass(frozen=True, kw_only=True)
 class _Genes:
-    """The store's genes: their place among all, their names, how they were chosen, and what their values fit in."""
+    """A `_Genes` has the genes of a store: their places among all, their names, how they were chosen, their type."""
 
     chosen: np.ndarray
     names: np.ndarray
@@ -186,7 +186,7 @@ def _choose_genes(config: BuildConfig, statistics: GeneStatistics, all_genes: np
 
 
 class _Sorter:
-    """The second reading: the chosen genes of every row to files sorted by place, and these to the store's order."""
+    """A `_Sorter` does the second reading: it writes files of rows sorted by place, and merges them in order."""
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ _HASHES = np.dtype([("name", "<u8"), ("cell", "<u8")])
 
 
 class Survey:
-    """What the first reading finds; it goes on from what an earlier process left in `folder`.
+    """A `Survey` is what the first reading finds; it goes on from what an earlier process left in `folder`.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The genes of a store: those all inputs share, and among them the highly variable ones, chosen on running sums."""
+"""Find the genes of a store: those all inputs share, and the highly variable ones among them, by running sums."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -69,7 +69,7 @@ def check_named(names: Sequence[str], all_genes: np.ndarray) -> None:
 
 
 class GeneStatistics:
-    """Sums over cells that tell how variable a gene is; blocks are added one by one.
+    """A `GeneStatistics` sums over cells what tells how variable a gene is; blocks are added one by one.
 
     Parameters
     ----------
@@ -88,12 +88,12 @@ class GeneStatistics:
 
     @property
     def values(self) -> np.ndarray:
-        """Stored non-zeros of each gene, over all cells, float64 [G]."""
+        """Return the number of non-zeros of each gene, over all cells, float64 [G]."""
         return self._sums[:, 0]
 
     @property
     def largest(self) -> np.ndarray:
-        """Largest stored value of each gene, over all cells, float64 [G]."""
+        """Return the largest value of each gene, over all cells, float64 [G]."""
         return self._sums[:, 1]
 
     def add(

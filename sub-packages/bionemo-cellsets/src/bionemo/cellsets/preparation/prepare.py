@@ -1,4 +1,4 @@
-"""Cells on disk to a cell store: read, select genes, sort by condition, write; never all cells in memory."""
+"""Write a cell store of cells on disk: read, select genes, sort by condition; never all cells are in memory."""
 
 import contextlib
 import dataclasses

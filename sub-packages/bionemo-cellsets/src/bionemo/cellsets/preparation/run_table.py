@@ -1,4 +1,4 @@
-"""Labels to the run table: which conditions there are, how many cells each has, and which cell has which."""
+"""Make the run table of the labels: which conditions there are, how many cells each has, which cell has which."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ _MASK = 2**_BITS - 1
 
 
 class Conditions:
-    """The conditions of some inputs.
+    """A `Conditions` has the conditions of some inputs.
 
     Reading the labels takes memory for the conditions, not for the cells; the condition of each cell goes to a file.
 

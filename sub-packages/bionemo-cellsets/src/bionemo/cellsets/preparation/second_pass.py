@@ -1,4 +1,4 @@
-"""Rows to their place in the sorted store without holding them all: an external sort.
+"""Bring rows to their place in the sorted store without holding them all: an external sort.
 
 The place of a row is known when it is read: its run's start plus a pseudo-random permutation of its number in the run.
 Each piece of the input goes to a file of its own, sorted by place and cut by the buckets that places fall in. A bucket
@@ -24,7 +24,7 @@ _ROUNDS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class StoredRows:
-    """Some rows as the store keeps them.
+    """A `StoredRows` holds some rows as the store keeps them.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class StoredRows:
 
 
 class PlaceInRun:
-    """Gives each cell its row in the store, in the order the cells come.
+    """A `PlaceInRun` gives each cell its row in the store, in the order the cells come.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def bucket_edges(run_lengths: np.ndarray, run_values: np.ndarray, value_bytes: i
 
 
 class SortedPiece:
-    """A file of rows sorted by place: written whole or not at all, then read bucket by bucket.
+    """A `SortedPiece` is a file of rows sorted by place, written whole or not at all, then read bucket by bucket.
 
     The file holds two arrays, how many rows and values lie before each bucket and an empty one of the type of a row's
     entry; then for each bucket the entries of its rows, their values, and their columns.

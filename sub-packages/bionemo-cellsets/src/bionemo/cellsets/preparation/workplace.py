@@ -20,7 +20,7 @@ _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 class Workplace:
-    """Where a store is being made.
+    """A `Workplace` is where a store is being made.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class Workplace:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the store is written and flushed to disk."""
+        """Return whether the store is written and flushed to disk."""
         return (self.store / MANIFEST).is_file()
 
 

@@ -1,4 +1,4 @@
-"""Writes the files of a store: the arrays are appended, rows in store order; the manifest comes last."""
+"""Write the files of a store: the arrays are appended, rows in store order; the manifest comes last."""
 
 import contextlib
 import datetime
@@ -34,7 +34,7 @@ PACKAGES = ("bionemo-cellsets", "bionemo-scdl", "anndata", "numpy", "scipy")
 
 
 class StoreWriter:
-    """Appends rows to a new store, then finishes it.
+    """A `StoreWriter` appends rows to a new store, then finishes it.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class StoreWriter:
         (folder / "obs_features").mkdir()
 
     def write(self, blocks: Iterator[StoredRows], threads: int = 1) -> None:
-        """Write all rows of the store, in order; so many threads share the files."""
+        """Write all rows of the store, in order; `threads` threads share the files."""
         import pyarrow.parquet as pq
 
         with contextlib.ExitStack() as stack:
@@ -155,7 +155,7 @@ class StoreWriter:
 
 
 class _HashedFile:
-    """A file written from its beginning to its end, and its SHA-256."""
+    """A `_HashedFile` is written from its beginning to its end, and hashed on the way."""
 
     def __init__(self, path: Path):
         self._file, self._hash = path.open("wb", buffering=0), hashlib.sha256()
@@ -168,7 +168,7 @@ class _HashedFile:
 
     @property
     def checksum(self) -> str:
-        """Of what was written, hexadecimal."""
+        """Return the SHA-256 of what was written, hexadecimal."""
         return self._hash.hexdigest()
 
     def write(self, content: np.ndarray | bytes) -> None:

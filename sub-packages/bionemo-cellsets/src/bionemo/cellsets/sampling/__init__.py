@@ -1,1 +1,1 @@
-"""Which cells form which set, and which control cells stand beside it."""
+"""Say which cells form which set, and which control cells stand beside it."""

@@ -1,4 +1,4 @@
-"""Which control cells stand beside a set: those of its (context, batch), else those of its context.
+"""Draw the control cells that stand beside a set: those of its (context, batch), else those of its context.
 
 A set may be one of control cells itself. Its pool is then the run that its own cells come from.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ControlPools:
-    """The pool of control cells of every run.
+    """A `ControlPools` has the pool of control cells of every run.
 
     A pool is one block of store rows: runs are sorted by (context, perturbation, batch), so the control runs of a
     context lie side by side. Control cells are inputs, so a split does not limit them.

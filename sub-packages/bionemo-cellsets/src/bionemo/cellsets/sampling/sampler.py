@@ -1,4 +1,4 @@
-"""Which cells form which set: a pure function of (seed, epoch, position among the epoch's sets).
+"""Say which cells form which set: a pure function of (seed, epoch, position among the epoch's sets).
 
 An epoch is a list of `n_sets` sets, permuted; consecutive ones form a global batch, of which every rank takes its
 contiguous share. One process with batch 2b therefore sees what two processes with batch b see, and an epoch broken off
@@ -47,7 +47,7 @@ def set_dtype(blocks: int) -> np.dtype:
 
 
 class SetSampler:
-    """Sets of an epoch, and which rank has which; by default disjoint sets that cover every eligible cell once.
+    """A `SetSampler` cuts an epoch into sets and shares them among ranks; by default each eligible cell is in one set.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ class SetSampler:
 
     @property
     def identity(self) -> dict[str, int | str]:
-        """What the sets of an epoch depend on, ranks and batch size not among it: equal ones mean equal sets.
+        """Return what the sets of an epoch depend on, which ranks and batch size do not change.
 
         `runs` is a hash of the eligible runs, of where they begin and how long they are.
         """

@@ -1,4 +1,4 @@
-"""A set of S cells as K slices of its run: where they begin, and which store rows they are."""
+"""Cut a set of S cells into K slices of its run: say where they begin, and which store rows they are."""
 
 import numpy as np
 

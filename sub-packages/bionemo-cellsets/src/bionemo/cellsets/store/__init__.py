@@ -1,1 +1,1 @@
-"""The store on disk: its manifest, its arrays, and their rows made dense."""
+"""Open the store on disk: check its manifest, map its arrays, make their rows dense."""

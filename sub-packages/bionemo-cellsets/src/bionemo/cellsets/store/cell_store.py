@@ -1,4 +1,4 @@
-"""The cell store: a read-only memory map of cells sorted by condition.
+"""Map a cell store: cells sorted by condition, read-only.
 
 A store is a directory. Its arrays are a bionemo-scdl archive (raw little-endian CSR arrays ``data.npy``,
 ``col_ptr.npy``, ``row_ptr.npy``, and the header and feature indexes that `SingleCellMemMapDataset` asks for). Beside
@@ -40,7 +40,7 @@ RUN_DTYPE = np.dtype(
 
 
 class CellStore:
-    """Cells sorted by (context, perturbation, batch), mapped read-only. Made by `prepare`, opened by `open`.
+    """A `CellStore` maps cells sorted by (context, perturbation, batch). `prepare` makes one, `open` opens it.
 
     Attributes
     ----------
@@ -131,12 +131,12 @@ class CellStore:
 
     @property
     def control_index(self) -> int:
-        """Index of the control label in `perturbations`."""
+        """Return the index of the control label in `perturbations`."""
         return int(np.flatnonzero(self.perturbations == self.control)[0])
 
     @property
     def is_control(self) -> np.ndarray:
-        """Which runs hold control cells, bool [n_runs]."""
+        """Say which runs hold control cells, bool [n_runs]."""
         return self.runs["perturbation"] == self.control_index
 
     def parts(self, split: Split) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What is in a store, as numbers and small tables for a command line or a notebook to show."""
+"""Summarise a store as numbers and small tables, for a command line or a notebook to show."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class ContextSummary:
-    """One context of a store.
+    """A `ContextSummary` counts what one context of a store has.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class ContextSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """A store at a glance.
+    """An `Inspection` is a store at a glance.
 
     Attributes
     ----------

@@ -132,7 +132,7 @@ def densify_values(rows, out, data, columns, row_pointers, n_genes):
 
 @_compiled
 def lay_out(rows, pointers, scale, row_pointers, library_size, target_sum, n_values, n_genes):
-    """For batches of rows, [K, N], fill where each row begins when those of a batch lie side by side, and its scale.
+    """Fill in where each row of batches, [K, N], begins when those of a batch lie side by side, and its scale.
 
     `scale` has no entries for stored log1p values. Return -1, or a damaged row.
     """

@@ -1,4 +1,4 @@
-"""What a store says about itself: which files it has, what is in them, and how to tell that they are the same."""
+"""Read and check what a store says about itself: which files it has, what is in them, whether they are the same."""
 
 import hashlib
 import json
