@@ -11,7 +11,7 @@ from pathlib import Path
 from bionemo.screens.errors import InputError
 
 ROOT = Path(__file__).parents[1]
-HERE = ROOT / "recipes"
+REAL_SCREENS = ROOT / "experiments" / "real_screens"
 FOLDER_VARIABLE = "SCALE_SCREENS"
 """Environment variable that names the folder of the real screens, which are no part of the project."""
 
@@ -74,7 +74,7 @@ class Screen:
 
 SIMULATED = Screen(
     name="simulated",
-    split=HERE / "demo" / "split.toml",
+    split=ROOT / "recipes" / "demo" / "split.toml",
     columns={
         "perturbation_key": "perturbation",
         "control": "control",
@@ -89,7 +89,7 @@ def papalexi(split: str) -> Screen:
     return Screen(
         name="papalexi",
         file="papalexi_lowmoi_sceptre.h5ad",
-        split=HERE / "papalexi_eccite" / f"{split}.toml",
+        split=REAL_SCREENS / "papalexi_eccite" / f"{split}.toml",
         columns={"perturbation_key": "target", "control": "non-targeting", "context_key": "batch"},
     )
 

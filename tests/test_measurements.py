@@ -1,6 +1,9 @@
 """The recipes that measure: what they run, what they repeat, and the arithmetic of their tables."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ from experiments.real_screens.summary import best_baseline, over_folds
 from experiments.real_screens.summary import markdown as fold_table
 from experiments.screens import with_solver_steps
 
+ROOT = Path(__file__).parents[1]
 METRICS = ("MSE", "MAE", "PDCorr", "DEOver", "DEPrec", "LFCSpear", "DirAgr")
 
 
@@ -166,3 +170,21 @@ def test_tables_over_folds():
     assert table.startswith("Not measured: papalexi.")
     assert "**gbm, where there is STATE**, 1 conditions" in table
     assert "| gbm_B | 0.700 ± 0.141 | 0.300 | 0.200 | +0.400 | 0.900 | – |" in table
+
+
+@pytest.mark.parametrize(
+    "command",
+    sorted(
+        set(
+            re.findall(
+                r"python (-m experiments\.\S+|experiments/\S+\.py)",
+                "\n".join(readme.read_text() for readme in ROOT.glob("experiments/*/README.md")),
+            )
+        )
+    ),
+)
+def test_the_commands_of_the_experiments_readmes_run(command, environment):
+    done = subprocess.run(
+        [sys.executable, *command.split(), "--help"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, "usage: " in done.stdout) == (0, True), done.stderr

@@ -147,3 +147,16 @@ def test_the_overrides_are_settings_and_the_cost_follows_from_them(folder):
     assert (
         f"{training.sets_per_batch * training.cells_per_set * gpus:,}" in (ROOT / folder / "overrides.txt").read_text()
     )
+
+
+@pytest.mark.slow
+def test_your_own_screen_becomes_a_report_and_the_same_command_goes_on(workshop, tmp_path, environment):
+    given = {"SCREEN": str(workshop / "screen.h5ad"), "OUT": str(tmp_path / "out")}
+    recipe = ROOT / "your_screen"
+    command = [recipe / "run.sh", "training.max_steps=4", "training.warmup_steps=1", "training.sets_per_batch=2"]
+    for _ in range(2):
+        done = subprocess.run(
+            command, env={**environment, **given, "SPLIT": str(recipe / "split.toml")}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert (tmp_path / "out" / "report" / "report.html").stat().st_size > 10_000

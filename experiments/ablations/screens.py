@@ -1,9 +1,9 @@
 """The screens of the ablations; both mark validation conditions, which choose the checkpoint."""
 
-from experiments.screens import HERE, SIMULATED, glioblastoma, papalexi
+from experiments.screens import REAL_SCREENS, SIMULATED, glioblastoma, papalexi
 
 SCREENS = {
     "simulated": SIMULATED,
     "papalexi": papalexi("validated"),
-    "gbm": glioblastoma(HERE / "glioblastoma_panobinostat" / "validated.toml"),
+    "gbm": glioblastoma(REAL_SCREENS / "glioblastoma_panobinostat" / "validated.toml"),
 }

@@ -17,7 +17,7 @@ from bionemo.scale.inference.controls import ControlCells, read_controls
 from bionemo.scale.inference.inputs import Columns
 from bionemo.scale.linear_start.means import ConditionMeans
 from bionemo.screens import Condition
-from experiments.screens import HERE, Screen, glioblastoma, papalexi
+from experiments.screens import REAL_SCREENS, Screen, glioblastoma, papalexi
 
 FEWEST = 3
 """A condition of fewer cells is in no fold."""
@@ -147,7 +147,7 @@ def thp1(work: Path, seeds: int) -> tuple[Cells, list[Fold]]:
 
 def patients(work: Path) -> tuple[Cells, list[Fold]]:
     """Glioblastoma: for each patient that a test leaves out, each of the other four left out in turn."""
-    cells = Cells(glioblastoma(HERE / "glioblastoma_panobinostat" / "split.toml"), work)
+    cells = Cells(glioblastoma(REAL_SCREENS / "glioblastoma_panobinostat" / "split.toml"), work)
     folds = [
         Fold(train=tuple(c for c in cells.conditions if c not in (test, out)), held_out=(out,), apart=(test,))
         for test in cells.conditions
