@@ -130,7 +130,7 @@ TRICKS = (
         lambda _: patch.object(linear, "_ONEDNN", None),
     ),
     Trick(
-        "small sets keep all scores of attention, not the fused kernel",
+        "small sets keep all scores of attention in bf16, not the fused kernel",
         True,
         lambda _: patch.object(attention, "MOST_WHOLE", 0),
     ),

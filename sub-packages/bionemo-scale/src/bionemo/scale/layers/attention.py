@@ -11,7 +11,7 @@ from megatron.core.transformer.module import MegatronModule
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 MOST_WHOLE = 256
-"""Members of a set up to which a CPU keeps all their scores: in bf16 its fused kernel takes several times as long."""
+"""Members of a set up to which a CPU keeps all their scores in bf16, where its fused kernel takes much longer."""
 
 
 class SetAttention(MegatronModule):
@@ -59,8 +59,8 @@ class SetAttention(MegatronModule):
             k_BHNW, v_BHNW = (
                 part.repeat_interleave(q_BHNW.shape[1] // part.shape[1], dim=1) for part in (k_BHNW, v_BHNW)
             )
-        small_on_cpu = q_BHNW.device.type == "cpu" and len(query_NBHW) <= MOST_WHOLE
-        with sdpa_kernel(SDPBackend.MATH) if small_on_cpu else nullcontext():
+        bf16_on_cpu = q_BHNW.device.type == "cpu" and q_BHNW.dtype == torch.bfloat16
+        with sdpa_kernel(SDPBackend.MATH) if bf16_on_cpu and len(query_NBHW) <= MOST_WHOLE else nullcontext():
             attended_BHNW = F.scaled_dot_product_attention(
                 q_BHNW,
                 k_BHNW,
