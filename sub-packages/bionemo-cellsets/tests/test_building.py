@@ -16,10 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bionemo.cellsets import prepare
-from bionemo.cellsets.inputs import matrices as row_readers
-from bionemo.cellsets.inputs import pieces as reading
-from bionemo.cellsets.preparation import first_pass as survey
-from bionemo.cellsets.preparation import second_pass as sorting
+from bionemo.cellsets.inputs import matrices, pieces
+from bionemo.cellsets.preparation import first_pass, second_pass
 from bionemo.cellsets.preparation.second_pass import permuted
 from bionemo.cellsets.store.cell_store import RUN_DTYPE
 from bionemo.screens import InputError
@@ -78,19 +76,19 @@ def test_places_fill_every_run_whatever_the_blocks():
     runs["length"] = [5, 1, 14]
     runs["start"] = [0, 5, 6]
     run = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [5, 1, 14]))
-    whole = sorting.PlaceInRun(runs, seed=0).rows(run)
+    whole = second_pass.PlaceInRun(runs, seed=0).rows(run)
     np.testing.assert_array_equal(np.sort(whole), np.arange(20))
     np.testing.assert_array_equal(np.searchsorted(runs["start"], whole, side="right") - 1, run)
-    place = sorting.PlaceInRun(runs, seed=0)
+    place = second_pass.PlaceInRun(runs, seed=0)
     np.testing.assert_array_equal(np.concatenate([place.rows(part) for part in np.split(run, [3, 4, 11])]), whole)
 
 
 def test_memory_does_not_grow_with_the_cells(tmp_path, monkeypatch):
-    monkeypatch.setattr(row_readers, "BLOCK_VALUES", 10_000)
-    monkeypatch.setattr(row_readers, "BLOCK_ROWS", 1_000)
-    monkeypatch.setattr(reading, "PIECE_VALUES", 20_000)
-    monkeypatch.setattr(survey, "HASHED_AT_ONCE", 2_000)
-    monkeypatch.setattr(sorting, "BUCKET_BYTES", 100_000)
+    monkeypatch.setattr(matrices, "BLOCK_VALUES", 10_000)
+    monkeypatch.setattr(matrices, "BLOCK_ROWS", 1_000)
+    monkeypatch.setattr(pieces, "PIECE_VALUES", 20_000)
+    monkeypatch.setattr(first_pass, "HASHED_AT_ONCE", 2_000)
+    monkeypatch.setattr(second_pass, "BUCKET_BYTES", 100_000)
     rng = np.random.default_rng(0)
     peaks = {}
     for cells in (500, 5_000, 20_000):  # the first one loads what is loaded once
@@ -158,8 +156,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
 def test_the_store_does_not_depend_on_the_number_of_threads(store, screen_path, tmp_path, keys, monkeypatch):
-    monkeypatch.setattr(row_readers, "BLOCK_ROWS", 40)
-    monkeypatch.setattr(sorting, "BUCKET_BYTES", 5_000)
+    monkeypatch.setattr(matrices, "BLOCK_ROWS", 40)
+    monkeypatch.setattr(second_pass, "BUCKET_BYTES", 5_000)
     for threads in (1, 5):
         made = prepare([screen_path], tmp_path / str(threads), n_genes=None, threads=threads, progress=False, **keys)
         assert made.fingerprint == store.fingerprint

@@ -12,12 +12,9 @@ import scipy.sparse as sp
 import zarr
 
 from bionemo.cellsets import prepare
-from bionemo.cellsets.inputs import matrices as row_readers
-from bionemo.cellsets.inputs import pieces as reading
-from bionemo.cellsets.inputs.observed import observed_conditions
-from bionemo.cellsets.preparation import build
-from bionemo.cellsets.preparation import first_pass as survey
-from bionemo.cellsets.preparation import second_pass as sorting
+from bionemo.cellsets.inputs import matrices, pieces
+from bionemo.cellsets.inputs.conditions import observed_conditions
+from bionemo.cellsets.preparation import build, first_pass, second_pass
 from bionemo.screens import InputError
 
 ALL = {"n_genes": None, "progress": False}
@@ -26,11 +23,11 @@ ALL = {"n_genes": None, "progress": False}
 @pytest.fixture
 def in_small_pieces(monkeypatch):
     """Make every limit so small that the screen is read, spilled and sorted in many pieces."""
-    monkeypatch.setattr(row_readers, "BLOCK_VALUES", 200)
-    monkeypatch.setattr(row_readers, "BLOCK_ROWS", 23)
-    monkeypatch.setattr(reading, "PIECE_VALUES", 500)
-    monkeypatch.setattr(survey, "HASHED_AT_ONCE", 50)
-    monkeypatch.setattr(sorting, "BUCKET_BYTES", 5_000)
+    monkeypatch.setattr(matrices, "BLOCK_VALUES", 200)
+    monkeypatch.setattr(matrices, "BLOCK_ROWS", 23)
+    monkeypatch.setattr(pieces, "PIECE_VALUES", 500)
+    monkeypatch.setattr(first_pass, "HASHED_AT_ONCE", 50)
+    monkeypatch.setattr(second_pass, "BUCKET_BYTES", 5_000)
 
 
 @pytest.mark.parametrize("convert", [sp.csr_matrix, sp.csc_matrix, lambda x: x.toarray()])

@@ -14,7 +14,7 @@ from bionemo.bench.loader.rank_scaling import measure_rank_scaling
 from bionemo.cellsets import CellStore, DeviceBatches, SetLoader, SetSampler, prepare
 from bionemo.cellsets.loading import loader
 from bionemo.cellsets.sampling.controls import ControlPools
-from bionemo.cellsets.store import dense_rows as densify
+from bionemo.cellsets.store import dense_rows
 from bionemo.screens import InputError
 
 SETTINGS = {"set_size": 16, "sets_per_batch": 3, "seed": 11}
@@ -201,7 +201,7 @@ def test_a_loader_starts_at_a_step(store):
 
 
 def test_threads_do_not_change_a_bit(store, monkeypatch):
-    monkeypatch.setattr(densify, "PIECE_ROWS", 5)
+    monkeypatch.setattr(dense_rows, "PIECE_ROWS", 5)
     for staged in (False, True):
         alone = list(make(store, reading={"staged": staged}))
         for batch, wanted in zip(make(store, reading={"threads": 3, "staged": staged}), alone, strict=True):
@@ -503,6 +503,6 @@ def test_dense_cells_are_numpys_float64_logarithms_rounded_once():
         n_genes=500,
     )
     out = np.empty((400, 500), dtype=np.float32)
-    densify.densify_rows(cells, np.arange(400), out)
+    dense_rows.densify_rows(cells, np.arange(400), out)
     assert counts.max() > 1e6
     np.testing.assert_array_equal(out, np.log1p(counts * (1e4 / library_size[:, None].astype(np.float64))).astype("f4"))

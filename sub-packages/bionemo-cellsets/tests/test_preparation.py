@@ -174,6 +174,13 @@ def test_an_input_given_twice_is_refused_whatever_its_names(screen, screen_path,
             prepare([screen_path, again[name]], tmp_path / "s", progress=False, **keys)
 
 
+def test_paths_may_be_text(screen_path, tmp_path, keys):
+    store = str(tmp_path / "s")
+    prepare([str(screen_path)], store, progress=False, **keys)
+    made = prepare([f"{screen_path}"], f"{store}/", overwrite=True, progress=False, **keys)
+    assert CellStore.open(store).fingerprint == made.fingerprint
+
+
 def test_genes_by_name_are_kept_in_their_order_and_change_no_size_of_a_cell(screen_path, tmp_path, keys):
     whole = prepare([screen_path], tmp_path / "whole", n_genes=None, progress=False, **keys)
     names = [str(name) for name in whole.genes[[9, 5, 21]]]

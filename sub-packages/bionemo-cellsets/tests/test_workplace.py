@@ -10,11 +10,8 @@ import signal
 import pytest
 
 from bionemo.cellsets import CellStore, prepare
-from bionemo.cellsets.inputs import matrices as row_readers
-from bionemo.cellsets.inputs import pieces as reading
-from bionemo.cellsets.preparation import first_pass as survey
-from bionemo.cellsets.preparation import second_pass as sorting
-from bionemo.cellsets.preparation import workplace
+from bionemo.cellsets.inputs import matrices, pieces
+from bionemo.cellsets.preparation import first_pass, second_pass, workplace
 from bionemo.screens import InputError
 
 ALL = {"n_genes": None, "progress": False}
@@ -23,10 +20,10 @@ ALL = {"n_genes": None, "progress": False}
 @pytest.fixture
 def killed(screen_path, keys, monkeypatch):
     """Run `prepare` in small pieces in a process that kills itself at the n-th call of a function."""
-    monkeypatch.setattr(row_readers, "BLOCK_ROWS", 23)
-    monkeypatch.setattr(reading, "PIECE_VALUES", 500)
-    monkeypatch.setattr(sorting, "BUCKET_BYTES", 5_000)
-    monkeypatch.setattr(survey, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(matrices, "BLOCK_ROWS", 23)
+    monkeypatch.setattr(pieces, "PIECE_VALUES", 500)
+    monkeypatch.setattr(second_pass, "BUCKET_BYTES", 5_000)
+    monkeypatch.setattr(first_pass, "SAVE_EVERY", 0.0)
 
     def run(target: str, call: int, store, **arguments) -> None:
         owner, name = pkgutil.resolve_name(f"bionemo.cellsets.{target.rpartition('.')[0]}"), target.rpartition(".")[2]
@@ -166,8 +163,8 @@ def test_an_error_of_a_disk_while_reading_deletes_no_unfinished_work(
         raise OSError(5, "Input/output error")
 
     for owner, name in (
-        (row_readers.CsrArrays, "blocks"),  # reading the matrix
-        (survey.np, "fromfile"),  # reading what was put aside
+        (matrices.CsrArrays, "blocks"),  # reading the matrix
+        (first_pass.np, "fromfile"),  # reading what was put aside
         (workplace.json, "loads"),  # reading the plan
     ):
         with monkeypatch.context() as patch:

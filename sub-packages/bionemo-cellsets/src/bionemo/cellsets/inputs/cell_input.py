@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from bionemo.cellsets.inputs import matrices as row_readers
+from bionemo.cellsets.inputs import matrices
 from bionemo.cellsets.inputs.matrices import CscArrays, CsrArrays, DenseArray, Rows
 from bionemo.screens.errors import InputError, brief, name_list
 from bionemo.screens.obs import text_of
@@ -92,8 +92,7 @@ class CellInput(ABC):
         pieces = []
         for start, stop in itertools.pairwise(cuts.tolist()):
             pieces += [
-                (first, min(first + row_readers.BLOCK_ROWS, stop))
-                for first in range(start, stop, row_readers.BLOCK_ROWS)
+                (first, min(first + matrices.BLOCK_ROWS, stop)) for first in range(start, stop, matrices.BLOCK_ROWS)
             ]
         return pieces
 
@@ -159,8 +158,8 @@ class CellInput(ABC):
             Hashes of names that several cells have; those of different names may be alike by chance.
         """
         kept = []
-        for start in range(0, self.n_cells, row_readers.BLOCK_ROWS):
-            names = self.names(start, min(start + row_readers.BLOCK_ROWS, self.n_cells))
+        for start in range(0, self.n_cells, matrices.BLOCK_ROWS):
+            names = self.names(start, min(start + matrices.BLOCK_ROWS, self.n_cells))
             kept += names[np.isin(name_hashes(names), hashes)].tolist()
         counts = pd.Series(kept).value_counts()
         repeated = sorted(name.decode() for name, count in counts.items() if count > 1)  # pyright: ignore

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bionemo.cellsets.inputs.cell_input import CellInput
-from bionemo.cellsets.inputs.observed import label_blocks
+from bionemo.cellsets.inputs.conditions import label_blocks
 from bionemo.cellsets.store.cell_store import RUN_DTYPE
 from bionemo.screens.errors import InputError, choices, name_list
 from bionemo.screens.obs import ObsKey, look_alikes

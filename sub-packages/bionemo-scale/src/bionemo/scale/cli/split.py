@@ -14,7 +14,7 @@ def split(
     out: Annotated[Path, typer.Option(help="TOML file to write; must not exist.")],
 ) -> None:
     """Draw the held-out perturbations of a benchmark, where the published lists are not at hand."""
-    from bionemo.cellsets.inputs.observed import observed_conditions
+    from bionemo.cellsets.inputs.conditions import observed_conditions
     from bionemo.screens.drawn_split import draw_split
     from bionemo.screens.protocol import find_protocol
 

@@ -1,4 +1,4 @@
-"""Read which conditions some files hold, before there is a store of them."""
+"""Read the labels of cells, and count the cells of each condition before there is a store of them."""
 
 import contextlib
 from collections import Counter
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bionemo.cellsets.inputs import matrices as row_readers
+from bionemo.cellsets.inputs import matrices
 from bionemo.cellsets.inputs.anndata_files import AnnDataInput
 from bionemo.cellsets.inputs.cell_input import CellInput
 from bionemo.screens.labels import Condition
@@ -37,8 +37,8 @@ def label_blocks(cells: CellInput, keys: Mapping[str, ObsKey]) -> Iterator[dict[
     """
     columns = {kind: key.columns(cells.columns, cells.path) for kind, key in keys.items()}
     blank: dict[str, tuple[int, int]] = {}
-    for start in range(0, cells.n_cells, row_readers.BLOCK_ROWS):
-        stop = min(start + row_readers.BLOCK_ROWS, cells.n_cells)
+    for start in range(0, cells.n_cells, matrices.BLOCK_ROWS):
+        stop = min(start + matrices.BLOCK_ROWS, cells.n_cells)
         labels = {
             kind: key.join([cells.labels(column, start, stop) for column in columns[kind]], cells.path)
             for kind, key in keys.items()
