@@ -18,15 +18,9 @@ Graph = dict[str, set[str]]
 
 
 def rooms() -> Graph:
-    """Return the rooms (packages and lone modules of a distribution) and what each imports, listed exceptions aside."""
+    """Return the rooms (packages and lone modules of a distribution) and what each imports."""
     rules = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
-    exceptions = {line for contract in rules["contracts"] for line in contract.get("ignore_imports", [])}
     graph = grimp.build_graph(*rules["root_packages"], cache_dir=None)
-    for line in exceptions:
-        importers, imported = (graph.find_matching_modules(part) for part in line.split(" -> "))
-        for importer in importers:
-            for module in imported:
-                graph.remove_import(importer=importer, imported=module)
     found: Graph = {}
     for module in graph.modules:
         targets = found.setdefault(room(module), set())

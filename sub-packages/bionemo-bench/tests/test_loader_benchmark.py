@@ -13,13 +13,14 @@ import pytest
 from bionemo.bench.harness import page_cache
 from bionemo.bench.harness.alternation import alternate
 from bionemo.bench.harness.environments import ArmError, Environment
+from bionemo.bench.harness.formats import OWN, Format, Formats
+from bionemo.bench.harness.screen import ScreenSize, reference_counts
 from bionemo.bench.harness.worker import DRIVERS, Bench, Worker
 from bionemo.bench.loader.arms import Arm, own_arms, peer_arms
 from bionemo.bench.loader.benchmark import LoaderBenchmark, run_loader_benchmark
-from bionemo.bench.loader.formats import FORMATS, OWN, Format, Formats
+from bionemo.bench.loader.formats import FORMATS
 from bionemo.bench.loader.large_store import write_large_store
 from bionemo.bench.loader.report import ratios, write_report
-from bionemo.bench.loader.screen import ScreenSize, reference_counts
 from bionemo.cellsets import CellStore
 from bionemo.screens import InputError
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from bionemo.bench.cli import app
 from bionemo.bench.harness.environments import ArmError, Environment
+from bionemo.bench.harness.screen import ScreenSize
 from bionemo.bench.harness.worker import DRIVERS as PROTOCOL
-from bionemo.bench.loader.screen import ScreenSize
 from bionemo.bench.throughput import benchmark as throughput
 from bionemo.bench.throughput.arms import INFERENCE, TRAINING, inference_arms, training_arms
 from bionemo.bench.throughput.benchmark import SCHEMA, run_throughput_benchmark
@@ -21,7 +21,7 @@ from bionemo.bench.throughput.measuring import DRIVERS
 from bionemo.bench.throughput.records import headline, inference_rates, percentiles, ratios, summaries, training_rates
 from bionemo.bench.throughput.regression import check_comparable, read_baseline, regressions, sentences
 from bionemo.bench.throughput.report import markdown, write_report
-from bionemo.bench.throughput.settings import ThroughputBenchmark, described
+from bionemo.bench.throughput.settings import ThroughputBenchmark, settings_of
 from bionemo.bench.throughput.sizes import SIZES
 from bionemo.bench.throughput.state_environment import DEFAULT, StateEnvironment
 from bionemo.scale.config.model import ModelConfig
@@ -84,7 +84,7 @@ def result() -> dict:
     about = {"name": missing.name, "label": missing.label, "task": missing.task, "system": missing.system}
     arms.append(about | {"as_is": False, "precision": "fp32", "options": {}, "not_run": "pip said no"})
     benchmark = ThroughputBenchmark(size="tiny", screen=SCREEN)
-    machine, settings = described(benchmark)
+    machine, settings = settings_of(benchmark)
     made = {"source": "screen", "bytes": 10, "seconds": 2.0, "cpu_seconds": 2.0, "peak_rss_bytes": 1, "versions": {}}
     return {
         "schema": SCHEMA,

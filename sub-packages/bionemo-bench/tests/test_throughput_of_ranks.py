@@ -5,8 +5,9 @@ import subprocess
 
 import pytest
 
+from bionemo.bench.harness.formats import OWN
 from bionemo.bench.harness.worker import Bench
-from bionemo.bench.throughput.measuring import DRIVERS, OWN
+from bionemo.bench.throughput.measuring import DRIVERS
 
 pytestmark = pytest.mark.slow
 SETS, CELLS, STEPS = 2, 16, 5

@@ -45,9 +45,9 @@ def loader(
     ] = Path("~/.cache/bionemo-bench"),
 ) -> None:
     """Time loops that read sets of cells: this project's, sorted h5py slices and, with --peers, other projects'."""
+    from bionemo.bench.harness.screen import ScreenSize
     from bionemo.bench.loader.benchmark import LoaderBenchmark, run_loader_benchmark
     from bionemo.bench.loader.report import ratios, write_report
-    from bionemo.bench.loader.screen import ScreenSize
     from bionemo.bench.tables import rates_table, show
 
     size = ScreenSize(cells=cells, genes=genes, values_per_cell=nnz, contexts=contexts, perturbations=perturbations)
@@ -105,13 +105,13 @@ def throughput(
     ),
 ) -> None:
     """Train and predict beside STATE at matched sizes; STATE's environment is made once, or named in STATE_VENV."""
-    from bionemo.bench.loader.screen import ScreenSize
+    from bionemo.bench.harness.screen import ScreenSize
     from bionemo.bench.tables import headline_table, show
     from bionemo.bench.throughput.arms import INFERENCE, TRAINING
     from bionemo.bench.throughput.benchmark import SCHEMA, run_throughput_benchmark
     from bionemo.bench.throughput.regression import check_comparable, read_baseline, regressions, sentences
     from bionemo.bench.throughput.report import write_report
-    from bionemo.bench.throughput.settings import ThroughputBenchmark, described
+    from bionemo.bench.throughput.settings import ThroughputBenchmark, settings_of
 
     for task in tasks or ():
         if task not in (TRAINING, INFERENCE):
@@ -135,7 +135,7 @@ def throughput(
     if read is not None:
         result = read_baseline(read, SCHEMA)
     else:
-        machine, settings = described(benchmark)
+        machine, settings = settings_of(benchmark)
         if before is not None and baseline is not None:
             check_comparable(before, machine, settings, baseline)
         result = run_throughput_benchmark(benchmark, cache.expanduser())

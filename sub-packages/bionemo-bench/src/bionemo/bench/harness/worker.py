@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from bionemo.bench.harness.environments import ArmError, Environment
 
-DRIVERS = Path(__file__).parents[1] / "loader" / "drivers"
+DRIVERS = Path(__file__).parent / "drivers"
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bionemo.bench.harness.environments import Environment
-from bionemo.bench.loader.formats import ANNBATCH, CELL_LOAD, CELLSTREAM, OWN, SCDATASET, SCDL
+from bionemo.bench.harness.formats import OWN
+from bionemo.bench.loader.formats import ANNBATCH, CELL_LOAD, CELLSTREAM, DRIVERS, SCDATASET, SCDL
 
 SETS, PAIRS, CELLS = "sets", "sets and controls", "mixed cells"
 """What a loop reads: sets of one condition; those and as many control cells; batches that mix conditions."""
@@ -102,7 +103,7 @@ def peer_arms(workers: int) -> list[Arm]:
             name=name,
             label=f"cell-load, {label}",
             reads=PAIRS,
-            driver="read_cell_load",
+            driver=str(DRIVERS / "read_cell_load"),
             environment=CELL_LOAD,
             format="cell-load",
             options={"consecutive": consecutive, "workers": workers},
@@ -113,19 +114,26 @@ def peer_arms(workers: int) -> list[Arm]:
             name=name,
             label=f"annbatch, {label}",
             reads=reads,
-            driver="read_annbatch",
+            driver=str(DRIVERS / "read_annbatch"),
             environment=ANNBATCH,
             format="annbatch",
             options=options,
         )
 
     return [
-        Arm(name="scdl", label="bionemo-scdl rows", reads=SETS, driver="read_scdl", environment=SCDL, format="scdl"),
+        Arm(
+            name="scdl",
+            label="bionemo-scdl rows",
+            reads=SETS,
+            driver=str(DRIVERS / "read_scdl"),
+            environment=SCDL,
+            format="scdl",
+        ),
         Arm(
             name="cellstream",
             label="cellstream",
             reads=SETS,
-            driver="read_cellstream",
+            driver=str(DRIVERS / "read_cellstream"),
             environment=CELLSTREAM,
             format="cellstream",
         ),
@@ -133,7 +141,7 @@ def peer_arms(workers: int) -> list[Arm]:
             name="scdataset",
             label="scDataset, blocks of a set",
             reads=CELLS,
-            driver="read_scdataset",
+            driver=str(DRIVERS / "read_scdataset"),
             environment=SCDATASET,
             format="sorted",
             options={"fetch_factor": 16},

@@ -1,9 +1,7 @@
 """The loader benchmark: one screen, every arm's format of it, outputs compared, then loops timed in turn."""
 
 import contextlib
-import datetime
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -16,12 +14,14 @@ from tqdm import tqdm
 from bionemo.bench.harness import page_cache
 from bionemo.bench.harness.alternation import alternate, summary
 from bionemo.bench.harness.environments import ArmError
+from bionemo.bench.harness.formats import Formats
 from bionemo.bench.harness.machine import machine_facts, memory_rates
+from bionemo.bench.harness.report import described
+from bionemo.bench.harness.screen import TARGET_SUM, ScreenSize, reference_counts
 from bionemo.bench.harness.worker import Bench, Worker
 from bionemo.bench.loader.arms import Arm, own_arms, peer_arms
-from bionemo.bench.loader.formats import FORMATS, Formats
+from bionemo.bench.loader.formats import FORMATS
 from bionemo.bench.loader.large_store import write_large_store
-from bionemo.bench.loader.screen import TARGET_SUM, ScreenSize, reference_counts
 from bionemo.screens.errors import InputError, choices
 
 SCHEMA = "bionemo-cellsets loader benchmark 1"
@@ -130,13 +130,7 @@ def run_loader_benchmark(
     run.measure()
     large = run.large_store() if benchmark.large_cells else None
     run.bar.close()
-    return {
-        "schema": SCHEMA,
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "took_seconds": time.monotonic() - began,
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "machine": facts | {"bytes_per_second": rates},
-        "settings": asdict(benchmark),
+    return described(SCHEMA, began, facts | {"bytes_per_second": rates}, asdict(benchmark)) | {
         "formats": run.formats.made,
         "arms": [run.arm_result(arm) for arm in arms],
         "large_store": large,
@@ -154,6 +148,7 @@ class _Run:
             benchmark.size,
             again=benchmark.convert_again,
             progress=progress,
+            known=FORMATS,
         )
         self._failed: dict[str, str] = {}
         self._found: dict[str, dict[str, Any]] = {arm.name: {} for arm in arms}

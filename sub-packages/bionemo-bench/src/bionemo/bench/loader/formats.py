@@ -1,160 +1,28 @@
-"""The screen in the layouts that arms read: made once each, timed, and kept."""
+"""Environments of other projects, and the formats that the loader benchmark reads, are named here."""
 
-import hashlib
-import json
-import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from bionemo import cellsets
-from bionemo.bench.harness import page_cache
 from bionemo.bench.harness.environments import Environment
-from bionemo.bench.harness.worker import DRIVERS, Bench
-from bionemo.bench.loader.screen import FACTS_FILE, TARGET_SUM, ScreenSize, write_facts, write_screen
+from bionemo.bench.harness.formats import OWN_FORMATS, Format
 
-OWN = Environment(name="own")
 SCDL = Environment(name="scdl", requirements=("torch==2.13.0", "bionemo-scdl==0.1.3"))
 CELLSTREAM = Environment(name="cellstream", requirements=("cellstream==0.11.0",))
 SCDATASET = Environment(name="scdataset", requirements=("torch==2.13.0", "scDataset==0.3.0", "anndata==0.12.19"))
 CELL_LOAD = Environment(name="cell-load", requirements=("torch==2.13.0", "cell-load==0.10.4"))
 ANNBATCH = Environment(name="annbatch", requirements=("annbatch[zarrs]==0.3.1",), least_python=(3, 12))
+DRIVERS = Path(__file__).parent / "drivers"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Format:
-    """The screen in one layout on disk.
-
-    Attributes
-    ----------
-    name : str
-        Of its folder or file.
-    driver : str
-        Script that converts.
-    environment : Environment
-        Where it does.
-    source : str
-        The format it is made of; "screen" is the file in random order.
-    """
-
-    name: str
-    driver: str
-    environment: Environment
-    source: str = "sorted"
+def _of_sorted(name: str, environment: Environment) -> Format:
+    return Format(name=name, driver=str(DRIVERS / f"read_{name.replace('-', '_')}"), environment=environment)
 
 
-FORMATS = {
+FORMATS = OWN_FORMATS | {
     made.name: made
     for made in (
-        Format(name="store", driver="read_store", environment=OWN, source="screen"),
-        Format(name="sorted", driver="read_h5ad", environment=OWN, source="screen"),
-        Format(name="scdl", driver="read_scdl", environment=SCDL),
-        Format(name="cellstream", driver="read_cellstream", environment=CELLSTREAM),
-        Format(name="cell-load", driver="read_cell_load", environment=CELL_LOAD),
-        Format(name="annbatch", driver="read_annbatch", environment=ANNBATCH),
+        _of_sorted("scdl", SCDL),
+        _of_sorted("cellstream", CELLSTREAM),
+        _of_sorted("cell-load", CELL_LOAD),
+        _of_sorted("annbatch", ANNBATCH),
     )
 }
-
-
-class Formats:
-    """The folder of one screen, with a folder in it for each format.
-
-    Parameters
-    ----------
-    bench : Bench
-        Starts the drivers that convert.
-    folder : Path
-        Of the screen.
-    size : ScreenSize
-        Of the screen.
-    again : bool
-        Make formats anew that are there.
-    progress : bool
-        Show a progress bar while the screen is written.
-    known : mapping, optional
-        Formats by name, instead of `FORMATS`.
-
-    Attributes
-    ----------
-    made : dict
-        What was found of each format that was asked for.
-    """
-
-    def __init__(
-        self,
-        bench: Bench,
-        folder: Path,
-        size: ScreenSize,
-        *,
-        again: bool,
-        progress: bool,
-        known: Mapping[str, Format] | None = None,
-    ):
-        self._known = FORMATS if known is None else known
-        self._bench, self._folder, self._size = bench, folder, size
-        self._again, self._progress = again, progress
-        self.made: dict[str, dict[str, Any]] = {}
-
-    def folder_of(self, name: str) -> Path:
-        """Return where a format lies; "screen" is the file in random order."""
-        return self._folder / name
-
-    def data_of(self, name: str) -> list[Path]:
-        """Return the files and folders that a reader of a format reads."""
-        return sorted(self.folder_of(name).glob("data*"))
-
-    def make_screen(self) -> None:
-        """Write the screen, if it is not there."""
-        if (self.folder_of("screen") / FACTS_FILE).is_file():
-            return
-        partial = self._partial("screen")
-        write_screen(partial, self._size, progress=self._progress)
-        write_facts(partial, self._size)
-        partial.rename(self.folder_of("screen"))
-
-    def make(self, name: str) -> None:
-        """Convert the screen to a format, if that was not done by the same code with the same packages.
-
-        Raises
-        ------
-        ArmError
-            If the format's environment or its conversion fails.
-        """
-        if name in self.made:
-            return
-        wanted, target = self._known[name], self.folder_of(name)
-        record = self._folder / f"{name}.json"
-        made_with = self._made_with(name)
-        if self._again or not target.exists() or _read(record).get("made_with") != made_with:
-            record.unlink(missing_ok=True)
-            shutil.rmtree(target, ignore_errors=True)
-            partial = self._partial(name)
-            with self._bench.start(wanted.driver, wanted.environment) as worker:
-                source = self.folder_of(wanted.source)
-                found = worker.ask("convert", source=source, target=partial, options={"target_sum": TARGET_SUM})
-                found["versions"] = worker.ask("versions")
-            partial.rename(target)
-            found |= {"source": wanted.source, "bytes": sum(map(page_cache.size_of, self.data_of(name)))}
-            record.write_text(json.dumps(found | {"made_with": made_with}))
-        self.made[name] = _read(record)
-
-    def _made_with(self, name: str) -> str:
-        """Return a hash of what decides a format: its converter, its packages or our code, and what it is made of."""
-        made = self._known[name]
-        code = [DRIVERS / f"{made.driver}.py", DRIVERS / "driver_protocol.py", Path(__file__).with_name("screen.py")]
-        if made.environment.is_own:
-            code += sorted(Path(cellsets.__file__).parent.rglob("*.py"))
-        source = self._made_with(made.source) if made.source in self._known else ""
-        parts = [made.environment.requirements, TARGET_SUM, source, *(path.read_text("utf-8") for path in code)]
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-    def _partial(self, name: str) -> Path:
-        partial = self._folder / f"{name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        return partial
-
-
-def _read(record: Path) -> dict[str, Any]:
-    return json.loads(record.read_text()) if record.is_file() else {}

@@ -3,7 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-from bionemo.bench.harness.files import write_files
+from bionemo.bench.harness.report import (
+    bar,
+    formats_table,
+    grid,
+    listed,
+    machine_line,
+    screen_line,
+    spread,
+    table,
+    write_files,
+)
 from bionemo.bench.loader.arms import CELLS, PAIRS, SETS
 
 _NAME = "loader"
@@ -49,7 +59,7 @@ def ratios(result: dict[str, Any]) -> dict[str, dict[str, float]]:
 def markdown(result: dict[str, Any]) -> str:
     """Return the tables: arms, formats, and what was measured beside them."""
     return "\n\n".join(
-        [_conditions(result), _arm_table(result), _format_table(result), _list(_beside(result))]
+        [_conditions(result), _arm_table(result), formats_table(result, _cells(result)), listed(_beside(result))]
     ) + "\n"  # fmt: skip
 
 
@@ -66,23 +76,19 @@ def plot(result: dict[str, Any], path: Path) -> None:
     for place, arm in enumerate(arms):
         rate, wall = (arm["warm"][name] for name in ("cells_per_cpu_second", "cells_per_second"))
         ours = arm["format"] == "store"
-        axes.barh(
+        bar(
+            axes,
             place,
-            rate["median"],
-            xerr=[[rate["median"] - rate["least"]], [rate["greatest"] - rate["median"]]],
+            rate,
             color="0.35" if ours else "0.85",
-            edgecolor="black",
             hatch=None if ours else "///",
-            linewidth=0.8,
-            capsize=2,
             label="bionemo-cellsets, a CPU second" if ours else "others, a CPU second",
         )
         axes.plot(wall["median"], place, "o", color="white", markeredgecolor="black", markersize=6, label="wall time")
     axes.set_yticks(range(len(arms)), [f"{arm['label']} ({arm['reads']})" for arm in arms])
     axes.set_xscale("log")
     figure.supxlabel("distinct target cells a second, warm (median; whiskers: least to greatest)", fontsize="medium")
-    axes.grid(axis="x", color="0.8", linewidth=0.6)
-    axes.set_axisbelow(True)
+    grid(axes)
     handles, labels = axes.get_legend_handles_labels()
     once = dict(zip(labels, handles, strict=True))
     figure.legend(once.values(), once.keys(), loc="outside upper center", ncols=3, fontsize="small")
@@ -92,18 +98,15 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
 def _conditions(result: dict[str, Any]) -> str:
     settings, machine = result["settings"], result["machine"]
-    size = settings["size"]
     set_rate, copy_rate = (
         f"{rate['1'] / 1e9:.1f} GB/s with one thread, {rate['2'] / 1e9:.1f} with two"
         for rate in (machine["bytes_per_second"][name] for name in ("memset", "memcpy"))
     )
     return (
-        f"{size['cells']:,} cells x {size['genes']:,} genes, {size['values_per_cell']} values a cell, "
-        f"{size['contexts']} contexts x {size['perturbations']} perturbations; {settings['sets_per_batch']} sets of "
+        f"{screen_line(settings['size'])}; {settings['sets_per_batch']} sets of "
         f"{settings['set_size']} cells a batch; {settings['repeats']} alternating repeats of "
         f"{settings['seconds']:g} s. "
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB, Linux "
-        f"{machine['kernel']}; memset {set_rate}; memcpy {copy_rate}. "
+        f"{machine_line(machine)}; memset {set_rate}; memcpy {copy_rate}. "
         f"Commit {machine['git_commit']}, {result['started'][:10]}."
     )
 
@@ -129,8 +132,8 @@ def _arm_table(result: dict[str, Any]) -> str:
             (
                 arm["label"],
                 arm["reads"],
-                _spread(warm["cells_per_second"]),
-                _spread(warm["cells_per_cpu_second"]),
+                spread(warm["cells_per_second"]),
+                spread(warm["cells_per_cpu_second"]),
                 f"{warm['rows_per_cpu_second']['median']:,.0f}",
                 *(f"{times[arm['name']][kind]:.3g}" if arm["name"] in times else "" for kind in ("wall", "cpu")),
                 f"{100 * of_memset:.0f}%" if dense else "",
@@ -140,23 +143,11 @@ def _arm_table(result: dict[str, Any]) -> str:
                 f"{max(run['own_bytes'] for run in warm['runs']) / 1e6:,.0f}",
             )
         )
-    return _table(head, rows) + ("\n\n" + _list(missing) if missing else "")
+    return table(head, rows, left=2) + ("\n\n" + listed(missing) if missing else "")
 
 
-def _format_table(result: dict[str, Any]) -> str:
-    cells = result["settings"]["size"]["cells"]
-    rows = [
-        (
-            name,
-            made["source"],
-            f"{made['bytes'] / cells:,.0f}",
-            f"{made['seconds']:,.1f}",
-            f"{cells / made['seconds']:,.0f}",
-            f"{made['peak_rss_bytes'] / 1e6:,.0f}",
-        )
-        for name, made in result["formats"].items()
-    ]
-    return _table(("format", "made of", "bytes/cell", "seconds", "cells/s", "peak RSS, MB"), rows)
+def _cells(result: dict[str, Any]) -> int:
+    return result["settings"]["size"]["cells"]
 
 
 def _beside(result: dict[str, Any]) -> list[str]:
@@ -201,16 +192,3 @@ def _runs(result: dict[str, Any], phase: str) -> list[dict[str, Any]]:
 
 def _median(phase: dict[str, Any], rate: str) -> str:
     return f"{phase[rate]['median']:,.0f}" if rate in phase else ""
-
-
-def _spread(rate: dict[str, float]) -> str:
-    return f"{rate['median']:,.0f} ({rate['least']:,.0f} to {rate['greatest']:,.0f})"
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" if place < 2 else "---:" for place in range(len(head))), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _list(lines: list[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)

@@ -1,15 +1,14 @@
 """The throughput benchmark: one screen in both projects' formats, each arm in its own process, measured in turn."""
 
-import datetime
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from bionemo.bench.harness.environments import Environment
+from bionemo.bench.harness.report import described
 from bionemo.bench.throughput.measuring import Measuring
 from bionemo.bench.throughput.records import headline, ratios
-from bionemo.bench.throughput.settings import ThroughputBenchmark, described
+from bionemo.bench.throughput.settings import ThroughputBenchmark, settings_of
 from bionemo.bench.throughput.state_environment import StateEnvironment
 
 SCHEMA = "bionemo-scale throughput benchmark 1"
@@ -42,7 +41,7 @@ def run_throughput_benchmark(
         If something in `benchmark` is wrong, or there is no such device.
     """
     began = time.monotonic()
-    facts, settings = described(benchmark)
+    facts, settings = settings_of(benchmark)
     arms = benchmark.chosen_arms(facts["cores"])
     run = Measuring(benchmark, arms, cache, state or StateEnvironment(), progress)
     try:
@@ -52,13 +51,7 @@ def run_throughput_benchmark(
     finally:
         run.close()
     found = [run.arm_result(arm) for arm in arms]
-    return {
-        "schema": SCHEMA,
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "took_seconds": time.monotonic() - began,
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "machine": facts,
-        "settings": settings,
+    return described(SCHEMA, began, facts, settings) | {
         "formats": run.data.made,
         "arms": found,
         "ratios": ratios(found),

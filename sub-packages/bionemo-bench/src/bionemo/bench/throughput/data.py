@@ -10,24 +10,17 @@ import h5py
 import numpy as np
 
 from bionemo import cellsets, screens
-from bionemo.bench.harness.environments import Environment
+from bionemo.bench.harness.formats import OWN, OWN_FORMATS, Format, Formats
+from bionemo.bench.harness.screen import ScreenSize
 from bionemo.bench.harness.worker import Bench
-from bionemo.bench.loader.formats import Format, Formats
-from bionemo.bench.loader.screen import ScreenSize
 from bionemo.bench.throughput.arms import SCALE, Arm
 from bionemo.bench.throughput.sizes import CONTROL
 from bionemo.scale.runs import scale_portable
 
-OWN = Environment(name="own")
 _DENSE = str(Path(__file__).parent / "drivers/write_dense")
-FORMATS = {
-    made.name: made
-    for made in (
-        Format(name="store", driver="read_store", environment=OWN, source="screen"),
-        Format(name="sorted", driver="read_h5ad", environment=OWN, source="screen"),
-        Format(name="plain", driver=_DENSE, environment=OWN, source="screen"),
-        Format(name="dense", driver=_DENSE, environment=OWN, source="sorted"),
-    )
+FORMATS = OWN_FORMATS | {
+    "plain": Format(name="plain", driver=_DENSE, environment=OWN, source="screen"),
+    "dense": Format(name="dense", driver=_DENSE, environment=OWN),
 }
 """`plain` and `dense` are STATE's, of the screen as it is and of the sorted one."""
 _TESTED_CONTEXTS = 2

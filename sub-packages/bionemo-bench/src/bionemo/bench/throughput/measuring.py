@@ -13,10 +13,11 @@ from tqdm import tqdm
 from bionemo.bench.harness import page_cache
 from bionemo.bench.harness.alternation import alternate
 from bionemo.bench.harness.environments import ArmError, Environment
+from bionemo.bench.harness.formats import OWN
 from bionemo.bench.harness.gpu import Energy
 from bionemo.bench.harness.worker import Bench, Worker
 from bionemo.bench.throughput.arms import INFERENCE, SCALE, TRAINING, Arm, training_arms
-from bionemo.bench.throughput.data import OWN, BenchmarkData
+from bionemo.bench.throughput.data import BenchmarkData
 from bionemo.bench.throughput.records import inference_rates, summaries, training_rates
 from bionemo.bench.throughput.settings import ThroughputBenchmark
 

@@ -4,7 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bionemo.bench.harness.files import write_files
+from bionemo.bench.harness.report import (
+    bar,
+    formats_table,
+    grid,
+    listed,
+    machine_line,
+    memory,
+    screen_line,
+    spread,
+    table,
+    write_files,
+)
 from bionemo.bench.throughput.arms import INFERENCE, TRAINING
 from bionemo.bench.throughput.records import LOOP_RATE
 
@@ -31,8 +42,8 @@ def write_report(result: dict[str, Any], out: Path) -> dict[str, Path]:
 
 def markdown(result: dict[str, Any]) -> str:
     """Return the tables: conditions, what was asked, training, inference, formats, and what was not run."""
-    parts = [_conditions(result), _headline(result), _training(result), _inference(result), _formats(result)]
-    parts.append("\n".join(f"- {line}" for line in _beside(result)))
+    parts = [_conditions(result), _headline(result), _training(result), _inference(result)]
+    parts += [formats_table(result, result["settings"]["screen"]["cells"]), listed(_beside(result))]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -64,20 +75,11 @@ def plot(result: dict[str, Any], path: Path) -> None:
         for place, arm in enumerate(reversed(arms)):
             found = arm[rate]
             dark = arm["system"] == "scale"
-            axis.barh(
-                place,
-                found["median"],
-                xerr=[[found["median"] - found["least"]], [found["greatest"] - found["median"]]],
-                color="0.35" if dark else "1.0" if arm["as_is"] else "0.75",
-                edgecolor="black",
-                hatch="///" if arm["as_is"] else None,
-                linewidth=0.8,
-                capsize=2,
-            )
+            color = "0.35" if dark else "1.0" if arm["as_is"] else "0.75"
+            bar(axis, place, found, color=color, hatch="///" if arm["as_is"] else None)
         axis.set_yticks(range(len(arms)), [arm["label"] for arm in reversed(arms)])
         axis.set_title(title, fontsize="medium")
-        axis.grid(axis="x", color="0.8", linewidth=0.6)
-        axis.set_axisbelow(True)
+        grid(axis)
     figure.supxlabel(
         f"median; whiskers: least to greatest ({result['settings']['size']}, {result['settings']['device']})",
         fontsize="small",
@@ -88,17 +90,15 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
 def _conditions(result: dict[str, Any]) -> str:
     settings, machine = result["settings"], result["machine"]
-    screen, models = settings["screen"], settings["models"]
+    models = settings["models"]
     where = f"{settings['gpus']} x {machine['gpus'][0]}" if machine["gpus"] else "CPU"
     return (
         f"Size `{settings['size']}`: width {models['hidden']}, {models['layers']} layers of {models['heads']} heads, "
         f"feed-forward {models['ffn']}, {models['sets_per_batch']} sets of {models['set_size']} cells a batch. "
-        f"{screen['cells']:,} cells x {screen['genes']:,} genes, {screen['values_per_cell']} values a cell, "
-        f"{screen['contexts']} contexts x {screen['perturbations']} perturbations. {settings['repeats']} alternating "
+        f"{screen_line(settings['screen'])}. {settings['repeats']} alternating "
         f"repetitions of {settings['steps']} steps; {where}, {settings['threads']} computing thread"
         f"{'s' if settings['threads'] > 1 else ''} a process. "
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.0f} GiB, Linux "
-        f"{machine['kernel']}. Commit {machine['git_commit']}, {result['started'][:10]}, "
+        f"{machine_line(machine)}. Commit {machine['git_commit']}, {result['started'][:10]}, "
         f"{result['took_seconds'] / 60:.0f} minutes in all."
     )
 
@@ -111,7 +111,7 @@ def _headline(result: dict[str, Any]) -> str:
         found, share = line["found"], "at_most" in line
         wanted = f"under {line['at_most']:.0%}" if share else f"at least {line['at_least']:g}"
         rows.append(
-            (line["what"], wanted, _share(found) if share else _times(found), "met" if line["met"] else "missed")
+            (line["what"], wanted, spread(found, ".1%") if share else _times(found), "met" if line["met"] else "missed")
         )
     return table(("what", "wanted", "found", ""), rows, left=1)
 
@@ -129,8 +129,8 @@ def _training(result: dict[str, Any]) -> str:
         steps = _middle(runs)["step_percentiles"]
         row = (
             arm["label"],
-            _spread(arm["cells_per_second"]),
-            _spread(arm["cells_per_cpu_second"]),
+            spread(arm["cells_per_second"]),
+            spread(arm["cells_per_cpu_second"]),
             f"{arm['iterations_per_second']['median']:.3g}",
             *(
                 _times(times.get(rate))
@@ -138,12 +138,12 @@ def _training(result: dict[str, Any]) -> str:
             ),
             f"{arm['data_wait']['median']:.1%}",
             f"{steps['p50']:.3g} / {steps['p90']:.3g} / {steps['p99']:.3g}",
-            *_memory(runs),
+            *memory(runs),
         )
         device = max(run["device_bytes"] for run in runs) / 1e6
         joule = arm.get("cells_per_joule")
         rows.append((*row, f"{device:,.0f}", f"{joule['median']:,.1f}" if joule else "") if on_gpu else row)
-    return table((*head, "GPU memory, MB", "cells/J") if on_gpu else head, rows, left=1) if rows else ""
+    return table((*head, "GPU memory, MB", "cells/J") if on_gpu else head, rows, left=1)
 
 
 def _inference(result: dict[str, Any]) -> str:
@@ -158,32 +158,16 @@ def _inference(result: dict[str, Any]) -> str:
         rows.append(
             (
                 arm["label"],
-                *(_spread(arm[rate]) for rate in ("cells_per_second", LOOP_RATE, "forward_cells_per_second")),
-                _spread(arm["cells_per_cpu_second"]),
+                *(spread(arm[rate]) for rate in ("cells_per_second", LOOP_RATE, "forward_cells_per_second")),
+                spread(arm["cells_per_cpu_second"]),
                 *(_times(times.get(rate)) for rate in ("cells_per_second", LOOP_RATE)),
                 f"{arm['data_wait']['median']:.1%}",
                 f"{last['reading_seconds']:.2f}" if last["reading_seconds"] else "",
                 f"{last['writing_seconds']:.2f}",
-                *_memory(runs),
+                *memory(runs),
             )
         )
-    return table(head, rows, left=1) if rows else ""
-
-
-def _formats(result: dict[str, Any]) -> str:
-    cells = result["settings"]["screen"]["cells"]
-    rows = [
-        (
-            name,
-            made["source"],
-            f"{made['bytes'] / cells:,.0f}",
-            f"{made['seconds']:,.1f}",
-            f"{cells / made['seconds']:,.0f}",
-            f"{made['peak_rss_bytes'] / 1e6:,.0f}",
-        )
-        for name, made in result["formats"].items()
-    ]
-    return table(("format", "made of", "bytes/cell", "seconds", "cells/s", "peak RSS, MB"), rows, left=2)
+    return table(head, rows, left=1)
 
 
 def _beside(result: dict[str, Any]) -> list[str]:
@@ -212,24 +196,5 @@ def _middle(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return sorted(runs, key=lambda run: run["cells_per_second"])[len(runs) // 2]
 
 
-def _memory(runs: Sequence[dict[str, Any]]) -> tuple[str, str]:
-    peak, own = (max(run[name] for run in runs) / 1e6 for name in ("peak_rss_bytes", "own_bytes"))
-    return f"{peak:,.0f}", f"{own:,.0f}"
-
-
-def _spread(rate: dict[str, float]) -> str:
-    return f"{rate['median']:,.0f} ({rate['least']:,.0f} to {rate['greatest']:,.0f})"
-
-
 def _times(found: dict[str, float] | None) -> str:
-    return f"{found['median']:.2f} ({found['least']:.2f} to {found['greatest']:.2f})" if found else ""
-
-
-def _share(found: dict[str, float]) -> str:
-    return f"{found['median']:.1%} ({found['least']:.1%} to {found['greatest']:.1%})"
-
-
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]], left: int) -> str:
-    """Return a Markdown table, the first `left` columns set to the left."""
-    lines = [head, tuple("---" if place < left else "---:" for place in range(len(head))), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return spread(found, ".2f") if found else ""

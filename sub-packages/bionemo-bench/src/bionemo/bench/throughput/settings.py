@@ -6,7 +6,7 @@ from typing import Any
 
 from bionemo.bench.harness.gpu import gpu_facts
 from bionemo.bench.harness.machine import machine_facts
-from bionemo.bench.loader.screen import CONTROL_SHARE, ScreenSize
+from bionemo.bench.harness.screen import CONTROL_SHARE, ScreenSize
 from bionemo.bench.throughput.arms import INFERENCE, TRAINING, Arm, inference_arms, training_arms
 from bionemo.bench.throughput.sizes import SIZES, Size
 from bionemo.screens.errors import InputError, choices
@@ -103,7 +103,7 @@ class ThroughputBenchmark:
         return [arm for arm in known.values() if not self.arms or arm.name in self.arms]
 
 
-def described(benchmark: ThroughputBenchmark) -> tuple[dict[str, Any], dict[str, Any]]:
+def settings_of(benchmark: ThroughputBenchmark) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the machine and the settings, as they are written to JSON.
 
     Raises

@@ -37,11 +37,6 @@ class Size:
     sets_per_batch: int = 16
     steps: tuple[int, int]
 
-    @property
-    def cells_per_step(self) -> int:
-        """Perturbed cells that a full batch has room for."""
-        return self.set_size * self.sets_per_batch
-
     def blocks(self) -> dict[str, Any]:
         """Return the sizes of SCALE's transformer blocks."""
         return {

@@ -33,7 +33,7 @@ def open_data(path: Path, options: dict[str, Any]) -> SetReader:
 
 def convert(source: Path, target: Path, options: dict[str, Any]) -> None:
     """Sort the screen by condition, in memory."""
-    from bionemo.bench.loader.screen import sort_screen
+    from bionemo.bench.harness.screen import sort_screen
 
     sort_screen(source, target)
 
