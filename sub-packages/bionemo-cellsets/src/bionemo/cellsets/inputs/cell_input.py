@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from pandas.util import hash_array
 
 from bionemo.cellsets.inputs import matrices
 from bionemo.cellsets.inputs.matrices import CscArrays, CsrArrays, DenseArray, Rows
@@ -190,7 +191,8 @@ class CellInput(ABC):
             row = np.repeat(np.arange(len(pointers) - 1), np.diff(pointers))
             again = np.flatnonzero((np.diff(columns) == 0) & (np.diff(row) == 0))
             if len(again):
-                cell = self.names(start + row[again[0]], start + row[again[0]] + 1)[0].decode()
+                at = start + int(row[again[0]])
+                cell = self.names(at, at + 1)[0].decode()
                 raise InputError(
                     f"{self.where} of {self.path} holds several values of gene '{self.genes[columns[again[0]]]}' in "
                     f"cell '{cell}': keep one of each, for example their sum with scipy's sum_duplicates"
@@ -230,4 +232,4 @@ def _usual_type(dtype: np.dtype) -> type:
 
 def name_hashes(names: np.ndarray) -> np.ndarray:
     """Return a uint64 hash of each name of a bytes array [n]; equal names have equal hashes."""
-    return pd.util.hash_array(np.array(names.tolist(), dtype=object), categorize=False)
+    return hash_array(np.array(names.tolist(), dtype=object), categorize=False)
