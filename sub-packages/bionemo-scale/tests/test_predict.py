@@ -213,6 +213,12 @@ def test_a_loaded_model_answers_in_memory_as_often_as_it_is_asked(run_path, scre
     assert (model.contexts, model.perturbations) == (("A", "B"), ("MYC", "TP53"))
 
 
+def test_cells_that_stay_on_disk_are_read(run_path, written, screen):
+    model = scale.load(run_path)
+    on_disk = ad.read_h5ad(written(), backed="r")
+    assert (model.predict(on_disk, perturbations="MYC").X != model.predict(screen, perturbations="MYC").X).nnz == 0
+
+
 def test_filled_genes_are_said_and_recorded(run_path, screen, caplog):
     model, without = scale.load(run_path), screen[:, 1:]
     with pytest.raises(InputError, match=r"lacks 1 of the model's 20 genes \('gene0'\): .*--missing-genes"):

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from bionemo.screens.labels import Treatment, parse_label
@@ -66,13 +67,24 @@ class Vocabulary:
             for t in self.treatments(label)
         ]
 
-    @property
+    @cached_property
     def _rows(self) -> dict[str, int]:
-        rows = self.__dict__.get("_row_of")
-        if rows is None:
-            rows = {name: row for row, name in enumerate(self.tokens)}
-            object.__setattr__(self, "_row_of", rows)
-        return rows
+        return {name: row for row, name in enumerate(self.tokens)}
+
+    @cached_property
+    def start_row_of(self) -> dict[str, int]:
+        """Row of each label, or token with an embedding alone, in the tables of a linear start."""
+        return {name: row for row, name in enumerate(self.start_rows)}
+
+    @cached_property
+    def start_rows_alone(self) -> dict[str, list[int]]:
+        """Rows of the labels that have one perturbation alone, at any dose, by its name."""
+        alone: dict[str, list[int]] = {}
+        for label, row in self.start_row_of.items():
+            names = [treatment.name for treatment in self.treatments(label)]
+            if len(names) == 1:
+                alone.setdefault(names[0], []).append(row)
+        return alone
 
     def to_dict(self) -> dict:
         """Return the fields, ready for JSON."""

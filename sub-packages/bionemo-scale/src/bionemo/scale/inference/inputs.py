@@ -36,7 +36,7 @@ def opened(cells: Cells, *, labels_only: bool = False) -> tuple[ad.AnnData, str]
         The file is absent, no AnnData, or leads to other files.
     """
     if isinstance(cells, ad.AnnData):
-        return cells, "the AnnData"
+        return (cells.to_memory() if cells.isbacked and not labels_only else cells), "the AnnData"
     return read_anndata(cells, obs_only=labels_only), str(cells)
 
 

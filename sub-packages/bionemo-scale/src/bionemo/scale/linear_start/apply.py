@@ -78,16 +78,11 @@ def rows_of(label: str, vocabulary: Vocabulary, without: Collection[str] = ()) -
     without
         Labels whose rows are taken for absent.
     """
-    row_of = {name: row for row, name in enumerate(vocabulary.start_rows) if name not in without}
-    if label in row_of:
-        return [[row_of[label]]]
-    alone: dict[str, list[int]] = {}
-    for other, row in row_of.items():
-        names = [treatment.name for treatment in vocabulary.treatments(other)]
-        if len(names) == 1:
-            alone.setdefault(names[0], []).append(row)
-    last = [len(vocabulary.start_rows)]
-    return [alone.get(treatment.name, last) for treatment in vocabulary.treatments(label)]
+    if label in vocabulary.start_row_of and label not in without:
+        return [[vocabulary.start_row_of[label]]]
+    names, last = vocabulary.start_rows, [len(vocabulary.start_rows)]
+    alone = [vocabulary.start_rows_alone.get(treatment.name, []) for treatment in vocabulary.treatments(label)]
+    return [[row for row in rows if names[row] not in without] or last for rows in alone]
 
 
 def combine(effects: torch.Tensor, rows: Sequence[Sequence[int]]) -> torch.Tensor:
