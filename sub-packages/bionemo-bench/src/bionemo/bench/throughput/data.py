@@ -9,7 +9,8 @@ import anndata as ad
 import h5py
 import numpy as np
 
-from bionemo import cellsets, screens
+import bionemo.cellsets as cellsets
+import bionemo.screens as screens
 from bionemo.bench.harness.formats import OWN, OWN_FORMATS, Format, Formats
 from bionemo.bench.harness.screen import ScreenSize
 from bionemo.bench.harness.worker import Bench
@@ -90,7 +91,8 @@ class BenchmarkData:
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "bionemo").mkdir(parents=True)
         for package in (cellsets, screens):
-            (folder / "bionemo" / Path(package.__file__).parent.name).symlink_to(Path(package.__file__).parent)
+            source = Path(package.__path__[0])
+            (folder / "bionemo" / source.name).symlink_to(source)
         (folder / "scale_portable.py").symlink_to(Path(scale_portable.__file__))
         return folder
 
