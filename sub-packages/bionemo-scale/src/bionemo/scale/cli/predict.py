@@ -9,7 +9,7 @@ from typer.core import TyperCommand
 
 
 class ManyPerturbations(TyperCommand):
-    """A command whose ``--perturbations`` takes all words up to the next option; elsewhere a stray word is refused."""
+    """`ManyPerturbations` takes all words up to the next option for ``--perturbations``, and no other."""
 
     def parse_args(self, ctx, args: list[str]) -> list[str]:
         """Repeat the option before each of its words, as click wants it."""
@@ -24,7 +24,7 @@ class ManyPerturbations(TyperCommand):
 
 
 class Part(StrEnum):
-    """The conditions of an observed file, by the training run's split."""
+    """`Part` names conditions of an observed file, by the training run's split."""
 
     TEST = "test"
     VAL = "val"
@@ -33,7 +33,7 @@ class Part(StrEnum):
 
 
 class Missing(StrEnum):
-    """What stands in for a gene that the control cells lack."""
+    """`Missing` names what stands in for a gene that the control cells lack."""
 
     ZERO = "zero"
     MEAN = "mean"

@@ -72,14 +72,15 @@ def read_controls(
         raise InputError(
             f"{source} has an obs column {ORIGIN!r}, where predictions name the cell each started from: rename it."
         )
-    labels = perturbations_of(data.obs, columns, source)
+    obs = pd.DataFrame(data.obs)
+    labels = perturbations_of(obs, columns, source)
     chosen = labels == columns.control
     if not chosen.any():
         raise InputError(
             f"{source} has no control cells: none is labelled {columns.control!r} in obs[{columns.perturbation!r}], "
             f"which holds {', '.join(sorted(set(labels))[:8])}."
         )
-    obs = pd.DataFrame(data.obs).loc[chosen]
+    obs = obs.loc[chosen]
     contexts, batches, notices = labels_of(obs, columns.context, source), None, []
     if columns.batch is not None and has_key(obs, columns.batch):
         batches = labels_of(obs, columns.batch, source)
@@ -94,7 +95,7 @@ def read_controls(
     matrix = _matrix(data[chosen], layer, source)
     _check_values(matrix, vocabulary, source)
     match = match_genes(data.var_names, vocabulary.genes, source, missing_genes)
-    library, expression = np.ones(matrix.shape[0]), match.take(matrix)
+    library, expression = np.ones(len(obs)), match.take(matrix)
     if vocabulary.kind == "counts":
         library = np.asarray(matrix.sum(1), dtype=np.float64).ravel()
         expression = sparse.csr_matrix(sparse.diags(vocabulary.target_sum / np.maximum(library, 1)) @ expression)

@@ -15,7 +15,7 @@ MOST_FILLED = 0.1
 
 
 class MissingGenes(StrEnum):
-    """Say what stands in for a gene that the control cells lack: no expression, or the mean of the training cells."""
+    """`MissingGenes` fill a gene that the control cells lack: by no expression, or the mean of the training cells."""
 
     ZERO = "zero"
     MEAN = "mean"
@@ -52,9 +52,10 @@ class GeneMatch:
         if not self.missing:
             return expression
         there, absent = (np.flatnonzero(found) for found in (self.columns >= 0, self.columns < 0))
-        filled = sparse.csr_matrix(np.tile(values_G[absent].astype(np.float32), (expression.shape[0], 1)))
-        order = np.argsort(np.concatenate([there, absent]))
-        return sparse.csr_matrix(sparse.hstack([expression, filled], format="csr")[:, order])
+        cells = len(expression.indptr) - 1
+        filled = sparse.csr_matrix(np.tile(values_G[absent].astype(np.float32), (cells, 1)))
+        joined = sparse.csr_matrix(sparse.hstack([expression, filled]))
+        return sparse.csr_matrix(joined[:, np.argsort(np.concatenate([there, absent]))])
 
 
 def match_genes(names: pd.Index, genes: Sequence[str], source: str, missing: MissingGenes | None) -> GeneMatch:

@@ -49,7 +49,7 @@ def perturbations_of(obs: pd.DataFrame, columns: Columns, name: str) -> np.ndarr
         The column is missing, a cell has no label, or a label is the control's but for capitals or blanks.
     """
     labels = labels_of(obs, columns.perturbation, name)
-    look_alikes(pd.unique(labels), columns.perturbation, name, control=columns.control)
+    look_alikes(set(labels), columns.perturbation, name, control=columns.control)
     return labels
 
 

@@ -44,7 +44,7 @@ def as_anndata(
     counts = [population.cells for population in populations]
     obs[columns.perturbation] = pd.Categorical(np.repeat([p.perturbation for p in populations], counts))
     if any(p.batch is not None for p in populations):
-        obs[columns.batch] = pd.Categorical(np.repeat([p.batch for p in populations], counts))
+        obs[columns.batch] = pd.Categorical(np.repeat([str(p.batch) for p in populations], counts))
     obs[ORIGIN] = obs.index.to_numpy()
     obs.index = pd.Index([f"predicted_{i}" for i in range(len(obs))])
     result = ad.AnnData(predicted.expression, obs=obs, var=pd.DataFrame(index=pd.Index(genes)))

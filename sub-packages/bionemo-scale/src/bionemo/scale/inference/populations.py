@@ -16,7 +16,7 @@ from bionemo.screens.obs import labels_of
 
 @dataclass(frozen=True)
 class Population:
-    """A `Population` is one set of conditions to predict, and its number of cells."""
+    """A `Population` is one condition to predict, and its number of cells."""
 
     context: str
     perturbation: str
@@ -89,7 +89,7 @@ def _counted(*labels: np.ndarray) -> list[tuple[tuple[str, ...], int]]:
     """Count the cells of every combination of labels that there is, in the order of the labels."""
     table = pd.DataFrame({i: pd.Categorical(column) for i, column in enumerate(labels)})
     sizes = table.groupby(list(table), observed=True, sort=True).size()
-    names = sizes.index if len(labels) > 1 else ((name,) for name in sizes.index)
+    names = zip(*(sizes.index.get_level_values(i) for i in range(len(labels))), strict=True)
     return [(tuple(map(str, name)), int(cells)) for name, cells in zip(names, sizes, strict=True)]
 
 

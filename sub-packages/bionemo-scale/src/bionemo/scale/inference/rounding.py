@@ -1,4 +1,4 @@
-"""Predicted expression to whole counts."""
+"""Round predicted expression to whole counts."""
 
 import numba
 import numpy as np
@@ -13,7 +13,7 @@ _SLACK = 1e-6
 
 
 class CountRounding:
-    """Systematic rounding of one population's log1p expression to what whole counts of its cells can show.
+    """`CountRounding` brings one population's log1p expression to what whole counts of its cells can show.
 
     A cell of library size L can show ``log1p(k * target_sum / L)`` for whole k. A value between two neighbours of that
     grid becomes one of them, the upper with the probability p that leaves its expectation as it was: small values

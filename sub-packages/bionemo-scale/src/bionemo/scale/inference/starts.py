@@ -27,7 +27,7 @@ class Pool:
 
     @cached_property
     def mean_G(self) -> np.ndarray:
-        """Mean log1p of each gene, float64 [G]."""
+        """Return the mean log1p of each gene over the pool, float64 [G]."""
         return _mean(self.expression, self.rows)
 
 

@@ -57,22 +57,22 @@ class TrainedModel:
 
     @property
     def genes(self) -> tuple[str, ...]:
-        """The genes of a predicted cell, in their order."""
+        """Return the genes of a predicted cell, in their order."""
         return self.network.vocabulary.genes
 
     @property
     def contexts(self) -> tuple[str, ...]:
-        """Contexts whose perturbed cells trained the model; others it knows by their control cells."""
+        """Return the contexts whose perturbed cells trained the model; others it knows by their control cells."""
         return self.network.vocabulary.contexts
 
     @property
     def perturbations(self) -> tuple[str, ...]:
-        """Perturbations that the model can predict, alone or joined to combinations."""
+        """Return the perturbations that the model can predict, alone or joined to combinations."""
         return self.network.vocabulary.tokens[1:]
 
     @property
     def network_share(self) -> float:
-        """Share of the network's change that a prediction adds to its start, 0 to 1."""
+        """Return the share of the network's change that a prediction adds to its start, 0 to 1."""
         return float(self.network.network_share)
 
     def summary(self) -> str:

@@ -1,4 +1,4 @@
-"""A checkpoint to safetensors, JSON and the file that runs them."""
+"""Export a checkpoint as safetensors, JSON and the file that runs them."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""An export back to a run that predicts and trains."""
+"""Turn an export back into a run that predicts and trains."""
 
 import json
 import shutil

@@ -14,6 +14,7 @@ import difflib
 import json
 import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -27,15 +28,8 @@ PSEUDOCOUNT = 0.2
 _USED = {
     *("deep_sets", "condition_pooling", "perturbation_tokens", "prediction", "network_share", "start"),
     *("hidden_size", "num_layers", "num_attention_heads", "num_query_groups", "ffn_hidden_size", "gene_modules"),
-    *(
-        "gene_module_size",
-        "encoder_layers",
-        "condition_seeds",
-        "source",
-        "source_control_share",
-        "solver_steps",
-        "head",
-    ),
+    *("gene_module_size", "encoder_layers", "condition_seeds", "source", "source_control_share", "solver_steps"),
+    "head",
 }
 _TRAINING_ONLY = {
     *("token_dropout", "gene_dropout", "set_loss", "likelihood_weight"),
@@ -67,12 +61,12 @@ def load(folder: str | Path) -> "ScaleModel":
 
 
 def linear(inputs: int, outputs: int, bias: bool = False) -> nn.Linear:
-    """A projection, without bias unless asked for."""
+    """Make a projection, without bias unless asked for."""
     return nn.Linear(inputs, outputs, bias=bias)
 
 
 class Attention(nn.Module):
-    """Grouped-query attention in both directions; padding is not attended to."""
+    """`Attention` is grouped-query attention in both directions; padding is not attended to."""
 
     def __init__(self, width: int, heads: int, groups: int):
         super().__init__()
@@ -91,7 +85,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """SwiGLU."""
+    """`FeedForward` is SwiGLU."""
 
     def __init__(self, width: int, inner: int):
         super().__init__()
@@ -104,7 +98,7 @@ class FeedForward(nn.Module):
 
 
 class Modulation(nn.Module):
-    """Shift, scale and gate of adaLN-zero: [B, D] to ``parts`` tensors [B, 1, D]."""
+    """`Modulation` makes shift, scale and gate of adaLN-zero: [B, D] to ``parts`` tensors [B, 1, D]."""
 
     def __init__(self, width: int, parts: int):
         super().__init__()
@@ -116,7 +110,7 @@ class Modulation(nn.Module):
 
 
 class Block(nn.Module):
-    """``h <- h + gate * F(norm(h) * (1 + scale) + shift)``, for attention and feed-forward."""
+    """`Block` does ``h <- h + gate * F(norm(h) * (1 + scale) + shift)``, for attention and feed-forward."""
 
     def __init__(self, width: int, inner: int, heads: int, groups: int, conditioned: bool):
         super().__init__()
@@ -136,7 +130,7 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """Blocks in a row and a last norm."""
+    """`Stack` is blocks in a row and a last norm."""
 
     def __init__(self, config: dict, width: int, layers: int, conditioned: bool):
         super().__init__()
@@ -154,7 +148,7 @@ class Stack(nn.Module):
 
 
 class GeneModuleEncoder(nn.Module):
-    """Within a cell: G genes to M tokens, attention among them, joined to D."""
+    """`GeneModuleEncoder` works within a cell: G genes become M tokens, which attend and are joined to D."""
 
     def __init__(self, config: dict, genes: int):
         super().__init__()
@@ -171,7 +165,7 @@ class GeneModuleEncoder(nn.Module):
 
 
 class DeepSets(nn.Module):
-    """Across cells: ``h_i <- h_i + rho(mean_j phi(h_j))`` over the valid cells."""
+    """`DeepSets` works across cells: ``h_i <- h_i + rho(mean_j phi(h_j))`` over the valid cells."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -185,7 +179,7 @@ class DeepSets(nn.Module):
 
 
 class CellEncoder(nn.Module):
-    """Both levels."""
+    """`CellEncoder` has both levels."""
 
     def __init__(self, config: dict, genes: int):
         super().__init__()
@@ -198,7 +192,7 @@ class CellEncoder(nn.Module):
 
 
 class PerturbationEncoder(nn.Module):
-    """Tokens of perturbations: learned, projected from embeddings, or both; and their doses."""
+    """`PerturbationEncoder` makes tokens of perturbations and doses, learned, from embeddings, or both."""
 
     embedding: torch.Tensor
 
@@ -228,7 +222,7 @@ class PerturbationEncoder(nn.Module):
 
 
 class ConditionEncoder(nn.Module):
-    """Tokens of the perturbations, the context and the batch, pooled over those that are there (row -1 is not)."""
+    """`ConditionEncoder` pools tokens of perturbations, context and batch over those that are there (row -1 is not)."""
 
     def __init__(self, config: dict, vocabulary: dict):
         super().__init__()
@@ -258,7 +252,7 @@ class ConditionEncoder(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoids of t, then two layers."""
+    """`TimeEmbedding` is sinusoids of t, then two layers."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -273,7 +267,7 @@ class TimeEmbedding(nn.Module):
 
 
 class Transport(nn.Module):
-    """``z1_hat = g(z_t, t, C, z0)``: ``z0`` plus a change, or ``z_t`` plus a velocity times the time that is left."""
+    """`Transport` is ``g(z_t, t, C, z0)``: ``z0`` plus a change, or ``z_t`` plus a velocity times the time left."""
 
     def __init__(self, config: dict):
         super().__init__()
@@ -296,7 +290,7 @@ class Transport(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to centred log1p expression; columns beyond G only fill up the projection."""
+    """`Decoder` turns latents into centred log1p expression; columns beyond G only fill up the projection."""
 
     def __init__(self, config: dict, genes: int, columns_multiple: int = 64):
         super().__init__()
@@ -312,7 +306,7 @@ class Decoder(nn.Module):
 
 
 class LinearStart(nn.Module):
-    """What a perturbation did in the training contexts, as a shift of control cells; L training labels, K contexts."""
+    """`LinearStart` shifts control cells by what a perturbation did elsewhere; L training labels, K contexts."""
 
     effect: torch.Tensor
     elsewhere: torch.Tensor
@@ -337,7 +331,7 @@ class LinearStart(nn.Module):
             self.register_buffer(name, torch.zeros(shape))
 
     def delta(self, rows: list[list[list[int]]], context_B, control_mean_BG) -> torch.Tensor:
-        """Shift of each set, [B, G]; ``rows`` of its parts are averaged, then summed, and no parts shift nothing."""
+        """Return the shift of each set, [B, G]; ``rows`` of its parts are averaged, then summed; no parts, no shift."""
         elsewhere_BG = torch.stack([self.elsewhere[[row for part in parts for row in part]].mean(0) for parts in rows])
         common_BG = torch.where(self.known[context_B, None] > 0, self.common[context_B], elsewhere_BG)
         b, a = self.shares
@@ -352,13 +346,13 @@ class LinearStart(nn.Module):
 
     @staticmethod
     def move(x_BSG, delta_BG, control_mean_BG, ceiling: float) -> torch.Tensor:
-        """Cells whose mean moves by delta: up by a shift, down by a factor, which keeps zeros."""
+        """Return cells whose mean moves by delta: up by a shift, down by a factor, which keeps zeros."""
         keep_BG = (1 + delta_BG.clamp(max=0) / control_mean_BG.clamp(min=1e-6)).clamp(min=0)
         return (x_BSG * keep_BG[:, None] + delta_BG.clamp(min=0)[:, None]).clamp(max=ceiling)
 
 
 class ScaleModel(nn.Module):
-    """The exported model.
+    """`ScaleModel` is the exported model.
 
     Attributes
     ----------
@@ -397,7 +391,7 @@ class ScaleModel(nn.Module):
         self.linear_start = LinearStart(vocabulary) if config["start"] == "linear" else None
 
     def normalise(self, counts: torch.Tensor, library: torch.Tensor | None = None) -> torch.Tensor:
-        """log1p of counts [..., G] brought to ``target_sum``; ``library`` [...] counts all genes of the cell."""
+        """Return log1p of counts [..., G] brought to ``target_sum``; ``library`` [...] counts all genes of the cell."""
         library = counts.sum(-1) if library is None else library
         return torch.log1p(counts * (self.target_sum / library.clamp(min=1)).unsqueeze(-1))
 
@@ -405,22 +399,25 @@ class ScaleModel(nn.Module):
         self, control, mask, perturbation, dose, context, batch, key, delta=None, control_mean=None
     ) -> torch.Tensor:
         """Predict from rows of the tables, int64 [B, P] and [B], -1 where there is no token; see :meth:`predict`."""
+        x0_BSG, mask_BS = control, mask
         if self.linear_start is not None:
-            control = self.linear_start.move(control, delta, control_mean, self.ceiling)
-        z0 = self.encoder(control - self.gene_mean, mask)
-        condition = self.condition_encoder(perturbation, dose, context, batch)
-        noise = torch.stack([self._noise(int(k), z0.shape[1:]) for k in key]).to(z0.device)
-        per_cell = z0.square().mean(2)
-        scale = (torch.where(mask, per_cell, 0.0).sum(1) / mask.sum(1).clamp(min=1)).sqrt()[:, None, None]
-        z = self.control_share * z0 + (1 - self.control_share**2) ** 0.5 * scale * noise
+            x0_BSG = self.linear_start.move(x0_BSG, delta, control_mean, self.ceiling)
+        z0_BSD = self.encoder(x0_BSG - self.gene_mean, mask_BS)
+        condition_BD = self.condition_encoder(perturbation, dose, context, batch)
+        noise_BSD = torch.stack([self._noise(int(k), z0_BSD.shape[1:]) for k in key]).to(z0_BSD.device)
+        size_BS = torch.where(mask_BS, z0_BSD.square().mean(2), 0.0)
+        scale_B11 = (size_BS.sum(1) / mask_BS.sum(1).clamp(min=1)).sqrt()[:, None, None]
+        z_BSD = self.control_share * z0_BSD + (1 - self.control_share**2) ** 0.5 * scale_B11 * noise_BSD
         steps = self.config["solver_steps"]
         for step in range(steps):
-            t = torch.full((z.shape[0],), step / steps, device=z.device)
-            z = z + (self.transport(z, t, condition, z0, mask) - z) / (steps - step)
-        x1 = self.expression_decoder(z)
-        residual = self.config["head"] == "residual"
-        x1 = control + self.network_share * (x1 - self.expression_decoder(z0)) if residual else x1 + self.gene_mean
-        return x1.clamp(0, self.ceiling)
+            t_B = torch.full((len(z_BSD),), step / steps, device=z_BSD.device)
+            z_BSD = z_BSD + (self.transport(z_BSD, t_B, condition_BD, z0_BSD, mask_BS) - z_BSD) / (steps - step)
+        x1_BSG = self.expression_decoder(z_BSD)
+        if self.config["head"] == "residual":
+            x1_BSG = x0_BSG + self.network_share * (x1_BSG - self.expression_decoder(z0_BSD))
+        else:
+            x1_BSG = x1_BSG + self.gene_mean
+        return x1_BSG.clamp(0, self.ceiling)
 
     @torch.no_grad()
     def predict(
@@ -435,7 +432,7 @@ class ScaleModel(nn.Module):
         control_mean: torch.Tensor | None = None,
         key: list[int] | None = None,
     ) -> torch.Tensor:
-        """Perturbed populations, a cell for each control cell.
+        """Predict perturbed populations, a cell for each control cell.
 
         Parameters
         ----------
@@ -509,15 +506,15 @@ class ScaleModel(nn.Module):
         torch.Tensor
             log1p [B, S, G] of whole counts normalised to ``target_sum``; zeros are as frequent as in cells.
         """
-        unit = (self.target_sum / library.clamp(min=1))[..., None].double()
-        value = x1.double()
-        whole = torch.floor(torch.expm1(value) / unit + 1e-6)
-        lower, upper = torch.log1p(whole * unit), torch.log1p((whole + 1) * unit)
-        up = ((value - lower) / (upper - lower)).clamp(0, 1)
-        chance = torch.rand(x1.shape[0], 1, x1.shape[2], generator=torch.Generator().manual_seed(seed)).to(value)
-        passed = torch.floor(chance + up.cumsum(1))
-        is_up = passed > torch.cat([torch.zeros_like(passed[:, :1]), passed[:, :-1]], 1)
-        return torch.where(is_up, upper, lower).to(x1.dtype)
+        unit_BS1, x1_BSG = (self.target_sum / library.clamp(min=1))[..., None].double(), x1.double()
+        whole_BSG = torch.floor(torch.expm1(x1_BSG) / unit_BS1 + 1e-6)
+        lower_BSG, upper_BSG = torch.log1p(whole_BSG * unit_BS1), torch.log1p((whole_BSG + 1) * unit_BS1)
+        up_BSG = ((x1_BSG - lower_BSG) / (upper_BSG - lower_BSG)).clamp(0, 1)
+        generator = torch.Generator().manual_seed(seed)
+        chance_B1G = torch.rand(x1.shape[0], 1, x1.shape[2], generator=generator).to(x1_BSG)
+        passed_BSG = torch.floor(chance_B1G + up_BSG.cumsum(1))
+        is_up_BSG = passed_BSG > F.pad(passed_BSG, (0, 0, 1, 0))[:, :-1]
+        return torch.where(is_up_BSG, upper_BSG, lower_BSG).to(x1.dtype)
 
     def start_rows(self, label: str) -> list[list[int]]:
         """Name the rows of the linear start that a label is made of: its own, or those of its parts alone."""
@@ -527,7 +524,7 @@ class ScaleModel(nn.Module):
         return [self.labels[name]["rows"][0] for name in parts if name != self.control]
 
     def _tokens(self, label: str) -> tuple[list[int], list[float]]:
-        """Rows of the tokens of a label, and their doses, NaN where there is none."""
+        """Return the rows of the tokens of a label, and their doses, NaN where there is none."""
         if label in self.labels:
             return self.labels[label]["tokens"], [math.nan if d is None else d for d in self.labels[label]["doses"]]
         names = [label] if label in self.perturbations else self._parts(label)
@@ -539,8 +536,8 @@ class ScaleModel(nn.Module):
         return [self.perturbations.index(name) for name in names], [math.nan] * len(names)
 
     @staticmethod
-    def _table_rows(kind: str, table: list[str], names: list[str | None]) -> list[int]:
-        """Rows of names in a table, -1 where there is none."""
+    def _table_rows(kind: str, table: list[str], names: Sequence[str | None]) -> list[int]:
+        """Return the rows of names in a table, -1 where there is none."""
         unknown = sorted({name for name in names if name is not None and name not in table})
         if unknown:
             warnings.warn(f"{kind} {', '.join(map(repr, unknown))} was not seen in training.", stacklevel=3)
