@@ -1,10 +1,15 @@
 """Forms that were written for speed: they compute what the plain forms do, and are kept only where they gain."""
 
+import json
+from pathlib import Path
+
 import pytest
 
-from bionemo.bench.kernels.benchmark import Setting, Trainer
-from bionemo.bench.kernels.tricks import TRICKS
+from bionemo.bench.kernels.benchmark import FUSED, MEMORY, Setting, Trainer
+from bionemo.bench.kernels.tricks import GAIN, TRICKS
 from bionemo.scale.config.compute import Precision
+
+RESULTS = Path(__file__).parents[3] / "benchmarks" / "results" / "kernels-cpu.json"
 
 
 @pytest.fixture(scope="module")
@@ -27,3 +32,9 @@ def test_both_forms_have_one_loss_and_one_gradient(trainer, trick):
         other_loss, other_gradient = pass_through()
     assert other_loss == pytest.approx(loss, rel=1e-5)
     assert other_gradient == pytest.approx(gradient, rel=1e-4)
+
+
+def test_the_code_has_the_tricks_that_the_recorded_measurement_keeps():
+    recorded = {trick["name"]: trick for trick in json.loads(RESULTS.read_text("utf-8"))["tricks"]}
+    in_code = {trick.name: trick.in_code for trick in TRICKS} | {MEMORY: True, FUSED: False}
+    assert {name: trick["best"] >= GAIN for name, trick in recorded.items()} == in_code

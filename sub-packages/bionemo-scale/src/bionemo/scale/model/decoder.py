@@ -18,7 +18,6 @@ from bionemo.scale.config.compute import ComputeConfig
 from bionemo.scale.config.model import GENE_MULTIPLE, Head, ModelConfig
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.flow.likelihood import negative_binomial_loss
-from bionemo.scale.layers.clamp import within
 from bionemo.scale.layers.linear import ColumnParallelLinear
 from bionemo.scale.layers.specs import LayerSpec
 from bionemo.scale.layers.transformer import transformer_config
@@ -84,7 +83,7 @@ class Decoder(MegatronModule):
         if self.rates is not None:
             return self.rates(self.trunk(z1_BSD), gene_mean_G).log1p()
         if self.head is Head.RESIDUAL:
-            return within(x0_BSG + network_share * self.change(z1_BSD, z0_BSD), self.ceiling)
+            return (x0_BSG + network_share * self.change(z1_BSD, z0_BSD)).clamp(0, self.ceiling)
         return (self(z1_BSD) + gene_mean_G).clamp(0, self.ceiling)
 
 
