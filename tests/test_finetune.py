@@ -184,7 +184,8 @@ def commands_of(readme: Path) -> list[str]:
 
 
 def in_shell(block: str, folder: Path, environment: dict[str, str], **more: str) -> None:
-    (folder / "recipes").symlink_to(ROOT / "recipes")
+    for name in ("recipes", "experiments"):
+        (folder / name).symlink_to(ROOT / name)
     done = subprocess.run(
         ["bash", "-euc", block],
         cwd=folder,
