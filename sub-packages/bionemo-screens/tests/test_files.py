@@ -110,7 +110,9 @@ def test_a_link_inside_the_file_is_followed(h5ad):
     with h5py.File(h5ad, "r+") as file:
         file["layers/again"] = h5py.SoftLink("/X")
         file["layers/round"] = h5py.SoftLink("/layers")
-    with open_anndata_file(h5ad) as file:
+    file = open_anndata_file(h5ad)
+    assert isinstance(file, h5py.File)
+    with file:
         assert file["layers/again/data"].shape == (4,)
 
 

@@ -232,4 +232,4 @@ def _usual_type(dtype: np.dtype) -> type:
 
 def name_hashes(names: np.ndarray) -> np.ndarray:
     """Return a uint64 hash of each name of a bytes array [n]; equal names have equal hashes."""
-    return hash_array(np.array(names.tolist(), dtype=object), categorize=False)
+    return hash_array(np.array(names.tolist(), dtype=object), categorize=False)  # pyright: ignore
