@@ -1,5 +1,6 @@
 """The evaluation and the store install alone, each with the ground floor, and do their work there."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +44,10 @@ def alone(tmp_path):
 
     def install(*names: str):
         subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True)
-        folders = [str(ROOT / "sub-packages" / f"bionemo-{name}") for name in names]
+        # From copies: setuptools builds beside the sources.
+        folders = [tmp_path / f"bionemo-{name}" for name in names]
+        for folder in folders:
+            shutil.copytree(ROOT / "sub-packages" / folder.name, folder, ignore=shutil.ignore_patterns("*.egg-info"))
         pins = ["-c", str(ROOT / "constraints" / "cpu.txt")]
         # pip's own settings (an index, a cache) are those of this machine, so its environment is.
         done = subprocess.run(
