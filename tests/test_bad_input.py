@@ -21,7 +21,7 @@ MISTAKES = [
     (PRETRAIN.replace("pretrain", "finetune --from {run} --recipe low-rank"), "did you mean 'low_rank'?"),
     ("inspect {absent}", "{absent}"),
     (PRETRAIN.replace("{store}", "{absent}"), "{absent}"),
-    (f"{PRETRAIN} out=other", "'out=other' is among the settings"),
+    (f"{PRETRAIN} out=other", "no setting 'out'"),
     (f"{PREDICT} --perturbations perturbation_x", "'perturbation_x' was never seen in training: did you mean"),
     (PREDICT.replace("{out}", "{screen}") + " --like {screen}", "which it would replace"),
     (PREDICT.replace("{run}", "{damaged}") + " --like {screen}", "step=2 is damaged"),

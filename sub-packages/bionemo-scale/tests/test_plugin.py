@@ -2,6 +2,8 @@
 
 import os
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -54,7 +56,7 @@ def test_a_dry_run_shows_the_task_of_every_factory_and_starts_nothing(nemo, monk
 
 
 def test_the_command_says_nothing_of_other_libraries(tmp_path):
-    command = ["nemo", "scale", "pretrain", "--factory", "scale_tiny", *WHERE]
+    command = [str(Path(sys.executable).with_name("nemo")), "scale", "pretrain", "--factory", "scale_tiny", *WHERE]
     environment = os.environ | {"NEMORUN_HOME": str(tmp_path)}
     asked = dict(env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=tmp_path)
     shown = subprocess.run([*command, "--dryrun", "--yes"], **asked)
