@@ -133,7 +133,7 @@ def test_under_torchrun_the_processes_share_the_weights_they_start_from(tmp_path
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert np.frombuffer(saved_weights(out)["network_share"], np.float32) == 0.5
     assert (out / "checkpoints" / "step=12").is_dir()
-    assert json.loads((out / "run.json").read_text())["training"]["devices"] == 2
+    assert json.loads((out / "run.json").read_text())["compute"]["devices"] == 2
 
 
 def test_a_job_that_fails_ends_with_its_sentence_and_a_code(tmp_path, second, environment):

@@ -40,7 +40,7 @@ def test_a_run_goes_on_in_the_other_precision(whole, tmp_path, pretrain, command
         assert (found[name] - gradient).norm() <= 0.1 * gradient.norm(), name
 
     command("export", run, "--out", tmp_path / "exported")
-    assert json.loads((tmp_path / "exported" / "config.json").read_text())["training"]["precision"] == after
+    assert json.loads((tmp_path / "exported" / "config.json").read_text())["compute"]["precision"] == after
 
 
 def test_weights_come_back_to_the_bit_from_bf16(tmp_path, pretrain):

@@ -96,7 +96,12 @@ def test_the_commands_of_the_readme_run(folder, tmp_path, command, environment):
     shim.chmod(0o755)
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", commands(folder)[0]],
-        env={**environment, "PATH": f"{shim.parent}:{environment['PATH']}", "recipes": str(ROOT)},
+        env={
+            **environment,
+            "PATH": f"{shim.parent}:{environment['PATH']}",
+            "recipes": str(ROOT),
+            "experiments": str(ROOT.with_name("experiments")),
+        },
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -11,7 +11,7 @@ from jobs import pretrain_arguments
 RECORDED = """\
 import json, sys
 from bionemo.scale.cli.app import app
-from bionemo.scale.training import profiling
+from bionemo.scale.training.callbacks import profiling
 
 events, names = [], []
 

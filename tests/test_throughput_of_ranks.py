@@ -55,6 +55,6 @@ def test_the_recipe_measures_two_ranks_under_torchrun(workshop, tmp_path, enviro
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     found = json.loads((tmp_path / "timed" / "throughput.json").read_text())
-    assert found["training"]["devices"] == 2
+    assert found["compute"]["devices"] == 2
     assert 4 * SETS * CELLS * 0.5 < found["distinct_perturbed_cells"] <= 2 * 4 * SETS * CELLS
     assert found["cells_per_second"] == pytest.approx(found["distinct_perturbed_cells"] / found["seconds"])
