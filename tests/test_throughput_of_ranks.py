@@ -15,7 +15,7 @@ SETS, CELLS, STEPS = 2, 16, 5
 
 def test_the_benchmarks_training_is_timed_over_two_ranks(workshop, tmp_path):
     """What `bench throughput --gpus 2` asks of the process that trains SCALE."""
-    settings = {"max_steps": 10_000, "sets_per_batch": SETS, "cells_per_set": CELLS, "devices": 2}
+    settings = {"max_steps": 10_000, "sets_per_batch": SETS, "cells_per_set": CELLS}
     with Bench(tmp_path / "bench").start(DRIVERS / "train_scale", OWN, threads=1) as worker:
         warm = worker.ask(
             "train",
@@ -25,6 +25,7 @@ def test_the_benchmarks_training_is_timed_over_two_ranks(workshop, tmp_path):
             out=str(tmp_path / "run"),
             model={"hidden_size": 32, "num_layers": 1, "num_attention_heads": 4, "num_query_groups": 2,
                    "ffn_hidden_size": 96, "gene_modules": 4, "gene_module_size": 16},
+            compute={"devices": 2},
             training_settings=settings | {"validate_every": 10_000, "checkpoint_every": 10_000},
             warm_up=2,
         )  # fmt: skip
