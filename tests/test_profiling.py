@@ -9,7 +9,7 @@ from jobs import pretrain_arguments
 
 # NVTX keeps a stack: what is popped is what was pushed last.
 RECORDED = """\
-import json, sys
+import json, os, sys
 from bionemo.scale.cli.app import app
 from bionemo.scale.training.callbacks import profiling
 
@@ -32,7 +32,10 @@ def checked(self):
 
 profiling.Range.stop = checked
 app(sys.argv[2:], standalone_mode=False)
-json.dump({"events": events, "open": names}, open(sys.argv[1], "w"))
+with open(sys.argv[1], "w") as file:
+    json.dump({"events": events, "open": names}, file)
+# Torch's profiler now and then crashes a process that ends by itself.
+os._exit(0)
 """
 
 
