@@ -44,7 +44,7 @@ def alone(tmp_path):
 
     def install(*names: str):
         subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True)
-        # From copies: setuptools builds beside the sources.
+        # It installs from copies, since setuptools builds beside the sources.
         folders = [tmp_path / f"bionemo-{name}" for name in names]
         for folder in folders:
             shutil.copytree(ROOT / "sub-packages" / folder.name, folder, ignore=shutil.ignore_patterns("*.egg-info"))

@@ -35,7 +35,7 @@ def test_compiled_blocks_have_the_losses_and_gradients_of_the_others(build, sets
 
 
 def test_compiled_blocks_are_finetuned_like_the_others(build, sets, monkeypatch, vocabulary):
-    """With the compiler's tracing and without its code: adapters are hooks, which must be traced with their layers."""
+    """The compiler traces here and makes no code: adapters are hooks, which must be traced with their layers."""
     compile_of = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compile_of(module, backend="eager"))
     known = {

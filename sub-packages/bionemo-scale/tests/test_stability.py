@@ -41,6 +41,6 @@ def test_300_steps_on_very_sparse_sets_stay_finite_and_learn(build, condition_of
                 parameter.copy_(weight)
         losses.append(terms["loss"].detach().float())
     assert torch.stack(losses).isfinite().all()
-    # Of weights that do not move the two sums are within 2% of one another.
+    # The two sums of weights that do not move are within 2% of one another.
     assert sum(losses[-75:]) < 0.9 * sum(losses[:75]), "the loss has not fallen"
     assert model.predict(control, mask, condition, torch.arange(3)).isfinite().all()

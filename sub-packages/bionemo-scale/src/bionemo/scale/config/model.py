@@ -109,7 +109,7 @@ class ModelConfig:
     perturbation_tokens: PerturbationTokens = PerturbationTokens.LEARNED
     """``embedding`` and ``both`` need a file of embeddings."""
     token_dropout: float = 0.3
-    """With ``both``, share of training sets that have only the embeddings of their perturbations."""
+    """``both`` shows this share of training sets only the embeddings of their perturbations."""
 
     source: Source = Source.MIXED
     source_control_share: float = 0.8

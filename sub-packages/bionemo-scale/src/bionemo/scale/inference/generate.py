@@ -90,9 +90,9 @@ class _Piece:
     scale_G: np.ndarray
     """What each gene of the control cells is multiplied by."""
     rounding: CountRounding
-    """Of the whole population."""
+    """It belongs to the whole population."""
     key: int
-    """Of the model's noise."""
+    """The model's noise is drawn from it."""
 
 
 def _pieces(

@@ -37,7 +37,7 @@ class TrainedModel:
     """A `TrainedModel` is the weights of one checkpoint, and what they mean; :meth:`load` opens one."""
 
     network: ScaleModel
-    """In evaluation mode, on its device."""
+    """The model is in evaluation mode, on its device."""
     record: RunRecord
     """What the run was started with."""
     checkpoint: Path
