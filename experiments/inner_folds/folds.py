@@ -17,6 +17,7 @@ from bionemo.scale.inference.controls import ControlCells, read_controls
 from bionemo.scale.inference.inputs import Columns
 from bionemo.scale.linear_start.means import ConditionMeans
 from bionemo.screens import Condition
+from bionemo.screens.controls import ControlRoles, Controls
 from experiments.screens import REAL_SCREENS, Screen, glioblastoma, papalexi
 
 FEWEST = 3
@@ -61,6 +62,7 @@ class Cells:
             source,
             Columns(perturbation=self.perturbation_key, context=self.context_key, batch=None, control=keys["control"]),
             self.vocabulary(self.conditions),
+            roles=ControlRoles(controls=Controls.SHARED),
         )
         self.adata = ad.read_h5ad(source)
         contexts, labels = (

@@ -18,6 +18,7 @@ from bionemo.scale.runs.directory import RunDirectory
 from bionemo.scale.runs.export import _check_portable, _labels, export
 from bionemo.scale.runs.import_export import import_export
 from bionemo.scale.runs.load import load_model
+from bionemo.screens.controls import ControlRole, ControlRoles, Controls
 from bionemo.screens.errors import InputError
 
 CPU = torch.device("cpu")
@@ -196,9 +197,16 @@ def test_an_exported_model_rounds_to_whole_counts_and_keeps_the_mean(exported):
 def test_counts_are_normalised_as_in_training(exported, screen, written, vocabulary):
     model = scale_portable.load(exported)
     columns = Columns(perturbation="target", context="line", batch=None, control="ctrl")
-    cells = read_controls(written(), columns, vocabulary)
+    cells = read_controls(written(), columns, vocabulary, roles=ControlRoles(controls=Controls.SHARED))
     counts = screen[screen.obs["target"] == "ctrl"].X.toarray()
     torch.testing.assert_close(model.normalise(torch.tensor(counts)), torch.tensor(cells.expression.toarray()))
+
+
+@pytest.mark.parametrize("roles", [ControlRoles(), ControlRoles(rotation=2), ControlRoles(controls=Controls.SHARED)])
+def test_an_exported_model_knows_which_control_cells_to_start_from(spoiled, screen, roles):
+    edit(spoiled, control_roles=roles.to_dict())
+    chosen = scale_portable.load(spoiled).is_input(list(screen.obs_names))
+    assert chosen.tolist() == roles.has(screen.obs_names, ControlRole.INPUT).tolist()
 
 
 def test_a_damaged_export_is_refused(spoiled, groups, tmp_path):

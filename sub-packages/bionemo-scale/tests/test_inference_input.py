@@ -15,16 +15,19 @@ from bionemo.scale.inference.inputs import Columns
 from bionemo.scale.inference.populations import check_known, populations_like, populations_of
 from bionemo.scale.inference.starts import Pools, draw
 from bionemo.screens import Split
+from bionemo.screens.controls import ControlRole, ControlRoles, Controls
 from bionemo.screens.errors import InputError
 
 COLUMNS = Columns(perturbation="target", context="line", batch="plate", control="ctrl")
+SHARED = ControlRoles(controls=Controls.SHARED)
 SPLIT = Split.from_dict({"zeroshot": {}, "fewshot": {"B": {"val": ["TP53"], "test": ["MYC"]}}})
 
 
 @pytest.fixture
 def read(vocabulary):
-    def read(path, vocabulary=vocabulary, layer=None, **changes) -> ControlCells:
-        return read_controls(path, replace(COLUMNS, **{"batch": None, **changes}), vocabulary, layer=layer)
+    def read(path, vocabulary=vocabulary, layer=None, roles=SHARED, **changes) -> ControlCells:
+        columns = replace(COLUMNS, **{"batch": None, **changes})
+        return read_controls(path, columns, vocabulary, roles=roles, layer=layer)
 
     return read
 
@@ -41,6 +44,41 @@ def test_control_cells_are_normalised_and_the_others_left_out(read, written, scr
     assert list(cells.obs["target"].unique()) == ["ctrl"]
     assert list(cells.obs.columns) == ["line", "target", "plate", "age"]
     assert cells.notices == ()
+
+
+@pytest.mark.parametrize("rotation", [0, 1, 2])
+def test_predictions_start_from_the_control_cells_of_role_input(read, written, screen, rotation):
+    """Their noise would stand on both sides of a score if the truth were measured against the same cells."""
+    roles = ControlRoles(rotation=rotation)
+    cells = read(written(lambda cells: cells[::-1]), roles=roles)
+    controls = screen[screen.obs["target"] == "ctrl"]
+    is_input = roles.has(controls.obs_names, ControlRole.INPUT)
+    assert 0 < is_input.sum() < len(is_input)
+    assert list(cells.obs.index) == list(controls.obs_names[is_input][::-1])
+    np.testing.assert_allclose(cells.expression.toarray(), expected(screen)[is_input][::-1], rtol=1e-5)
+    np.testing.assert_array_equal(cells.library, controls.X.toarray().sum(1)[is_input][::-1])
+
+
+def test_a_context_without_control_cells_to_start_from_is_refused_and_a_batch_starts_from_others(read, written):
+    def without_input(*which):
+        def change(cells):
+            is_input = ControlRoles().has(cells.obs_names, ControlRole.INPUT)
+            there = (cells.obs[["line", "plate"]] == which).all(axis=1) & (cells.obs["target"] == "ctrl")
+            return cells[~(there & is_input)]
+
+        return change
+
+    cells = read(written(without_input("C", "plate1")), batch="plate", roles=ControlRoles())
+    populations = populations_of(["MYC"], cells)
+    assert populations[-1].context == "C"
+    message = r"The 3 control cells of context 'C' in .*screen.h5ad are too few to divide: none has the role 'input'"
+    with pytest.raises(InputError, match=message + ".*choose --control-roles shared"):
+        Pools(cells).of(populations[-1])
+    cells = read(written(without_input("A", "plate2")), batch="plate", roles=ControlRoles())
+    populations, pools = populations_of(["MYC"], cells), Pools(cells)
+    assert counted(populations)["A", "MYC", "plate2"] == 4
+    assert set(cells.obs.iloc[pools.of(populations[1]).rows]["plate"]) == {"plate1"}
+    assert ["batch 'plate2 of A' to start from" in notice for notice in pools.notices(populations)] == [True]
 
 
 def test_genes_in_another_order_are_put_in_the_models(read, written, screen):
@@ -266,7 +304,7 @@ def test_a_joined_batch_key_is_found_and_a_batch_without_controls_is_said(read, 
     pools, populations = Pools(cells), populations_like(path, replace(COLUMNS, batch=key), SPLIT, "test")
     assert set(cells.obs.iloc[pools.of(populations[0]).rows][key]) == {"B+plate1"}
     (notice,) = pools.notices(populations)
-    assert "no control cell of batch 'B+plate2 of B':" in notice
+    assert "no control cell of batch 'B+plate2 of B' to start from:" in notice
     assert pools.notices(populations[:1]) == []
 
 
@@ -319,7 +357,7 @@ def test_genes_that_the_cells_lack_are_filled_where_it_was_asked_for(written, sc
     path, mean = written(lambda cells: cells[:, [0, *range(2, 20)]]), np.linspace(1, 2, 20)
 
     def filled(missing: MissingGenes) -> ControlCells:
-        return read_controls(path, COLUMNS, vocabulary, missing_genes=missing, gene_mean_G=mean)
+        return read_controls(path, COLUMNS, vocabulary, roles=SHARED, missing_genes=missing, gene_mean_G=mean)
 
     counts = screen[screen.obs["target"] == "ctrl"].X.toarray()
     counts[:, 1] = 0
@@ -342,7 +380,7 @@ def test_thousands_of_populations_take_no_longer_each_than_hundreds(vocabulary):
     x = sparse.random(40_000, 20, 0.1, "csr", np.float32, np.random.default_rng(0))
     x.data[:] = 1
     cells = ad.AnnData(x, obs=obs, var=pd.DataFrame(index=list(vocabulary.genes)))
-    controls = read_controls(cells, replace(COLUMNS, batch=None), vocabulary)
+    controls = read_controls(cells, replace(COLUMNS, batch=None), vocabulary, roles=SHARED)
     started = time.perf_counter()
     pools, rng = Pools(controls), np.random.default_rng(0)
     populations = populations_of([f"p{i}" for i in range(10)], controls)

@@ -14,6 +14,7 @@ from bionemo.scale.inference import generate as generation
 from bionemo.scale.inference.predict import predict
 from bionemo.scale.runs.directory import RunDirectory
 from bionemo.screens import Split
+from bionemo.screens.controls import ControlRole, ControlRoles, Controls
 from bionemo.screens.errors import InputError
 
 
@@ -46,10 +47,20 @@ def test_rows_carry_the_control_cell_they_started_from(predicted, written, scree
     assert (origin["target"] == "ctrl").all()
     assert (origin["line"].astype(str).to_numpy() == "B").all()
     assert (origin["age"].to_numpy() == obs["age"].to_numpy()).all()
-    # 14 cells from 10 controls: every control once before any is taken twice.
+    # 14 cells from 3 controls of role input: every one four times before any is taken a fifth time.
     taken = obs.loc[obs["plate"] == "plate1", "control_cell"].value_counts()
-    assert len(taken) == 10
-    assert taken.max() == 2
+    assert sorted(taken) == [4, 5, 5]
+    assert ControlRoles().has(taken.index, ControlRole.INPUT).all()
+
+
+def test_control_cells_are_shared_where_that_was_chosen_and_the_file_says_so(predicted, screen):
+    controls = set(screen.obs_names[screen.obs["target"] == "ctrl"])
+    cells = predicted(perturbations=["MYC"], control_roles="shared")
+    assert set(cells.obs["control_cell"]) == controls
+    assert cells.uns["prediction"]["controls"] == ControlRoles(controls=Controls.SHARED).to_dict()
+    apart = predicted(perturbations=["MYC"])
+    assert set(apart.obs["control_cell"]) < controls
+    assert apart.uns["prediction"]["controls"] == ControlRoles().to_dict()
 
 
 def test_values_are_log1p_of_whole_counts_of_the_cells_library(predicted, written, screen):
@@ -78,9 +89,10 @@ def test_the_count_head_predicts_whole_counts(build, record, save_weights, writt
 def test_the_file_says_what_produced_it(predicted, run_path, written):
     stated = predicted(like=written(), part="val", seed=3).uns["prediction"]
     assert stated["checkpoint"] == str(run_path)
-    assert stated["controls"] == str(written())
+    assert stated["controls_file"] == str(written())
     expected = {
         **{"step": 1, "seed": 3, "training_seed": 0, "start": "control", "network_share": 1.0},
+        **{"evidence": "none", "controls": {"controls": "independent", "rotation": 0}},
         **{"part": "val", "control": "ctrl", "input_kind": "counts", "layer": ""},
     }
     assert {name: stated[name] for name in expected} == expected
@@ -107,7 +119,7 @@ def test_the_seed_decides(predicted, written):
 def test_perturbations_without_an_observed_file_go_to_every_context(predicted, screen):
     cells = predicted(perturbations=["TP53", "MYC"])
     counts = cells.obs[["line", "target"]].astype(str).value_counts().to_dict()
-    assert counts == {(c, p): n for p in ("TP53", "MYC") for c, n in (("A", 17), ("B", 10), ("C", 6))}
+    assert counts == {(c, p): n for p in ("TP53", "MYC") for c, n in (("A", 4), ("B", 3), ("C", 3))}
     origin = screen.obs.loc[cells.obs["control_cell"]]
     assert (origin["plate"].astype(str).to_numpy() == cells.obs["plate"].astype(str).to_numpy()).all()
     assert ["no perturbed cell of 'C'" in notice for notice in predicted.notices] == [True]
@@ -125,6 +137,7 @@ def test_named_perturbations_select_among_the_observed(predicted, written):
         ({}, "nothing to predict"),
         ({"perturbations": ["TP35"]}, "'TP35' was never seen in training: did you mean 'TP53'"),
         ({"perturbations": ["MYC"], "missing_genes": "median"}, "--missing-genes 'median' is not one of zero, mean"),
+        ({"perturbations": ["MYC"], "control_roles": "share"}, "--control-roles 'share' is not known: did you mean"),
         ({"perturbations": ["MYC"], "layer": "counts"}, "has no layer 'counts'"),
         ({"perturbations": ["MYC"], "seed": -1}, "--seed -1 is negative"),
         ({"perturbations": ["MYC"], "part": "val"}, "--part val .* --like, which was not given"),

@@ -40,6 +40,7 @@ def test_shared_controls_are_all_cells_in_every_role():
 def test_roles_are_read_as_they_were_written():
     roles = ControlRoles(Controls.INDEPENDENT, 2)
     assert ControlRoles.from_dict(roles.to_dict(), "a file") == roles
+    assert ControlRoles.from_dict(roles.to_dict() | {"rotation": np.int64(2)}, "an h5ad file") == roles
 
 
 @pytest.mark.parametrize(

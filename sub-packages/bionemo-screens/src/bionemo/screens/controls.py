@@ -89,9 +89,10 @@ class ControlRoles:
             raise InputError(f"{source} does not say which control cells have which role") from error
         if controls not in list(Controls):
             raise InputError(f"The controls '{controls}' of {source} are not known: {choices(controls, Controls)}")
-        if type(rotation) is not int or not 0 <= rotation < PARTS:
+        # A file gives back a number of NumPy's.
+        if isinstance(rotation, bool) or not isinstance(rotation, int | np.integer) or not 0 <= rotation < PARTS:
             raise InputError(f"The rotation of control cells in {source} must be 0, 1 or 2, not {rotation!r}")
-        return cls(Controls(controls), rotation)
+        return cls(Controls(controls), int(rotation))
 
 
 def check_roles(cells: Mapping[str, Mapping[ControlRole, int]], source: str) -> tuple[str, ControlRole, int]:

@@ -32,6 +32,13 @@ class Part(StrEnum):
     ALL = "all"
 
 
+class Roles(StrEnum):
+    """`Roles` says whether predictions leave control cells to others, or start from all."""
+
+    INDEPENDENT = "independent"
+    SHARED = "shared"
+
+
 class Missing(StrEnum):
     """`Missing` names what stands in for a gene that the control cells lack."""
 
@@ -60,6 +67,13 @@ def predict(
         Missing | None,
         typer.Option(help="Fill genes that the controls lack, a tenth of the model's at most.", show_default="refuse"),
     ] = None,
+    control_roles: Annotated[
+        Roles | None,
+        typer.Option(
+            help="Start from control cells of role input, or from all of them, as published protocols do.",
+            show_default="the training run's",
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
     seed: Annotated[int, typer.Option(help="The same seed gives the same cells.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -85,6 +99,7 @@ def predict(
         control=control,
         layer=layer,
         missing_genes=missing_genes,
+        control_roles=control_roles,
         overwrite=overwrite,
         seed=seed,
         device=device,

@@ -1,5 +1,6 @@
 """Read control cells, on the genes and the scale of a model."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from scipy import sparse
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.inference.genes import MissingGenes, match_genes
 from bionemo.scale.inference.inputs import Cells, Columns, has_key, opened, perturbations_of
+from bionemo.screens.controls import ControlRole, ControlRoles
 from bionemo.screens.errors import InputError
 from bionemo.screens.obs import labels_of
 
@@ -18,7 +20,7 @@ ORIGIN = "control_cell"
 
 @dataclass(frozen=True, kw_only=True)
 class ControlCells:
-    """`ControlCells` are the cells that predictions start from, C of them."""
+    """`ControlCells` are the cells that predictions start from: the control cells of role `input`, C of them."""
 
     expression: sparse.csr_matrix
     """float32 [C, G], log1p, the model's genes in the model's order."""
@@ -30,6 +32,10 @@ class ControlCells:
     """str [C]"""
     batches: np.ndarray | None
     """str [C]; None where the model knows no batches, or the file says none."""
+    roles: ControlRoles
+    """Which control cells of the file have the role."""
+    sizes: dict[tuple[str, str | None], int]
+    """(context, batch) -> control cells of any role; the batch is None where `batches` is."""
     source: str
     """What messages call the file."""
     filled_genes: tuple[str, ...]
@@ -42,11 +48,12 @@ def read_controls(
     columns: Columns,
     vocabulary: Vocabulary,
     *,
+    roles: ControlRoles,
     layer: str | None = None,
     missing_genes: MissingGenes | None = None,
     gene_mean_G: np.ndarray | None = None,
 ) -> ControlCells:
-    """Read the cells that are labelled as control.
+    """Read the cells that are labelled as control and have the role `input`.
 
     Parameters
     ----------
@@ -56,6 +63,8 @@ def read_controls(
         Where the labels are. The batch column may be missing.
     vocabulary
         The model's genes and scale.
+    roles
+        Which control cells, by their names in ``obs``, predictions may start from.
     layer
         Where the expression is, counts or log1p as in training; ``X`` if not given.
     missing_genes, gene_mean_G
@@ -92,7 +101,10 @@ def read_controls(
     for key, joined in ((columns.context, contexts), (columns.batch, batches)):
         if joined is not None and key not in obs:
             obs = obs.assign(**{str(key): pd.Categorical(joined)})
-    matrix = _matrix(data[chosen], layer, source)
+    sizes = Counter(zip(contexts, [None] * len(obs) if batches is None else batches, strict=True))
+    is_input = roles.has(obs.index.astype(str), ControlRole.INPUT)
+    obs, contexts, batches = obs.loc[is_input], contexts[is_input], None if batches is None else batches[is_input]
+    matrix = _matrix(data[np.flatnonzero(chosen)[is_input]], layer, source)
     _check_values(matrix, vocabulary, source)
     match = match_genes(data.var_names, vocabulary.genes, source, missing_genes)
     library, expression = np.ones(len(obs)), match.take(matrix)
@@ -108,6 +120,8 @@ def read_controls(
         obs=obs,
         contexts=contexts,
         batches=batches,
+        roles=roles,
+        sizes=dict(sizes),
         source=source,
         filled_genes=match.missing,
         notices=(*notices, *match.notices),

@@ -1,5 +1,6 @@
 """Choose which populations to predict, and how many cells of each."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -72,16 +73,17 @@ def populations_like(
 
 
 def populations_of(perturbations: Sequence[str], controls: ControlCells) -> list[Population]:
-    """Return every (context, batch) of the control cells under each perturbation, one cell for each control cell.
+    """Return every (context, batch) of the control cells under each perturbation, one cell for each to start from.
 
-    Batches stay together, without a name, where the control cells say none.
+    Batches stay together, without a name, where the control cells say none. A batch whose control cells all have
+    another role gets as many cells as it has control cells.
     """
-    by = [controls.contexts] if controls.batches is None else [controls.contexts, controls.batches]
-    counted = _counted(*by)
+    batches = [None] * len(controls.contexts) if controls.batches is None else controls.batches
+    of_input = Counter(zip(controls.contexts, batches, strict=True))
     return [
-        Population(context, perturbation, batch[0] if batch else None, cells)
+        Population(context, perturbation, batch, of_input[context, batch] or cells)
         for perturbation in perturbations
-        for (context, *batch), cells in counted
+        for (context, batch), cells in sorted(controls.sizes.items())
     ]
 
 

@@ -32,7 +32,7 @@ class Pool:
 
 
 class Pools:
-    """`Pools` finds the control cells of a population: those of its batch, or of its context where that has none."""
+    """`Pools` finds the cells that a population starts from: of its batch, or of its context where that has none."""
 
     def __init__(self, cells: ControlCells):
         self.cells = cells
@@ -44,14 +44,21 @@ class Pools:
         self._pools = {key: Pool(cells.expression, np.array(found)) for key, found in rows.items()}
 
     def of_context(self, context: str) -> Pool:
-        """Return all control cells of a context.
+        """Return all control cells of a context that predictions may start from.
 
         Raises
         ------
         InputError
-            There is none.
+            There is none, or none that predictions may start from.
         """
         if (context, None) not in self._pools:
+            others = sum(cells for (of, _), cells in self.cells.sizes.items() if of == context)
+            if others:
+                raise InputError(
+                    f"The {others} control cells of context {context!r} in {self.cells.source} are too few to divide: "
+                    f"none has the role 'input', which predictions start from. Add control cells, leave the context "
+                    f"out, or choose --control-roles shared."
+                )
             raise InputError(
                 f"{self.cells.source} has no control cell of context {context!r}, so nothing can be predicted there: "
                 f"add its control cells, or leave the context out."
@@ -71,8 +78,8 @@ class Pools:
         if not without:
             return []
         return [
-            f"{self.cells.source} has no control cell of batch {name_list(without, 5)}: those populations start from "
-            f"the context's other batches."
+            f"{self.cells.source} has no control cell of batch {name_list(without, 5)} to start from: those "
+            f"populations start from the context's other batches."
         ]
 
 

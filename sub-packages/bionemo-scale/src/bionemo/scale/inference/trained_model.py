@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from bionemo.scale.runs.directory import RunRecord
 from bionemo.scale.runs.load import find_checkpoint, load_model, torch_device
 from bionemo.scale.training.cpu import keep_freed_memory
 from bionemo.screens import Split
-from bionemo.screens.errors import InputError
+from bionemo.screens.controls import ControlRoles, Controls
+from bionemo.screens.errors import InputError, choices
 
 PARTS = ("test", "val", "train", "all")
 _log = logging.getLogger("bionemo.scale")
@@ -93,6 +94,7 @@ class TrainedModel:
         control: str | None = None,
         layer: str | None = None,
         missing_genes: str | None = None,
+        control_roles: str | None = None,
         seed: int = 0,
         progress: bool = False,
     ) -> ad.AnnData:
@@ -105,7 +107,7 @@ class TrainedModel:
             model was trained on that.
         perturbations
             What to apply. Without ``like``, to every (context, batch) of the control cells, one cell for each control
-            cell; with it, a selection of its conditions.
+            cell to start from; with it, a selection of its conditions.
         like
             Observed cells, to predict as many of each (context, perturbation, batch).
         part
@@ -120,6 +122,10 @@ class TrainedModel:
         missing_genes
             ``zero`` or ``mean`` (of the training cells): what stands in for genes of the model that ``controls`` lacks,
             a tenth of them at most. They are refused if not given.
+        control_roles
+            ``independent``: populations start from the control cells of role `input` alone, see
+            :mod:`bionemo.screens.controls`, so that others are left to score against. ``shared``: from all of them.
+            As the training run had it if not given.
         seed
             Of the choice of control cells, the model's noise and the rounding; not negative.
         progress
@@ -148,6 +154,7 @@ class TrainedModel:
             controls,
             columns,
             self.network.vocabulary,
+            roles=self._roles(control_roles),
             layer=layer,
             missing_genes=None if missing_genes is None else _choice(missing_genes),
             gene_mean_G=self.network.gene_mean.float().cpu().numpy(),
@@ -157,7 +164,8 @@ class TrainedModel:
         size = self.record.training["cells_per_set"]
         predicted = generate(self.network, pools, populations, cells_per_set=size, seed=seed, progress=progress)
         facts = {
-            "controls": "" if isinstance(controls, ad.AnnData) else str(controls),
+            "controls": cells.roles.to_dict(),
+            "controls_file": "" if isinstance(controls, ad.AnnData) else str(controls),
             "layer": layer or "",
             "part": str(part or "test") if like is not None else "",
             "seed": seed,
@@ -168,6 +176,16 @@ class TrainedModel:
         if self.record.trained is not None:
             made.uns["training_conditions"] = condition_table(self.record.trained)
         return made
+
+    def _roles(self, chosen: str | None) -> ControlRoles:
+        """Return the run's roles of control cells, independent or shared as it was chosen."""
+        stated = getattr(self.record, "control_roles", None)
+        roles = ControlRoles() if stated is None else ControlRoles.from_dict(stated, "run.json")
+        if chosen is None:
+            return roles
+        if chosen not in list(Controls):
+            raise InputError(f"--control-roles {chosen!r} is not known: {choices(chosen, Controls)}.")
+        return replace(roles, controls=Controls(chosen))
 
     def _columns(self, perturbation: str | None, context: str | None, batch: str | None, control: str | None):
         trained = self.record.store["keys"]
@@ -207,6 +225,7 @@ class TrainedModel:
             "step": self.step,
             "start": "linear" if self.network.linear_start is not None else "control",
             "network_share": self.network_share,
+            "evidence": "none",
             "training_seed": self.record.training["seed"],
             "target_sum": vocabulary.target_sum,
             "input_kind": vocabulary.kind,

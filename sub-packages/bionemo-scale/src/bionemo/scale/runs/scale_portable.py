@@ -2,6 +2,7 @@
 
     import scale_portable
     model = scale_portable.load("exported")
+    sources = model.is_input(names)                                  # [n] of control cells, by their names
     x0 = model.normalise(counts)                                     # [B, S, G], genes in the order of model.genes
     x1 = model.predict(x0, perturbation=["TP53"], context=["A549"])  # [B, S, G], log1p
     cells = model.round(x1, counts.sum(-1))                          # [B, S, G], whole counts of these library sizes
@@ -14,6 +15,7 @@ import difflib
 import json
 import math
 import warnings
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,7 +57,7 @@ def load(folder: str | Path) -> "ScaleModel":
         raise ValueError(
             f"{folder} is of format {config['format']}, not {FORMAT}: use the scale_portable.py inside it."
         )
-    model = ScaleModel(config["model"], config["vocabulary"], config["labels"])
+    model = ScaleModel(config["model"], config["vocabulary"], config["labels"], config.get("control_roles"))
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.eval()
 
@@ -365,7 +367,7 @@ class ScaleModel(nn.Module):
     gene_mean: torch.Tensor
     network_share: torch.Tensor
 
-    def __init__(self, config: dict, vocabulary: dict, labels: dict | None = None):
+    def __init__(self, config: dict, vocabulary: dict, labels: dict | None = None, control_roles: dict | None = None):
         super().__init__()
         unknown = sorted(config.keys() - _USED - _TRAINING_ONLY)
         if unknown:
@@ -373,6 +375,7 @@ class ScaleModel(nn.Module):
         if config["head"] not in ("residual", "regression"):
             raise ValueError(f"this file does not know model.head={config['head']!r}: use a newer one.")
         self.config, self.labels = config, labels or {}
+        self.control_roles = control_roles or {"controls": "independent", "rotation": 0}
         self.genes, self.perturbations = vocabulary["genes"], [*vocabulary["perturbations"], *vocabulary["embedded"]]
         self.separator, self.log_dose = vocabulary["separator"], vocabulary["log_dose"]
         self.control = vocabulary["control"]
@@ -389,6 +392,15 @@ class ScaleModel(nn.Module):
         self.register_buffer("gene_mean", torch.zeros(len(self.genes)))
         self.register_buffer("network_share", torch.ones(1))
         self.linear_start = LinearStart(vocabulary) if config["start"] == "linear" else None
+
+    def is_input(self, names: Sequence[str]) -> torch.Tensor:
+        """Tell which control cells predictions start from, by their names in the AnnData file; bool [n].
+
+        The others are what a prediction can be scored against, without the noise of its own control cells; a model
+        that was trained with shared control cells starts from all.
+        """
+        parts = torch.tensor([zlib.crc32(name.encode()) % 3 for name in names])
+        return (parts == self.control_roles["rotation"]) | (self.control_roles["controls"] == "shared")
 
     def normalise(self, counts: torch.Tensor, library: torch.Tensor | None = None) -> torch.Tensor:
         """Return log1p of counts [..., G] brought to ``target_sum``; ``library`` [...] counts all genes of the cell."""
