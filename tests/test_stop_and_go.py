@@ -83,6 +83,22 @@ def test_kill_9_sigterm_and_a_full_disk_change_nothing(tmp_path, pretrain, start
     assert saved_weights(run) == saved_weights(whole)
 
 
+@pytest.mark.slow
+def test_a_second_start_in_the_same_directory_is_refused(tmp_path, pretrain, started):
+    run = tmp_path / "run"
+    settings = ("training.max_steps=60", "training.checkpoint_every=60", "training.validate_every=60")
+    with started(run, *settings) as process:
+        wait_for((run / "tensorboard").exists)
+        process.send_signal(signal.SIGSTOP)
+        assert not RunDirectory(run).whole_checkpoints(), "the run ended before the second start"
+        second = pretrain(run, *settings, "training.learning_rate=0.5", code=2)
+        assert f"another process trains in {run}" in second.stderr
+        process.send_signal(signal.SIGCONT)
+        assert process.wait() == 0, process.stderr.read()
+    assert RunDirectory(run).read().training["learning_rate"] == 0.002
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step=60"]
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A disk of 7 MB: one checkpoint of about 4 MB fits, a second one beside it does not."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from bionemo.scale.errors import Stopped
 from bionemo.scale.runs.directory import Best, RunDirectory
 from bionemo.screens.errors import InputError
 
@@ -81,6 +82,24 @@ def test_a_directory_that_cannot_be_written_is_refused(record, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written"):
         RunDirectory(tmp_path / "file" / "run").start(record, write=True)
+
+
+def test_one_process_at_a_time_trains_in_a_directory(run):
+    with run.held(write=True):
+        with pytest.raises(InputError, match="another process trains in"), RunDirectory(run.path).held(write=True):
+            pass
+        with RunDirectory(run.path).held(write=False):  # another rank of the same training
+            pass
+    with RunDirectory(run.path).held(write=True):
+        pass
+
+
+def test_a_record_that_something_else_has_written_ends_the_run(run, record):
+    run.check_record()
+    other = replace(record, training={**record.training, "learning_rate": 0.5})
+    RunDirectory(run.path).start(other, write=True)
+    with pytest.raises(Stopped, match=r"run\.json was changed while the run went on"):
+        run.check_record()
 
 
 @pytest.mark.parametrize("damage", [("vocabulary", "genes"), ("store", "keys"), ("training", "cells_per_set")])

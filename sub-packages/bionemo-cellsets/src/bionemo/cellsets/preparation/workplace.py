@@ -1,8 +1,6 @@
 """Make a store in a hidden directory: by one process at a time, going on after a kill, whole or not at all."""
 
 import contextlib
-import errno
-import fcntl
 import json
 import logging
 import os
@@ -14,9 +12,9 @@ from typing import IO, Any
 
 from bionemo.cellsets.store.manifest import MANIFEST, foreign_files
 from bionemo.screens.errors import InputError, name_list
+from bionemo.screens.locks import locked
 
 _log = logging.getLogger(__name__)
-_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 class Workplace:
@@ -136,21 +134,14 @@ def _locked(folder: Path, store: Path) -> IO[Any]:
     while True:
         folder.mkdir(exist_ok=True)
         try:
-            file = (folder / "lock").open("a")
-        except FileNotFoundError:  # another process has just finished and removed it
+            file = locked(folder / "lock")
+        except FileNotFoundError:  # another process has just finished and removed the directory
             continue
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:  # some network file systems have none
-                file.close()
-                raise InputError(
-                    f"Another process is writing the store {store}: wait until it is done, or choose another directory"
-                ) from error
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), (folder / "lock").stat()):
-                return file
-        file.close()
+        if file is None:
+            raise InputError(
+                f"Another process is writing the store {store}: wait until it is done, or choose another directory"
+            )
+        return file
 
 
 def _prepared(folder: Path, plan: dict[str, Any]) -> Workplace:

@@ -84,23 +84,25 @@ def finetune(
         trained=_both(before.trained, opened.trained),
         tuning={**tuning.to_dict(), "known": known_rows(old, config)},
     )
-    run.start(record, write=rank_zero_only.rank == 0)
-    data = opened.data(vocabulary)
-    if run.last_checkpoint() is None:
-        if rank_zero_only.rank == 0:
-            fitted = data.tables()
-            if opened.embeddings is not None:
-                fitted[EMBEDDING] = opened.embeddings.table(vocabulary)
-            _write_start(run, record, source, chosen, fitted, shown)
-            _log.info(
-                "%s knows %d contexts and %d perturbations; %d and %d are new", source.path, len(old.contexts),
-                len(old.perturbations) - 1, len(vocabulary.contexts) - len(old.contexts),
-                len(vocabulary.perturbations) - len(old.perturbations),
-            )  # fmt: skip
-        else:
-            _wait_for_start(run)
-    # Every weight and every buffer is in the checkpoint that it starts from.
-    fit(run, data, {}, split, record.tuning)
+    write = rank_zero_only.rank == 0
+    with run.held(write=write):
+        run.start(record, write=write)
+        data = opened.data(vocabulary)
+        if run.last_checkpoint() is None:
+            if write:
+                fitted = data.tables()
+                if opened.embeddings is not None:
+                    fitted[EMBEDDING] = opened.embeddings.table(vocabulary)
+                _write_start(run, record, source, chosen, fitted, shown)
+                _log.info(
+                    "%s knows %d contexts and %d perturbations; %d and %d are new", source.path, len(old.contexts),
+                    len(old.perturbations) - 1, len(vocabulary.contexts) - len(old.contexts),
+                    len(vocabulary.perturbations) - len(old.perturbations),
+                )  # fmt: skip
+            else:
+                _wait_for_start(run)
+        # Every weight and every buffer is in the checkpoint that it starts from.
+        fit(run, data, {}, split, record.tuning)
 
 
 def _write_start(

@@ -1,8 +1,10 @@
 """`RunDirectory` is a training run on disk: what it was started with, and its whole checkpoints."""
 
+import contextlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -10,7 +12,9 @@ from pathlib import Path
 from bionemo.scale.config.model import ModelConfig
 from bionemo.scale.config.training import MAY_CHANGE
 from bionemo.scale.data.vocabulary import Vocabulary
+from bionemo.scale.errors import Stopped
 from bionemo.screens.errors import InputError
+from bionemo.screens.locks import locked
 
 FORMAT = 4
 PACKAGES = ("bionemo-scale", "bionemo-cellsets", "nemo-toolkit", "megatron-core", "torch")
@@ -66,6 +70,39 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.record_file = self.path / "run.json"
         self.best_file = self.path / "best.json"
+        self._written: bytes | None = None
+
+    @contextlib.contextmanager
+    def held(self, *, write: bool) -> Iterator[None]:
+        """Keep other processes from training in this directory while this lasts.
+
+        Parameters
+        ----------
+        write
+            Whether this process holds it; one of all processes of a training does.
+
+        Raises
+        ------
+        InputError
+            Another process trains in it, or it cannot be written.
+        """
+        if not write:
+            yield
+            return
+        with self._errors_named():
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = locked(self.path / "lock")
+        if lock is None:
+            raise InputError(f"another process trains in {self.path}: wait until it ends, or give another --out.")
+        with lock:
+            yield
+
+    @contextlib.contextmanager
+    def _errors_named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be written ({error.strerror}): give another --out.") from None
 
     def read(self) -> RunRecord:
         """Read what the run was started with.
@@ -117,14 +154,32 @@ class RunDirectory:
             return
         values = {"format": FORMAT, "versions": {name: version(name) for name in PACKAGES}} | vars(record)
         partial = self.record_file.with_suffix(".partial")
-        try:
+        written = json.dumps(values, indent=1).encode()
+        with self._errors_named():
             self.path.mkdir(parents=True, exist_ok=True)
             if self.last_checkpoint() is None:
                 self.best_file.unlink(missing_ok=True)  # of a run whose first checkpoint never became whole
-            partial.write_text(json.dumps(values, indent=1))
+            partial.write_bytes(written)
             os.replace(partial, self.record_file)
-        except OSError as error:
-            raise InputError(f"{self.path} cannot be written ({error.strerror}): give another --out.") from None
+        self._written = written
+
+    def check_record(self) -> None:
+        """Make sure that ``run.json`` is what this process wrote there, so that it says what its checkpoints mean.
+
+        Raises
+        ------
+        Stopped
+            Something else has written it.
+        """
+        if self._written is None:
+            return
+        with contextlib.suppress(OSError):
+            if self.record_file.read_bytes() == self._written:
+                return
+        raise Stopped(
+            f"{self.record_file} was changed while the run went on, so no further checkpoint is written: let one "
+            f"process train in {self.path}, and start the same command again."
+        )
 
     def whole_checkpoints(self) -> dict[int, Path]:
         """Find the checkpoints that were written to their end, by the steps behind them."""

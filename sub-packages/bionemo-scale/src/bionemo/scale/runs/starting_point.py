@@ -1,6 +1,7 @@
 """Begin a run with weights: its checkpoint of step 0 has no optimizer state."""
 
 import json
+import shutil
 
 import torch
 from megatron.core import dist_checkpointing
@@ -31,6 +32,7 @@ def write_starting_point(run: RunDirectory, model: MegatronModule, origin: dict)
     unfinished = place.with_name("step=0-unfinished")
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     unfinished.touch()
+    shutil.rmtree(place, ignore_errors=True)
     (place / "weights").mkdir(parents=True, exist_ok=True)
     with writing_without_cuda(), torch.no_grad():
         dist_checkpointing.save({"state_dict": model.sharded_state_dict(prefix="module.")}, str(place / "weights"))

@@ -1,7 +1,8 @@
 """Train a model on a store, from its first step or from where a run was interrupted."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -65,10 +66,12 @@ def pretrain(
     InputError
         The arguments do not fit each other, the data, or the run that ``out`` already holds.
     """
-    fit(*begin(store, split, out, model, compute, training, embeddings), split)
+    with begun(store, split, out, model, compute, training, embeddings) as (run, data, tables):
+        fit(run, data, tables, split)
 
 
-def begin(
+@contextmanager
+def begun(
     store: str | Path,
     split: str | Path,
     out: str | Path,
@@ -76,16 +79,17 @@ def begin(
     compute: ComputeConfig,
     training: TrainingConfig,
     embeddings: str | Path | None = None,
-) -> tuple[RunDirectory, CellSetsDataModule, dict[str, torch.Tensor]]:
-    """Open everything and start the run directory; see :func:`pretrain`, and :func:`fit` for what is answered."""
+) -> Iterator[tuple[RunDirectory, CellSetsDataModule, dict[str, torch.Tensor]]]:
+    """Open everything, and hold the run directory while this lasts; see :func:`pretrain`, and :func:`fit` for more."""
     opened = open_training(store, split, model, compute, training, embeddings)
-    run = RunDirectory(Path(out))
-    run.start(opened.record(), write=rank_zero_only.rank == 0)
-    data = opened.data()
-    tables = data.tables()
-    if opened.vectors is not None:
-        tables["condition_encoder.perturbation.embedding"] = opened.vectors
-    return run, data, tables
+    run, write = RunDirectory(Path(out)), rank_zero_only.rank == 0
+    with run.held(write=write):
+        run.start(opened.record(), write=write)
+        data = opened.data()
+        tables = data.tables()
+        if opened.vectors is not None:
+            tables["condition_encoder.perturbation.embedding"] = opened.vectors
+        yield run, data, tables
 
 
 def fit(

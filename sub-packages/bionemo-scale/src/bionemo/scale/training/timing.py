@@ -20,7 +20,7 @@ from bionemo.scale.config.model import ModelConfig
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.runs.directory import PACKAGES
 from bionemo.scale.training.callbacks.progress import device_use
-from bionemo.scale.training.fit import begin, fit
+from bionemo.scale.training.fit import begun, fit
 from bionemo.scale.training.module import ScaleModule
 from bionemo.screens.errors import InputError
 from bionemo.screens.simulation import simulate
@@ -93,8 +93,8 @@ def throughput(
         patience=0, profile_steps=0,
     )  # fmt: skip
     times = StepTimes(warm_up)
-    run, data, tables = begin(store, split, str(folder / "run"), model, compute, quiet)
-    fit(run, data, tables, split, watchers=[times])
+    with begun(store, split, str(folder / "run"), model, compute, quiet) as (run, data, tables):
+        fit(run, data, tables, split, watchers=[times])
     if rank_zero_only.rank == 0:
         report = times.report() | {
             "data": {"store": str(store), "fingerprint": data.store.fingerprint, "genes": data.store.n_genes},

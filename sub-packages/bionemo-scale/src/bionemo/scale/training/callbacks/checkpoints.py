@@ -35,6 +35,8 @@ class Checkpoints(ModelCheckpoint):
             # NeMo would pickle the whole trainer beside the weights; run.json says what is needed.
             always_save_context=False,
             save_context_on_train_end=False,
+            # A checkpoint has one name; where it is taken, something else writes here.
+            enable_version_counter=False,
         )
         self.CHECKPOINT_NAME_LAST = "{step}"
         self.run, self.keep, self._validate_every = run, training.keep_checkpoints, training.validate_every
@@ -84,6 +86,7 @@ class Checkpoints(ModelCheckpoint):
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         if self._saved_step == trainer.global_step:
             return
+        self.run.check_record()
         try:
             super()._save_checkpoint(trainer, filepath)
         # The writers' errors arrive as whatever the layer between turned them into.
