@@ -8,8 +8,10 @@ DEMO ?= demo
 # Test files are shared among processes; more of them would only repeat the fixtures.
 PYTEST_JOBS ?= -n logical --maxprocesses 4 --dist loadfile
 
+FAULTS ?=
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-slurm test-gpu lint docs clean
+.PHONY: help setup demo test test-slow faults test-slurm test-gpu lint docs clean
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -31,6 +33,9 @@ test: setup  ## run the tests that take seconds each
 
 test-slow: setup  ## run the tests that take minutes each
 	$(BIN)/python -m pytest $(PYTEST_JOBS) -rs -m "slow and not gpu and not slurm"
+
+faults: setup  ## kill, damage and disturb every command, and count how it ends (an hour; FAULTS=--short: minutes)
+	$(BIN)/python tests/faults/run.py $(FAULTS)
 
 test-slurm: setup  ## run recipes' jobs on a Slurm cluster that is made on this machine (Debian: slurm-wlm, munge)
 	$(BIN)/python -m pytest -rs -m slurm tests/test_real_slurm.py

@@ -1,0 +1,107 @@
+"""A command is killed, at a file operation, at a byte of a file, or at some time, and started again."""
+
+import functools
+import os
+import shutil
+import signal
+import time
+
+from faults.trials import Trial, register
+from faults.workshop import Command
+
+LIGHT = ("simulate", "split", "inspect", "prepare", "overwrite")
+"""Commands that start in a second, which are also killed as real command lines by the hundred."""
+
+
+def prepared(trial: Trial, name: str) -> Command:
+    """Return a command, and put the old store there that `prepare --overwrite` is to replace."""
+    command = trial.commands[name]
+    if name == "overwrite":
+        shutil.copytree(trial.base / "store", trial.work / "store")
+    return command
+
+
+def at_operation(trial: Trial, name: str, do: str = "SIGKILL", only: str = "", real: bool = False) -> str:
+    """Do something to the process at one of its file operations."""
+    command = prepared(trial, name)
+    at = trial.rng.randint(1, max(1, command.operations if not only else command.operations // 5))
+    first = trial.run(command, plan={"at": at, "do": do, "only": only}, doomed=do.startswith("SIG"), real=real)
+    return trial.settle(command, None if do == "SIGKILL" else first)
+
+
+def at_byte(trial: Trial, name: str) -> str:
+    """Kill the process when it writes a file beyond some byte."""
+    command = prepared(trial, name)
+    largest = max(file.stat().st_size for file in [trial.base / command.out, *trial.base.glob(f"{command.out}/**/*")])
+    trial.run(command, file_bytes=int(largest * trial.rng.random() ** 2), die_at_limit=True)
+    return trial.settle(command)
+
+
+def at_time(trial: Trial, name: str, number: int = signal.SIGKILL) -> str:
+    """Kill a real command line at some time after it has begun to write, or at any time of a short one."""
+    command = prepared(trial, name)
+    return kill_at_time(trial, command, number, from_start=name in LIGHT)
+
+
+def kill_at_time(trial: Trial, command: Command, number: int, *, from_start: bool = False, group: bool = False) -> str:
+    """Start a real command line, send it a signal at some time, and start it again."""
+    running = trial.start(command, real=True, doomed=True)
+    while not (from_start or running.ended() or os.listdir(trial.work)):
+        time.sleep(0.01)
+    seconds = command.seconds + 0.8 if from_start else command.seconds
+    deadline = time.monotonic() + trial.rng.uniform(0, seconds)
+    while time.monotonic() < deadline and not running.ended():
+        time.sleep(0.005)
+    if not running.ended():
+        running.signal(number, group)
+    first = running.finish()
+    return trial.settle(command, None if number == signal.SIGKILL else first)
+
+
+def beside(trial: Trial) -> str:
+    """Kill a run, or its main process alone, that writes its checkpoints beside the training."""
+    command = trial.other("async", "pretrain", "training.async_save=on", "training.max_steps=30")
+    return kill_at_time(trial, command, signal.SIGKILL, group=trial.number % 2 == 0)
+
+
+def two_ranks(trial: Trial, do: str) -> str:
+    """Send a signal to one of two ranks at one of its file operations, and go on with two."""
+    command = trial.other("ranks", "pretrain", "compute.devices=2", "training.sets_per_batch=2")
+    rank = trial.number % 2
+    at = trial.rng.randint(1, (command.operations, 12)[rank])
+    first = trial.run(command, real=True, doomed=True, plan={"at": at, "do": do, "rank": rank})
+    return trial.settle(command, None if do == "SIGKILL" and rank == 0 else first)
+
+
+for name, whole, short in (
+    *(("simulate", 60, 4), ("split", 30, 3), ("prepare", 240, 20), ("overwrite", 160, 16), ("predict", 40, 4)),
+    *(("export", 40, 4), ("import", 60, 6), ("evaluate", 24, 2), ("perteval", 16, 1), ("pretrain", 60, 5)),
+    *(("finetune", 16, 1),),
+):
+    register(f"kill-operation-{name}", whole, short, functools.partial(at_operation, name=name))
+for name, whole, short in (("prepare", 60, 5), ("overwrite", 80, 8), ("import", 20, 2), ("pretrain", 16, 1)):
+    run = functools.partial(at_operation, name=name, only="rename")
+    register(f"kill-rename-{name}", whole, short, run)
+for name, whole, short in (
+    *(("simulate", 30, 3), ("split", 20, 2), ("prepare", 100, 8), ("overwrite", 60, 4), ("predict", 30, 3)),
+    *(("export", 30, 3), ("import", 30, 3), ("evaluate", 16, 1), ("pretrain", 20, 2), ("finetune", 6, 0)),
+):
+    register(f"kill-byte-{name}", whole, short, functools.partial(at_byte, name=name))
+for name, whole, short in (
+    *(("simulate", 40, 2), ("split", 40, 2), ("inspect", 20, 1), ("prepare", 120, 5), ("overwrite", 80, 3)),
+    *(("predict", 10, 1), ("export", 8, 0), ("import", 8, 0), ("evaluate", 8, 0), ("perteval", 8, 1)),
+    *(("pretrain", 12, 1), ("finetune", 4, 0)),
+):
+    register(f"kill-real-{name}", whole, short, functools.partial(at_time, name=name))
+for name, whole, short in (
+    *(("simulate", 10, 1), ("split", 10, 1), ("prepare", 40, 4), ("overwrite", 30, 3), ("predict", 10, 1)),
+    *(("export", 10, 1), ("import", 20, 2), ("evaluate", 10, 1), ("pretrain", 30, 3), ("finetune", 10, 1)),
+):
+    for do in ("SIGINT", "SIGTERM"):
+        run = functools.partial(at_operation, name=name, do=do)
+        register(f"{do.lower()}-{name}", whole, short, run)
+register("sigint-real-pretrain", 6, 1, functools.partial(at_time, name="pretrain", number=signal.SIGINT))
+register("sigterm-real-pretrain", 6, 0, functools.partial(at_time, name="pretrain", number=signal.SIGTERM))
+register("kill-async-pretrain", 6, 1, beside)
+for do, whole, short in (("SIGKILL", 6, 1), ("SIGTERM", 4, 0), ("SIGINT", 4, 0)):
+    register(f"{do.lower()}-two-ranks", whole, short, functools.partial(two_ranks, do=do))

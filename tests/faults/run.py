@@ -1,0 +1,89 @@
+"""Disturb every command in every way, and count how they end: ``python tests/faults/run.py [--short]``."""
+
+import argparse
+import concurrent.futures
+import importlib
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from faults import workshop
+from faults.report import print_table, repeat
+from faults.sandbox import Found
+from faults.trials import COLUMNS, KINDS, Trial
+
+for module in ("kill", "damage", "disks", "twice", "labels", "environment"):
+    importlib.import_module(f"faults.kinds.{module}")
+
+
+def main() -> int:
+    """Run the campaign, print its table, and return 1 if anything failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--short", action="store_true", help="a few trials of most types, in minutes")
+    parser.add_argument("--only", metavar="TYPE", nargs="+", default=[""], help="types whose name begins so")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
+    parser.add_argument("--trial", type=int, help="only this number of each type")
+    parser.add_argument("--workers", type=int, default=2, help="trials at once")
+    parser.add_argument("--folder", type=Path, help="where to work; a new one in the temporary directory if not said")
+    told = parser.parse_args()
+    chosen = [kind for kind in KINDS.values() if kind.name.startswith(tuple(told.only))]
+    numbers = {
+        k.name: range(k.short if told.short else k.whole) if told.trial is None else [told.trial] for k in chosen
+    }
+    # Spread, so that trials that take long do not come together at the end.
+    trials = sorted((i / len(n), name, number) for name, n in numbers.items() for i, number in enumerate(n))
+    if not trials:
+        parser.error(f"no trial is called {told.only}: there are {', '.join(KINDS)}")
+    folder = (told.folder or Path(tempfile.mkdtemp(prefix="faults-"))).resolve()
+    began = time.monotonic()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    workshop.warm()
+    commands = workshop.make(folder / "base")
+    print(
+        f"{len(trials)} trials of {len(chosen)} types in {folder}, after {time.monotonic() - began:.0f} s", flush=True
+    )
+    ended = []
+    # Forked now, so that every worker has imported what the commands need; no thread runs yet.
+    context = multiprocessing.get_context("fork")
+    with concurrent.futures.ProcessPoolExecutor(told.workers, context) as pool:
+        futures = {
+            pool.submit(one, name, number, told.seed, folder, commands): (name, number) for _, name, number in trials
+        }
+        for done in concurrent.futures.as_completed(futures):
+            name, number = futures[done]
+            column, words = done.result()
+            ended.append((name, number, column, words))
+            if column in COLUMNS[2:]:
+                print(f"{name} {number}: {column}: {words}\n  {repeat(name, number, told.seed)}", flush=True)
+    failed = print_table(ended, told.seed)
+    print(f"{len(trials)} trials took {time.monotonic() - began:.0f} s; seed {told.seed}")
+    if failed:
+        print(f"The folders of the trials that failed are in {folder}.")
+    else:
+        shutil.rmtree(folder)
+    return int(failed)
+
+
+def one(name: str, number: int, seed: int, folder: Path, commands: dict) -> tuple[str, str]:
+    """Run one trial; return the column that it belongs to, and words where it failed."""
+    trial = Trial(name, number, seed, folder / "base", folder / f"{name}-{number}", commands)
+    try:
+        column, words = KINDS[name].run(trial), ""
+    except Found as found:
+        column, words = found.column, found.words
+    except Exception:
+        column, words = "silent wrong", f"the trial itself broke: {traceback.format_exc()}"
+    if column not in COLUMNS[2:]:
+        shutil.rmtree(trial.folder)
+    return column, words
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""A trial: one disturbed command in a folder of its own, judged by what is there after it was started again."""
+
+import fcntl
+import os
+import random
+import shutil
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from faults import sandbox
+from faults.results import check_losses, difference, digest
+from faults.sandbox import Found, Outcome
+from faults.workshop import Command
+
+IDENTICAL, ERROR = "identical", "clear error"
+COLUMNS = (IDENTICAL, ERROR, "traceback", "silent wrong", "lost", "orphan", "hang")
+"""Ways in which a trial may end; those after the second are failures."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A `Kind` is a type of trial: how often it is run in the whole campaign and in the short one, and what it does."""
+
+    name: str
+    whole: int
+    short: int
+    run: Callable[["Trial"], str]
+
+
+KINDS: dict[str, Kind] = {}
+
+
+def register(name: str, whole: int, short: int, run: Callable[["Trial"], str]) -> None:
+    """Add a type of trial. Its function answers IDENTICAL or ERROR, and raises `Found`."""
+    KINDS[name] = Kind(name, whole, short, run)
+
+
+@dataclass
+class Trial:
+    """A `Trial` is the n-th of its kind: all that it draws comes from its seed, kind and number."""
+
+    kind: str
+    number: int
+    seed: int
+    base: Path
+    folder: Path
+    commands: dict[str, Command]
+    rng: random.Random = field(init=False)
+    runs: int = 0
+
+    def __post_init__(self):
+        self.rng = random.Random(zlib.crc32(f"{self.seed}/{self.kind}/{self.number}".encode()))
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.work.mkdir(parents=True)
+
+    @property
+    def work(self) -> Path:
+        """Return the folder that commands run in."""
+        return self.folder / "work"
+
+    def start(self, words: Command | Sequence[object], **options) -> sandbox.Running:
+        """Start a command and do not wait for it; see :func:`sandbox.start`."""
+        seconds = words.seconds if isinstance(words, Command) else 2.0
+        limit = options.pop("limit", sandbox.HANG + 10 * seconds + (60 if options.get("real") else 0))
+        self.runs += 1
+        words = words.words if isinstance(words, Command) else words
+        return sandbox.start(words, self.work, self.folder / f"run{self.runs}", limit=limit, **options)
+
+    def run(self, words: Command | Sequence[object], **options) -> Outcome:
+        """Run a command to its end."""
+        return self.start(words, **options).finish()
+
+    def settle(self, command: Command, first: Outcome | None = None) -> str:
+        """Start a command again, undisturbed, and compare what it leaves with what it is known to leave.
+
+        Parameters
+        ----------
+        command
+            What was disturbed.
+        first
+            How the disturbed one ended, if it was to end with a sentence or well.
+        """
+        out = self.work / command.out
+        if first is not None and first.code and first.code not in (-2, -15):
+            first.check_error()
+        if first is not None and first.code == 0:
+            self.compare(command, first)
+        there = bool(command.out) and not difference(digest(out), dict(command.digest))
+        if command.out and out.is_file() and not there:
+            raise Found("silent wrong", f"{command.out} was left half written under its name")
+        again = self.run(command)
+        if again.code and not (there and "exists" in again.err):
+            raise Found("lost", f"the second try fails: {again.sentence}")
+        if not again.code:
+            self.compare(command, again)
+        left = set(os.listdir(self.work)) - {command.out}
+        if left:
+            raise Found("orphan", f"left behind: {', '.join(sorted(left))}")
+        return IDENTICAL if first is None or not first.code else ERROR
+
+    def compare(self, command: Command, outcome: Outcome) -> None:
+        """Raise unless a command that ended well left what it is known to leave."""
+        out = self.work / command.out
+        other = difference(digest(out), dict(command.digest)) if command.out else ""
+        if other:
+            raise Found("silent wrong", f"exit 0, but different: {other[:300]}")
+        if not command.out and outcome.out != command.printed:
+            raise Found("silent wrong", f"exit 0, but printed: {outcome.out[-300:]}")
+        if command.out == "run":
+            check_losses(out, self.base / "first" / command.name / "run")
+
+    def other(self, name: str, like: str, *words: str, **options) -> Command:
+        """Return a real command with more words; what it leaves undisturbed is found out once, for all trials."""
+        like_command = self.commands[like]
+        command = Command(name, (*like_command.words, *words), like_command.out, 20.0, like_command.operations)
+        folder = self.base / "first" / name
+        with (self.base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                partial = self.base / f"{name}.partial"
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                outcome = sandbox.start(
+                    command.words, partial, self.base / name, real=True, limit=300, **options
+                ).finish()
+                if outcome.code:
+                    raise Found("lost", f"undisturbed it fails: {outcome.sentence}")
+                partial.rename(folder)
+        return command.known(digest(folder / command.out))
