@@ -40,8 +40,8 @@ write("fewshot.toml", few)
 order = [str(label) for label in rng.permutation(perturbations)]
 write("unseen.toml", [section(context, order[:4], order[4:14]) for context in contexts])
 
-# A random map of the effect that the contexts share, with noise: what a good embedding would be.
-effects = truth["log_fold_change"].mean(axis=0)
+# A random map of the mean effect over contexts, with noise: what a good embedding would be.
+effects = truth["log_fold_change"].mean(axis=(0, 2))
 vectors = effects @ rng.normal(size=(effects.shape[1], WIDTH))
 vectors += NOISE * vectors.std() * rng.normal(size=vectors.shape)
 np.savez(arguments.out / "vectors.npz", **dict(zip(perturbations, vectors, strict=True)))

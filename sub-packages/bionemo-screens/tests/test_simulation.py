@@ -4,11 +4,14 @@ import sys
 import anndata as ad
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 
 from bionemo.screens import simulation
 from bionemo.screens.errors import InputError
-from bionemo.screens.simulation import draw_replicate, draw_screen, simulate
+from bionemo.screens.labels import parse_label
+from bionemo.screens.simulated_truth import SimulationSize, draw_truth, moved_modules
+from bionemo.screens.simulation import draw_replicate, draw_screen, expected_shift, log1p_of, simulate
 
 # 2.4 million values: more than one block of cells.
 SIZE = {"cells": 6000, "genes": 400, "contexts": 2, "perturbations": 5, "batches": 2}
@@ -25,7 +28,7 @@ def mean_counts(screen: ad.AnnData, **where) -> np.ndarray:
 
 
 def strongest(effect: np.ndarray) -> tuple[int, ...]:
-    return np.unravel_index(np.argmax((effect**2).mean(axis=2)), effect.shape[:2])
+    return np.unravel_index(np.argmax((effect**2).mean(axis=(2, 3))), effect.shape[:2])
 
 
 def test_counts_look_like_single_cell_counts(screen):
@@ -64,63 +67,155 @@ def test_labels_sort_and_match_the_stored_axes(screen):
     assert list(screen.obs.perturbation.cat.categories) == ["control", *truth["perturbation_labels"]]
     assert list(screen.obs.context.cat.categories) == list(truth["context_labels"]) == ["context_1", "context_2"]
     assert list(screen.var_names[[0, -1]]) == ["gene_001", "gene_400"]
-    assert truth["log_fold_change"].shape == (2, 5, 400)
-    assert truth["log_fold_change"].dtype == truth["responder_fraction"].dtype == np.float32
+    assert truth["log_fold_change"].shape == truth["expected_shift"].shape == (2, 5, 3, 400)
+    assert truth["log_fold_change"].dtype == truth["expected_shift"].dtype == np.float32
     assert {key: truth[key] for key in SIZE} == SIZE
 
 
-def test_only_perturbed_cells_respond_and_at_the_stored_share(screen):
-    truth, obs = screen.uns["simulation"], screen.obs
-    assert not obs.responder[obs.perturbation == "control"].any()
-    observed = (
-        obs.groupby(["context", "perturbation"], observed=True).responder.mean().unstack()[truth["perturbation_labels"]]
-    )
-    assert np.abs(observed.to_numpy() - truth["responder_fraction"]).max() < 0.1
-    active = truth["responder_fraction"] > 0
-    assert truth["responder_fraction"][active].mean() == pytest.approx(0.75, abs=0.1)
+def test_every_population_has_the_stored_mixture_of_subpopulations(screen):
+    truth = screen.uns["simulation"]
+    share = pd.DataFrame(truth["subpopulation_share"], truth["context_labels"], truth["subpopulation_labels"])
+    assert share.sum(axis=1).to_numpy() == pytest.approx(1)
+    for perturbed, cells in screen.obs.groupby(screen.obs.perturbation != "control"):
+        observed = pd.crosstab(cells.context, cells.subpopulation, normalize="index")
+        assert np.abs(observed - share).to_numpy().max() < 0.05, perturbed
 
 
-def test_responders_show_the_stored_effect_and_the_others_none(screen):
+def test_each_subpopulation_shows_its_stored_effect(screen):
     truth = screen.uns["simulation"]
     context, perturbation = strongest(truth["log_fold_change"])
-    effect = truth["log_fold_change"][context, perturbation]
-    condition = {
-        "context": truth["context_labels"][context],
-        "perturbation": truth["perturbation_labels"][perturbation],
-    }
-    control = mean_counts(screen, **condition | {"perturbation": "control"})
-    seen = control > 0.2
-    change = {
-        responder: np.log(mean_counts(screen, **condition, responder=responder)[seen] + 0.02)
-        - np.log(control[seen] + 0.02)
-        for responder in (True, False)
-    }
-    assert np.corrcoef(change[True], effect[seen])[0, 1] > 0.9
-    assert np.polyfit(effect[seen], change[True], 1)[0] == pytest.approx(1, abs=0.15)
-    assert np.polyfit(effect[seen], change[False], 1)[0] == pytest.approx(0, abs=0.15)
+    where = {"context": truth["context_labels"][context]}
+    seen, stored = [], []
+    for name, effect in zip(
+        truth["subpopulation_labels"], truth["log_fold_change"][context, perturbation], strict=True
+    ):
+        control, moved = (
+            mean_counts(screen, **where, subpopulation=name, perturbation=label)
+            for label in ("control", truth["perturbation_labels"][perturbation])
+        )
+        enough = control > 0.5
+        seen.append(np.log(moved[enough] + 0.02) - np.log(control[enough] + 0.02))
+        stored.append(effect[enough])
+    slope = np.polyfit(np.concatenate(stored), np.concatenate(seen), 1)[0]
+    assert np.corrcoef(np.concatenate(stored), np.concatenate(seen))[0, 1] > 0.9
+    assert slope == pytest.approx(1, abs=0.15)
+
+
+def test_cells_whose_gates_are_open_move_more():
+    """A module that two subpopulations have alike is moved more where the gate of its drive is more active."""
+    truth = draw_truth(SimulationSize(contexts=6, perturbations=1, subpopulations=1), np.random.default_rng(1))
+    activity = np.array([-1.0, 0.0, 1.0])
+    drive, gate = np.array([[[0.5, 0.0], [0.0, 0.0]]]), np.array([[[1, 0], [0, 0]]])
+    given = np.stack([np.zeros(3), activity], axis=1)[:, None]  # [K, U, M]: module 0 at rest, its gate closed to open
+    moved = moved_modules(given, np.ones((3, 1, 2)) * [1, 0], drive, gate)[:, 0, 0]
+    assert (np.diff(moved[:, 0]) > 0.2).all()
+    assert (moved[:, 1] == 0).all()
+    assert truth.variance_shares()["state"] > 0.05
+
+
+def test_an_active_module_hardly_rises_further_and_falls_the_more():
+    given = np.array([[[-1.0]], [[0.0]], [[1.0]]])
+    always_open = np.concatenate([given, np.full_like(given, 10.0)], axis=2)  # the gate is a module of its own
+    gate = np.array([[[1, 0], [0, 0]]])
+    up, down = (
+        moved_modules(always_open, np.ones((3, 1, 2)) * [1, 0], sign * np.array([[[0.5, 0], [0, 0]]]), gate)[:, 0, 0, 0]
+        for sign in (1, -1)
+    )
+    assert up[2] < 0.8 * up[1]
+    assert -down[2] > 1.3 * up[2]
+
+
+def test_where_the_target_gene_is_silent_little_happens():
+    drawing = simulation._Drawing(SimulationSize(cells=20_000, genes=400, contexts=12, perturbations=12, seed=1))
+    reach = drawing.truth.reach[..., 0]
+    assert set(np.unique(reach)) == {0.2, 1.0}
+    size = np.sqrt(np.square(drawing.log_fold_changes()).mean(axis=(2, 3)))
+    ratios = [
+        size[silent, p].mean() / size[~silent, p].mean()
+        for p, silent in enumerate((reach < 1).T)
+        if silent.any() and size[:, p].any()
+    ]
+    assert len(ratios) > 5
+    assert max(ratios) < 0.6
+
+
+def test_a_dose_series_rises_along_hills_curve_and_labels_say_the_dose():
+    size = SIZE | {"doses": 5, "combinations": 2, "contexts": 3}
+    screen = draw_screen(**size)
+    truth = screen.uns["simulation"]
+    labels = list(truth["perturbation_labels"])
+    assert labels[:5] == [f"perturbation_1+{dose}uM" for dose in ("0.1", "0.316", "1", "3.16", "10")]
+    assert [parse_label(label, "+", "control")[0].dose for label in labels[:5]] == [0.1, 0.316, 1.0, 3.16, 10.0]
+    strength = np.sqrt(np.square(truth["log_fold_change"][:, :25]).mean(axis=(2, 3))).reshape(3, 5, 5)
+    assert (np.diff(strength[strength.any(axis=2)], axis=1) > 0).all()
+    assert [len(parse_label(label, "+", "control")) for label in labels[25:]] == [2, 2]
+
+
+def test_a_combination_is_not_the_sum_of_its_parts():
+    truth = simulation._Drawing(SimulationSize(perturbations=6, combinations=15, contexts=2)).log_fold_changes()
+    pairs = [(a, b) for a in range(6) for b in range(a + 1, 6)]
+    sums = np.stack([truth[:, a] + truth[:, b] for a, b in pairs], axis=1)
+    off = np.square(truth[:, 6:] - sums).mean(axis=(0, 2, 3)) / np.square(truth[:, 6:]).mean(axis=(0, 2, 3))
+    assert (off > 0.3).sum() >= 3  # those of one family
+    # A partner without an effect changes nothing.
+    null = int(np.flatnonzero(~truth[:, :6].any(axis=(0, 2, 3)))[0])
+    with_null = [i for i, pair in enumerate(pairs) if null in pair]
+    np.testing.assert_allclose(truth[:, 6:][:, with_null], sums[:, with_null], atol=1e-5)
+
+
+def test_the_expected_shift_is_the_mean_over_many_cells():
+    size = {"cells": 60_000, "genes": 60, "contexts": 1, "perturbations": 2, "batches": 2, "seed": 2}
+    screen = log1p_of(draw_screen(**size))
+    values, obs = screen.X.toarray(), screen.obs
+    errors = []
+    for perturbation in screen.uns["simulation"]["perturbation_labels"]:
+        for subpopulation in (None, *screen.uns["simulation"]["subpopulation_labels"]):
+            here = np.ones(len(obs), bool) if subpopulation is None else (obs.subpopulation == subpopulation).to_numpy()
+            moved = values[here & (obs.perturbation == perturbation).to_numpy()]
+            control = values[here & (obs.perturbation == "control").to_numpy()]
+            error = np.sqrt(moved.var(axis=0) / len(moved) + control.var(axis=0) / len(control))
+            expected = expected_shift(screen, "context_1", perturbation, subpopulation)
+            errors.append((moved.mean(axis=0) - control.mean(axis=0) - expected) / error)
+    assert np.sqrt(np.mean(np.square(errors))) < 1.15
+    assert np.abs(errors).max() < 5
+
+
+def test_the_expected_shift_of_a_mixture_is_the_weighted_sum_of_its_parts(screen):
+    share = screen.uns["simulation"]["subpopulation_share"][1]
+    parts = [expected_shift(screen, "context_2", "perturbation_3", f"subpopulation_{i}") for i in (1, 2, 3)]
+    np.testing.assert_allclose(expected_shift(screen, "context_2", "perturbation_3"), share @ parts, atol=1e-6)
+
+
+def test_a_shift_that_the_screen_cannot_know_is_refused(screen):
+    with pytest.raises(InputError, match="no perturbation 'perturbation_9'"):
+        expected_shift(screen, "context_1", "perturbation_9")
+    with pytest.raises(InputError, match="no simulated truth"):
+        expected_shift(ad.AnnData(np.zeros((1, 1))), "context_1", "perturbation_1")
+
+
+@pytest.mark.parametrize("independent", [0.0, 0.5])
+def test_the_learnable_share_is_what_the_effects_show(independent):
+    size = SIZE | {"contexts": 40, "perturbations": 6, "genes": 200, "independent": independent}
+    simulated = simulation._Drawing(SimulationSize(**size))
+    shares, effect = simulated.truth.variance_shares(), simulated.log_fold_changes()
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["independent"] == pytest.approx(independent, abs=0.01)
+    assert shares["state"] > 0.15 * (1 - independent)
+    # What all contexts have in common is the mean over them, where there are many.
+    common = np.square(effect.mean(axis=(0, 2))).mean() / np.square(effect).mean()
+    assert shares["common"] == pytest.approx(common, abs=0.03)
+    # Subpopulations of a context differ by what follows from the state alone.
+    apart = np.square(effect - effect.mean(axis=2, keepdims=True)).mean() / np.square(effect).mean()
+    assert 0.02 < apart < shares["state"]
 
 
 def test_effects_are_sparse_of_varied_strength_and_one_is_null(screen):
     effect = screen.uns["simulation"]["log_fold_change"]
-    strength = np.sqrt((effect**2).mean(axis=2))
-    null = (effect == 0).all(axis=(0, 2))
+    strength = np.sqrt((effect**2).mean(axis=(2, 3)))
+    null = (effect == 0).all(axis=(0, 2, 3))
     assert null.sum() == 1
     assert (effect[:, ~null] != 0).mean() < 0.5
     assert strength[:, ~null].max() > 1.5 * strength[:, ~null].min()
-
-
-def test_contexts_share_the_stated_part_of_an_effect(tmp_path):
-    def similarity(shared):
-        size = SIZE | {"cells": 600, "contexts": 6, "perturbations": 12, "batches": 1}
-        path = simulate(tmp_path / "screen.h5ad", **size, shared=shared, progress=False)
-        effect = ad.read_h5ad(path).uns["simulation"]["log_fold_change"]
-        effect = effect[:, effect.any(axis=(0, 2))]
-        pairs = [(a, b, p) for a in range(6) for b in range(a) for p in range(effect.shape[1])]
-        return np.mean([np.corrcoef(effect[a, p], effect[b, p])[0, 1] for a, b, p in pairs])
-
-    assert similarity(1.0) == pytest.approx(1)
-    assert similarity(0.6) == pytest.approx(0.6, abs=0.1)
-    assert similarity(0.0) == pytest.approx(0, abs=0.1)
 
 
 def test_contexts_and_batches_differ_in_their_control_cells(screen):
@@ -188,9 +283,11 @@ def test_a_failed_run_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch
         ({"contexts": 0}, "contexts is 0"),
         ({"genes": 5}, "genes is 5: ask for at least 20"),
         ({"seed": -1}, "seed is -1"),
-        ({"shared": 1.2}, "shared is 1.2"),
-        ({"responders": 0.0}, "responders is 0.0"),
-        ({"responders": float("nan")}, "responders is nan"),
+        ({"independent": 1.2}, "independent is 1.2"),
+        ({"independent": float("nan")}, "independent is nan"),
+        ({"subpopulations": 0}, "subpopulations is 0"),
+        ({"doses": 0}, "doses is 0"),
+        ({"combinations": 11}, "combinations is 11: 5 perturbations have 10"),
     ],
 )
 def test_bad_sizes_are_refused_by_name(tmp_path, change, message):
@@ -238,7 +335,7 @@ def test_the_smallest_screen_is_written(tmp_path):
         contexts=1,
         perturbations=1,
         batches=1,
-        responders=1.0,
+        subpopulations=1,
         progress=False,
     )
     assert ad.read_h5ad(path).obs.perturbation.value_counts().to_dict() == {"control": 3, "perturbation_1": 1}

@@ -18,7 +18,7 @@ def reference(
 ) -> Evaluation:
     """Score an independent replicate of simulated perturbations, with all baselines and oracles beside.
 
-    One context, with half as many further perturbations for training, every perturbed cell a responder; see
+    One context of one subpopulation, with half as many further perturbations for training; see
     `bionemo.screens.simulation`.
 
     Parameters
@@ -41,7 +41,7 @@ def reference(
         "contexts": 1,
         "perturbations": drawn,
         "batches": 1,
-        "responders": 1.0,
+        "subpopulations": 1,
         "seed": seed,
     }
     screen, replicate = draw_screen(**size), draw_replicate(**size)

@@ -1,10 +1,12 @@
 """Give HDF5 a file to write to, on a disk that may fill up.
 
 HDF5 cannot close a file whose writes fail: h5py complains on stderr of every object left open, and the process crashes
-at exit. So HDF5 is told that all went well, and the error is raised outside of it.
+at exit. So HDF5 is told that all went well, and the error is raised outside of it. HDF5 also reads again what it wrote,
+and crashes on anything else; so what the disk did not take is kept in memory.
 """
 
 from io import FileIO
+from os import PathLike
 from typing import Any
 
 
@@ -21,15 +23,34 @@ class ForgivingFile(FileIO):
 
     failure: OSError | None = None
 
+    def __init__(self, file: str | PathLike[str], mode: str):
+        super().__init__(file, mode)
+        self._kept: list[tuple[int, bytes]] = []
+
     def write(self, data: Any) -> int:
         """Write all of a buffer, unless a write failed before, and return its size in bytes."""
         rest = memoryview(data).cast("B")
-        size = len(rest)
+        start, size = self.tell(), len(rest)
         try:
             while rest and self.failure is None:
                 rest = rest[super().write(rest) :]  # a write may be cut short, which HDF5 does not look at
         except OSError as error:
             self.failure = error
+        if rest:
+            self._kept.append((start + size - len(rest), bytes(rest)))
+            self.seek(start + size)
+        return size
+
+    def readinto(self, buffer: Any) -> int:
+        """Read bytes into a buffer, those too that the disk did not take, and return how many there are."""
+        start, view = self.tell(), memoryview(buffer).cast("B")
+        size = super().readinto(view) or 0
+        view[size:] = bytes(len(view) - size)
+        for offset, data in self._kept:
+            low, high = max(offset, start), min(offset + len(data), start + len(view))
+            if low < high:
+                view[low - start : high - start] = data[low - offset : high - offset]
+                size = max(size, high - start)
         return size
 
     def truncate(self, size: int | None = None) -> int:

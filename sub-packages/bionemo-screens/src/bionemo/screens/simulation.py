@@ -3,23 +3,26 @@
 The demo, the tests and the evaluation's reference experiment run on it, where no data can be downloaded. The model, per
 cell and gene, logarithms natural::
 
-    log rate = log library + log share(context, batch, cell) + responder * log_fold_change(context, perturbation)
+    log rate = log library + log share(context, subpopulation, batch, cell) + log_fold_change(context, subpopulation, p)
     count ~ NegativeBinomial(mean=rate, dispersion(gene))
 
-`share` sums to one over genes. It comes from a log-normal gene profile, gene modules that a context has switched on or
-off, a factor per gene and batch, and two sources of variation inside a population: the cell cycle and a continuous
-state. An effect is sparse over genes: a few target genes of the perturbation and the modules of its mechanism family.
-It mixes a part that all contexts share with a part of one context, both of unit size, so that the effects of one
-perturbation in two contexts have the correlation `shared` on average.
+`share` sums to one over genes. It comes from a log-normal gene profile, gene modules that a context or a subpopulation
+has switched on or off, a factor per gene and batch, and two sources of variation inside a subpopulation: the cell cycle
+and a continuous state. What a perturbation does follows from these modules, as `simulated_truth` says; so it can be
+learned from control cells, and cells of one context respond differently.
 
-Every (context, batch) has cells of every perturbation and three times as many control cells as cells of one
-perturbation. Rows are in random order. `obs` holds `context`, `perturbation` (with the label "control"), `batch` and
-`responder`. `X` is CSR, float32 and integer-valued. `uns["simulation"]` holds the sizes and the truth:
+Every (context, batch) has cells of every perturbation label and three times as many control cells as cells of one
+label. Rows are in random order. `obs` holds `context`, `perturbation` (with the label "control"), `batch` and
+`subpopulation`. `X` is CSR, float32 and integer-valued. `uns["simulation"]` holds the sizes and the truth:
 
-- `log_fold_change`, float32 [contexts, perturbations, genes]: natural-log change of a responder's expected count, genes
+- `log_fold_change`, float32 [contexts, labels, subpopulations, genes]: natural-log change of the expected count, genes
   in the order of `var`. One perturbation (two from 16 on, none below 4) has no effect anywhere.
-- `responder_fraction`, float32 [contexts, perturbations]: the expected share of responders, 0 without an effect.
-- `context_labels`, `perturbation_labels`: the labels of these axes.
+- `expected_shift`, of the same shape: expected log1p of counts scaled to 10,000, less that of control cells of the
+  subpopulation. `expected_shift()` reads it.
+- `subpopulation_share`, [contexts, subpopulations]: the expected share of each subpopulation, perturbed or not.
+- `variance_shares`: the shares of the effects' variance that all states have in common (`common`), that follow from the
+  state (`state`) and that nothing can learn (`independent`).
+- `context_labels`, `perturbation_labels`, `subpopulation_labels`: the labels of these axes.
 """
 
 import contextlib
@@ -37,9 +40,10 @@ from h5py import File
 from scipy.sparse import csr_matrix, vstack
 from tqdm import tqdm
 
-from bionemo.screens.errors import InputError
+from bionemo.screens.errors import InputError, choices
 from bionemo.screens.forgiving_file import ForgivingFile
-from bionemo.screens.simulated_truth import CONTROL_SHARE, COUNTS_PER_GENE, SimulationSize, draw_truth, softmax
+from bionemo.screens.simulated_shift import LIBRARY_SPREAD, expected_shifts, rates
+from bionemo.screens.simulated_truth import CONTROL_SHARE, COUNTS_PER_GENE, SimulationSize, draw_truth, numbered
 
 CONTROL = "control"
 
@@ -59,7 +63,7 @@ def simulate(out: str | Path, *, progress: bool = True, **size: Any) -> Path:
     progress
         Show a progress bar.
     **size
-        Attributes of `SimulationSize`: cells, genes, contexts, perturbations, batches, seed, shared, responders.
+        Attributes of `SimulationSize`, such as cells, genes, contexts, perturbations, subpopulations and doses.
 
     Returns
     -------
@@ -119,11 +123,45 @@ def draw_screen(**size: Any) -> AnnData:
 def draw_replicate(**size: Any) -> AnnData:
     """Return other cells of the same perturbed populations as `draw_screen`, in memory, without control cells.
 
-    Which cells respond and what is counted in them is drawn again; the truth and the number of cells are the same.
+    Which subpopulation a cell is of and what is counted in it is drawn again; truth and number of cells are the same.
     """
     screen = _Drawing(SimulationSize(**size))
     plan = screen.plan(stream=3)
     return screen.drawn(plan[plan["perturbation"] >= 0], stream=4)
+
+
+def expected_shift(screen: AnnData, context: str, perturbation: str, subpopulation: str | None = None) -> np.ndarray:
+    """Return the true shift of a simulated condition, log1p of counts scaled to 10,000, float32 [G].
+
+    Parameters
+    ----------
+    screen
+        What `simulate` or `draw_screen` made; only its `uns` is read, and genes are in the order of its `var` then.
+    context, perturbation
+        Labels of the condition.
+    subpopulation
+        A label of `obs["subpopulation"]`; without it the shift is that of the context's mixture.
+
+    Raises
+    ------
+    InputError
+        The screen was not simulated, or it has no such label.
+    """
+    try:
+        truth = screen.uns["simulation"]
+        shifts_KPUG, share_KU = truth["expected_shift"], truth["subpopulation_share"]
+    except KeyError as error:
+        raise InputError("the cells hold no simulated truth: read a file of `bionemo-scale simulate`") from error
+
+    def place(axis: str, label: str) -> int:
+        labels = list(truth[f"{axis}_labels"])
+        if label not in labels:
+            raise InputError(f"the simulated screen has no {axis} {label!r}: {choices(label, labels)}")
+        return labels.index(label)
+
+    k = place("context", context)
+    shift_UG = shifts_KPUG[k, place("perturbation", perturbation)]
+    return share_KU[k] @ shift_UG if subpopulation is None else shift_UG[place("subpopulation", subpopulation)]
 
 
 def log1p_of(cells: AnnData, target_sum: float = 1e4) -> AnnData:
@@ -145,18 +183,19 @@ class _Drawing:
         self.truth = draw_truth(size, self._rng(0))
 
     def plan(self, stream: int = 1) -> np.ndarray:
-        """Give every cell its condition and whether it responds, in random order; perturbation -1 is the control."""
+        """Give every cell its condition and subpopulation, in random order; perturbation -1 is the control."""
         size, rng = self.size, self._rng(stream)
-        weights = np.ones((size.contexts, size.batches, size.perturbations + 1))
+        weights = np.ones((size.contexts, size.batches, size.labels + 1))
         weights[..., 0] = CONTROL_SHARE
         ends = np.floor(np.cumsum(weights) / weights.sum() * size.cells + 0.5).astype(int)
         condition = rng.permutation(np.repeat(np.arange(weights.size), np.diff(ends, prepend=0)))
         context, batch, perturbation = np.unravel_index(condition, weights.shape)
-        fields = [("context", "i4"), ("perturbation", "i4"), ("batch", "i4"), ("responder", "?")]
-        plan = np.empty(size.cells, dtype=fields)
+        plan = np.empty(
+            size.cells, dtype=[(name, "i4") for name in ("context", "perturbation", "batch", "subpopulation")]
+        )
         plan["context"], plan["batch"], plan["perturbation"] = context, batch, perturbation - 1
-        chance = np.where(perturbation == 0, 0.0, self.truth.fraction[context, perturbation - 1])
-        plan["responder"] = rng.random(size.cells) < chance
+        upper_KU = np.cumsum(self.truth.share, axis=1)[:, :-1]
+        plan["subpopulation"] = (rng.random((size.cells, 1)) > upper_KU[context]).sum(axis=1)
         return plan
 
     def blocks(self, plan: np.ndarray, stream: int) -> Iterator[tuple[int, csr_matrix]]:
@@ -174,46 +213,59 @@ class _Drawing:
     def annotated(self, plan: np.ndarray) -> AnnData:
         """Return cells without counts, their labels in obs and the truth in uns."""
         size, truth = self.size, self.truth
-        contexts, batches = _names("context", size.contexts), _names("batch", size.batches)
-        perturbations = _names("perturbation", size.perturbations)
+        labels = {
+            "context": numbered("context", size.contexts),
+            "perturbation": truth.treatments.names,
+            "batch": numbered("batch", size.batches),
+            "subpopulation": numbered("subpopulation", size.subpopulations),
+        }
         obs = pd.DataFrame(
             {
-                "context": pd.Categorical.from_codes(plan["context"], contexts),
-                "perturbation": pd.Categorical.from_codes(plan["perturbation"] + 1, [CONTROL, *perturbations]),
-                "batch": pd.Categorical.from_codes(plan["batch"], batches),
-                "responder": plan["responder"],
+                "context": pd.Categorical.from_codes(plan["context"], labels["context"]),
+                "perturbation": pd.Categorical.from_codes(plan["perturbation"] + 1, [CONTROL, *labels["perturbation"]]),
+                "batch": pd.Categorical.from_codes(plan["batch"], labels["batch"]),
+                "subpopulation": pd.Categorical.from_codes(plan["subpopulation"], labels["subpopulation"]),
             },
-            index=pd.Index(_names("cell", len(plan))),
+            index=pd.Index(numbered("cell", len(plan))),
         )
         simulation = asdict(size) | {
-            "log_fold_change": truth.effect.astype(np.float32),
-            "responder_fraction": truth.fraction.astype(np.float32),
-            "context_labels": np.array(contexts),
-            "perturbation_labels": np.array(perturbations),
+            "log_fold_change": self.log_fold_changes(),
+            "expected_shift": expected_shifts(size, truth, self._rng(5)),
+            "subpopulation_share": truth.share,
+            "variance_shares": truth.variance_shares(),
+            **{f"{axis}_labels": np.array(names) for axis, names in labels.items() if axis != "batch"},
         }
         empty = csr_matrix((len(plan), size.genes), dtype=np.float32)
-        genes = pd.DataFrame(index=pd.Index(_names("gene", size.genes)))
+        genes = pd.DataFrame(index=pd.Index(numbered("gene", size.genes)))
         return AnnData(empty, obs, genes, uns={"simulation": simulation})
 
+    def log_fold_changes(self) -> np.ndarray:
+        """Return the effect of every condition and subpopulation, float32 [K, P, U, G]."""
+        size = self.size
+        effects = np.zeros((size.contexts, size.labels, size.subpopulations, size.genes), dtype=np.float32)
+        label, subpopulation = (axis.ravel() for axis in np.indices(effects.shape[1:3]))
+        for context, effect_PUG in enumerate(effects):
+            effect_PUG[label, subpopulation] = self.truth.effect(np.full_like(label, context), subpopulation, label)
+        return effects
+
     def _counts(self, block: np.ndarray, rng: np.random.Generator) -> csr_matrix:
-        truth, context, n_cells = self.truth, block["context"], len(block)
-        phase = rng.uniform(0, 2 * np.pi, n_cells)
-        state = rng.normal(size=(n_cells, 1))
-        logits = truth.baseline[context] + truth.batch[block["batch"]] + state * truth.state[context]
-        logits += np.stack([np.cos(phase), np.sin(phase)], axis=1) @ truth.cycle
-        library = COUNTS_PER_GENE * self.size.genes * rng.lognormal(0.0, 0.35, (n_cells, 1))
-        rate = library * softmax(logits)
-        # The effect comes after the shares are taken: the fold change of a responder's expected count is exactly the
-        # truth.
-        responds = block["responder"]
-        rate[responds] *= np.exp(truth.effect[context[responds], block["perturbation"][responds]])
+        truth, n_cells = self.truth, len(block)
+        rate = rates(
+            truth,
+            block["context"],
+            block["subpopulation"],
+            block["batch"],
+            phase=rng.uniform(0, 2 * np.pi, n_cells),
+            state=rng.normal(size=n_cells),
+            library=COUNTS_PER_GENE * self.size.genes * rng.lognormal(0.0, LIBRARY_SPREAD, n_cells),
+        )
+        # The effect comes after the shares are taken: the fold change of the expected count is exactly the truth.
+        perturbed = np.flatnonzero(block["perturbation"] >= 0)
+        conditions, of = np.unique(block[perturbed][["context", "subpopulation", "perturbation"]], return_inverse=True)
+        factor = np.exp(truth.effect(conditions["context"], conditions["subpopulation"], conditions["perturbation"]))
+        rate[perturbed] *= factor[of]
         shape = 1 / truth.dispersion
         return csr_matrix(rng.poisson(rate * rng.gamma(shape, 1 / shape, rate.shape)), dtype=np.float32)
 
     def _rng(self, *stream: int) -> np.random.Generator:
         return np.random.default_rng([self.size.seed, *stream])
-
-
-def _names(prefix: str, count: int) -> list[str]:
-    """Number labels from one, padded so that they sort."""
-    return [f"{prefix}_{number:0{len(str(count))}d}" for number in range(1, count + 1)]

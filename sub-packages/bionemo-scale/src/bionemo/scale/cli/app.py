@@ -45,12 +45,24 @@ def simulate(
     contexts: Annotated[int, typer.Option(help="Contexts: cell lines, donors.")] = 4,
     perturbations: Annotated[int, typer.Option(help="Perturbations beside the control.")] = 12,
     batches: Annotated[int, typer.Option(help="Batches in each context.")] = 2,
+    subpopulations: Annotated[int, typer.Option(help="Cell states that each context is a mixture of.")] = 3,
+    doses: Annotated[int, typer.Option(help="Doses of each perturbation; 1 gives labels without a dose.")] = 1,
+    combinations: Annotated[int, typer.Option(help="Pairs of perturbations given together.")] = 0,
+    independent: Annotated[
+        float, typer.Option(help="Share of an effect's variance that is a context's own and follows from nothing.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same file.")] = 0,
 ) -> None:
-    """Write a simulated screen: counts, and the true effects beside them."""
+    """Write a simulated screen: counts, and the true effects and expected shifts beside them.
+
+    Effects follow from the state of context and cell, so that they can be learned from control cells.
+    """
     from bionemo.screens.simulation import simulate as run
 
-    run(out, cells=cells, genes=genes, contexts=contexts, perturbations=perturbations, batches=batches, seed=seed)
+    run(
+        out, cells=cells, genes=genes, contexts=contexts, perturbations=perturbations, batches=batches, seed=seed,
+        subpopulations=subpopulations, doses=doses, combinations=combinations, independent=independent,
+    )  # fmt: skip
     typer.echo(f"{out}: {cells:,} cells x {genes:,} genes, {contexts} contexts, {perturbations} perturbations")
 
 
