@@ -97,7 +97,7 @@ def retype(path, rng):
     else:
         at = rng.integers(0, len(array))
         array[at] = (
-            tuple(rng.choice([-1, 2**31 - 1, -(2**31)], 5)) if array.dtype.names else rng.choice([-1, np.nan, np.inf])
+            tuple(rng.choice([-1, 2**31 - 1, -(2**31)], 6)) if array.dtype.names else rng.choice([-1, np.nan, np.inf])
         )
     return np.save(path, array)
 

@@ -16,6 +16,7 @@ from bionemo.cellsets.loading import loader
 from bionemo.cellsets.sampling.controls import ControlPools
 from bionemo.cellsets.store import dense_rows
 from bionemo.screens import InputError
+from bionemo.screens.controls import ControlRole, ControlRoles, Controls
 
 SETTINGS = {"set_size": 16, "sets_per_batch": 3, "seed": 11}
 
@@ -100,14 +101,43 @@ def test_missing_controls_of_a_batch_are_said_once(store, caplog):
     assert caplog.messages == []
 
 
+@pytest.mark.parametrize("roles", [ControlRoles(Controls.SHARED), *(ControlRoles(rotation=n) for n in range(3))])
+def test_controls_are_cells_of_the_role_input_alone_and_all_of_them(store, roles):
+    obs = store.obs()
+    wanted = np.flatnonzero((obs["perturbation"] == "ctrl") & roles.has(obs.index, ControlRole.INPUT))
+    batches = list(make(store, epochs=20, reading={"roles": roles}, blocks=2))
+    drawn = torch.cat([batch.control_rows[batch.mask] for batch in batches]).unique().numpy()
+    np.testing.assert_array_equal(drawn, wanted)
+    for batch in batches:
+        targets, controls = (obs.iloc[rows[batch.mask].numpy()] for rows in (batch.rows, batch.control_rows))
+        assert (targets["context"].to_numpy() == controls["context"].to_numpy()).all()
+        falls_back = (targets["context"] == "B") & (targets["batch"] == "p2")
+        assert ((targets["batch"].to_numpy() == controls["batch"].to_numpy()) != falls_back.to_numpy()).all()
+
+
+def test_a_batch_without_input_cells_draws_from_those_of_all_batches(store):
+    runs = store.runs.copy()
+    of_batch = store.is_control & (runs["context"] == 0) & (runs["batch"] == 1) & (runs["control_part"] == 0)
+    runs["control_part"][of_batch] = 1
+    changed = SimpleNamespace(runs=runs, is_control=store.is_control, path=store.path, contexts=store.contexts,
+                              control=store.control)  # fmt: skip
+    changed.has_role = lambda role, roles: CellStore.has_role(changed, role, roles)
+    pools = ControlPools(changed)
+    here = (runs["context"] == 0) & ~store.is_control
+    assert pools.fallback[here].tolist() == (runs["batch"][here] == 1).tolist()
+    runs["control_part"][store.is_control & (runs["context"] == 2)] = 1
+    with pytest.raises(InputError, match=r"context 'C.2' of .* has no control cells \('ctrl'\) to predict from"):
+        ControlPools(changed)
+
+
 def test_control_runs_may_be_targets(store):
     batches = list(make(store, eligible=store.is_control))
     assert sum(int(batch.mask.sum()) for batch in batches) == store.runs["length"][store.is_control].sum()
 
 
-def test_a_set_of_control_cells_shares_none_with_its_controls_where_the_run_has_twice_as_many(store):
-    lengths, apart = {}, {}
-    for batch in make(store, eligible=store.is_control, epochs=20):
+def test_a_set_of_input_cells_shares_none_with_its_controls_where_the_run_has_twice_as_many(store):
+    eligible, lengths, apart = store.has_role(ControlRole.INPUT, ControlRoles()), {}, {}
+    for batch in make(store, eligible=eligible, epochs=20, set_size=8):
         for inside, rows, controls in zip(batch.mask, batch.rows, batch.control_rows, strict=True):
             target, control = set(rows[inside].tolist()), set(controls[inside].tolist())
             assert len(target) == len(control)
@@ -120,8 +150,9 @@ def test_a_set_of_control_cells_shares_none_with_its_controls_where_the_run_has_
             if length >= 2 * len(target):
                 assert not target & control
                 apart.setdefault(run, set()).add(int(controls[0] - rows[0]) % length)
-    assert {40, 60} <= lengths[True]
-    assert 11 in lengths[False]
+    assert lengths[True] | lengths[False] == set(store.runs["length"][eligible])
+    assert max(lengths[True]) >= 16
+    assert min(lengths[False]) < 16
     # Where the controls begin is drawn, not always right behind the set.
     assert all(len(places) > 3 for places in apart.values())
 
@@ -269,7 +300,6 @@ def test_blocks_read_what_the_sampler_says_beside_controls_of_their_own(store, w
             rows, controls = rows[inside], controls[inside]
             if len(rows):
                 (run,) = set(run_of[rows])
-                assert ((controls >= pools.start[run]) & (controls < pools.start[run] + pools.length[run])).all()
                 assert len(np.unique(controls)) == min(len(rows), pools.length[run])
                 if store.is_control[run] and pools.length[run] >= 2 * len(rows):
                     assert not set(rows) & set(controls)

@@ -213,17 +213,17 @@ def test_what_is_there_is_kept_unless_told(screen_path, tmp_path, keys):
         (
             "gbm_lemur.h5ad",
             {"perturbation_key": "condition", "control": "ctrl", "context_key": "patient_id"},
-            (5000, 300, 10),
+            (5000, 300, 20),
         ),
         (
             "papalexi_lowmoi_sceptre.h5ad",
             {"perturbation_key": "target", "control": "non-targeting", "context_key": "batch", "batch_key": "batch"},
-            (16093, 299, 78),
+            (16093, 299, 84),
         ),
         (
             "perturbench_devel.h5ad",
             {"perturbation_key": "condition", "control": "control", "context_key": "cell_type", "already_log1p": True},
-            (5961, 500, 64),
+            (5961, 500, 72),
         ),
     ],
 )  # fmt: skip

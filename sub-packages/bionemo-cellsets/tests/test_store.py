@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from bionemo.cellsets import CellStore, describe, prepare
 from bionemo.screens import InputError
+from bionemo.screens.controls import control_parts
 
 
 def normalised(data: ad.AnnData, target_sum: float = 10_000.0) -> np.ndarray:
@@ -52,6 +53,8 @@ def test_runs_are_sorted_and_name_their_cells(store, screen):
         assert set(labels["line"]) == set(lines["context"]) == {store.contexts[run["context"]]}
         assert set(labels["gene"]) == set(lines["perturbation"]) == {store.perturbations[run["perturbation"]]}
         assert set(labels["plate"]) == set(lines["batch"]) == {store.batches[run["batch"]]}
+        is_control = set(lines["perturbation"]) == {"ctrl"}
+        assert set(control_parts(lines.index)) == {run["control_part"]} if is_control else run["control_part"] == 0
     # Inside a run the order is not the file's.
     first = [int(name[4:]) for name in obs.index[: runs["length"][0]]]
     assert first != sorted(first)
@@ -115,12 +118,15 @@ def test_importing_is_light():
 
 def test_describe(store):
     seen = describe(store)
-    assert (seen.cells, seen.genes, seen.runs) == (315, 30, 10)
+    assert (seen.cells, seen.genes, seen.runs) == (315, 30, 18)
     assert (seen.contexts, seen.perturbations, seen.batches) == (3, 3, 2)
     assert seen.checksums_verified
     assert seen.cells_per_condition == (3, 38.25, 51.5, 59.25, 78)
     rows = {row.context: row for row in seen.by_context}
     assert (rows["A"].cells, rows["A"].controls, rows["A"].perturbations) == (152, 71, 2)
+    assert rows["A"].control_parts == tuple(
+        np.bincount(control_parts(store.obs().query("context == 'A'").query("perturbation == 'ctrl'").index))
+    )
     assert rows["B"].batches_without_controls == 1
     assert rows["C.2"].batches == 1
 
@@ -146,7 +152,7 @@ def test_verify_finds_a_flipped_byte(store, tmp_path):
         (lambda p: (p / "manifest.json").write_text("{"), "is not a cell store's manifest"),
         (lambda p: (p / "data.npy").unlink(), "lacks its file 'data.npy'"),
         (lambda p: (p / "row_ptr.npy").write_bytes(b"1234"), "'row_ptr.npy' .* has 4 bytes where 2528"),
-        (lambda p: change_manifest(p, format_version=2), "has the format bionemo-cellsets 2 where"),
+        (lambda p: change_manifest(p, format_version=1), "has the format bionemo-cellsets 1 where"),
         (lambda p: change_manifest(p, target_sum=1.0), "was altered"),
         (lambda p: change_manifest(p, n_cells=3), "contradicts itself|contradict each other"),
         (lambda p: change_manifest(p, n_values=None), "was altered"),

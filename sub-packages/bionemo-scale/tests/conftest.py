@@ -195,6 +195,7 @@ def record(config, compute, vocabulary) -> RunRecord:
             "keys": {"perturbation": "target", "context": "line", "batch": "plate"},
             "genes": {"hvg_from": "train", "hvg_split": "5" * 64},
         },
+        control_roles={"controls": "independent", "rotation": 0},
         trained={"A": ["TP53", "ctrl"], "B": ["ctrl"]},
         split={"zeroshot": {}, "fewshot": {"B": {"val": ["TP53"], "test": ["MYC"]}}},
     )

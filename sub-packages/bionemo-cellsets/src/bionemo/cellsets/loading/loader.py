@@ -17,6 +17,7 @@ from bionemo.cellsets.loading.batches import Described, SetBatch, describe_sets,
 from bionemo.cellsets.loading.csr_batches import CsrBatch, stage_batches
 from bionemo.cellsets.loading.memory import Memory
 from bionemo.cellsets.sampling.controls import ControlPools
+from bionemo.screens.controls import ControlRoles
 from bionemo.screens.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class SetLoader(IterableDataset):
         Hand out `CsrBatch` instead of `SetBatch`.
     controls : bool
         Read control sets beside the perturbed ones; without them `control` is [B, 0, G].
+    roles : ControlRoles
+        Which control cells have which role: control sets are of the role ``input`` alone.
     dtype : {torch.float32, torch.bfloat16}
         Of the cells of a `SetBatch`; a `CsrBatch` is told when it is made dense.
     notice : callable, optional
@@ -79,6 +82,7 @@ class SetLoader(IterableDataset):
         threads: int = 1,
         staged: bool = False,
         controls: bool = True,
+        roles: ControlRoles = ControlRoles(),
         dtype: torch.dtype = torch.float32,
         notice: Callable[[Batch], None] | None = None,
     ):
@@ -92,7 +96,7 @@ class SetLoader(IterableDataset):
         self.store, self.sampler, self.epochs, self.prefetch = store, sampler, epochs, prefetch
         self.threads, self.staged, self.dtype, self.notice = threads, staged, dtype, notice
         self.wait_seconds = 0.0
-        self._pools = ControlPools(store) if controls else None
+        self._pools = ControlPools(store, roles) if controls else None
         self._memory = Memory()
         self._epoch = self._sets = 0
         self._goes_on = True

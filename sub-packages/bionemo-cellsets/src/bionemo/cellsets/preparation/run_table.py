@@ -1,7 +1,7 @@
 """Make the run table of the labels: which conditions there are, how many cells each has, which cell has which."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,15 @@ import pandas as pd
 from bionemo.cellsets.inputs.cell_input import CellInput
 from bionemo.cellsets.inputs.conditions import label_blocks
 from bionemo.cellsets.store.cell_store import RUN_DTYPE
+from bionemo.screens.controls import control_parts
 from bionemo.screens.errors import InputError, choices, name_list
 from bionemo.screens.obs import ObsKey, look_alikes
 
 KINDS = ("context", "perturbation", "batch")
 _log = logging.getLogger(__name__)
-_BITS = 21
-"""Of the number of a label of one kind, so that three make one integer."""
-_MASK = 2**_BITS - 1
+_BITS = 20
+"""Of the number of a label of one kind, so that three, and the part of a control cell, make one integer."""
+_MASK, _PART_BITS = 2**_BITS - 1, 2
 
 
 class Conditions:
@@ -60,7 +61,7 @@ class Conditions:
         numbers: dict[int, int] = {}
         cells: list[int] = []
         with file.open("wb") as condition_of_cell:
-            for labels in (labels for cells_of in inputs for labels in label_blocks(cells_of, obs_keys)):
+            for cells_of, first, labels in _blocks(inputs, obs_keys):
                 if "batch" not in labels:  # every cell carries the label "", which is no batch
                     labels["batch"] = np.full(len(labels["context"]), "", dtype=object)
                 context, perturbation, batch = (_number(labels[kind], found[kind]) for kind in KINDS)
@@ -70,7 +71,9 @@ class Conditions:
                             f"obs column '{keys[kind]}' has more than {1 << _BITS:,} labels: choose one of fewer as "
                             f"the {kind} key"
                         )
-                codes = _number((context << 2 * _BITS) | (perturbation << _BITS) | batch, numbers)
+                part = _control_parts(cells_of, first, labels["perturbation"] == control)
+                packed = (context << 2 * _BITS) | (perturbation << _BITS) | batch
+                codes = _number((packed << _PART_BITS) | part, numbers)
                 cells += [0] * (len(numbers) - len(cells))
                 for number, count in enumerate(np.bincount(codes).tolist()):
                     cells[number] += count
@@ -97,15 +100,17 @@ class Conditions:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the run table, and for each condition by order of appearance its run."""
         codes = np.array(list(numbers), dtype=np.int64)
-        parts = (codes >> 2 * _BITS, (codes >> _BITS) & _MASK, codes & _MASK)
-        places = []
-        for kind, part in zip(KINDS, parts, strict=True):
+        packed, control_part = codes >> _PART_BITS, codes & (2**_PART_BITS - 1)
+        labels = (packed >> 2 * _BITS, (packed >> _BITS) & _MASK, packed & _MASK)
+        places = {}
+        for kind, label in zip(KINDS, labels, strict=True):
             place = np.array([self._place[kind].get(name, -1) for name in found[kind]], dtype=np.int64)
-            places.append(place[part])
-        order = np.lexsort(places[::-1])
+            places[kind] = place[label]
+        places["control_part"] = control_part
+        order = np.lexsort(list(places.values())[::-1])
         runs = np.zeros(len(order), dtype=RUN_DTYPE)
-        for kind, place in zip(KINDS, places, strict=True):
-            runs[kind] = place[order]
+        for name, place in places.items():
+            runs[name] = place[order]
         runs["length"] = np.array(cells)[order]
         runs["start"] = np.cumsum(runs["length"]) - runs["length"]
         return runs, np.argsort(order)
@@ -124,6 +129,26 @@ class Conditions:
                 f"({name_list(without)}): "
                 "add control cells, leave these contexts out, or choose another context key"
             )
+
+
+def _blocks(
+    inputs: Sequence[CellInput], keys: Mapping[str, ObsKey]
+) -> Iterator[tuple[CellInput, int, dict[str, np.ndarray]]]:
+    """Yield the labels of the inputs' cells in blocks, each with its input and its first row there."""
+    for cells in inputs:
+        first = 0
+        for labels in label_blocks(cells, keys):
+            yield cells, first, labels
+            first += len(labels["context"])
+
+
+def _control_parts(cells: CellInput, first: int, is_control: np.ndarray) -> np.ndarray:
+    """Return the part of each control cell of a block, by its name in the input, and 0 for other cells; int64 [n]."""
+    parts = np.zeros(len(is_control), dtype=np.int64)
+    if is_control.any():
+        names = cells.names(first, first + len(is_control))[is_control]
+        parts[is_control] = control_parts(name.decode() for name in names.tolist())
+    return parts
 
 
 def _number(labels: np.ndarray, numbers: dict[Any, int]) -> np.ndarray:

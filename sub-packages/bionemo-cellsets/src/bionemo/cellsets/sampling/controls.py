@@ -1,6 +1,7 @@
 """Draw the control cells that stand beside a set: those of its (context, batch), else those of its context.
 
-A set may be one of control cells itself. Its pool is then the run that its own cells come from.
+Only control cells of the role ``input`` are drawn. A set may be one of such cells itself. Its pool is then the run that
+its own cells come from.
 """
 
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ import numpy as np
 
 from bionemo.cellsets.sampling.set_slices import slices, spread
 from bionemo.cellsets.store.hashing import mix
+from bionemo.screens.controls import ControlRole, ControlRoles
 from bionemo.screens.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,46 +20,54 @@ if TYPE_CHECKING:
 class ControlPools:
     """A `ControlPools` has the pool of control cells of every run.
 
-    A pool is one block of store rows: runs are sorted by (context, perturbation, batch), so the control runs of a
-    context lie side by side. Control cells are inputs, so a split does not limit them.
+    The input cells of a store form one sequence, in its order. Runs are sorted by context, perturbation and batch, so the
+    input cells of a context, and of a batch in it, are one stretch of that sequence: a pool. A split does not limit it.
 
     Parameters
     ----------
     store : CellStore
         Its run table is used.
+    roles : ControlRoles
+        Which control cells are inputs.
 
     Attributes
     ----------
     start, length : int64 array [n_runs]
-        The pool of each run, in store rows.
+        The pool of each run, in the sequence of input cells.
     fallback : bool array [n_runs]
-        Runs whose batch has no control cells; their pool is all control cells of the context.
+        Runs whose batch has no input cells; their pool is all input cells of the context.
 
     Raises
     ------
     InputError
-        If a context has no control cells at all.
+        If a context has no input cells at all.
     """
 
-    def __init__(self, store: "CellStore"):
-        runs, controls = store.runs, np.flatnonzero(store.is_control)
-        self._is_control = store.is_control
-        contexts, first = np.unique(runs["context"][controls], return_index=True)
-        without = np.setdiff1d(runs["context"], contexts)
-        if len(without):
+    def __init__(self, store: "CellStore", roles: ControlRoles = ControlRoles()):
+        runs, self._in_pool = store.runs, store.has_role(ControlRole.INPUT, roles)
+        inputs = np.flatnonzero(self._in_pool)
+        cells = runs["length"][inputs]
+        self._first = np.cumsum(cells) - cells
+        self._to_row = runs["start"][inputs] - self._first
+        batch = np.unique(runs[["context", "batch"]], return_inverse=True)[1].reshape(-1)
+        start, length = self._stretches(runs["context"], inputs, cells)
+        if not length.all():
             raise InputError(
-                f"The context '{store.contexts[without[0]]}' of {store.path} has no control cells "
-                f"('{store.control}'): prepare the store with them"
+                f"The context '{store.contexts[runs['context'][length == 0][0]]}' of {store.path} has no control cells "
+                f"('{store.control}') to predict from: prepare the store with more of them"
             )
-        own, of = np.unique(runs[["context", "batch"]], return_inverse=True)
-        control_run = np.full(len(own), -1)
-        control_run[of.reshape(-1)[controls]] = controls
-        control_run = control_run[of.reshape(-1)]
-        context = np.searchsorted(contexts, runs["context"])
-        self.fallback = control_run < 0
-        cells = np.add.reduceat(runs["length"][controls], first)
-        self.start = np.where(self.fallback, runs["start"][controls[first]][context], runs["start"][control_run])
-        self.length = np.where(self.fallback, cells[context], runs["length"][control_run])
+        of_batch = self._stretches(batch, inputs, cells)
+        self.fallback = of_batch[1] == 0
+        self.start, self.length = np.where(self.fallback, (start, length), of_batch)
+        self.start[inputs], self.length[inputs] = self._first, cells
+
+    def _stretches(self, group: np.ndarray, inputs: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return where the input cells of each run's group begin in their sequence, and how many they are, [n_runs]."""
+        start = np.full(group.max() + 1, np.iinfo(np.int64).max)
+        length = np.zeros_like(start)
+        np.minimum.at(start, group[inputs], self._first)
+        np.add.at(length, group[inputs], cells)
+        return start[group], length[group]
 
     def rows(self, sets: np.ndarray, set_size: int) -> np.ndarray:
         """Draw as many control cells for each set as the set has cells.
@@ -74,12 +84,12 @@ class ControlPools:
         int64 array [..., B, S]
             Store rows: as many slices as the set has, in the pool from a random cell on, wrapping at its end, with
             random gaps between them, so cells repeat only where the pool is smaller than the set; -1 beyond the set's
-            length. A set of control cells shares none with its own where its run has at least twice as many cells as
-            the set.
+            length. A set of input cells shares none with its own where its run has at least twice as many cells as the
+            set.
         """
         run, length, starts = sets["run"], self.length[sets["run"]], sets["starts"]
-        # A set of control cells lies in its own pool: what it leaves of it is a pool too.
-        apart = self._is_control[run] & (length >= 2 * sets["length"])
+        # A set of input cells lies in its own pool: what it leaves of it is a pool too.
+        apart = self._in_pool[run] & (length >= 2 * sets["length"])
         left = np.where(apart, length - sets["length"], length)
         first = (mix(sets["key"]) % left.astype(np.uint64)).astype(np.int64)
         offset, _ = slices(set_size, starts.shape[-1])
@@ -88,6 +98,7 @@ class ControlPools:
         if apart.any():
             rows[apart] = _beside(rows[apart], starts[apart], sets["length"][apart], set_size, length[apart])
         rows += self.start[run][..., None]
+        rows += self._to_row[np.searchsorted(self._first, rows, side="right") - 1]
         return np.where(np.arange(set_size) < sets["length"][..., None], rows, -1)
 
     @staticmethod

@@ -25,6 +25,7 @@ from bionemo.cellsets.store.manifest import (
     check_sizes,
     read_manifest,
 )
+from bionemo.screens.controls import PARTS, ControlRole, ControlRoles
 from bionemo.screens.errors import InputError, brief
 from bionemo.screens.split import Split
 
@@ -35,12 +36,15 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
 
 RUN_DTYPE = np.dtype(
-    [("context", "<i4"), ("perturbation", "<i4"), ("batch", "<i4"), ("start", "<i8"), ("length", "<i8")]
+    [
+        *(("context", "<i4"), ("perturbation", "<i4"), ("batch", "<i4"), ("control_part", "u1")),
+        *(("start", "<i8"), ("length", "<i8")),
+    ]
 )
 
 
 class CellStore:
-    """A `CellStore` maps cells sorted by (context, perturbation, batch). `prepare` makes one, `open` opens it.
+    """A `CellStore` maps cells sorted by (context, perturbation, batch, control part); `prepare` makes one.
 
     Attributes
     ----------
@@ -63,8 +67,9 @@ class CellStore:
     n_cells, n_genes, n_values : int
         Rows, columns and stored non-zeros.
     runs : structured array
-        One row per condition: `context`, `perturbation`, `batch` (int32 indices of the tables, batch -1 if there is
-        none), `start`, `length` (int64, in store rows); sorted by (context, perturbation, batch).
+        One row per condition, of control cells one for each part: `context`, `perturbation`, `batch` (int32 indices of
+        the tables, batch -1 if there is none), `control_part` (uint8, as `control_parts` says, 0 for other cells),
+        `start`, `length` (int64, in store rows); sorted by the first four.
     data, columns, row_pointers : memmap
         The CSR arrays.
     library_size : memmap, float32 [n_cells]
@@ -138,6 +143,20 @@ class CellStore:
     def is_control(self) -> np.ndarray:
         """Say which runs hold control cells, bool [n_runs]."""
         return self.runs["perturbation"] == self.control_index
+
+    def has_role(self, role: ControlRole, roles: ControlRoles) -> np.ndarray:
+        """Say which runs hold control cells of a role, bool [n_runs]."""
+        return self.is_control & np.isin(self.runs["control_part"], roles.parts(role))
+
+    def control_cells(self, roles: ControlRoles) -> dict[str, dict[ControlRole, int]]:
+        """Count the control cells of each context and role."""
+        cells: dict[str, dict[ControlRole, int]] = {str(context): {} for context in self.contexts}
+        for role in ControlRole:
+            runs = self.runs[self.has_role(role, roles)]
+            lengths = np.bincount(runs["context"], weights=runs["length"], minlength=len(self.contexts))
+            for context, length in zip(cells, lengths, strict=True):
+                cells[context][role] = int(length)
+        return cells
 
     def parts(self, split: Split) -> np.ndarray:
         """Return the part of every run, ``"train"``, ``"val"`` or ``"test"``, an array of str [n_runs].
@@ -255,6 +274,7 @@ class CellStore:
             and all(
                 bool(np.all((runs[name] >= -(name == "batch")) & (runs[name] < size))) for name, size in sizes.items()
             )
+            and bool(np.all(runs["control_part"] < np.where(self.is_control, PARTS, 1)))
         )
         if not consistent:
             raise InputError(

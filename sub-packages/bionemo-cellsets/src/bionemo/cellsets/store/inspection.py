@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bionemo.cellsets.store.cell_store import CellStore
+from bionemo.screens.controls import PARTS
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -25,6 +26,8 @@ class ContextSummary:
         Batches it has cells in; 0 where the store has no batch key.
     batches_without_controls : int
         Batches with perturbed cells and no control cells; their control sets come from the whole context.
+    control_parts : tuple of int
+        Its control cells by part, which are in the roles ``input``, ``target`` and ``truth`` while rotation is 0.
     """
 
     context: str
@@ -33,6 +36,7 @@ class ContextSummary:
     perturbations: int
     batches: int
     batches_without_controls: int
+    control_parts: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +154,7 @@ def _summarise(store: CellStore, index: int) -> ContextSummary:
         perturbations=len(np.unique(runs["perturbation"])),
         batches=len(np.setdiff1d(store.runs["batch"][inside], [-1])),
         batches_without_controls=len(np.setdiff1d(runs["batch"], controls["batch"])),
+        control_parts=tuple(int(controls["length"][controls["control_part"] == part].sum()) for part in range(PARTS)),
     )
 
 

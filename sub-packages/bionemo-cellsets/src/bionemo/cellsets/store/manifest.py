@@ -9,7 +9,7 @@ from typing import Any
 from bionemo.screens.errors import InputError, brief, name_list
 
 FORMAT = "bionemo-cellsets"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 DATA, COLUMNS, ROW_POINTERS = "data.npy", "col_ptr.npy", "row_ptr.npy"
 RUNS, TABLES, LIBRARY_SIZE = "cellsets/runs.npy", "cellsets/tables.json", "cellsets/library_size.npy"

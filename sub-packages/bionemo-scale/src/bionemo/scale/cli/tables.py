@@ -29,13 +29,14 @@ def inspection_table(store: Inspection) -> RenderableType:
         if value:
             facts.add_row(name, value)
     contexts = Table("context")
-    for column in ("cells", "controls", "perturbations", "batches", "batches without controls"):
+    for column in ("cells", "controls", "input/target/truth", "perturbations", "batches", "batches without controls"):
         contexts.add_column(column, justify="right")
     for context in store.by_context:
         contexts.add_row(
             context.context,
-            *(f"{n:,}" for n in (context.cells, context.controls, context.perturbations, context.batches)),
-            f"{context.batches_without_controls:,}",
+            *(f"{n:,}" for n in (context.cells, context.controls)),
+            "/".join(f"{n:,}" for n in context.control_parts),
+            *(f"{n:,}" for n in (context.perturbations, context.batches, context.batches_without_controls)),
         )
     return Group(facts, contexts)
 

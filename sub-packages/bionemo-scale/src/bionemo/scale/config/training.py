@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from bionemo.scale.config.checking import check_fields
+from bionemo.screens.controls import ControlRoles, Controls
 from bionemo.screens.errors import InputError
 
 
@@ -56,6 +57,11 @@ class TrainingConfig:
     """Decay of the moving average of weights that predictions are made with; 0 for the weights themselves."""
     seed: int = 0
     """Seed of the weights, the sets and the noise."""
+    controls: Controls = Controls.INDEPENDENT
+    """Which control cells are trained on, and which shifts are measured against: ``independent`` ones, parts of the
+    control cells that have none in common, or ``shared``, all for everything, as published protocols do."""
+    control_rotation: int = 0
+    """By how many parts, 0 to 2, the roles of independent control cells are moved on; seeds take turns."""
     checkpoint_every: int = 100
     """Steps from one checkpoint to the next."""
     async_save: AsyncSave = AsyncSave.AUTO
@@ -80,13 +86,19 @@ class TrainingConfig:
     that must not be taken apart."""
 
     def __post_init__(self):
-        check_fields(self, may_be_zero=("warmup_steps", "seed", "patience", "profile_steps"))
+        check_fields(self, may_be_zero=("warmup_steps", "seed", "control_rotation", "patience", "profile_steps"))
+        _ = self.control_roles
         if self.average_decay >= 1:
             raise InputError(f"average_decay={self.average_decay} must be below 1.")
         if self.warmup_steps >= self.max_steps:
             raise InputError(
                 f"warmup_steps={self.warmup_steps} leaves nothing of max_steps={self.max_steps}: lower it."
             )
+
+    @property
+    def control_roles(self) -> ControlRoles:
+        """Return which control cells have which role."""
+        return ControlRoles.from_dict({"controls": self.controls, "rotation": self.control_rotation}, "training")
 
     @property
     def label_separator(self) -> str:

@@ -64,6 +64,7 @@ class Opened:
                 "keys": dict(self.store.keys),
                 "genes": gene_choice(self.store),
             },
+            "control_roles": training.control_roles.to_dict(),
             "split": self.split.to_dict(),
             "trained": self.trained,
             "embeddings": None if supplied is None else {"path": str(self.embeddings_path), "sha256": supplied.sha256},
