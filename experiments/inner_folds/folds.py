@@ -17,7 +17,7 @@ from bionemo.scale.inference.controls import ControlCells, read_controls
 from bionemo.scale.inference.inputs import Columns
 from bionemo.scale.linear_start.means import ConditionMeans
 from bionemo.screens import Condition
-from bionemo.screens.controls import ControlRoles, Controls
+from bionemo.screens.controls import ControlRole, ControlRoles, Controls
 from experiments.screens import REAL_SCREENS, Screen, glioblastoma, papalexi
 
 FEWEST = 3
@@ -54,9 +54,9 @@ class Cells:
         self.control, self.target_sum = store.control, store.target_sum
         self.genes = np.array(store.genes)
         self.contexts, self.labels = [str(c) for c in store.contexts], [str(p) for p in store.perturbations]
-        self.means = ConditionMeans(store, np.ones(len(store.runs), dtype=bool))
+        self.means = ConditionMeans(store, np.ones(len(store.runs), dtype=bool), ControlRoles(Controls.SHARED))
         self.conditions = sorted(
-            (self.contexts[c], self.labels[p]) for c, p in self.means.delta if self.means.cells[c, p] >= FEWEST
+            (self.contexts[c], self.labels[p]) for c, p in self.means.mean if self.means.cells[c, p] >= FEWEST
         )
         self.controls: ControlCells = read_controls(
             source,
@@ -86,11 +86,11 @@ class Cells:
 
     def delta(self, condition: Condition) -> np.ndarray:
         """Observed mean less that of the context's control cells, log1p [G]."""
-        return self.means.delta[self.index(condition)]
+        return self.means.delta(self.index(condition), ControlRole.TARGET)
 
     def control_mean(self, context: str) -> np.ndarray:
         """Mean of a context's control cells, log1p [G]."""
-        return self.means.control[self.contexts.index(context)]
+        return self.means.control[ControlRole.INPUT][self.contexts.index(context)]
 
     def vocabulary(self, train: Sequence[Condition]) -> Vocabulary:
         """Of a model that these conditions train."""
@@ -110,7 +110,7 @@ class Cells:
     def trained(self, train: Sequence[Condition]) -> ConditionMeans:
         """Means of the control cells and of the conditions that train."""
         known, found = {self.index(condition) for condition in train}, copy(self.means)
-        found.delta = {condition: delta for condition, delta in self.means.delta.items() if condition in known}
+        found.mean = {condition: mean for condition, mean in self.means.mean.items() if condition in known}
         return found
 
     def baselines(self, train: Sequence[Condition]) -> Estimates:

@@ -11,6 +11,7 @@ import torch
 from bionemo.scale.linear_start.apply import LinearStart, move_cells, rows_of
 from bionemo.scale.linear_start.fit import FittedLinearStart
 from bionemo.scale.linear_start.zero_shot import effects_from_embeddings
+from bionemo.screens.controls import ControlRole
 
 G, CONTEXTS = 20, ["A", "B", "C", "D"]
 LABELS = ["ctrl", *(f"p{i}" for i in range(1, 9))]
@@ -31,10 +32,12 @@ def screen(noise: float = 0.0, held_out: tuple = ()) -> SimpleNamespace:
         if (k, p) not in held_out
     }
     return SimpleNamespace(
-        control=control,
+        control={role: dict(control) for role in (ControlRole.INPUT, ControlRole.TARGET)},
+        control_noise={ControlRole.TARGET: {k: np.zeros(G) for k in range(len(CONTEXTS))}},
         delta=delta,
+        mean={(k, p): np.maximum(control[k] + shift, 0) for (k, p), shift in delta.items()},
         cells=dict.fromkeys(delta, 200),
-        noise=dict.fromkeys(delta, np.full(G, noise**2)) | {(k, 0): np.zeros(G) for k in range(len(CONTEXTS))},
+        noise=dict.fromkeys(delta, np.full(G, noise**2)),
         truth=lambda k, p: effect[p] + common[k],
     )
 
@@ -71,7 +74,7 @@ def test_a_training_condition_starts_from_others_only(names):
     means = screen()
     before = fitted(means, names)
     shares, own, other = before.shares, before.delta(2, 3), before.delta(1, 3)
-    means.delta[2, 3] = means.delta[2, 3] + 100.0
+    means.mean[2, 3] = means.mean[2, 3] + 100.0
     after = fitted(means, names)
     after.shares = shares
     torch.testing.assert_close(after.delta(2, 3), own)
@@ -115,7 +118,7 @@ def test_a_context_and_a_perturbation_never_shown_get_what_all_have_in_common(na
     with_new = replace(names, embedded=("new",))
     fit = fitted(means, with_new)
     start = model_of(fit, with_new)
-    middle = torch.from_numpy(np.mean([means.control[k] for k in range(4)], axis=0)).float()[None]
+    middle = torch.from_numpy(np.mean([means.control[ControlRole.INPUT][k] for k in range(4)], axis=0)).float()[None]
     new = start.delta(["new"], torch.tensor([-1]), middle, with_new)
     everything = np.mean([means.delta[k, p] for k in range(4) for p in range(1, 9)], axis=0)
     torch.testing.assert_close(new[0].double(), torch.from_numpy(fit.shares[3] * everything), atol=1e-4, rtol=1e-4)
@@ -128,7 +131,8 @@ def test_one_perturbation_in_every_context_is_the_plain_transfer_shrunk(vocabula
     delta = model_of(fit, names).delta(["p1"], torch.tensor([-1]), fit.control_mean(3)[None], names)
     torch.testing.assert_close(delta[0], fit.delta(3, 1))
     plain = np.mean([means.delta[k, 1] for k in range(3)], axis=0)
-    pull = np.mean([means.control[k] for k in range(3)], axis=0) - means.control[3]
+    control = means.control[ControlRole.INPUT]
+    pull = np.mean([control[k] for k in range(3)], axis=0) - control[3]
     expected = fit.shares[0] * plain + fit.shares[4] * pull
     torch.testing.assert_close(delta[0].double(), torch.from_numpy(expected), atol=1e-5, rtol=1e-5)
 
@@ -180,6 +184,7 @@ def test_a_perturbation_that_has_only_an_embedding_gets_the_effect_it_says(names
     means = screen()
     for (context, label), delta in list(means.delta.items()):
         means.delta[context, label] = 0.1 * delta + vectors[label] @ map_to_genes
+        means.mean[context, label] = means.control[ControlRole.INPUT][context] + means.delta[context, label]
     means.noise = dict.fromkeys(means.noise, np.zeros(G))
     with_new = replace(names, embedded=("new",), embedding_size=3)
     fit = FittedLinearStart(means, CONTEXTS, LABELS, with_new, vectors)
@@ -205,10 +210,11 @@ def test_the_shift_of_a_scarce_gene_is_a_fold_change(vocabulary):
     control = {0: np.log1p([2.0, 8.0]), 1: np.log1p([2.2, 8.0]), 2: np.log1p([6.0, 8.0])}
     delta = {(k, 1): np.log1p(np.expm1(control[k]) / 2) - control[k] for k in (0, 1)}
     means = SimpleNamespace(
-        control=control,
-        delta=delta,
+        control={role: control for role in (ControlRole.INPUT, ControlRole.TARGET)},
+        control_noise={ControlRole.TARGET: dict.fromkeys(control, np.full(2, 1e-6))},
+        mean={(k, p): control[k] + shift for (k, p), shift in delta.items()},
         cells=dict.fromkeys(delta, 1000),
-        noise=dict.fromkeys([*delta, *((k, 0) for k in control)], np.full(2, 1e-6)),
+        noise=dict.fromkeys(delta, np.full(2, 1e-6)),
     )
     fit = FittedLinearStart(means, ["A", "B", "C"], ["ctrl", "p1"], names)
     moved = model_of(fit, names).delta(["p1"], torch.tensor([-1]), fit.control_mean(2)[None], names)[0]

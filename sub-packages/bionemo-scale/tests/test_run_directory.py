@@ -149,8 +149,8 @@ def test_the_best_checkpoint_is_remembered(run):
         (lambda text: text[: len(text) // 2], "is damaged"),
         (lambda text: "", "is damaged"),
         (lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "model"}), "is damaged .*model"),
-        (lambda text: text.replace('"format": 4', '"format": 99'), "is not of format 4"),
-        (lambda text: "[]", "is not of format 4"),
+        (lambda text: text.replace('"format": 5', '"format": 99'), "is not of format 5"),
+        (lambda text: "[]", "is not of format 5"),
     ],
     ids=["cut", "empty", "no model", "another format", "a list"],
 )

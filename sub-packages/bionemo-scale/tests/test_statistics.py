@@ -7,6 +7,7 @@ import pytest
 
 from bionemo.cellsets import CellStore, prepare
 from bionemo.scale.linear_start.means import ConditionMeans
+from bionemo.screens.controls import ControlRole, ControlRoles, Controls
 
 SILENT = 4
 """Cells of a perturbation none of which shows the first gene."""
@@ -26,7 +27,7 @@ def means(tmp_path_factory):
             context_key="context", n_genes=None, progress=False,
         ).path
     )  # fmt: skip
-    return ConditionMeans(store, np.ones(len(store.runs), dtype=bool)), store
+    return ConditionMeans(store, np.ones(len(store.runs), dtype=bool), ControlRoles(Controls.SHARED)), store
 
 
 def test_a_mean_is_as_uncertain_as_cells_differ(means):
@@ -41,5 +42,6 @@ def test_a_mean_is_as_uncertain_as_cells_differ(means):
 
 def test_a_few_cells_that_all_miss_a_gene_do_not_make_its_mean_certain(means):
     found, store = means
-    silent, control = list(store.perturbations).index("TP53"), store.control_index
-    assert found.noise[0, silent][0] == pytest.approx(found.noise[0, control][0] * 150 / SILENT, rel=1e-5)
+    silent = list(store.perturbations).index("TP53")
+    of_controls = found.control_noise[ControlRole.INPUT][0]
+    assert found.noise[0, silent][0] == pytest.approx(of_controls[0] * 150 / SILENT, rel=1e-5)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class ControlPools:
     """A `ControlPools` has the pool of control cells of every run.
 
-    The input cells of a store form one sequence, in its order. Runs are sorted by context, perturbation and batch, so the
-    input cells of a context, and of a batch in it, are one stretch of that sequence: a pool. A split does not limit it.
+    The input cells of a store form one sequence, in its order. Runs are sorted by context, perturbation and batch, so
+    those of a context, and of a batch in it, are one stretch of that sequence: a pool. A split does not limit it.
 
     Parameters
     ----------

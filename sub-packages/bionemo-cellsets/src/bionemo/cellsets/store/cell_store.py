@@ -158,8 +158,10 @@ class CellStore:
                 cells[context][role] = int(length)
         return cells
 
-    def parts(self, split: Split) -> np.ndarray:
+    def parts(self, split: Split, roles: ControlRoles) -> np.ndarray:
         """Return the part of every run, ``"train"``, ``"val"`` or ``"test"``, an array of str [n_runs].
+
+        Control cells that have not the role ``input`` are held out as those of a test condition are.
 
         Raises
         ------
@@ -167,7 +169,8 @@ class CellStore:
             If the split names a context the store has not, a perturbation that context has not, or the control label.
         """
         contexts, perturbations = self.contexts[self.runs["context"]], self.perturbations[self.runs["perturbation"]]
-        return split.parts(contexts, perturbations, self.control)
+        parts = split.parts(contexts, perturbations, self.control)
+        return np.where(self.is_control & ~self.has_role(ControlRole.INPUT, roles), "test", parts)
 
     def read(self, rows: np.ndarray, out: np.ndarray | None = None, *, pool: "Executor | None" = None) -> np.ndarray:
         """Read cells as dense log1p expression.

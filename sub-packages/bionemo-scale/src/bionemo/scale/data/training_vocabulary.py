@@ -9,6 +9,7 @@ from bionemo.scale.config.model import ModelConfig, PerturbationTokens, Start
 from bionemo.scale.data.embeddings import Embeddings
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.screens import Split
+from bionemo.screens.controls import ControlRoles
 from bionemo.screens.errors import InputError
 from bionemo.screens.labels import Treatment, parse_labels
 
@@ -35,7 +36,7 @@ def training_vocabulary(
         The split leaves no perturbed cell to train on, doses have several units, or the embeddings are not given,
         not asked for, or lack a perturbation of the training cells.
     """
-    runs = store.runs[store.parts(split) == "train"]
+    runs = store.runs[store.parts(split, ControlRoles()) == "train"]
     labels = np.asarray(store.perturbations)
     perturbed = runs[labels[runs["perturbation"]] != store.control]
     if not len(perturbed):

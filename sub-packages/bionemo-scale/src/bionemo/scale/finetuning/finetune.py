@@ -25,6 +25,7 @@ from bionemo.scale.runs.load import find_checkpoint, load_model
 from bionemo.scale.runs.starting_point import write_starting_point
 from bionemo.scale.training.fit import fit
 from bionemo.scale.training.setup import open_training
+from bionemo.screens.controls import ControlRoles
 from bionemo.screens.errors import InputError
 
 PATIENCE = 1800
@@ -57,7 +58,8 @@ def finetune(
     out
         Directory of the run to make.
     compute, training
-        How to compute, and how to train, the model of the run that it starts from.
+        How to compute, and how to train, the model of the run that it starts from. The roles of control cells are that
+        run's: its weights have seen the cells that it predicts from.
     tuning
         Which weights move.
     embeddings
@@ -75,7 +77,7 @@ def finetune(
     config = before.model_config()
     if tuning.network_share is not None:
         config = replace(config, network_share=tuning.network_share)
-    opened = open_training(store, split, config, compute, training, embeddings)
+    opened = open_training(store, split, config, compute, _with_roles(training, before.roles()), embeddings)
     old, shown = before.model_vocabulary(), opened.vocabulary
     vocabulary = extended_vocabulary(old, shown, tuning)
     run = RunDirectory(Path(out))
@@ -103,6 +105,15 @@ def finetune(
                 _wait_for_start(run)
         # Every weight and every buffer is in the checkpoint that it starts from.
         fit(run, data, {}, split, record.tuning)
+
+
+def _with_roles(training: TrainingConfig, roles: ControlRoles) -> TrainingConfig:
+    if training.control_roles not in (ControlRoles(), roles):
+        raise InputError(
+            f"training.controls={training.controls} and training.control_rotation={training.control_rotation} are not "
+            f"those of the run that finetuning starts from, {roles.controls} and {roles.rotation}: leave them out."
+        )
+    return replace(training, controls=roles.controls, control_rotation=roles.rotation)
 
 
 def _write_start(

@@ -179,8 +179,7 @@ class TrainedModel:
 
     def _roles(self, chosen: str | None) -> ControlRoles:
         """Return the run's roles of control cells, independent or shared as it was chosen."""
-        stated = getattr(self.record, "control_roles", None)
-        roles = ControlRoles() if stated is None else ControlRoles.from_dict(stated, "run.json")
+        roles = self.record.roles()
         if chosen is None:
             return roles
         if chosen not in list(Controls):

@@ -5,6 +5,7 @@ import torch
 
 from bionemo.scale.linear_start.fold_change import to_fold
 from bionemo.scale.linear_start.means import Condition, ConditionMeans
+from bionemo.screens.controls import ControlRole
 
 LEAST_COMMON = 2
 """What fewer other perturbations than this have in common says nothing of a context."""
@@ -16,6 +17,10 @@ GROUPS = 10
 class Evidence:
     """An `Evidence` holds the training conditions' shifts on the scale of :mod:`.fold_change`, and averages of them.
 
+    They are measured against the control cells that predictions are made from. What a prediction is fitted to,
+    `observed`, is measured against other ones: else the sampling noise of one mean of control cells would stand on both
+    sides, and a fit would take it for something to learn.
+
     Each gene is divided by the slope of that scale at the middle of the training contexts: a change then counts as much
     as it does in log1p, and scarce genes do not drown the others in their noise.
 
@@ -23,8 +28,6 @@ class Evidence:
     ----------
     means
         Means of the training conditions.
-    control
-        The store's index of the control label.
     half_weight
         Cells with which a condition weighs half of what it would weigh with any number of them.
     pseudocount
@@ -36,40 +39,47 @@ class Evidence:
         Context -> its training labels, and label -> the contexts that show it; the store's indices.
     weight
         Condition -> its weight in every mean.
-    delta
-        Condition -> its shift [G].
+    delta, observed
+        Condition -> its shift from the control cells of the role input, and from those of the role target [G].
     noise
-        Condition, those of control cells too -> variance of its mean [G].
+        Condition -> variance of its mean [G].
+    target_noise
+        Context -> variance of the mean of its control cells of the role target [G].
     level
-        Context -> mean of its control cells [G].
+        Context -> mean of its control cells of the role input [G].
     middle
         Mean level of the training contexts [G].
     unit
         What a logarithm is multiplied by to be on this scale [G].
     """
 
-    def __init__(self, means: ConditionMeans, control: int, half_weight: float, pseudocount: float):
+    def __init__(self, means: ConditionMeans, half_weight: float, pseudocount: float):
         self._pseudocount = pseudocount
-        self.weight = {c: means.cells[c] / (means.cells[c] + half_weight) for c in means.delta}
+        self.weight = {c: means.cells[c] / (means.cells[c] + half_weight) for c in means.mean}
         self.contexts: dict[int, list[int]] = {}
         self.labels: dict[int, list[int]] = {}
-        for context, label in means.delta:
+        for context, label in means.mean:
             self.contexts.setdefault(context, []).append(label)
             self.labels.setdefault(label, []).append(context)
 
-        self.unit = 1 / self._slope(np.mean([means.control[context] for context in self.contexts], axis=0))
-        self.level = {context: self._scaled(mean) for context, mean in means.control.items()}
+        controls, targets = means.control[ControlRole.INPUT], means.control[ControlRole.TARGET]
+        self.unit = 1 / self._slope(np.mean([controls[context] for context in self.contexts], axis=0))
+        self.level = {context: self._scaled(mean) for context, mean in controls.items()}
+        target = {context: self._scaled(targets[context]) for context in self.contexts}
         self.middle = np.mean([self.level[context] for context in self.contexts], axis=0)
         self.delta: dict[Condition, np.ndarray] = {}
+        self.observed: dict[Condition, np.ndarray] = {}
         self.noise: dict[Condition, np.ndarray] = {}
-        for condition, delta in means.delta.items():
-            # A mean cannot be below 0; rounding may have put it there.
-            mean = np.maximum(means.control[condition[0]] + delta, 0)
-            self.delta[condition] = self._scaled(mean) - self.level[condition[0]]
+        for condition, mean in means.mean.items():
+            scaled = self._scaled(mean)
+            self.delta[condition] = scaled - self.level[condition[0]]
+            self.observed[condition] = scaled - target[condition[0]]
             self.noise[condition] = means.noise[condition] * np.square(self.unit * self._slope(mean))
-        for context in self.contexts:
-            slope = self.unit * self._slope(means.control[context])
-            self.noise[context, control] = means.noise[context, control] * np.square(slope)
+        self.target_noise = {
+            context: means.control_noise[ControlRole.TARGET][context]
+            * np.square(self.unit * self._slope(targets[context]))
+            for context in self.contexts
+        }
         self._total = {context: self._sums(context, labels) for context, labels in self.contexts.items()}
 
     def mean_delta(self, label: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from bionemo.scale.linear_start.evidence import Evidence, shared_directions
 from bionemo.scale.linear_start.fold_change import PSEUDOCOUNT, from_fold
 from bionemo.scale.linear_start.means import Condition, ConditionMeans
 from bionemo.scale.linear_start.zero_shot import effects_from_embeddings
+from bionemo.screens.controls import ControlRole
 
 FITTED_CONDITIONS = 4096
 """The fitted numbers need no more training conditions than so many, evenly taken from all."""
@@ -57,10 +58,11 @@ class FittedLinearStart:
         vocabulary: Vocabulary,
         embeddings: np.ndarray | None = None,
     ):
-        self._means, self._contexts, self._labels, self._vocabulary = means, contexts, labels, vocabulary
+        self._contexts, self._labels, self._vocabulary = contexts, labels, vocabulary
+        self._controls = means.control[ControlRole.INPUT]
         index = {label: i for i, label in enumerate(labels)}
         self._control = index[vocabulary.control]
-        self._evidence = evidence = Evidence(means, self._control, self.half_weight, self.pseudocount)
+        self._evidence = evidence = Evidence(means, self.half_weight, self.pseudocount)
         self._trained = [index[label] for label in vocabulary.start_labels]
         directions = shared_directions(
             np.stack([evidence.mean_delta(label) for label in self._trained]), self.components
@@ -96,12 +98,12 @@ class FittedLinearStart:
         return {f"linear_start.{name}": torch.as_tensor(values).float() for name, values in found.items()}
 
     def control_mean(self, context: int) -> torch.Tensor:
-        """Return the mean of the control cells of a context, log1p, float32 [G]."""
-        return torch.from_numpy(self._means.control[context]).float()
+        """Return the mean of the control cells of a context that predictions are made from, log1p, float32 [G]."""
+        return torch.from_numpy(self._controls[context]).float()
 
     def delta(self, context: int, label: int) -> torch.Tensor:
         """Return the shift that a set of a condition starts from, by the store's indices, log1p, float32 [G]."""
-        evidence, mean = self._evidence, self._means.control[context]
+        evidence, mean = self._evidence, self._controls[context]
         if label == self._control:
             return torch.zeros(len(mean))
         if (context, label) not in self._made:
@@ -137,18 +139,18 @@ class FittedLinearStart:
         many genes move. What is predicted has a size between that and the real one; see ``length``.
         """
         evidence = self._evidence
-        pairs = [condition for condition in self._means.delta if len(evidence.labels[condition[1]]) > 1]
+        pairs = [condition for condition in evidence.observed if len(evidence.labels[condition[1]]) > 1]
         if not pairs:
             return self.plain
         pairs = pairs[:: -(-len(pairs) // FITTED_CONDITIONS)]
         features = np.stack([self._features(*pair) for pair in pairs])
-        observed = np.stack([evidence.delta[pair] for pair in pairs])
+        observed = np.stack([evidence.observed[pair] for pair in pairs])
         weights = np.array([evidence.weight[pair] for pair in pairs])
         normal = np.einsum("c,csg,ctg->st", weights, features, features)
         right = np.einsum("c,csg,cg->s", weights, features, observed - self.plain @ features)
         normal += self.prior_conditions / len(pairs) * np.diag(np.diag(normal))
         shares = self.plain + np.linalg.lstsq(normal, right, rcond=1e-8)[0]
-        noise = [evidence.noise[pair].sum() + evidence.noise[pair[0], self._control].sum() for pair in pairs]
+        noise = [evidence.noise[pair].sum() + evidence.target_noise[pair[0]].sum() for pair in pairs]
         real = weights @ (np.square(observed).sum(1) - noise)
         fitted = weights @ np.square(shares @ features).sum(1)
         return shares * max(real / fitted, 1.0) ** (self.length / 2) if fitted > 0 else shares

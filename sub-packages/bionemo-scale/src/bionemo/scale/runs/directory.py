@@ -13,10 +13,11 @@ from bionemo.scale.config.model import ModelConfig
 from bionemo.scale.config.training import MAY_CHANGE
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.errors import Stopped
+from bionemo.screens.controls import ControlRoles
 from bionemo.screens.errors import InputError
 from bionemo.screens.locks import locked
 
-FORMAT = 4
+FORMAT = 5
 PACKAGES = ("bionemo-scale", "bionemo-cellsets", "nemo-toolkit", "megatron-core", "torch")
 _CHECKPOINT = re.compile(r"step=(\d+)")
 
@@ -33,6 +34,8 @@ class RunRecord:
     """Sets of one optimizer step, over all ranks."""
     store: dict
     """Path, fingerprint, obs keys and choice of genes of the training data."""
+    control_roles: dict
+    """Which control cells of any data have which role, as ``ControlRoles.to_dict`` says it."""
     split: dict
     trained: dict[str, list[str]] | None = None
     """Context -> perturbations with a training cell, controls included; None in runs that did not write it."""
@@ -49,6 +52,10 @@ class RunRecord:
     def model_vocabulary(self) -> Vocabulary:
         """Return the model's names."""
         return Vocabulary.from_dict(self.vocabulary)
+
+    def roles(self) -> ControlRoles:
+        """Return which control cells have which role."""
+        return ControlRoles.from_dict(self.control_roles, "run.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +133,8 @@ class RunDirectory:
         try:
             record = RunRecord(**values)
             # Whatever will be looked up later must be there.
-            _ = record.model_config(), record.model_vocabulary(), record.training["cells_per_set"]
+            _ = record.model_config(), record.model_vocabulary(), record.roles()
+            _ = record.training["cells_per_set"]
             _ = record.training["average_decay"]
             _ = record.store["fingerprint"], record.store["keys"]["context"], record.store["keys"]["perturbation"]
         except (KeyError, TypeError, ValueError) as error:

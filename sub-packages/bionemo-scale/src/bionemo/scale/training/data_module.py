@@ -20,12 +20,13 @@ from bionemo.scale.linear_start.fit import FittedLinearStart
 from bionemo.scale.linear_start.means import ConditionMeans
 from bionemo.scale.training.validation import NETWORK_SHARES, ConditionScores
 from bionemo.screens import Split
+from bionemo.screens.controls import ControlRole, ControlRoles
 
 
-def trained_conditions(store: CellStore, split: Split) -> dict[str, list[str]]:
+def trained_conditions(store: CellStore, split: Split, roles: ControlRoles) -> dict[str, list[str]]:
     """Map each context to its perturbations with a training cell, the control included; none of them may be scored."""
     trained: dict[str, list[str]] = {}
-    for run in np.unique(store.runs[store.parts(split) == "train"][["context", "perturbation"]]):
+    for run in np.unique(store.runs[store.parts(split, roles) == "train"][["context", "perturbation"]]):
         context = str(store.contexts[run["context"]])
         trained.setdefault(context, []).append(str(store.perturbations[run["perturbation"]]))
     return trained
@@ -177,11 +178,11 @@ class CellSetsDataModule(pl.LightningDataModule):
         super().__init__()
         self.store, self.vocabulary = store, vocabulary
         self.model, self.compute, self.training = model, compute, training
-        self.parts = store.parts(split)
+        self.parts = store.parts(split, training.control_roles)
         self.labels = [str(label) for label in store.perturbations]
         self.linear_start: FittedLinearStart | None = None
         if model.start is Start.LINEAR:
-            means = ConditionMeans(store, self._eligible("train"))
+            means = ConditionMeans(store, self._eligible("train"), training.control_roles)
             contexts = list(map(str, store.contexts))
             vectors = None if embeddings is None else embeddings.numpy()
             self.linear_start = FittedLinearStart(means, contexts, self.labels, shown or vocabulary, vectors)
@@ -237,10 +238,10 @@ class CellSetsDataModule(pl.LightningDataModule):
         """Return the score of the validation conditions, if there are any."""
         if not self.has_validation:
             return None
-        means = ConditionMeans(self.store, self._eligible("val"))
+        means = ConditionMeans(self.store, self._eligible("val"), self.training.control_roles)
         observed = {
-            int(condition_number(self.store, *condition)): torch.from_numpy(delta)
-            for condition, delta in means.delta.items()
+            int(condition_number(self.store, *condition)): torch.from_numpy(means.delta(condition, ControlRole.TARGET))
+            for condition in means.mean
         }
         return ConditionScores(observed, self._network_shares())
 
@@ -281,7 +282,7 @@ class CellSetsDataModule(pl.LightningDataModule):
 
     def _loader(self, sampler: SetSampler, **options) -> SetLoader:
         notice = None if self.shifts is None else self.shifts.prepare
-        return SetLoader(self.store, sampler, notice=notice, **options)
+        return SetLoader(self.store, sampler, roles=self.training.control_roles, notice=notice, **options)
 
     def _batches(self, loader: SetLoader) -> TrainingBatches:
         return TrainingBatches(loader, self.model, self.compute, self.vocabulary, self.shifts)

@@ -1,10 +1,12 @@
 """Begin a pretraining or a finetuning: make the process ready, and open and check the data."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from nemo.lightning.callback_group import CallbackGroup
 from nemo.utils import logging as nemo_log
 
@@ -23,6 +25,9 @@ from bionemo.scale.training.checks import check_data, check_settings
 from bionemo.scale.training.cpu import keep_freed_memory, redirect_cuda_to_cpu
 from bionemo.scale.training.data_module import CellSetsDataModule, gene_choice, trained_conditions
 from bionemo.screens import Split
+from bionemo.screens.controls import check_roles
+
+_log = logging.getLogger("bionemo.scale")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +79,7 @@ class Opened:
     @property
     def trained(self) -> dict[str, list[str]]:
         """Map each context to its perturbations with a training cell of the store."""
-        return trained_conditions(self.store, self.split)
+        return trained_conditions(self.store, self.split, self.training.control_roles)
 
     @property
     def vectors(self) -> torch.Tensor | None:
@@ -109,7 +114,10 @@ def open_training(
     check_settings(model, compute, training)
     set_up(compute, training)
     cells = CellStore.open(Path(store))
-    held_out = Split.from_toml(Path(split))
+    held_out, roles = Split.from_toml(Path(split)), training.control_roles
+    context, role, least = check_roles(cells.control_cells(roles), str(store))
+    if rank_zero_only.rank == 0:
+        _log.info("the fewest control cells of a role are the %d of %s in context %s", least, role, context)
     supplied = None if embeddings is None else Embeddings.read(Path(embeddings))
     opened = Opened(
         path=store,
@@ -122,7 +130,7 @@ def open_training(
         training=training,
         vocabulary=training_vocabulary(cells, held_out, model, training.label_separator, supplied),
     )
-    check_data(cells, cells.parts(held_out) == "train", training, compute.data_parallel)
+    check_data(cells, cells.parts(held_out, roles) == "train", training, compute.data_parallel)
     return opened
 
 

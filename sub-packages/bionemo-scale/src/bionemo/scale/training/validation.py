@@ -15,14 +15,14 @@ NETWORK_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 class ConditionScores:
     """`ConditionScores` gives PDCorr: the mean Pearson correlation over genes of predicted and observed delta.
 
-    The observed delta is that of all cells, the predicted one the mean change of the control cells of the validation
-    sets. Predicted means are linear in the share but for the clamp to expression's range, so one prediction serves
-    every share.
+    The observed delta is that of all cells, measured against the control cells of the role target; the predicted one is
+    the mean change of the control cells of the validation sets, which have the role input. Predicted means are linear
+    in the share but for the clamp to expression's range, so one prediction serves every share.
 
     Parameters
     ----------
     observed
-        Condition -> mean log1p less that of the context's controls, [G].
+        Condition -> mean log1p less that of the context's control cells of the role target, [G].
     network_shares
         Values to score; one for a model without a linear start.
     """

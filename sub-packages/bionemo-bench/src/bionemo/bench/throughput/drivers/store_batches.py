@@ -8,6 +8,7 @@ import torch
 
 from bionemo.cellsets import CellStore, SetBatch, SetLoader, SetSampler
 from bionemo.screens import Split
+from bionemo.screens.controls import ControlRoles
 
 
 class StoreBatches:
@@ -27,7 +28,7 @@ class StoreBatches:
 
     def __init__(self, module: Any, store: str, split: str):
         self._store = CellStore.open(Path(store))
-        trained = self._store.parts(Split.from_toml(split)) == "train"
+        trained = self._store.parts(Split.from_toml(split), ControlRoles()) == "train"
         self.batch_size = module.batch_size
         sampler = SetSampler(
             self._store, trained, set_size=module.cell_sentence_len, sets_per_batch=module.batch_size, seed=0
