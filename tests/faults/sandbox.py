@@ -159,6 +159,8 @@ def start(
             program = [sys.executable, "-c", f"from {MAINS[words[0]]} import main; main()"]
             os.execve(sys.executable, program + words[1:], variables)
         code = _main(words, variables, plan)
+    except BaseException:
+        os.write(2, traceback.format_exc().encode())
     finally:
         os._exit(code)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from faults import sandbox
 from faults.results import check_losses, difference, digest
 from faults.sandbox import Found, Outcome
-from faults.workshop import Command
+from faults.workshop import Command, place
 
 IDENTICAL, ERROR = "identical", "clear error"
 COLUMNS = (IDENTICAL, ERROR, "traceback", "silent wrong", "lost", "orphan", "hang")
@@ -53,7 +53,7 @@ class Trial:
     def __post_init__(self):
         self.rng = random.Random(zlib.crc32(f"{self.seed}/{self.kind}/{self.number}".encode()))
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.work.mkdir(parents=True)
+        place(self.base, self.folder)
 
     @property
     def work(self) -> Path:
@@ -109,7 +109,7 @@ class Trial:
         if not command.out and outcome.out != command.printed:
             raise Found("silent wrong", f"exit 0, but printed: {outcome.out[-300:]}")
         if command.out == "run":
-            check_losses(out, self.base / "first" / command.name / "run")
+            check_losses(out, self.base / "first" / command.name / "work" / "run")
 
     def other(self, name: str, like: str, *words: str, **options) -> Command:
         """Return a real command with more words; what it leaves undisturbed is found out once, for all trials."""
@@ -121,11 +121,9 @@ class Trial:
             if not folder.exists():
                 partial = self.base / f"{name}.partial"
                 shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir()
-                outcome = sandbox.start(
-                    command.words, partial, self.base / name, real=True, limit=300, **options
-                ).finish()
+                work, log = place(self.base, partial), self.base / name
+                outcome = sandbox.start(command.words, work, log, real=True, limit=300, **options).finish()
                 if outcome.code:
                     raise Found("lost", f"undisturbed it fails: {outcome.sentence}")
                 partial.rename(folder)
-        return command.known(digest(folder / command.out))
+        return command.known(digest(folder / "work" / command.out))

@@ -56,11 +56,11 @@ class Command:
         return replace(self, digest=tuple(digest.items()))
 
 
-def command_lines(base: Path) -> dict[str, tuple[str, str]]:
-    """Return name -> (command line, what it writes) for every command of the command lines."""
-    screen, split = f"{base}/screen.h5ad", f"--split {base}/split.toml"
-    train = f"--store {base}/store {split}"
-    scored = f"--predicted {base}/predicted.h5ad --observed {screen} {split} --arms main --no-progress --threads 1"
+def command_lines() -> dict[str, tuple[str, str]]:
+    """Return name -> (command line, what it writes) for every command; they run beside the workshop, ``../base``."""
+    screen, split = "../base/screen.h5ad", "--split ../base/split.toml"
+    train = f"--store ../base/store {split}"
+    scored = f"--predicted ../base/predicted.h5ad --observed {screen} {split} --arms main --no-progress --threads 1"
     return {
         "simulate": (
             "bionemo-scale simulate screen.h5ad --cells 480 --genes 48 --contexts 2 --perturbations 4 --batches 1",
@@ -68,26 +68,33 @@ def command_lines(base: Path) -> dict[str, tuple[str, str]]:
         ),
         "prepare": (f"bionemo-scale prepare {screen} --store store --all-genes --threads 2 {KEYS}", "store"),
         "overwrite": (f"bionemo-scale prepare {screen} --store store --all-genes {KEYS} --overwrite", "store"),
-        "split": (f"bionemo-scale split {screen} --protocol {base}/protocol.toml --out split.toml", "split.toml"),
-        "inspect": (f"bionemo-scale inspect {base}/store", ""),
+        "split": (f"bionemo-scale split {screen} --protocol ../base/protocol.toml --out split.toml", "split.toml"),
+        "inspect": ("bionemo-scale inspect ../base/store", ""),
         "check": (f"bionemo-scale pretrain --check {train} --out run {SMALL}", ""),
         "pretrain": (f"bionemo-scale pretrain {train} --out run {SMALL}", "run"),
         "finetune": (
-            f"bionemo-scale finetune --from {base}/run {train} --out tuned training.max_steps=2 "
+            f"bionemo-scale finetune --from ../base/run {train} --out tuned training.max_steps=2 "
             "training.warmup_steps=1 training.checkpoint_every=1",
             "tuned",
         ),
         "predict": (
-            f"bionemo-scale predict --checkpoint {base}/run --controls {screen} --like {screen} --out predicted.h5ad",
+            f"bionemo-scale predict --checkpoint ../base/run --controls {screen} --like {screen} --out predicted.h5ad",
             "predicted.h5ad",
         ),
-        "export": (f"bionemo-scale export {base}/run --out exported", "exported"),
-        "import": (f"bionemo-scale import {base}/exported --out imported", "imported"),
+        "export": ("bionemo-scale export ../base/run --out exported", "exported"),
+        "import": ("bionemo-scale import ../base/exported --out imported", "imported"),
         "evaluate": (f"bionemo-scale evaluate {scored} --out report", "report"),
         "perteval": (f"perteval evaluate {scored} --out report", "report"),
         "reference": ("perteval reference --cells 8 --genes 20 --threads 1 --no-progress", ""),
         "profile": (f"bionemo-scale profile {train} --out profiled --steps 1 {SMALL}", "profiled"),
     }
+
+
+def place(base: Path, folder: Path) -> Path:
+    """Make a folder for commands to run in, and put the workshop beside it; return it."""
+    (folder / "work").mkdir(parents=True)
+    (folder / "base").symlink_to(base)
+    return folder / "work"
 
 
 def warm() -> None:
@@ -111,9 +118,8 @@ def make(base: Path) -> dict[str, Command]:
     (base / "split.toml").write_text(SPLIT)
     (base / "protocol.toml").write_text(PROTOCOL)
     made = {}
-    for name, (line, out) in command_lines(base).items():
-        folder = base / "first" / name
-        folder.mkdir(parents=True)
+    for name, (line, out) in command_lines().items():
+        folder = place(base, base / "first" / name)
         command, count, began = Command(name, tuple(line.split()), out), base / f"{name}.count", time.monotonic()
         running = sandbox.start(command.words, folder, base / name, plan={"count": str(count)}, limit=300)
         outcome = running.finish()

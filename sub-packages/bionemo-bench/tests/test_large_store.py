@@ -41,8 +41,7 @@ def large(tmp_path) -> Path:
     manifest |= {"control": "perturbations0000", "keys": dict.fromkeys(("perturbation", "context", "batch"))}
     manifest |= {"n_cells": n_cells, "n_genes": 2000, "n_values": n_values, "files": files}
     manifest["gene_selection"] = {"of": 2000, "source": "all genes"}
-    manifest["fingerprint"] = layout.fingerprint_of(manifest)
-    (tmp_path / layout.MANIFEST).write_text(json.dumps(manifest))
+    (tmp_path / layout.MANIFEST).write_text(json.dumps(layout.sealed(manifest)))
     return tmp_path
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bionemo.cellsets import CellStore, describe
-from bionemo.cellsets.store.manifest import COLUMNS, DATA, LIBRARY_SIZE, ROW_POINTERS, RUNS, TABLES, fingerprint_of
+from bionemo.cellsets.store.manifest import COLUMNS, DATA, LIBRARY_SIZE, ROW_POINTERS, RUNS, TABLES, sealed
 from bionemo.screens import InputError
 
 WRONG = [
@@ -129,8 +129,7 @@ def sign(path):
         for name, entry in manifest["files"].items():
             content = (path / name).read_bytes()
             entry["bytes"], entry["sha256"] = len(content), hashlib.sha256(content).hexdigest()
-        manifest["fingerprint"] = fingerprint_of(manifest)
-        (path / "manifest.json").write_text(json.dumps(manifest))
+        (path / "manifest.json").write_text(json.dumps(sealed(manifest)))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         pass
 
@@ -194,6 +193,19 @@ def test_a_truncated_array_under_an_altered_manifest_is_not_read_beyond(store, t
         opened.counts(0, 315)
 
 
+def test_nothing_that_the_manifest_says_is_changed_unnoticed(store, tmp_path):
+    path = tmp_path / "s"
+    shutil.copytree(store.path, path)
+    manifest = json.loads((path / "manifest.json").read_text())
+    for name, value in manifest.items():
+        changed = manifest | {name: f"{value}x" if isinstance(value, str) else "x"}
+        (path / "manifest.json").write_text(json.dumps(changed))
+        with pytest.raises(InputError):
+            CellStore.open(path)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    CellStore.open(path)
+
+
 def test_nothing_outside_of_a_store_is_opened(store, tmp_path):
     """A manifest's names and a store's links could lead to any file of the machine."""
     for name in ("../outside", str(tmp_path / "outside")):
@@ -201,7 +213,7 @@ def test_nothing_outside_of_a_store_is_opened(store, tmp_path):
         manifest = json.loads((path / "manifest.json").read_text())
         (tmp_path / "outside").write_bytes(b"secret")
         manifest["files"][name] = {"bytes": 6, "sha256": hashlib.sha256(b"secret").hexdigest()}
-        (path / "manifest.json").write_text(json.dumps(manifest))
+        (path / "manifest.json").write_text(json.dumps(sealed(manifest)))
         with pytest.raises(InputError, match=r"outside' of the store .* leads elsewhere"):
             CellStore.open(path)
     for name in (DATA, RUNS, "manifest.json", "obs_features"):

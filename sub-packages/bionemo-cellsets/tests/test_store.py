@@ -154,7 +154,7 @@ def test_verify_finds_a_flipped_byte(store, tmp_path):
         (lambda p: (p / "row_ptr.npy").write_bytes(b"1234"), "'row_ptr.npy' .* has 4 bytes where 2528"),
         (lambda p: change_manifest(p, format_version=1), "has the format bionemo-cellsets 1 where"),
         (lambda p: change_manifest(p, target_sum=1.0), "was altered"),
-        (lambda p: change_manifest(p, n_cells=3), "contradicts itself|contradict each other"),
+        (lambda p: change_manifest(p, n_cells=3), "was altered"),
         (lambda p: change_manifest(p, n_values=None), "was altered"),
     ],
 )

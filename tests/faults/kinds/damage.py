@@ -97,15 +97,14 @@ TEXT = (malform, malform, malform, malform, nest)
 
 def sign(store: Path) -> None:
     """Make the checksums of a store agree with its files, as one would who wants the damage to pass."""
-    from bionemo.cellsets.store.manifest import fingerprint_of
+    from bionemo.cellsets.store.manifest import sealed
 
     try:
         manifest = json.loads((store / "manifest.json").read_text())
         for name, entry in manifest["files"].items():
             content = (store / name).read_bytes()
             entry["bytes"], entry["sha256"] = len(content), hashlib.sha256(content).hexdigest()
-        manifest["fingerprint"] = fingerprint_of(manifest)
-        (store / "manifest.json").write_text(json.dumps(manifest))
+        (store / "manifest.json").write_text(json.dumps(sealed(manifest)))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         pass  # the damage is beyond forgery
 
@@ -136,14 +135,20 @@ def damaged(
     may_differ
         Whether the content is the user's own, so that a readable change of it is a change of the result.
     """
-    sound, copy = trial.base / of, trial.folder / of
+    sound, beside = trial.base / of, trial.folder / "base"
+    beside.unlink()
+    beside.mkdir()
+    for each in trial.base.iterdir():
+        (beside / each.name).symlink_to(each)
+    copy = beside / of
+    copy.unlink()
     (shutil.copytree if sound.is_dir() else shutil.copyfile)(sound, copy)
     files = [file for file in sorted(copy.glob(where)) if file.is_file()] if sound.is_dir() else [copy]
     trial.rng.choice(damages)(trial.rng.choice(files), trial.rng)
     if forged:
         sign(copy)
     command = trial.commands[reader]
-    outcome = trial.run([word.replace(str(sound), str(copy)) for word in command.words])
+    outcome = trial.run(command)
     if outcome.code:
         outcome.check_error()
         left = os.listdir(trial.work)

@@ -155,7 +155,7 @@ def edited(trial: Trial, reader: str, of: str, text: str) -> str:
         lines[at : at + rng.choice([0, 1])] = [rng.choice([f"{key}= {value}", f"[{value}]", lines[at] * 2, value])]
         file.write_text("\n".join(lines), encoding="utf-8")
     command = trial.commands[reader]
-    words = [word.replace(f"{trial.base}/{of}", str(file)) for word in command.words]
+    words = [word.replace(f"../base/{of}", str(file)) for word in command.words]
     if reader == "prepare":
         words += ["--split", str(file)]
     done = trial.run(words)

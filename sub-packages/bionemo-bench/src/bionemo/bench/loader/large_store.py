@@ -16,7 +16,7 @@ from bionemo.cellsets.store.manifest import (
     ROW_POINTERS,
     RUNS,
     TABLES,
-    fingerprint_of,
+    sealed,
 )
 
 VALUES_PER_CELL = 199
@@ -83,4 +83,4 @@ def write_large_store(path: Path, cells: int, *, contexts: int = 50, perturbatio
         "gene_selection": {"of": GENES, "source": "all genes"},
         "files": files,
     }
-    (path / MANIFEST).write_text(json.dumps(manifest | {"fingerprint": fingerprint_of(manifest)}))
+    (path / MANIFEST).write_text(json.dumps(sealed(manifest)))

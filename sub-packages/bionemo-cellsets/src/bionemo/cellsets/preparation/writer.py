@@ -27,7 +27,7 @@ from bionemo.cellsets.store.manifest import (
     RUNS,
     TABLES,
     file_checksum,
-    fingerprint_of,
+    sealed,
 )
 
 PACKAGES = ("bionemo-cellsets", "bionemo-scdl", "anndata", "numpy", "scipy")
@@ -132,12 +132,11 @@ class StoreWriter:
             "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
             "files": files,
         }
-        complete["fingerprint"] = fingerprint_of(complete)
         for path in folder.rglob("*"):
             flush(path)
         # Under its own name at last: a store with a manifest is complete.
         unfinished = folder / f"{MANIFEST}.unfinished"
-        unfinished.write_text(json.dumps(complete, indent=1, ensure_ascii=False), encoding="utf-8")
+        unfinished.write_text(json.dumps(sealed(complete), indent=1, ensure_ascii=False), encoding="utf-8")
         flush(unfinished)
         unfinished.rename(folder / MANIFEST)
         flush(folder)

@@ -37,6 +37,17 @@ def fingerprint_of(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
+def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest with its fingerprint, and with a checksum of all that it says."""
+    complete = manifest | {"fingerprint": fingerprint_of(manifest)}
+    return complete | {"checksum": _checksum_of(complete)}
+
+
+def _checksum_of(manifest: dict[str, Any]) -> str:
+    said = {name: value for name, value in manifest.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """Return the manifest of a store, checked.
 
@@ -61,7 +72,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             "prepare the store again"
         )
     try:
-        intact = manifest["fingerprint"] == fingerprint_of(manifest) and _is_sound(manifest)
+        intact = manifest == sealed(manifest) and _is_sound(manifest)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         intact = False
     if not intact:
