@@ -2,14 +2,14 @@
 
 import collections
 
-from faults.trials import COLUMNS
+from faults.trials import COLUMNS, KINDS
 
 
 def print_table(ended: list[tuple[str, int, str, str]], seed: int) -> bool:
     """Print how trials ended, each given as (kind, number, column, words); return whether any failed."""
     counts: dict[str, collections.Counter] = {}
     for kind, _, column, _ in ended:
-        counts.setdefault(kind, collections.Counter())[column] += 1
+        counts.setdefault(KINDS[kind].type, collections.Counter())[column] += 1
     width = max(map(len, [*counts, "all"]))
     line = f"{{:{width}}} {{:>7}}" + "".join(f" {{:>{max(len(column), 5)}}}" for column in COLUMNS)
     print(line.format("trial", "count", *COLUMNS))

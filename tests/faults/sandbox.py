@@ -110,28 +110,11 @@ def start(
 ) -> Running:
     """Start a command and do not wait for it.
 
-    Parameters
-    ----------
-    words
-        The program, ``bionemo-scale`` or ``perteval``, and its arguments.
-    folder
-        Where it runs; only file operations in it count for the plan.
-    log
-        Its standard output and error go to this path with ``.out`` and ``.err``.
-    real
-        Start a new Python; else the command's main runs in a fork of this process, which has imported what it needs.
-    plan
-        Of :mod:`file_operations`.
-    environment
-        Variables to set, or with None to remove.
-    file_bytes
-        Longest file that it may write; with ``die_at_limit`` it dies there as of a kill.
-    printed_to
-        ``closed``, ``pipe`` (one that nobody reads) or a path, where standard output goes instead.
-    limit
-        Seconds until it hangs.
-    doomed
-        Whether it may end by a signal.
+    It runs in ``folder``, either as a new Python, if it is to be ``real``, or as the command's main in a fork of this
+    process, which has imported what it needs. What it prints goes to ``log`` with ``.out`` and ``.err``, or else to
+    ``printed_to``: a path, ``closed``, or a ``pipe`` that nobody reads. The ``plan`` is one of :mod:`file_operations`;
+    variables of the ``environment`` are set, or with None removed; no file may grow beyond ``file_bytes``, where it
+    fails or is to ``die_at_limit``. It hangs after ``limit`` seconds, and if ``doomed`` may end by a signal.
     """
     variables = {**os.environ, **{name: value for name, value in (environment or {}).items() if value is not None}}
     for name in [name for name, value in (environment or {}).items() if value is None]:

@@ -1,6 +1,7 @@
 """A trial: one disturbed command in a folder of its own, judged by what is there after it was started again."""
 
 import fcntl
+import functools
 import os
 import random
 import shutil
@@ -8,6 +9,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from faults import sandbox
 from faults.results import check_losses, difference, digest
@@ -21,9 +23,10 @@ COLUMNS = (IDENTICAL, ERROR, "traceback", "silent wrong", "lost", "orphan", "han
 
 @dataclass(frozen=True)
 class Kind:
-    """A `Kind` is a type of trial: how often it is run in the whole campaign and in the short one, and what it does."""
+    """A `Kind` says how often a trial is run in the whole campaign and the short one, what it does, and its type."""
 
     name: str
+    type: str
     whole: int
     short: int
     run: Callable[["Trial"], str]
@@ -32,9 +35,16 @@ class Kind:
 KINDS: dict[str, Kind] = {}
 
 
-def register(name: str, whole: int, short: int, run: Callable[["Trial"], str]) -> None:
-    """Add a type of trial. Its function answers IDENTICAL or ERROR, and raises `Found`."""
-    KINDS[name] = Kind(name, whole, short, run)
+def register(name: str, whole: int, short: int, run: Callable[..., str], type: str = "", /, **told: Any) -> None:
+    """Add a kind of trial. Its function takes a trial, answers IDENTICAL or ERROR, and raises `Found`."""
+    KINDS[name] = Kind(name, type or name, whole, short, functools.partial(run, **told))
+
+
+def register_each(prefix: str, run: Callable[..., str], counts: str, **told: Any) -> None:
+    """Add a kind for each command: `counts` has its name, how often it is run, and how often in the short campaign."""
+    for each in counts.split(", "):
+        name, whole, short = each.split()
+        register(f"{prefix}-{name}", int(whole), int(short), run, prefix, name=name, **told)
 
 
 @dataclass
@@ -75,12 +85,7 @@ class Trial:
     def settle(self, command: Command, first: Outcome | None = None) -> str:
         """Start a command again, undisturbed, and compare what it leaves with what it is known to leave.
 
-        Parameters
-        ----------
-        command
-            What was disturbed.
-        first
-            How the disturbed one ended, if it was to end with a sentence or well.
+        The ``first`` try, if it was to end well or with a sentence, is judged as well.
         """
         out = self.work / command.out
         if first is not None and first.code and first.code not in (-2, -15):
@@ -90,6 +95,8 @@ class Trial:
         there = bool(command.out) and not difference(digest(out), dict(command.digest))
         if command.out and out.is_file() and not there:
             raise Found("silent wrong", f"{command.out} was left half written under its name")
+        if command.name == "overwrite" and (look := self.run(["bionemo-scale", "inspect", "store"])).code:
+            raise Found("lost", f"neither the old nor the new store is there: {look.sentence}")
         again = self.run(command)
         if again.code and not (there and "exists" in again.err):
             raise Found("lost", f"the second try fails: {again.sentence}")

@@ -1,6 +1,5 @@
 """A file is damaged, and a command that reads it must refuse it, or do what it does without the damage."""
 
-import functools
 import hashlib
 import json
 import os
@@ -9,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from faults.sandbox import Found
-from faults.trials import ERROR, IDENTICAL, Trial, register
+from faults.trials import ERROR, IDENTICAL, Trial, register_each
 
 WRONG = (None, True, -1, 0, 2**70, 1e400, float("nan"), "", "x", "\x1b[2J", "[/red]", [], [[]], {}, {"a": {"b": []}})
 """Values that stand where another kind of value is meant to be."""
@@ -31,9 +30,10 @@ def cut(file: Path, rng: random.Random) -> None:
 def swap(file: Path, rng: random.Random) -> None:
     """Exchange it with a file beside it."""
     other = rng.choice([each for each in sorted(file.parent.iterdir()) if each.is_file()])
-    content = other.read_bytes()
-    other.write_bytes(file.read_bytes())
-    file.write_bytes(content)
+    contents = other.read_bytes(), file.read_bytes()
+    for each, content in zip((file, other), contents, strict=True):
+        each.unlink(missing_ok=True)  # it may be a link to what all trials read
+        each.write_bytes(content)
 
 
 def link(file: Path, rng: random.Random) -> None:
@@ -109,31 +109,11 @@ def sign(store: Path) -> None:
         pass  # the damage is beyond forgery
 
 
-def damaged(
-    trial: Trial,
-    of: str,
-    where: str,
-    reader: str,
-    damages: tuple = BYTES,
-    forged: bool = False,
-    may_differ: bool = False,
-) -> str:
-    """Damage one file of a result, and run a command that reads the result.
+def damaged(trial: Trial, name: str, of: str, where: str = "", damages: tuple = BYTES, judge: str = "same") -> str:
+    """Damage one of the files that a glob finds in a result of the workshop, and run the command that reads it.
 
-    Parameters
-    ----------
-    trial
-        The trial.
-    of, where
-        A result of the workshop, a file or a folder, and the files of it that may be hit, as a glob.
-    reader
-        The command, which is told to read the damaged copy.
-    damages
-        What may be done to the file.
-    forged
-        Whether checksums are made to agree with the damage.
-    may_differ
-        Whether the content is the user's own, so that a readable change of it is a change of the result.
+    A good end has to be the ``same`` as without the damage; or ``any`` will do, where the file is the user's own and
+    what can be read in it is meant, or where it is ``forged`` and the checksums are made to agree with it.
     """
     sound, beside = trial.base / of, trial.folder / "base"
     beside.unlink()
@@ -143,42 +123,33 @@ def damaged(
     copy = beside / of
     copy.unlink()
     (shutil.copytree if sound.is_dir() else shutil.copyfile)(sound, copy)
-    files = [file for file in sorted(copy.glob(where)) if file.is_file()] if sound.is_dir() else [copy]
+    files = [file for file in sorted(copy.glob(where)) if file.is_file()] if where else [copy]
     trial.rng.choice(damages)(trial.rng.choice(files), trial.rng)
-    if forged:
+    if judge == "forged":
         sign(copy)
-    command = trial.commands[reader]
+    command = trial.commands[name]
     outcome = trial.run(command)
     if outcome.code:
         outcome.check_error()
-        left = os.listdir(trial.work)
-        if left:
+        if left := os.listdir(trial.work):
             raise Found("orphan", f"refused, but left behind: {', '.join(sorted(left))}")
         return ERROR
-    if not forged and not may_differ:
+    if judge == "same":
         trial.compare(command, outcome)
     return IDENTICAL
 
 
-for of, where, reader, whole, short in (
-    *(("store", "*", "inspect", 500, 50), ("run", "checkpoints/step=4/weights/*", "predict", 100, 10)),
-    *(("run", "checkpoints/step=4/weights/*", "export", 30, 2), ("exported", "*", "import", 100, 10)),
+weights, screen = "checkpoints/step=4/weights/*", "prepare 120 10, split 60 4, predict 40 4, evaluate 20 2"
+register_each("damage-store", damaged, "inspect 500 50", of="store", where="**/*")
+register_each("damage-checkpoint", damaged, "predict 100 10, export 30 2", of="run", where=weights)
+register_each("damage-exported", damaged, "import 100 10", of="exported", where="*")
+register_each("damage-screen", damaged, screen, of="screen.h5ad", judge="any")
+register_each("damage-predicted", damaged, "perteval 20 2", of="predicted.h5ad", judge="any")
+register_each("forged-store", damaged, "inspect 200 20", of="store", where="**/*", judge="forged")
+for of, where, counts in (
+    ("run", "run.json", "predict 100 10, export 40 4, finetune 30 3"),
+    ("run", "best.json", "predict 60 6"),
+    ("store", "manifest.json", "inspect 100 10"),
+    ("exported", "config.json", "import 60 6"),
 ):
-    register(f"damage-{of}-{reader}", whole, short, functools.partial(damaged, of=of, where=where, reader=reader))
-for of, where, reader, whole, short in (
-    *(("run", "run.json", "predict", 100, 10), ("run", "best.json", "predict", 60, 6)),
-    *(("run", "run.json", "export", 40, 4), ("run", "run.json", "finetune", 30, 3)),
-    *(("store", "manifest.json", "inspect", 100, 10), ("exported", "config.json", "import", 60, 6)),
-):
-    run = functools.partial(damaged, of=of, where=where, reader=reader, damages=TEXT)
-    register(f"malformed-{where}-{reader}", whole, short, run)
-for reader, whole, short in (("inspect", 200, 20),):
-    run = functools.partial(damaged, of="store", where="*", reader=reader, forged=True)
-    register(f"forged-store-{reader}", whole, short, run)
-for of, reader, whole, short in (
-    *(("screen.h5ad", "prepare", 120, 10), ("screen.h5ad", "split", 60, 4), ("screen.h5ad", "predict", 40, 4)),
-    *(("screen.h5ad", "evaluate", 20, 2), ("predicted.h5ad", "perteval", 20, 2)),
-):
-    # Such files have no checksums: what is readable in them is the user's own.
-    run = functools.partial(damaged, of=of, where="", reader=reader, may_differ=True)
-    register(f"damage-{of}-{reader}", whole, short, run)
+    register_each(f"malformed-{where}", damaged, counts, of=of, where=where, damages=TEXT)

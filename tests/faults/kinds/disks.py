@@ -1,10 +1,9 @@
 """A disk is full, a file may not grow, or an operation fails: a sentence, and the next try works."""
 
-import functools
 import subprocess
 
 from faults.kinds.kill import at_operation, prepared
-from faults.trials import Trial, register
+from faults.trials import Trial, register_each
 
 ERRORS = ("ENOSPC", "EIO", "EDQUOT", "EROFS", "EACCES")
 
@@ -40,18 +39,20 @@ def failing_operation(trial: Trial, name: str) -> str:
     return at_operation(trial, name, do=trial.rng.choice(ERRORS))
 
 
-for name, whole, short in (
-    *(("simulate", 20, 3), ("split", 10, 1), ("prepare", 60, 6), ("predict", 16, 3), ("export", 16, 3)),
-    *(("import", 24, 4), ("evaluate", 12, 2), ("pretrain", 20, 3), ("finetune", 8, 1)),
-):
-    register(f"disk-{name}", whole, short, functools.partial(small_disk, name=name))
-for name, whole, short in (
-    *(("simulate", 10, 1), ("prepare", 30, 3), ("overwrite", 30, 3), ("predict", 10, 1), ("export", 10, 1)),
-    *(("import", 16, 1), ("evaluate", 10, 1), ("pretrain", 16, 2)),
-):
-    register(f"file-size-{name}", whole, short, functools.partial(short_files, name=name))
-for name, whole, short in (
-    *(("simulate", 20, 2), ("split", 10, 1), ("prepare", 120, 12), ("overwrite", 80, 8), ("predict", 20, 2)),
-    *(("export", 20, 2), ("import", 40, 4), ("evaluate", 20, 2), ("pretrain", 50, 4), ("finetune", 10, 1)),
-):
-    register(f"failing-operation-{name}", whole, short, functools.partial(failing_operation, name=name))
+register_each(
+    "disk",
+    small_disk,
+    "simulate 20 3, split 10 1, prepare 60 6, predict 16 3, export 16 3, import 24 4, evaluate 12 2, pretrain 20 3, "
+    "finetune 8 1",
+)
+register_each(
+    "file-size",
+    short_files,
+    "simulate 10 1, prepare 30 3, overwrite 30 3, predict 10 1, export 10 1, import 16 1, evaluate 10 1, pretrain 16 2",
+)
+register_each(
+    "failing-operation",
+    failing_operation,
+    "simulate 20 2, split 10 1, prepare 120 12, overwrite 80 8, predict 20 2, export 20 2, import 40 4, evaluate 20 2, "
+    "pretrain 50 4, finetune 10 1",
+)

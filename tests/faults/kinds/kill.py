@@ -1,12 +1,11 @@
 """A command is killed, at a file operation, at a byte of a file, or at some time, and started again."""
 
-import functools
 import os
 import shutil
 import signal
 import time
 
-from faults.trials import Trial, register
+from faults.trials import Trial, register, register_each
 from faults.workshop import Command
 
 LIGHT = ("simulate", "split", "inspect", "prepare", "overwrite")
@@ -73,35 +72,35 @@ def two_ranks(trial: Trial, do: str) -> str:
     return trial.settle(command, None if do == "SIGKILL" and rank == 0 else first)
 
 
-for name, whole, short in (
-    *(("simulate", 60, 4), ("split", 30, 3), ("prepare", 240, 20), ("overwrite", 160, 16), ("predict", 40, 4)),
-    *(("export", 40, 4), ("import", 60, 6), ("evaluate", 24, 2), ("perteval", 16, 1), ("pretrain", 60, 5)),
-    *(("finetune", 16, 1),),
-):
-    register(f"kill-operation-{name}", whole, short, functools.partial(at_operation, name=name))
-for name, whole, short in (("prepare", 60, 5), ("overwrite", 80, 8), ("import", 20, 2), ("pretrain", 16, 1)):
-    run = functools.partial(at_operation, name=name, only="rename")
-    register(f"kill-rename-{name}", whole, short, run)
-for name, whole, short in (
-    *(("simulate", 30, 3), ("split", 20, 2), ("prepare", 100, 8), ("overwrite", 60, 4), ("predict", 30, 3)),
-    *(("export", 30, 3), ("import", 30, 3), ("evaluate", 16, 1), ("pretrain", 20, 2), ("finetune", 6, 0)),
-):
-    register(f"kill-byte-{name}", whole, short, functools.partial(at_byte, name=name))
-for name, whole, short in (
-    *(("simulate", 40, 2), ("split", 40, 2), ("inspect", 20, 1), ("prepare", 120, 5), ("overwrite", 80, 3)),
-    *(("predict", 10, 1), ("export", 8, 0), ("import", 8, 0), ("evaluate", 8, 0), ("perteval", 8, 1)),
-    *(("pretrain", 12, 1), ("finetune", 4, 0)),
-):
-    register(f"kill-real-{name}", whole, short, functools.partial(at_time, name=name))
-for name, whole, short in (
-    *(("simulate", 10, 1), ("split", 10, 1), ("prepare", 40, 4), ("overwrite", 30, 3), ("predict", 10, 1)),
-    *(("export", 10, 1), ("import", 20, 2), ("evaluate", 10, 1), ("pretrain", 30, 3), ("finetune", 10, 1)),
-):
-    for do in ("SIGINT", "SIGTERM"):
-        run = functools.partial(at_operation, name=name, do=do)
-        register(f"{do.lower()}-{name}", whole, short, run)
-register("sigint-real-pretrain", 6, 1, functools.partial(at_time, name="pretrain", number=signal.SIGINT))
-register("sigterm-real-pretrain", 6, 0, functools.partial(at_time, name="pretrain", number=signal.SIGTERM))
+register_each(
+    "kill-operation",
+    at_operation,
+    "simulate 60 4, split 30 3, prepare 240 20, overwrite 160 16, predict 40 4, export 40 4, import 60 6, "
+    "evaluate 24 2, perteval 16 1, pretrain 60 5, finetune 16 1",
+)
+register_each("kill-rename", at_operation, "prepare 60 5, overwrite 80 8, import 20 2, pretrain 16 1", only="rename")
+register_each(
+    "kill-byte",
+    at_byte,
+    "simulate 30 3, split 20 2, prepare 100 8, overwrite 60 4, predict 30 3, export 30 3, import 30 3, evaluate 16 1, "
+    "pretrain 20 2, finetune 6 0",
+)
+register_each(
+    "kill-real",
+    at_time,
+    "simulate 40 2, split 40 2, inspect 20 1, prepare 120 5, overwrite 80 3, predict 10 1, export 8 0, import 8 0, "
+    "evaluate 8 0, perteval 8 1, pretrain 12 1, finetune 4 0",
+)
+for do in ("SIGINT", "SIGTERM"):
+    register_each(
+        do.lower(),
+        at_operation,
+        "simulate 10 1, split 10 1, prepare 40 4, overwrite 30 3, predict 10 1, export 10 1, import 20 2, "
+        "evaluate 10 1, pretrain 30 3, finetune 10 1",
+        do=do,
+    )
+register("sigint-real-pretrain", 6, 1, at_time, name="pretrain", number=signal.SIGINT)
+register("sigterm-real-pretrain", 6, 0, at_time, name="pretrain", number=signal.SIGTERM)
 register("kill-async-pretrain", 6, 1, beside)
 for do, whole, short in (("SIGKILL", 6, 1), ("SIGTERM", 4, 0), ("SIGINT", 4, 0)):
-    register(f"{do.lower()}-two-ranks", whole, short, functools.partial(two_ranks, do=do))
+    register(f"{do.lower()}-two-ranks", whole, short, two_ranks, do=do)

@@ -1,6 +1,5 @@
 """Names that are markup, control characters, formulas or paths; and split files with anything in them."""
 
-import functools
 import re
 import tomllib
 
@@ -8,40 +7,15 @@ import numpy as np
 
 from faults.kinds.damage import BYTES, WRONG
 from faults.sandbox import Found, Outcome
-from faults.trials import ERROR, IDENTICAL, Trial, register
+from faults.trials import ERROR, IDENTICAL, Trial, register, register_each
 from faults.workshop import KEYS, PROTOCOL, SPLIT
 
-HOSTILE = (
-    *(
-        "[/red]",
-        "[bold]x",
-        "[link=http://a]",
-        "\\[x",
-        "{0}",
-        "%s",
-        "a\nb",
-        "a\tb",
-        "a\rb",
-        "\x1b[2J\x1b[H",
-        "\x07",
-        "\x9b2J",
-    ),
-    *(" ", " a", "a ", "'", '"', "`", "$(x)", "a,b", "a;b", "a/b", "../../x", "/etc/x", "~", "*", "?", "-x", "--out"),
-    *("=1+1", "@a", "nan", "None", "NaN", "0", "1e5", "True", "<script>alert(1)</script>", "&amp;", "a+b", "+", "a.b"),
-    *(
-        "\u202eabc",
-        "e\u0301",
-        "\u00e9",
-        "\U0001f9ec",
-        "\u0000",
-        "\ufeff",
-        "x" * 300,
-        "\u4e2d" * 80,
-        "a|b",
-        "#",
-        "\u2028",
-    ),
+WORDS = (
+    "[/red] [bold]x [link=http://a] \\[x {0} %s ' \" ` $(x) a,b a;b a/b ../../x /etc/x ~ * ? -x --out =1+1 @a a|b # "
+    "nan None NaN 0 1e5 True <script>alert(1)</script> &amp; a+b + a.b \u00e9 e\u0301 \u202eabc \U0001f9ec"
 )
+SPACES = (" ", " a", "a ", "a\nb", "a\tb", "a\rb", "\x1b[2J\x1b[H", "\x07", "\x9b2J", "\ufeff", "\u2028")
+HOSTILE = (*WORDS.split(), *SPACES, "x" * 300, "\u4e2d" * 80)
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 """What a terminal would obey."""
 
@@ -141,7 +115,7 @@ def _quoted(name: str) -> str:
     return '"' + "".join(f"\\u{ord(c):04x}" if ord(c) < 65536 else f"\\U{ord(c):08x}" for c in name) + '"'
 
 
-def edited(trial: Trial, reader: str, of: str, text: str) -> str:
+def edited(trial: Trial, name: str, of: str, text: str) -> str:
     """Edit a split or a protocol: it is refused, or what it names is there."""
     file, rng = trial.folder / of, trial.rng
     file.write_text(text)
@@ -151,12 +125,14 @@ def edited(trial: Trial, reader: str, of: str, text: str) -> str:
         lines = text.splitlines()
         at = rng.randrange(len(lines))
         key = lines[at].partition("=")[0]
-        value = rng.choice([*map(repr, WRONG), *(f'"{name}"' for name in HOSTILE), '["perturbation_1"]', '["control"]'])
+        value = rng.choice(
+            [*map(repr, WRONG), *(f'"{label}"' for label in HOSTILE), '["perturbation_1"]', '["control"]']
+        )
         lines[at : at + rng.choice([0, 1])] = [rng.choice([f"{key}= {value}", f"[{value}]", lines[at] * 2, value])]
         file.write_text("\n".join(lines), encoding="utf-8")
-    command = trial.commands[reader]
+    command = trial.commands[name]
     words = [word.replace(f"../base/{of}", str(file)) for word in command.words]
-    if reader == "prepare":
+    if name == "prepare":
         words += ["--split", str(file)]
     done = trial.run(words)
     check_printed(done)
@@ -165,7 +141,7 @@ def edited(trial: Trial, reader: str, of: str, text: str) -> str:
         return ERROR
     if of == "split.toml":
         for context, parts in tomllib.loads(file.read_text()).get("fewshot", {}).items():
-            unknown = {name for part in parts.values() for name in part} - {f"perturbation_{i}" for i in range(1, 5)}
+            unknown = {label for part in parts.values() for label in part} - {f"perturbation_{i}" for i in range(1, 5)}
             if unknown or context not in ("screen.context_1", "screen.context_2"):
                 raise Found("silent wrong", f"a split went through that names {unknown or context}")
     return IDENTICAL
@@ -174,8 +150,5 @@ def edited(trial: Trial, reader: str, of: str, text: str) -> str:
 register("labels-prepare", 160, 16, prepare)
 register("labels-evaluate", 30, 3, evaluate)
 register("labels-whole-job", 12, 1, whole_job)
-for reader, of, text, whole, short in (
-    *(("prepare", "split.toml", SPLIT, 100, 8), ("evaluate", "split.toml", SPLIT, 20, 2)),
-    *(("split", "protocol.toml", PROTOCOL, 60, 6),),
-):
-    register(f"edited-{of}-{reader}", whole, short, functools.partial(edited, reader=reader, of=of, text=text))
+register_each("edited-split", edited, "prepare 100 8, evaluate 20 2", of="split.toml", text=SPLIT)
+register_each("edited-protocol", edited, "split 60 6", of="protocol.toml", text=PROTOCOL)

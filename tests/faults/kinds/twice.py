@@ -1,11 +1,10 @@
 """Two operators start the same thing at once, or one reads what the other replaces."""
 
-import functools
 import time
 
 from faults.kinds.kill import prepared
 from faults.sandbox import Found
-from faults.trials import ERROR, IDENTICAL, Trial, register
+from faults.trials import ERROR, IDENTICAL, Trial, register, register_each
 
 
 def at_once(trial: Trial, name: str) -> str:
@@ -52,10 +51,11 @@ def read_while_replaced(trial: Trial) -> str:
     return trial.settle(command)
 
 
-for name, whole, short in (
-    *(("simulate", 16, 2), ("split", 16, 2), ("prepare", 40, 5), ("overwrite", 30, 4), ("predict", 16, 2)),
-    *(("export", 16, 2), ("import", 20, 3), ("evaluate", 10, 1), ("pretrain", 20, 2), ("finetune", 4, 0)),
-):
-    register(f"twice-{name}", whole, short, functools.partial(at_once, name=name))
+register_each(
+    "twice",
+    at_once,
+    "simulate 16 2, split 16 2, prepare 40 5, overwrite 30 4, predict 16 2, export 16 2, import 20 3, evaluate 10 1, "
+    "pretrain 20 2, finetune 4 0",
+)
 register("twice-different-pretrain", 16, 2, different)
 register("read-while-overwrite", 30, 2, read_while_replaced)
