@@ -41,12 +41,18 @@ def overrides(folder: str) -> list[str]:
     return [line for line in lines if not line.startswith("#")]
 
 
+def perturbations(obs, protocol, *, listed):
+    """The simulated labels as the benchmark's: some of its held-out ones, then others that train."""
+    rules = find_protocol(protocol)
+    simulated = sorted(set(obs["perturbation"]) - {"control"})
+    held_out = [*sorted(rules.held_out.val)[: listed // 4], *sorted(rules.held_out.test)][:listed]
+    names = dict(zip(simulated, [*held_out, *simulated], strict=False))
+    return obs["perturbation"].map({**names, "control": rules.control})
+
+
 def tahoe(obs):
     lines = [*find_protocol("tahoe100m").held_out.labels, "CVCL_0023", "CVCL_0069"]
-    number = obs["perturbation"].str.removeprefix("perturbation_")
-    obs["drugname_drugconc"] = np.where(
-        obs["perturbation"] == "control", "[('DMSO_TF', 0.0, 'uM')]", "[('Drug " + number + "', 0.5, 'uM')]"
-    )
+    obs["drugname_drugconc"] = perturbations(obs, "tahoe100m", listed=50)
     obs["cell_line"] = obs["context"].map(dict(zip(sorted(set(obs["context"])), lines, strict=True)))
     # A treatment is on one plate, the vehicle on both.
     other = (obs["perturbation"] > "perturbation_30") | (obs["perturbation"].eq("control") & (np.arange(len(obs)) % 2))
@@ -58,13 +64,13 @@ def parse(obs):
     donors = ("Donor1", "Donor4", "Donor9", "Donor12", "Donor2", "Donor3")
     obs["donor"] = obs["context"].map(dict(zip(sorted(set(obs["context"])), donors, strict=True)))
     obs["cell_type"] = "CD14+ Mono"
-    obs["cytokine"] = obs["perturbation"].str.replace("perturbation_", "IL-").replace("control", "PBS")
+    obs["cytokine"] = perturbations(obs, "parse10m-pbmc", listed=66)
     return {"pbmc.h5ad": obs["donor"] != ""}
 
 
 def replogle(obs):
     obs["cell_line"] = obs["context"].map({"context_1": "hepg2", "context_2": "k562"})
-    obs["gene"] = obs["perturbation"].str.replace("perturbation_", "GENE").replace("control", "non-targeting")
+    obs["gene"] = perturbations(obs, "replogle-nadig", listed=728)
     obs["gem_group"] = obs["batch"].str.removeprefix("batch_").astype(int)
     return {f"lines/{line}.h5ad": obs["cell_line"] == line for line in ("hepg2", "k562")}
 
@@ -113,10 +119,12 @@ def test_the_commands_of_the_readme_run(folder, tmp_path, command, environment):
     protocol = find_protocol(BENCHMARKS[folder])
     assert settings["held_out"]
     assert all(protocol.holds_out(context) for context, _ in settings["held_out"])
-    # All of the protocol but its lists and its 2,000 genes.
-    departures = settings["protocol"]["departures"]
-    assert any("drawn by `bionemo-scale split`" in departure for departure in departures)
-    assert all("drawn" in departure or "genes" in departure for departure in departures), departures
+    # All of the protocol but its 2,000 genes, and what the small screen of Tahoe lacks of its list.
+    departures = [
+        text for text in settings["protocol"]["departures"] if not text.endswith("genes were scored and not 2000")
+    ]
+    lacking = ["739 of 789 listed perturbations have no cells in a held-out context"]
+    assert departures == (lacking if folder == "pretrain_tahoe100m" else []), departures
 
 
 @pytest.mark.parametrize("folder", BENCHMARKS)
@@ -124,8 +132,8 @@ def test_recipe_and_protocol_agree(folder):
     name = BENCHMARKS[folder]
     rules = find_protocol(name)
     text = (ROOT / folder / "README.md").read_text()
-    for number in (rules.held_out.val, rules.held_out.test):
-        assert number is None or re.search(rf"\b{number}\b", text)
+    for names in (rules.held_out.val, rules.held_out.test):
+        assert re.search(rf"\b{len(names)}\b", text)
     assert set(re.findall(r"--protocol (\S+)", text)) == {name}
     if "prepare " in text and f"--protocol {name} --split split.toml --store" not in text:
         for option, value in (

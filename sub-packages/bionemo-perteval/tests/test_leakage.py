@@ -117,7 +117,7 @@ def test_arguments_that_contradict_the_protocol_are_refused():
 
 def test_published_scores_stand_beside_only_the_whole_protocol():
     protocol = find_protocol("replogle-nadig")
-    names = {"val": [f"v{i}" for i in range(104)], "test": [f"t{i}" for i in range(624)]}
+    names = {"val": sorted(protocol.held_out.val), "test": sorted(protocol.held_out.test)}
     split = Split.from_dict({"fewshot": {"hepg2": names}}, "x")
     observed = [("hepg2", name) for name in ("non-targeting", *names["val"], *names["test"])]
     rules = Ruleset(protocol=protocol, split=split)

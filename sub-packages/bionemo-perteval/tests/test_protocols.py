@@ -2,10 +2,9 @@
 
 import pytest
 
-from bionemo.perteval.rules.departures import departures, drawn_departures
+from bionemo.perteval.rules.departures import departures
 from bionemo.perteval.rules.ruleset import Ruleset, _check_contexts
 from bionemo.screens import InputError, Split
-from bionemo.screens.drawn_split import draw_split
 from bionemo.screens.protocol import find_protocol
 
 OWN = """
@@ -41,25 +40,28 @@ def test_what_is_not_the_whole_protocol_is_said(own):
     assert departures(protocol, test[:1], protocol.split, observed) == [
         "2 of 3 observed test conditions have no prediction"
     ]
+    assert departures(protocol, test, None, observed) == ["no split file says which perturbations are held out"]
+
+
+def test_what_differs_from_the_published_lists_is_said():
     replogle = find_protocol("replogle-nadig")
-    assert "STATE models for Replogle-Nadig" in departures(replogle, [("hepg2", "AARS")], None, observed)[0]
-    split = Split.from_dict({"fewshot": {"hepg2": {"test": ["AARS"]}}}, "x")
-    found = departures(replogle, [("hepg2", "AARS")], split, [("hepg2", "AARS"), ("hepg2", "non-targeting")])
-    assert found == [
-        "the split lists 0 val perturbations in hepg2 and not 104",
-        "the split lists 1 test perturbations in hepg2 and not 624",
+    rule = replogle.held_out
+    observed = [(line, name) for line in ("HepG2", "k562") for name in ("non-targeting", "other", *rule.listed)]
+    test = [("HepG2", name) for name in rule.test]
+    assert departures(replogle, test, replogle.split_of(observed), observed) == []
+    split = Split.from_dict({"fewshot": {"HepG2": {"test": ["AARS2", "other"]}}}, "x")
+    assert departures(replogle, [*test, ("HepG2", "other")], split, observed) == [
+        "the split places 728 observed conditions in another part than the protocol's lists"
+    ]
+    few = [("HepG2", name) for name in ("non-targeting", "AARS2")]
+    assert departures(replogle, few[1:], replogle.split_of(few), few) == [
+        "727 of 728 listed perturbations have no cells in a held-out context"
     ]
     with pytest.raises(InputError, match="'k562' is scored, but the protocol 'replogle-nadig' holds out only hepg2"):
         _check_contexts(replogle, ["k562"])
 
 
-def test_a_drawn_split_is_not_the_published_one():
-    protocol = find_protocol("replogle-nadig")
-    observed = [("HepG2", name) for name in ("non-targeting", *(f"GENE{i}" for i in range(800)))]
-    split = draw_split(protocol, observed)
-    tested = [condition for condition in observed if split.part(*condition) == "test"]
-    assert departures(protocol, tested, split, observed) == []
-    (said,) = drawn_departures(protocol, split, observed)
-    assert "not the published ones" in said
-    a_list = Split(fewshot={"HepG2": {"test": frozenset({"GENE1"})}})
-    assert drawn_departures(protocol, a_list, observed) == []
+def test_without_a_split_file_the_protocols_lists_are_held_out():
+    rules = Ruleset.read("replogle-nadig", None, pairs=(), strict=False)
+    observed = [(line, name) for line in ("hepg2", "k562") for name in ("non-targeting", "AARS2", "SMN2", "other")]
+    assert rules.held_out(observed, "non-targeting") == {("hepg2", "AARS2"), ("hepg2", "SMN2")}

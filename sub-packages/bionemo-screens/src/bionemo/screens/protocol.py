@@ -1,6 +1,6 @@
 """A `Protocol` holds the rules of a benchmark; `protocols/` has the public ones, and a user's own have the same layout.
 
-Preparing takes the columns and the control label from it, the drawing of a split what it holds out, and the evaluation
+Preparing takes the columns and the control label from it, ``bionemo-scale split`` what it holds out, and the evaluation
 all of it.
 """
 
@@ -12,7 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from bionemo.screens.errors import InputError, choices
+from bionemo.screens.errors import InputError, choices, name_list
+from bionemo.screens.labels import Condition
 from bionemo.screens.split import Split
 from bionemo.screens.toml_file import read_toml
 
@@ -35,7 +36,7 @@ _KEYS: dict[str, type] = {
     "fewshot": dict,
 }
 _REQUIRED = ("perturbation_key", "control", "context_key", "hvg_from")
-_HELD_OUT: dict[str, type] = {"column": str, "labels": list, "val": int, "test": int, "listed_in": str}
+_HELD_OUT: dict[str, type] = {"column": str, "labels": list, "val": list, "test": list, "listed_in": str}
 _PUBLISHED: dict[str, type] = {"model": str, "source": str, "scores": dict, "not_comparable": list}
 
 
@@ -50,16 +51,22 @@ class HeldOut:
     labels
         Those labels. Capitals do not count, because the public files differ in them.
     val, test
-        Perturbations per held-out context; None where all others are meant or the number is not known.
+        Perturbations that every held-out context keeps for validation and for the test; both are empty where a split
+        file has to list them.
     listed_in
-        Where the names of the perturbations stand.
+        Where these names were published.
     """
 
     column: str
     labels: tuple[str, ...]
-    val: int | None = None
-    test: int | None = None
+    val: frozenset[str] = frozenset()
+    test: frozenset[str] = frozenset()
     listed_in: str = ""
+
+    @property
+    def listed(self) -> frozenset[str]:
+        """Return all held-out perturbations; none where a split file has to list them."""
+        return self.val | self.test
 
     def absent(self, contexts: Collection[str]) -> list[str]:
         """Return the labels that none of the contexts has."""
@@ -126,9 +133,10 @@ class Protocol:
 
     @property
     def hash(self) -> str:
-        """Return the SHA-256 of the rules; name, title, published scores and layout of the file do not count."""
+        """Return the SHA-256 of the rules; names, sources, published scores and layout of the file do not count."""
         rules = {key: value for key, value in vars(self).items() if key not in {"name", "title", "published"}}
-        rules["held_out"] = None if self.held_out is None else vars(self.held_out)
+        rule = self.held_out
+        rules["held_out"] = rule and [rule.column, sorted(rule.labels), sorted(rule.val), sorted(rule.test)]
         rules["split"] = None if self.split is None else self.split.to_dict()
         canonical = json.dumps(rules, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
@@ -136,6 +144,26 @@ class Protocol:
     def holds_out(self, context: str) -> bool:
         """Say whether a context is one of the held-out ones."""
         return self.held_out is None or any(_has(context, label) for label in self.held_out.labels)
+
+    def split_of(self, observed: Collection[Condition]) -> Split | None:
+        """Return what the protocol holds out of a screen; None where it does not list the perturbations.
+
+        A context that lacks some of the listed perturbations holds out those that it has.
+
+        Parameters
+        ----------
+        observed
+            (context, perturbation) of all cells; the contexts of the split are as it writes them.
+        """
+        rule = self.held_out
+        if self.split is not None or rule is None or not rule.listed:
+            return self.split
+        fewshot: dict[str, dict[str, frozenset[str]]] = {}
+        for context in sorted({context for context, _ in observed if self.holds_out(context)}):
+            measured = {label for of, label in observed if of == context}
+            if measured & rule.listed:
+                fewshot[context] = {"val": rule.val & measured, "test": rule.test & measured}
+        return Split(fewshot=fewshot)
 
 
 def protocol_names() -> list[str]:
@@ -183,10 +211,15 @@ def _parse(table: dict[str, Any], name: str, source: str) -> Protocol:
     if "target_sum" in plain:
         plain["target_sum"] = float(plain["target_sum"])
     sections = {key: table[key] for key in ("zeroshot", "fewshot") if key in table}
+    held_out = _held_out(table["held_out"], table["context_key"], source) if "held_out" in table else None
+    if sections and held_out and held_out.listed:
+        raise InputError(
+            f"{source} lists perturbations under [held_out] and [{next(iter(sections))}]: keep one of them"
+        )
     return Protocol(
         **{"title": name, **plain},
         name=name,
-        held_out=_held_out(table["held_out"], table["context_key"], source) if "held_out" in table else None,
+        held_out=held_out,
         split=Split.from_dict(sections, source) if sections else None,
         published=tuple(_published(row, f"[[published]] of {source}") for row in table.get("published", ())),
     )
@@ -198,7 +231,11 @@ def _held_out(table: Any, context_key: str, source: str) -> HeldOut:
     columns = context_key.split("+")
     if table["column"] not in columns:
         raise InputError(f"{where} has column = {table['column']!r}, but context_key = {context_key!r}: name one of it")
-    return HeldOut(**{**table, "labels": tuple(map(str, table["labels"]))})
+    lists = {part: frozenset(map(str, table.get(part, ()))) for part in ("val", "test")}
+    both = lists["val"] & lists["test"]
+    if both:
+        raise InputError(f"{where} lists {name_list(sorted(both))} under val and test: keep each in one of them")
+    return HeldOut(**{**table, **lists, "labels": tuple(map(str, table["labels"]))})
 
 
 def _published(table: Any, where: str) -> Published:

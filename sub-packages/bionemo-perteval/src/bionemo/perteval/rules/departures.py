@@ -2,8 +2,6 @@
 
 from collections.abc import Collection, Mapping
 
-from bionemo.screens.drawn_split import draw_split
-from bionemo.screens.errors import InputError
 from bionemo.screens.labels import Condition
 from bionemo.screens.protocol import Protocol
 from bionemo.screens.split import Split
@@ -48,39 +46,29 @@ def departures(
     observed
         All observed conditions, controls too.
     """
-    rule = protocol.held_out
     if split is None:
-        where = f" (they are listed in {rule.listed_in})" if rule and rule.listed_in else ""
-        return [f"no split file says which perturbations are held out{where}"]
+        return ["no split file says which perturbations are held out"]
     found = []
+    rule, listed = protocol.held_out, protocol.split_of(observed)
     if rule is not None:
-        contexts = {context for context, _ in observed}
-        absent = rule.absent(contexts)
+        held_out = [(context, name) for context, name in observed if protocol.holds_out(context)]
+        absent = rule.absent({context for context, _ in observed})
         if absent:
             found.append(f"the observed file has no cells of {', '.join(absent)}")
-        unlisted = sorted(c for c in contexts if protocol.holds_out(c) and c not in split.fewshot)
-        if unlisted:
+        unseen = rule.listed - {name for _, name in held_out}
+        if unseen:
+            found.append(
+                f"{len(unseen)} of {len(rule.listed)} listed perturbations have no cells in a held-out context"
+            )
+        unlisted = sorted({context for context, _ in held_out} - set(split.fewshot))
+        if unlisted and not rule.listed:
             found.append(f"the split lists no held-out perturbations in {', '.join(unlisted)}")
-        for context, parts in sorted(split.fewshot.items()):
-            for part, wanted in (("val", rule.val), ("test", rule.test)):
-                size = len(parts.get(part, ()))
-                if wanted is not None and size != wanted:
-                    found.append(f"the split lists {size} {part} perturbations in {context} and not {wanted}")
+    if listed is not None:
+        otherwise = sum(split.part(*condition) != listed.part(*condition) for condition in observed)
+        if otherwise:
+            found.append(f"the split places {otherwise} observed conditions in another part than the protocol's lists")
     tested = {(c, p) for c, p in observed if p != protocol.control and split.part(c, p) == "test"}
     unpredicted = len(tested - set(scored))
     if unpredicted:
         found.append(f"{unpredicted} of {len(tested)} observed test conditions have no prediction")
     return found
-
-
-def drawn_departures(protocol: Protocol, split: Split | None, observed: Collection[Condition]) -> list[str]:
-    """Say that a split is the drawn one, and so not of the perturbations that the published scores are of."""
-    if split is None or protocol.held_out is None or protocol.split is not None:
-        return []
-    try:
-        drawn = draw_split(protocol, observed)
-    except InputError:
-        return []
-    if drawn.hash != split.hash:
-        return []
-    return ["the held-out perturbations were drawn by `bionemo-scale split`, which are not the published ones"]

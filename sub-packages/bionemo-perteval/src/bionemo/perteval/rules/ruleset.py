@@ -10,7 +10,7 @@ from bionemo.perteval.inputs.keys import Keys
 from bionemo.perteval.inputs.reading import CellFile
 from bionemo.perteval.inputs.screen import Screen
 from bionemo.perteval.metrics.registry import METRICS
-from bionemo.perteval.rules.departures import departures, drawn_departures, gene_departures
+from bionemo.perteval.rules.departures import departures, gene_departures
 from bionemo.perteval.rules.leakage import TrainingRecord, check_leakage
 from bionemo.screens.errors import InputError, choices, nearest
 from bionemo.screens.labels import Condition
@@ -57,7 +57,7 @@ class Ruleset:
     protocol
         The named protocol; None where none was named.
     split
-        The user's split file, else the protocol's own, else None.
+        The user's split file, else the conditions that the protocol names with their contexts, else None.
     pairs
         Further held-out conditions.
     strict
@@ -123,7 +123,12 @@ class Ruleset:
     def held_out(self, observed: Collection[Condition], control: str) -> set[Condition]:
         """Return every held-out condition, the controls apart; names of the split have to be observed."""
         _check_observed(self.pairs, observed, "--held-out")
-        return set(self.pairs) | (self.split.held_out(observed, control) if self.split else set())
+        split = self.split_of(observed)
+        return set(self.pairs) | (split.held_out(observed, control) if split else set())
+
+    def split_of(self, observed: Collection[Condition]) -> Split | None:
+        """Return the user's split, else what the protocol holds out of the observed conditions."""
+        return self.split or (self.protocol.split_of(observed) if self.protocol else None)
 
     def hold(
         self,
@@ -174,7 +179,7 @@ class Ruleset:
                 scored=_scored(screen),
                 held_out=held_out,
                 control=screen.control,
-                split=self.split,
+                split=self.split_of(screen.rows),
                 strict=self.strict,
             )
             sources[prediction.name] = record.hvg_from
@@ -194,13 +199,12 @@ class Ruleset:
         hvg_from
             Field of `Held`.
         """
-        protocol, lacking = self.protocol, []
+        protocol, split, lacking = self.protocol, self.split_of(screen.rows), []
         if protocol is None:
             values = {name: getattr(keys, name) for name in _FLAGS}
             protocol = Protocol(name="", title="", hvg_from="given", **values)
         else:
-            lacking = departures(protocol, _scored(screen), self.split, screen.rows)
-            lacking += drawn_departures(protocol, self.split, screen.rows)
+            lacking = departures(protocol, _scored(screen), split, screen.rows)
             if protocol.n_genes not in (None, screen.genes.size):
                 lacking.append(f"{screen.genes.size} genes were scored and not {protocol.n_genes}")
             lacking += gene_departures(protocol, hvg_from)
@@ -208,7 +212,7 @@ class Ruleset:
             "name": protocol.name or None,
             "title": protocol.title or None,
             "hash": protocol.hash,
-            "split_hash": self.split.hash if self.split else None,
+            "split_hash": split.hash if split else None,
             "strict": self.strict,
             "aggregate": "perturbations, then contexts",
             "n_genes": protocol.n_genes,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bionemo.screens.errors import InputError
+from bionemo.screens.errors import InputError, name_list
 
 
 def split(
@@ -13,20 +13,30 @@ def split(
     protocol: Annotated[str, typer.Option(help="tahoe100m, parse10m-pbmc, replogle-nadig, or a TOML file.")],
     out: Annotated[Path, typer.Option(help="TOML file to write; must not exist.")],
 ) -> None:
-    """Draw the held-out perturbations of a benchmark, where the published lists are not at hand."""
+    """Write what a benchmark holds out of your files, as the split file that the other commands read."""
     from bionemo.cellsets.inputs.conditions import observed_conditions
-    from bionemo.screens.drawn_split import draw_split
     from bionemo.screens.protocol import find_protocol
 
     if out.exists():
         raise InputError(f"--out {out} exists: name another file, or remove it.")
     rules = find_protocol(protocol)
     observed = observed_conditions(inputs, perturbation_key=rules.perturbation_key, context_key=rules.context_key)
-    drawn = draw_split(rules, observed.keys())
-    comment = f"Drawn by `bionemo-scale split --protocol {rules.name}`: not the published lists."
+    held_out = rules.split_of(observed.keys())
+    absent = rules.held_out.absent({context for context, _ in observed}) if rules.held_out else []
+    if absent:
+        raise InputError(
+            f"The protocol '{rules.name}' holds out {name_list(absent)}, and no observed context is one of these: give "
+            "all files of the data set."
+        )
+    if held_out is None or not held_out.held_out(observed, rules.control):
+        raise InputError(
+            f"The protocol '{rules.name}' lists no perturbation that the held-out contexts of these files have: write "
+            "the split file yourself."
+        )
+    comment = f"What the protocol {rules.name} holds out of the files that `bionemo-scale split` was given."
     try:
-        out.write_text(drawn.to_toml(rules.name, comment), encoding="utf-8")
+        out.write_text(held_out.to_toml(rules.name, comment), encoding="utf-8")
     except OSError as error:
         raise InputError(f"--out {out} cannot be written ({error.strerror}): name another file.") from error
-    held_out = [names for parts in drawn.fewshot.values() for names in parts.values()]
-    typer.echo(f"{out}: {sum(map(len, held_out)):,} conditions held out in {len(drawn.fewshot)} contexts")
+    count = len(held_out.held_out(observed, rules.control))
+    typer.echo(f"{out}: {count:,} conditions held out in {len(held_out.fewshot)} contexts")
