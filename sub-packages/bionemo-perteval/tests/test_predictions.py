@@ -1,11 +1,14 @@
 """Several predictions, several training seeds, subsets and comparisons."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from bionemo.perteval import evaluate
 from bionemo.perteval.cli import named_files
+from bionemo.perteval.metrics.challenge import MEMBERS, overview
 from bionemo.perteval.report.files import to_dict
 from bionemo.perteval.report.page import html
 from bionemo.screens import InputError
@@ -130,22 +133,72 @@ def test_names_on_the_command_line(tmp_path):
         named_files(["a=x", "y.h5ad"])
 
 
-def test_engine_that_cannot_be_installed_is_one_sentence(noisy, counts, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("engine", "name"), [("0.8", r"cell-eval 0\.8\.2"), ("cell-eval2", r"cell-eval2 0\.20\.0")])
+def test_an_engine_that_cannot_be_installed_is_one_sentence_and_all_else_is_scored(
+    engine, name, noisy, counts, tmp_path, monkeypatch
+):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("bionemo.perteval.engines.other_release._MAKE", ["-m", "venv", "--without-pip"])
-    with pytest.raises(InputError, match=r"cell-eval 0\.8\.2 cannot be installed into .*No module named pip.*--engine"):
-        evaluate(noisy, counts, engine="0.8", **OPTIONS)
-    with pytest.raises(InputError, match=r"engine is .0\.7"):
+    monkeypatch.setattr("bionemo.perteval.engines.environment._MAKE", ["-m", "venv", "--without-pip"])
+    found = evaluate(noisy, counts, engine=engine, **OPTIONS)
+    assert (found.other_engine, found.challenge) == (None, None)
+    assert found.table.loc["prediction", "PDCorr"] == found.table.loc["prediction", "PDCorr"]
+    assert re.search(f"{name} cannot be installed into .*No module named pip.*--engine", found.notices[-1])
+
+
+def test_an_unknown_engine_names_the_known(noisy, counts):
+    with pytest.raises(InputError, match=r"engine is .0\.7., but it can be 0\.6, 0\.8, cell-eval2"):
         evaluate(noisy, counts, engine="0.7", **OPTIONS)
+
+
+def test_the_members_of_the_challenge_make_one_score():
+    rows = [
+        {"arm": arm, "context": context, "seed": seed, "member": member, "scaled": scaled + place}
+        for arm, seed, context, scaled in (
+            ("m", 0, "A", 0.2),
+            ("m", 1, "A", 0.4),
+            ("m", 0, "B", 0.5),
+            ("m", 1, "B", 0.5),
+        )
+        for place, member in enumerate(MEMBERS)
+    ]
+    rows += [{**row, "arm": "n"} for row in rows]
+    rows[-1]["scaled"] = np.nan
+    table = overview(pd.DataFrame(rows))
+    np.testing.assert_allclose(table.loc["m"], [0.4, 1.4, 2.4, 3.4, 4.4, 5.4, 2.9])
+    assert list(table.loc["n"].isna()) == [False] * 5 + [True, True]
+
+
+@pytest.mark.slow
+def test_cell_eval2_scores_the_members_of_the_challenge(perfect, noisy, counts, tmp_path):
+    """Makes its environment where it is not there yet, which takes minutes and the package index."""
+    from bionemo.perteval.engines.challenge import CELL_EVAL2
+
+    try:
+        CELL_EVAL2.prepare()
+    except InputError as error:
+        pytest.skip(str(error))
+    found = evaluate({"perfect": perfect, "noisy": noisy}, counts, engine="cell-eval2", out=tmp_path / "r", **OPTIONS)
+    assert found.versions["cell-eval2"] == CELL_EVAL2.release
+    values = found.challenge.pivot(index=["arm", "context"], columns="member", values="value")
+    assert list(values.index.unique("context")) == ["A"]
+    assert found.notices[-1] == "cell-eval2 leaves out B, where one perturbation is scored."
+    assert set(values.columns) == set(MEMBERS)
+    best = values.loc[("perfect", "A")]
+    assert best[["pds_cosine", "de_wilcoxon_sig_jaccard"]].tolist() == [1, 1]
+    assert best["de_wilcoxon_lfc_nmae"] == pytest.approx(0, abs=1e-3)  # counts of a cell are rounded on one side only
+    assert values.loc[("noisy", "A"), "de_wilcoxon_lfc_nmae"] > 0.2
+    assert (found.challenge_table.loc["perfect"].dropna() >= found.challenge_table.loc["noisy"].dropna()).all()
+    assert "Virtual Cell Challenge 2026" in (tmp_path / "r" / "report.html").read_text()
+    assert len(pd.read_csv(tmp_path / "r" / "challenge.csv")) == len(found.challenge)
 
 
 @pytest.mark.slow
 def test_the_current_release_of_cell_eval_scores_the_same_cells(noisy, counts, evaluation):
     """Makes its environment where it is not there yet, which takes minutes and the package index."""
-    from bionemo.perteval.engines import other_release as engine
+    from bionemo.perteval.engines.other_release import CELL_EVAL
 
     try:
-        engine.prepare()
+        CELL_EVAL.prepare()
     except InputError as error:
         pytest.skip(str(error))
     found = evaluate(noisy, counts, held_out=[("C", "p1")], engine="0.8", **OPTIONS)
@@ -154,7 +207,7 @@ def test_the_current_release_of_cell_eval_scores_the_same_cells(noisy, counts, e
         .reset_index(drop=True),
     )  # fmt: skip
     ours, theirs = found.versions["cell-eval"], found.versions["other cell-eval"]
-    assert theirs == engine.RELEASE
+    assert theirs == CELL_EVAL.release
     for metric in ("MSE", "MAE", "PDCorr"):  # which do not depend on tests
         both = found.engines.loc[("prediction", metric)]
         assert both[theirs] == pytest.approx(both[ours], abs=1e-6)

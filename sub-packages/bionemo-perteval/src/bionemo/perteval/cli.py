@@ -79,7 +79,11 @@ def evaluate(
     ] = False,
     arms: Annotated[str, typer.Option(help="`all` baselines and oracles, or the `main` ones.")] = "all",
     engine: Annotated[
-        str, typer.Option(help="`0.6`; `0.8` also scores with the current cell-eval, in an environment made for it.")
+        str,
+        typer.Option(
+            help="`0.6`; `0.8` also scores with that cell-eval, `cell-eval2` also with the members of the Virtual Cell "
+            "Challenge 2026, in an environment made for it."
+        ),
     ] = "0.6",
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     threads: Annotated[int | None, typer.Option(help="Threads; all cores, sixteen at most.")] = None,

@@ -11,7 +11,7 @@ import pandas as pd
 from bionemo.perteval.checks import flags
 from bionemo.perteval.checks.flags import Flag
 from bionemo.perteval.checks.profiles import Profiles
-from bionemo.perteval.metrics import intervals
+from bionemo.perteval.metrics import challenge, intervals
 from bionemo.perteval.metrics.registry import METRICS, STRONG_EFFECT, directed
 from bionemo.perteval.populations.baselines import CONTROL_CELLS, TRANSFERRED_DELTA
 from bionemo.perteval.populations.catalogue import Arm
@@ -47,6 +47,9 @@ class Evaluation:
     other_engine
         The metrics of cell-eval as another release computes them, in the form of `per_perturbation`; None where not
         asked for.
+    challenge
+        The members of the Virtual Cell Challenge 2026 as cell-eval2 computes them, as `engines.challenge` returns them;
+        None where not asked for.
     """
 
     per_perturbation: pd.DataFrame
@@ -58,6 +61,7 @@ class Evaluation:
     notices: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     other_engine: pd.DataFrame | None = None
+    challenge: pd.DataFrame | None = None
 
     @property
     def metrics(self) -> list[str]:
@@ -113,6 +117,7 @@ class Evaluation:
             per_perturbation=_only(self.per_perturbation, strong),
             per_seed=_only(self.per_seed, strong),
             other_engine=None if self.other_engine is None else _only(self.other_engine, strong),
+            challenge=None,
         )
 
     @cached_property
@@ -195,6 +200,14 @@ class Evaluation:
         }
         table = pd.DataFrame(pair).rename_axis(["arm", "metric"])
         return table.loc[[arm for arm in self.arms if arm in other.index]]
+
+    @cached_property
+    def challenge_table(self) -> pd.DataFrame | None:
+        """Scaled members of the Virtual Cell Challenge 2026 and their mean; None where not asked for. Index: arm."""
+        if self.challenge is None:
+            return None
+        table = challenge.overview(self.challenge)
+        return table.loc[[arm for arm in self.arms if arm in table.index]]
 
     def compared(self, first: str, second: str) -> pd.DataFrame:
         """Return the rows of `comparisons` for two arms. Index: metric."""

@@ -7,11 +7,14 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from bionemo.perteval.engines import other_release
+import pandas as pd
+
+from bionemo.perteval.engines import challenge, other_release
 from bionemo.perteval.evaluation import Evaluation
 from bionemo.perteval.inputs.alignment import align
 from bionemo.perteval.inputs.keys import Keys
 from bionemo.perteval.inputs.reading import CellFile, Source, read_observed, read_predictions
+from bionemo.perteval.inputs.screen import Screen
 from bionemo.perteval.metrics.scores import versions
 from bionemo.perteval.populations.baselines import BASELINES
 from bionemo.perteval.populations.catalogue import list_arms, population_notes
@@ -22,6 +25,16 @@ from bionemo.perteval.scoring import score_arms
 from bionemo.screens.errors import InputError
 
 _MOST_THREADS = 16
+
+Engine = Literal["0.6", "0.8", "cell-eval2"]
+"""What scores beside this package's own tests and cell-eval 0.6."""
+
+_ENGINES: dict[str, dict[str, str]] = {
+    "0.6": {},
+    "0.8": {"other cell-eval": other_release.CELL_EVAL.release},
+    "cell-eval2": {"cell-eval2": challenge.CELL_EVAL2.release},
+}
+"""Engine -> the versions that it adds to the report."""
 
 
 def evaluate(
@@ -42,7 +55,7 @@ def evaluate(
     hvg_from: HvgFrom | None = None,
     strict: bool = False,
     arms: Literal["all", "main"] = "all",
-    engine: Literal["0.6", "0.8"] = "0.6",
+    engine: Engine = "0.6",
     seed: int = 0,
     threads: int | None = None,
     progress: bool = True,
@@ -92,7 +105,9 @@ def evaluate(
     arms
         ``"main"`` for the short list of baselines, without oracles.
     engine
-        ``"0.8"`` also scores with that release of cell-eval, in an environment that is made for it once.
+        ``"0.8"`` also scores with that release of cell-eval, ``"cell-eval2"`` also with the members of the Virtual Cell
+        Challenge 2026, in an environment that is made for it once. Where it cannot be made, or fails on these cells,
+        the report says so and has the rest.
     seed
         Seed of every random draw.
     threads
@@ -125,23 +140,22 @@ def evaluate(
     held = rules.hold(screen, predictions, trained_on=training_conditions, hvg_from=hvg_from)
     settings = _settings(held, rules, keys, predictions, truth, min_cells=min_cells, seed=seed)
     notices = [*screen.notices, *_network_shares(predictions)]
-    environment = other_release.prepare(progress=progress) if engine == "0.8" else None
     screen = held.screen
     del predictions, truth  # the screen has what is scored of them
 
     how: dict[str, Any] = {"main": arms == "main", "seed": seed, "threads": threads, "progress": progress}
     scores = score_arms(screen, **how)
-    other = other_release.score_arms(screen, environment, **how) if environment else None
+    further, failed = _score_further(engine, screen, how)
     evaluation = Evaluation(
         per_perturbation=scores.per_perturbation,
         per_seed=scores.per_seed,
         arms=list_arms(screen, main=arms == "main"),
         profiles=scores.profiles,
         settings=settings,
-        versions=versions() | ({} if other is None else {"other cell-eval": other_release.RELEASE}),
-        notices=tuple(notices),
+        versions=versions() | _ENGINES[engine],
+        notices=(*notices, *failed),
         notes=(*screen.notes, *held.notes, *population_notes(screen)),
-        other_engine=other,
+        **further,
     )
     if out is not None:
         write(evaluation, out)
@@ -154,13 +168,27 @@ def _check_options(*, seed: int, threads: int | None, arms: str, engine: str) ->
         raise InputError(f"seed is {seed}, but it has to be 0 or above.")
     if arms not in ("all", "main"):
         raise InputError(f"The arms are {arms!r}, but they can be all or main.")
-    if engine not in ("0.6", "0.8"):
-        raise InputError(f"The engine is {engine!r}, but it can be 0.6 or 0.8.")
+    if engine not in _ENGINES:
+        raise InputError(f"The engine is {engine!r}, but it can be {', '.join(_ENGINES)}.")
     if threads is None:
         return min(_MOST_THREADS, len(os.sched_getaffinity(0)))
     if threads < 1:
         raise InputError(f"threads is {threads}, but it takes at least 1.")
     return threads
+
+
+def _score_further(engine: str, screen: Screen, how: Mapping[str, Any]) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """Return fields of `Evaluation` from another engine, and what it lacks; without it all other scores still count."""
+    try:
+        if engine == "0.8":
+            return {"other_engine": other_release.score_arms(screen, **how)}, []
+        if engine == "cell-eval2":
+            alone = sorted(set(screen.scored) - set(challenge.panels(screen)))
+            said = [f"cell-eval2 leaves out {', '.join(alone)}, where one perturbation is scored."] if alone else []
+            return {"challenge": challenge.score_challenge(screen, **how)}, said
+    except InputError as error:
+        return {}, [str(error)]
+    return {}, []
 
 
 def _stated(predictions: Sequence[CellFile]) -> dict[str, Any]:

@@ -55,6 +55,8 @@ def write(evaluation: Evaluation, out: Path | str) -> Path:
             evaluation.per_perturbation.to_csv(folder / "per_perturbation.csv", index=False)
             if evaluation.other_engine is not None:
                 evaluation.other_engine.to_csv(folder / "per_perturbation_other_engine.csv", index=False)
+            if evaluation.challenge is not None:
+                evaluation.challenge.to_csv(folder / "challenge.csv", index=False)
             (folder / "report.html").write_text(page, "utf-8")
             for path in sorted(folder.iterdir()):
                 os.replace(path, out / path.name)
@@ -134,6 +136,7 @@ def to_dict(evaluation: Evaluation) -> dict[str, Any]:
             "variance": profiles.mean_variance("observed"),
         },
         "other_engine": _other_engine(evaluation),
+        "challenge": None if evaluation.challenge_table is None else evaluation.challenge_table.T.to_dict(),
         "flags": [
             {
                 "prediction": flag.arm, "check": flag.check.name, "kind": flag.check.kind, "value": flag.value,

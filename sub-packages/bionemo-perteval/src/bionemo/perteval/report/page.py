@@ -56,6 +56,7 @@ def html(evaluation: Evaluation) -> str:
         published=_published(settings["protocol"]),
         protocol=settings["protocol"],
         engines=_engines(evaluation),
+        challenge=_challenge(evaluation),
         several_contexts=len(settings["scored"]) > 1,
         contexts=_contexts(evaluation),
         shifts=figures.shifts(evaluation),
@@ -214,6 +215,18 @@ def _engines(evaluation: Evaluation) -> dict[str, Any] | None:
             }
         )
     return {"releases": list(table.columns), "rows": rows}
+
+
+def _challenge(evaluation: Evaluation) -> dict[str, Any] | None:
+    """Return the scaled members of the Virtual Cell Challenge 2026; None where not asked for."""
+    scaled = evaluation.challenge_table
+    if scaled is None:
+        return None
+    rows = [
+        (arm, evaluation.arms[str(arm)].kind, [signed(float(value), 2) for value in row])
+        for arm, row in scaled.iterrows()
+    ]
+    return {"members": list(scaled.columns), "rows": rows}
 
 
 def _contexts(evaluation: Evaluation) -> list[dict[str, Any]]:

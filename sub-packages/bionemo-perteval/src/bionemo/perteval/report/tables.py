@@ -41,6 +41,8 @@ class _Tables:
                 yield _comparison(evaluation, first, second)
         if evaluation.engines is not None:
             yield _engines(evaluation)
+        if evaluation.challenge_table is not None:
+            yield _challenge(evaluation)
 
 
 def _text(text: str, style: str = "") -> Text:
@@ -162,6 +164,15 @@ def _engines(evaluation: Evaluation) -> RenderableType:
             for metric in headline()
         )
         table.add_row(_text(str(arm)), *scores)
+    return table
+
+
+def _challenge(evaluation: Evaluation) -> RenderableType:
+    scaled = evaluation.challenge_table
+    assert scaled is not None
+    table = _table(f"Virtual Cell Challenge 2026, cell-eval2 {evaluation.versions['cell-eval2']}", *scaled.columns)
+    for arm, row in scaled.iterrows():
+        table.add_row(_text(str(arm)), *(_short(signed(float(value), 2)) for value in row))
     return table
 
 

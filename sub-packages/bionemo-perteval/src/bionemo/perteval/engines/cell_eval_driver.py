@@ -54,7 +54,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     for line in sys.stdin:
         try:
-            answer = {"scores": score(json.loads(line))}
+            answer = {"answer": score(json.loads(line))}
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer) + "\n")
