@@ -121,13 +121,16 @@ class LlamaStack(MegatronModule):
         """Apply every block, then the norm, to all N members; see :meth:`LlamaBlock.forward`."""
         if self.config.sequence_parallel:
             h_NBD = scatter_to_sequence_parallel_region(h_NBD)
-        for number in range(1, self.config.num_layers + 1):
-            block = self.get_submodule(f"block_{number}")
-            if self.recompute and torch.is_grad_enabled():
-                # Torch's own: there is no dropout whose random state Megatron's would have to keep, on CUDA.
-                h_NBD = checkpoint(block, h_NBD, padding, condition_BD, use_reentrant=False, preserve_rng_state=False)
-            else:
-                with get_fp8_context(self.config):
+        # One region for all blocks: Transformer Engine updates the maxima of its delayed scaling whenever one ends.
+        with get_fp8_context(self.config):
+            for number in range(1, self.config.num_layers + 1):
+                block = self.get_submodule(f"block_{number}")
+                if self.recompute and torch.is_grad_enabled():
+                    # Torch's own: there is no dropout whose random state Megatron's would have to keep, on CUDA.
+                    h_NBD = checkpoint(
+                        block, h_NBD, padding, condition_BD, use_reentrant=False, preserve_rng_state=False
+                    )
+                else:
                     h_NBD = block(h_NBD, padding, condition_BD)
         h_NBD = self.norm(h_NBD)
         if self.config.sequence_parallel:
