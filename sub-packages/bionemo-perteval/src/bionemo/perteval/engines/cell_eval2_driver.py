@@ -5,6 +5,8 @@ Imports nothing of this package, which is not installed there. It computes the m
 to target none.
 """
 
+# pyright: reportMissingImports=false
+# The package lies in this driver's own environment.
 import json
 import logging
 import math

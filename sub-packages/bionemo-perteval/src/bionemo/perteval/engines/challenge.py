@@ -120,7 +120,8 @@ def observed_counts(screen: Screen, rows: np.ndarray) -> sp.csr_matrix:
 
 def _per_cell(cells: Population) -> sp.csr_matrix:
     """Return the counts per cell of log1p values, float64 [n, G]."""
-    return sp.csr_matrix(cells, dtype=np.float64).expm1()
+    counts = sp.csr_matrix(cells, dtype=np.float64)
+    return sp.csr_matrix((np.expm1(counts.data), counts.indices, counts.indptr), shape=counts.shape)
 
 
 def _write(screen: Screen, controls: sp.csr_matrix, cells: Mapping[str, sp.csr_matrix], path: Path) -> None:

@@ -32,4 +32,5 @@ def overview(scores: pd.DataFrame) -> pd.DataFrame:
     panels["score"] = panels.mean(axis=1, skipna=False)
     of_context = panels.groupby(["arm", "context"], sort=False).agg(lambda values: values.mean(skipna=False))
     table = of_context.groupby("arm", sort=False).agg(lambda values: values.mean(skipna=False))
-    return pd.DataFrame(table.rename_axis(columns=None))
+    table.columns.name = None
+    return pd.DataFrame(table)
