@@ -13,8 +13,6 @@ from bionemo.cellsets import CellStore
 from bionemo.perteval.inputs.screen import Screen as Observed
 from bionemo.perteval.populations.estimates import Estimates
 from bionemo.scale.data.vocabulary import Vocabulary
-from bionemo.scale.inference.controls import ControlCells, read_controls
-from bionemo.scale.inference.inputs import Columns
 from bionemo.scale.linear_start.means import ConditionMeans
 from bionemo.screens import Condition
 from bionemo.screens.controls import ControlRole, ControlRoles, Controls
@@ -36,7 +34,7 @@ class Fold:
 
 
 class Cells:
-    """A screen: its control cells, the means of its conditions, and what the baselines need.
+    """A screen: its cells, the means of its conditions, and what the baselines need.
 
     Parameters
     ----------
@@ -58,12 +56,6 @@ class Cells:
         self.conditions = sorted(
             (self.contexts[c], self.labels[p]) for c, p in self.means.mean if self.means.cells[c, p] >= FEWEST
         )
-        self.controls: ControlCells = read_controls(
-            source,
-            Columns(perturbation=self.perturbation_key, context=self.context_key, batch=None, control=keys["control"]),
-            self.vocabulary(self.conditions),
-            roles=ControlRoles(controls=Controls.SHARED),
-        )
         self.adata = ad.read_h5ad(source)
         contexts, labels = (
             self.adata.obs[key].astype(str).to_numpy() for key in (self.context_key, keys["perturbation_key"])
@@ -78,7 +70,6 @@ class Cells:
             (c, p): np.flatnonzero((contexts == c) & (labels == p))
             for c, p in [*self.conditions, *((c, self.control) for c in self.contexts)]
         }
-        self.pool = {c: np.flatnonzero(self.controls.obs[self.context_key].astype(str) == c) for c in self.contexts}
 
     def index(self, condition: Condition) -> tuple[int, int]:
         """The store's indices of a condition."""

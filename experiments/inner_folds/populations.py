@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from scipy import sparse
 
 from bionemo.perteval.populations.rounding import round_to_counts
-from bionemo.scale.inference.populations import Population
-from bionemo.scale.inference.rounding import CountRounding
-from bionemo.scale.inference.starts import Pool, draw
+from bionemo.scale.inference.rounding import CellMaker, CountGrid, CountRounding
+from bionemo.scale.inference.starts import Draw, scale_to
 from bionemo.scale.linear_start.apply import move_cells
 from experiments.inner_folds.folds import Cells, Condition, Fold
 
@@ -32,14 +32,14 @@ def started(*, scaled: bool = True, rounding: str = "systematic") -> Make:
     """
 
     def make(cells: Cells, fold: Fold, condition: Condition, delta: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        context, label = condition
-        pool = Pool(cells.controls.expression, cells.pool[context])
-        start = draw(Population(context, label, None, len(cells.rows[condition])), pool, rng)
-        control = cells.controls.expression[start.rows].toarray()
+        context, _ = condition
+        pool = cells.rows[context, cells.control]
+        rows = Draw(pool, rng).first(len(cells.rows[condition]))
+        control = cells.expression[rows].toarray()
         if scaled:
-            control = control * start.scale_G()
+            control = control * scale_to(np.asarray(cells.expression[pool].mean(0)).ravel(), cells.expression[rows])
         moved = _moved(control, delta, cells.control_mean(context), cells.target_sum)
-        return _rounded(moved, cells.controls.library[start.rows], cells.target_sum, rounding, rng)
+        return _rounded(moved, cells.library[rows], cells.target_sum, rounding, rng)
 
     return make
 
@@ -88,5 +88,9 @@ def _rounded(
         return values
     if how == "one by one":
         return round_to_counts(values, library, target_sum, rng)
-    of_groups = ONE_GROUP if how == "one group" else library
-    return CountRounding(values.shape[1], of_groups, target_sum, rng)(values, library).toarray()
+    chance = CountRounding(values.shape[1], ONE_GROUP if how == "one group" else library, rng)
+    nothing, zeros = sparse.csr_matrix(values.shape, dtype=np.float32), np.zeros(values.shape[1], np.float32)
+    make, grid = CellMaker(values.shape[1], np.inf), CountGrid(library, target_sum)
+    rounded = make(nothing, zeros, zeros, values.astype(np.float32), 1.0, grid, chance)
+    assert rounded is not None
+    return rounded.toarray()

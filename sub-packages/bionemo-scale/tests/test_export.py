@@ -7,6 +7,7 @@ import sys
 import warnings
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -182,6 +183,17 @@ def test_a_name_that_was_never_seen_is_refused(exported):
         model.predict(x0, perturbation=["TP53"], context=["A"])
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_what_an_exported_model_cannot_say_is_refused(exported, value):
+    """The clamp to the range of expression used to hide what is infinite."""
+    model = scale_portable.load(exported)
+    with torch.no_grad():
+        model.expression_decoder.to_genes.weight[0] = 0
+        model.expression_decoder.to_genes.weight[0, 0] = value
+    with pytest.raises(ValueError, match="'TP53' is not finite"):
+        model.predict(torch.rand(1, 4, len(model.genes)), perturbation=["TP53"])
+
+
 def test_an_exported_model_rounds_to_whole_counts_and_keeps_the_mean(exported):
     model, rng = scale_portable.load(exported), torch.Generator().manual_seed(0)
     x1 = torch.rand(2, 400, len(model.genes), generator=rng)
@@ -199,7 +211,9 @@ def test_counts_are_normalised_as_in_training(exported, screen, written, vocabul
     columns = Columns(perturbation="target", context="line", batch=None, control="ctrl")
     cells = read_controls(written(), columns, vocabulary, roles=ControlRoles(controls=Controls.SHARED))
     counts = screen[screen.obs["target"] == "ctrl"].X.toarray()
-    torch.testing.assert_close(model.normalise(torch.tensor(counts)), torch.tensor(cells.expression.toarray()))
+    torch.testing.assert_close(
+        model.normalise(torch.tensor(counts)), torch.tensor(cells.read(np.arange(len(cells.rows)))[0].toarray())
+    )
 
 
 @pytest.mark.parametrize("roles", [ControlRoles(), ControlRoles(rotation=2), ControlRoles(controls=Controls.SHARED)])

@@ -12,8 +12,8 @@ from scipy import sparse
 from bionemo.scale.inference.controls import ControlCells, read_controls
 from bionemo.scale.inference.genes import MissingGenes
 from bionemo.scale.inference.inputs import Columns
-from bionemo.scale.inference.populations import check_known, populations_like, populations_of
-from bionemo.scale.inference.starts import Pools, draw
+from bionemo.scale.inference.populations import check_known, populations_like, populations_of, shards
+from bionemo.scale.inference.starts import Draw, Pools
 from bionemo.screens import Split
 from bionemo.screens.controls import ControlRole, ControlRoles, Controls
 from bionemo.screens.errors import InputError
@@ -27,9 +27,16 @@ SPLIT = Split.from_dict({"zeroshot": {}, "fewshot": {"B": {"val": ["TP53"], "tes
 def read(vocabulary):
     def read(path, vocabulary=vocabulary, layer=None, roles=SHARED, **changes) -> ControlCells:
         columns = replace(COLUMNS, **{"batch": None, **changes})
-        return read_controls(path, columns, vocabulary, roles=roles, layer=layer)
+        cells = read_controls(path, columns, vocabulary, roles=roles, layer=layer)
+        read.expression, read.library = cells.read(np.arange(len(cells.rows)))
+        return cells
 
     return read
+
+
+def drawn(pools, population) -> np.ndarray:
+    """The control cells that a population may start from."""
+    return pools.of_context(population.context).rows[pools.members(*population.place)]
 
 
 def expected(screen, target_sum=100.0) -> np.ndarray:
@@ -39,8 +46,8 @@ def expected(screen, target_sum=100.0) -> np.ndarray:
 
 def test_control_cells_are_normalised_and_the_others_left_out(read, written, screen):
     cells = read(written())
-    np.testing.assert_allclose(cells.expression.toarray(), expected(screen), rtol=1e-5)
-    assert cells.expression.dtype == np.float32
+    np.testing.assert_allclose(read.expression.toarray(), expected(screen), rtol=1e-5)
+    assert read.expression.dtype == np.float32
     assert list(cells.obs["target"].unique()) == ["ctrl"]
     assert list(cells.obs.columns) == ["line", "target", "plate", "age"]
     assert cells.notices == ()
@@ -55,8 +62,8 @@ def test_predictions_start_from_the_control_cells_of_role_input(read, written, s
     is_input = roles.has(controls.obs_names, ControlRole.INPUT)
     assert 0 < is_input.sum() < len(is_input)
     assert list(cells.obs.index) == list(controls.obs_names[is_input][::-1])
-    np.testing.assert_allclose(cells.expression.toarray(), expected(screen)[is_input][::-1], rtol=1e-5)
-    np.testing.assert_array_equal(cells.library, controls.X.toarray().sum(1)[is_input][::-1])
+    np.testing.assert_allclose(read.expression.toarray(), expected(screen)[is_input][::-1], rtol=1e-5)
+    np.testing.assert_array_equal(read.library, controls.X.toarray().sum(1)[is_input][::-1])
 
 
 def test_a_context_without_control_cells_to_start_from_is_refused_and_a_batch_starts_from_others(read, written):
@@ -73,17 +80,17 @@ def test_a_context_without_control_cells_to_start_from_is_refused_and_a_batch_st
     assert populations[-1].context == "C"
     message = r"The 3 control cells of context 'C' in .*screen.h5ad are too few to divide: none has the role 'input'"
     with pytest.raises(InputError, match=message + ".*choose --control-roles shared"):
-        Pools(cells).of(populations[-1])
+        Pools(cells).check(populations)
     cells = read(written(without_input("A", "plate2")), batch="plate", roles=ControlRoles())
     populations, pools = populations_of(["MYC"], cells), Pools(cells)
     assert counted(populations)["A", "MYC", "plate2"] == 4
-    assert set(cells.obs.iloc[pools.of(populations[1]).rows]["plate"]) == {"plate1"}
+    assert set(cells.obs.iloc[drawn(pools, populations[1])]["plate"]) == {"plate1"}
     assert ["batch 'plate2 of A' to start from" in notice for notice in pools.notices(populations)] == [True]
 
 
 def test_genes_in_another_order_are_put_in_the_models(read, written, screen):
     cells = read(written(lambda cells: cells[:, ::-1]))
-    np.testing.assert_allclose(cells.expression.toarray(), expected(screen), rtol=1e-5)
+    np.testing.assert_allclose(read.expression.toarray(), expected(screen), rtol=1e-5)
     assert "put in the model's order" in cells.notices[0]
 
 
@@ -96,11 +103,11 @@ def test_genes_the_model_lacks_are_left_out_but_count_for_the_library(read, writ
 
     cells = read(written(with_more))
     assert "3 genes" in cells.notices[0]
-    assert cells.expression.shape[1] == 20
+    assert read.expression.shape[1] == 20
     counts = screen[screen.obs["target"] == "ctrl"].X.toarray()
-    np.testing.assert_allclose(cells.library, counts.sum(1) + 6)
+    np.testing.assert_allclose(read.library, counts.sum(1) + 6)
     np.testing.assert_allclose(
-        np.expm1(cells.expression.toarray()), counts * (100 / (counts.sum(1, keepdims=True) + 6)), rtol=1e-4
+        np.expm1(read.expression.toarray()), counts * (100 / (counts.sum(1, keepdims=True) + 6)), rtol=1e-4
     )
 
 
@@ -112,7 +119,8 @@ def test_counts_are_found_in_a_layer(read, written, screen):
         return cells
 
     path = written(in_layer)
-    np.testing.assert_allclose(read(path, layer="counts").expression.toarray(), expected(screen), rtol=1e-5)
+    read(path, layer="counts")
+    np.testing.assert_allclose(read.expression.toarray(), expected(screen), rtol=1e-5)
     with pytest.raises(InputError, match="has no layer 'raw'; it has counts"):
         read(path, layer="raw")
     with pytest.raises(InputError, match="has no X; name one of its layers with --layer: counts"):
@@ -225,9 +233,9 @@ def test_log1p_is_taken_as_it_is(read, written, screen, vocabulary):
         cells.X = cells.X.log1p()
         return cells
 
-    cells = read(written(logged), replace(vocabulary, kind="log1p"))
+    read(written(logged), replace(vocabulary, kind="log1p"))
     counts = screen[screen.obs["target"] == "ctrl"].X.toarray()
-    np.testing.assert_allclose(cells.expression.toarray(), np.log1p(counts), rtol=1e-5)
+    np.testing.assert_allclose(read.expression.toarray(), np.log1p(counts), rtol=1e-5)
 
 
 def test_files_that_are_no_h5ad_are_refused(read, written, tmp_path):
@@ -302,7 +310,7 @@ def test_a_joined_batch_key_is_found_and_a_batch_without_controls_is_said(read, 
     path, key = written(), "line+plate"
     cells = read(path, batch=key)
     pools, populations = Pools(cells), populations_like(path, replace(COLUMNS, batch=key), SPLIT, "test")
-    assert set(cells.obs.iloc[pools.of(populations[0]).rows][key]) == {"B+plate1"}
+    assert set(cells.obs.iloc[drawn(pools, populations[0])][key]) == {"B+plate1"}
     (notice,) = pools.notices(populations)
     assert "no control cell of batch 'B+plate2 of B' to start from:" in notice
     assert pools.notices(populations[:1]) == []
@@ -330,8 +338,7 @@ def test_a_population_starts_from_its_batch_or_else_its_context(read, written):
     path = written()
     cells = read(path, batch="plate")
     of_batch, of_context = (
-        cells.obs.iloc[Pools(cells).of(population).rows]
-        for population in populations_like(path, COLUMNS, SPLIT, "test")
+        cells.obs.iloc[drawn(Pools(cells), population)] for population in populations_like(path, COLUMNS, SPLIT, "test")
     )
     assert set(of_batch["line"]) == set(of_context["line"]) == {"B"}
     assert set(of_batch["plate"]) == {"plate1"}
@@ -342,7 +349,7 @@ def test_a_population_starts_from_its_batch_or_else_its_context(read, written):
 
     population = populations_like(path, COLUMNS, SPLIT, "test")[0]
     with pytest.raises(InputError, match="has no control cell of context 'B'"):
-        Pools(read(written(only_a, "only_a.h5ad"))).of(population)
+        Pools(read(written(only_a, "only_a.h5ad"))).check([population])
 
 
 def test_a_key_may_join_two_columns(read, written):
@@ -364,10 +371,11 @@ def test_genes_that_the_cells_lack_are_filled_where_it_was_asked_for(written, sc
     known = np.log1p(counts * 100 / np.maximum(counts.sum(1, keepdims=True), 1))
     for missing, value in ((MissingGenes.ZERO, 0.0), (MissingGenes.MEAN, mean[1])):
         cells = filled(missing)
+        expression, _ = cells.read(np.arange(len(cells.rows)))
         assert cells.filled_genes == ("gene1",)
         assert "lacks 1 of the model's 20 genes ('gene1')" in cells.notices[0]
         known[:, 1] = value
-        np.testing.assert_allclose(cells.expression.toarray(), known, rtol=1e-5)
+        np.testing.assert_allclose(expression.toarray(), known, rtol=1e-5)
     path = written(lambda cells: cells[:, 3:])
     with pytest.raises(InputError, match=r"lacks 3 of .* no more than 10% may be filled"):
         filled(MissingGenes.MEAN)
@@ -384,7 +392,8 @@ def test_thousands_of_populations_take_no_longer_each_than_hundreds(vocabulary):
     started = time.perf_counter()
     pools, rng = Pools(controls), np.random.default_rng(0)
     populations = populations_of([f"p{i}" for i in range(10)], controls)
-    starts = [draw(population, pools.of(population), rng) for population in populations]
+    populations = [population for shard in shards(populations) for population in shard]
+    starts = [Draw(pools.members(*p.place), rng).first(p.cells) for p in populations]
     assert len(starts) == 4_000
-    assert len(starts[-1].rows) == 100
+    assert len(starts[-1]) == 100
     assert time.perf_counter() - started < 5

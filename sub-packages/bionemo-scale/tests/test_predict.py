@@ -10,6 +10,7 @@ import torch
 from megatron.core import dist_checkpointing
 
 import bionemo.scale as scale
+from bionemo.scale.data.condition import Condition
 from bionemo.scale.inference import generate as generation
 from bionemo.scale.inference.predict import predict
 from bionemo.scale.runs.directory import RunDirectory
@@ -154,21 +155,24 @@ def test_a_misspelt_selection_is_refused_rather_than_left_out(predicted, written
         predicted(like=written(), part="all", perturbations=["TP53", "MYCC"])
 
 
-def test_sets_without_an_observed_file_keep_batches_apart_and_carry_their_token(predicted, vocabulary, monkeypatch):
+def test_sets_without_an_observed_file_keep_batches_apart_and_carry_their_token(
+    predicted, vocabulary, screen, monkeypatch
+):
     seen = []
 
-    def spy(self, batch):
-        plates = self.cells.obs["plate"]
-        seen.extend((p.population.context, p.population.batch, set(plates.iloc[p.rows])) for p in batch)
-        return original(self, batch)
+    def spy(populations, *others):
+        conditions = original(populations, *others)
+        batches = [None if row < 0 else vocabulary.batches[row] for row in conditions.batch.tolist()]
+        seen.extend((p.context, p.batch, token) for p, token in zip(populations, batches, strict=True))
+        return conditions
 
-    original = generation._Generator.predict
-    monkeypatch.setattr(generation._Generator, "predict", spy)
-    predicted(perturbations=["MYC"])
-    assert {(context, batch) for context, batch, _ in seen} == {
-        ("A", "plate1"), ("A", "plate2"), ("B", "plate1"), ("C", "plate1"),
+    original = generation._conditions
+    monkeypatch.setattr(generation, "_conditions", spy)
+    cells = predicted(perturbations=["MYC"])
+    assert set(seen) == {
+        ("A", "plate1", "plate1"), ("A", "plate2", "plate2"), ("B", "plate1", "plate1"), ("C", "plate1", "plate1"),
     }  # fmt: skip
-    assert all(plates == {batch} for _, batch, plates in seen)
+    assert (cells.obs["plate"].to_numpy() == screen.obs.loc[cells.obs["control_cell"], "plate"].to_numpy()).all()
 
 
 def test_a_batch_without_control_cells_is_said(predicted, written):
@@ -243,6 +247,58 @@ def test_filled_genes_are_said_and_recorded(run_path, screen, caplog):
     assert made.n_vars == 20
 
 
+@pytest.mark.parametrize(("start", "head"), [("none", "residual"), ("none", "regression"), ("linear", "residual")])
+def test_cells_are_what_the_model_predicts_of_the_same_control_cells(build, vocabulary, run_path, screen, start, head):
+    """What conditions share is worked out once; the answer is that of the model called with each set by itself."""
+    names = replace(vocabulary, kind="log1p", start_labels=("MYC", "TP53"))
+    network = build(start=start, head=head, set_loss="none", names=names, source="control").eval()
+    if start == "linear":
+        for buffer in network.linear_start.buffers():
+            buffer.copy_(torch.randn(buffer.shape) / 4)
+        network.network_share.fill_(0.5)
+    model = replace(scale.load(run_path), network=network)
+    cells = ad.AnnData(screen.X.log1p(), obs=screen.obs, var=screen.var)
+    observed = cells[cells.obs["line"] != "C"]
+    made = model.predict(cells, like=observed, part="all", control_roles="shared")
+    for (line, target), rows in made.obs.groupby(["line", "target"], observed=True).indices.items():
+        controls = (cells.obs["line"] == line) & (cells.obs["target"] == "ctrl")
+        mean = torch.tensor(cells.X[controls.to_numpy()].mean(0)).float()
+        for plate in made.obs["plate"].iloc[rows].unique():
+            of_plate = rows[(made.obs["plate"].iloc[rows] == plate).to_numpy()]
+            origin = cells.obs_names.get_indexer(made.obs["control_cell"].iloc[of_plate])
+            own = controls & (cells.obs["plate"] == plate)
+            pool = cells.X[(own if own.any() else controls).to_numpy()].toarray()
+            x0 = cells.X[origin].toarray()
+            drawn = x0.mean(0)
+            scale_G = np.divide(pool.mean(0), drawn, out=np.ones_like(drawn), where=drawn > 0).clip(0.5, 2)
+            for first in range(0, len(origin), 8):
+                part = slice(first, first + 8)
+                expected = expected_cells(network, torch.tensor(x0[part]), scale_G, (target, line, plate), mean)
+                np.testing.assert_allclose(made.X[of_plate[part]].toarray(), expected, atol=1e-5)
+
+
+def expected_cells(network, x0_SG, scale_G, names, mean_1G) -> np.ndarray:
+    """What the model changes in control cells as they are, added to those that are scaled to the mean of all."""
+    vocabulary, (target, line, plate) = network.vocabulary, names
+    tables = ((vocabulary.tokens, target), (vocabulary.contexts, line), (vocabulary.batches, plate))
+    token, context, batch = (torch.tensor([table.index(name)]) for table, name in tables)
+    condition = Condition(
+        perturbation=token[None], dose=torch.full((1, 1), torch.nan), context=context, batch=batch, control_mean=mean_1G
+    )
+    if network.linear_start is not None:
+        condition = replace(condition, delta=network.linear_start.delta([target], context, mean_1G, vocabulary))
+    mask, key = torch.ones(1, len(x0_SG), dtype=torch.bool), torch.tensor([0])
+    answer = network.predict(x0_SG[None], mask, condition, key)
+    if network.scale.head == "residual":
+        as_they_are = network.starting_cells(x0_SG[None], condition)
+        scaled = network.starting_cells((x0_SG * torch.tensor(scale_G))[None], condition)
+        share = network.network_share
+        z0 = network.encoder(as_they_are - network.gene_mean, mask)
+        z1 = network.transported(z0, mask, network.condition_encoder(condition)[0], torch.zeros_like(z0))
+        answer = (scaled + share * network.expression_decoder.change(z1, z0)).clamp(min=0)
+    return answer[0].detach().numpy()
+
+
 def test_what_is_not_finite_is_refused_by_its_condition(run_path, screen):
     """A NaN used to be written as 0."""
     model = scale.load(run_path)
@@ -250,7 +306,32 @@ def test_what_is_not_finite_is_refused_by_its_condition(run_path, screen):
     with torch.no_grad():
         table[model.network.vocabulary.tokens.index("TP53")] = torch.nan
     assert model.predict(screen, perturbations="MYC").n_obs
-    with pytest.raises(InputError, match="of perturbation 'TP53' in context 'A' is not finite"):
+    message = "of perturbation 'TP53' in context 'A' is not finite, from its condition encoder on"
+    with pytest.raises(InputError, match=message):
+        model.predict(screen, perturbations=["MYC", "TP53"])
+
+
+@pytest.mark.parametrize("head", ["residual", "regression", "negative_binomial"])
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf])
+def test_what_is_infinite_is_refused_though_the_range_of_expression_would_hide_it(
+    build, record, run_path, screen, head, value
+):
+    network = build(head=head, set_loss="none")
+    decoder = network.expression_decoder
+    weight = (decoder.to_genes if decoder.rates is None else decoder.rates.to_rates).weight
+    with torch.no_grad():
+        weight[0] = 0
+        weight[0, 0] = value
+    model = replace(scale.load(run_path), network=network.eval())
+    with pytest.raises(InputError, match=r"'MYC' in context 'A' is not finite, from its decoder on"):
+        model.predict(screen, perturbations="MYC")
+
+
+def test_a_linear_start_that_is_not_finite_is_named(build, vocabulary, run_path, screen):
+    network = build(start="linear", names=replace(vocabulary, start_labels=("MYC", "TP53")))
+    network.linear_start.effect[1] = torch.inf
+    model = replace(scale.load(run_path), network=network.eval())
+    with pytest.raises(InputError, match=r"'TP53' in context 'A' is not finite, from its linear start on"):
         model.predict(screen, perturbations=["MYC", "TP53"])
 
 

@@ -52,7 +52,7 @@ class AnnDataInput(CellInput):
             self.n_cells = _length(self._obs) if self._table is None else len(self._table)
             self._check_shape()
             try:
-                self._rows = _row_reader(self._matrix, (self.n_cells, len(self.genes)))
+                self._rows = row_reader(self._matrix)
             except Exception as error:
                 raise self.damaged(error) from error
         except BaseException:
@@ -187,12 +187,19 @@ def _categorical_reader(codes: Node, categories: Any) -> Callable[[int, int], np
     return lambda start, stop: names[codes[start:stop]]
 
 
-def _row_reader(node: Node, shape: tuple[int, int]) -> CsrArrays | CscArrays | DenseArray:
-    """Return what reads the rows of a matrix."""
-    layout = _sparse_format(node)
+def row_reader(node: Node) -> CsrArrays | CscArrays | DenseArray:
+    """Return what reads the rows of a matrix of an open AnnData file, unchecked.
+
+    Raises
+    ------
+    ValueError
+        It has no two axes.
+    """
+    layout, (rows, columns) = _sparse_format(node), _shape(node)
     if layout is None:
-        return DenseArray(node, shape)
-    return (CsrArrays if layout == "csr" else CscArrays)(node["data"], node["indices"], node["indptr"], shape)
+        return DenseArray(node, (rows, columns))
+    reader = CsrArrays if layout == "csr" else CscArrays
+    return reader(node["data"], node["indices"], node["indptr"], (rows, columns))
 
 
 def _sparse_format(node: Node) -> str | None:

@@ -1,4 +1,4 @@
-"""Read control cells, on the genes and the scale of a model."""
+"""Find control cells in a file, and read them on the genes and the scale of a model."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ import pandas as pd
 from scipy import sparse
 
 from bionemo.scale.data.vocabulary import Vocabulary
-from bionemo.scale.inference.genes import MissingGenes, match_genes
-from bionemo.scale.inference.inputs import Cells, Columns, has_key, opened, perturbations_of
+from bionemo.scale.inference.genes import GeneMatch, MissingGenes, match_genes
+from bionemo.scale.inference.inputs import Cells, Columns, OpenCells, has_key, opened, perturbations_of
 from bionemo.screens.controls import ControlRole, ControlRoles
 from bionemo.screens.errors import InputError
 from bionemo.screens.obs import labels_of
@@ -20,12 +20,11 @@ ORIGIN = "control_cell"
 
 @dataclass(frozen=True, kw_only=True)
 class ControlCells:
-    """`ControlCells` are the cells that predictions start from: the control cells of role `input`, C of them."""
+    """`ControlCells` are the cells that predictions start from: the control cells of role `input`, C of them.
 
-    expression: sparse.csr_matrix
-    """float32 [C, G], log1p, the model's genes in the model's order."""
-    library: np.ndarray
-    """float64 [C], counts of each cell over all genes of its file; ones where the data came as log1p."""
+    Their labels are in memory, and :meth:`read` reads their expression.
+    """
+
     obs: pd.DataFrame
     """The file's own columns, and one for each key that joins several."""
     contexts: np.ndarray
@@ -34,13 +33,56 @@ class ControlCells:
     """str [C]; None where the model knows no batches, or the file says none."""
     roles: ControlRoles
     """Which control cells of the file have the role."""
-    sizes: dict[tuple[str, str | None], int]
+    sizes: Counter[tuple[str, str | None]]
     """(context, batch) -> control cells of any role; the batch is None where `batches` is."""
-    source: str
-    """What messages call the file."""
-    filled_genes: tuple[str, ...]
-    """Genes of the model that the file lacks."""
+    cells: OpenCells
+    rows: np.ndarray
+    """int [C], where they are among all cells."""
+    match: GeneMatch
+    vocabulary: Vocabulary
+    fill_G: np.ndarray
+    """log1p of genes that the file lacks."""
     notices: tuple[str, ...]
+
+    @property
+    def source(self) -> str:
+        """Return what messages call the file."""
+        return self.cells.source
+
+    @property
+    def filled_genes(self) -> tuple[str, ...]:
+        """Return the genes of the model that the file lacks."""
+        return self.match.missing
+
+    def read(self, which: np.ndarray) -> tuple[sparse.csr_matrix, np.ndarray]:
+        """Read some of the cells.
+
+        Parameters
+        ----------
+        which
+            Their numbers, ascending, int [n].
+
+        Returns
+        -------
+        expression : scipy.sparse.csr_matrix
+            float32 [n, G], log1p, the model's genes in the model's order.
+        library : numpy.ndarray
+            float64 [n], counts of each cell over all genes that were measured; ones where the data came as log1p.
+
+        Raises
+        ------
+        InputError
+            The values are not on the model's scale, or the file is damaged.
+        """
+        rows, vocabulary = self.rows[which], self.vocabulary
+        values = self.cells.read(rows)
+        _check_values(values, vocabulary, self.source)
+        library, expression = np.ones(len(rows)), self.match.take(values)
+        if vocabulary.kind == "counts":
+            library = self.cells.library(rows, values)
+            expression = sparse.csr_matrix(sparse.diags(vocabulary.target_sum / np.maximum(library, 1)) @ expression)
+            expression.data = np.log1p(expression.data)
+        return self.match.fill(sparse.csr_matrix(expression, dtype=np.float32), self.fill_G), library
 
 
 def read_controls(
@@ -53,7 +95,7 @@ def read_controls(
     missing_genes: MissingGenes | None = None,
     gene_mean_G: np.ndarray | None = None,
 ) -> ControlCells:
-    """Read the cells that are labelled as control and have the role `input`.
+    """Find the cells that are labelled as control and have the role `input`.
 
     Parameters
     ----------
@@ -73,15 +115,15 @@ def read_controls(
     Raises
     ------
     InputError
-        A column, the control label or a gene is missing, a cell has no label, the values are not on the model's scale,
-        or there is a column ``control_cell`` already.
+        A column, the control label or a gene is missing, a cell has no label, or there is a column ``control_cell``
+        already.
     """
-    data, source = opened(cells)
-    if ORIGIN in data.obs:
+    data = opened(cells, layer)
+    obs, source = data.obs, data.source
+    if ORIGIN in obs:
         raise InputError(
             f"{source} has an obs column {ORIGIN!r}, where predictions name the cell each started from: rename it."
         )
-    obs = pd.DataFrame(data.obs)
     labels = perturbations_of(obs, columns, source)
     chosen = labels == columns.control
     if not chosen.any():
@@ -101,40 +143,29 @@ def read_controls(
     for key, joined in ((columns.context, contexts), (columns.batch, batches)):
         if joined is not None and key not in obs:
             obs = obs.assign(**{str(key): pd.Categorical(joined)})
-    sizes = Counter(zip(contexts, [None] * len(obs) if batches is None else batches, strict=True))
+    sizes = places(contexts, batches)
     is_input = roles.has(obs.index.astype(str), ControlRole.INPUT)
-    obs, contexts, batches = obs.loc[is_input], contexts[is_input], None if batches is None else batches[is_input]
-    matrix = _matrix(data[np.flatnonzero(chosen)[is_input]], layer, source)
-    _check_values(matrix, vocabulary, source)
-    match = match_genes(data.var_names, vocabulary.genes, source, missing_genes)
-    library, expression = np.ones(len(obs)), match.take(matrix)
-    if vocabulary.kind == "counts":
-        library = np.asarray(matrix.sum(1), dtype=np.float64).ravel()
-        expression = sparse.csr_matrix(sparse.diags(vocabulary.target_sum / np.maximum(library, 1)) @ expression)
-        expression.data = np.log1p(expression.data)
+    match = match_genes(data.genes, vocabulary.genes, source, missing_genes)
     fill_G = np.zeros(len(vocabulary.genes)) if missing_genes is not MissingGenes.MEAN else gene_mean_G
     assert fill_G is not None
     return ControlCells(
-        expression=match.fill(sparse.csr_matrix(expression, dtype=np.float32), fill_G),
-        library=library,
-        obs=obs,
-        contexts=contexts,
-        batches=batches,
+        obs=obs.loc[is_input],
+        contexts=contexts[is_input],
+        batches=None if batches is None else batches[is_input],
         roles=roles,
-        sizes=dict(sizes),
-        source=source,
-        filled_genes=match.missing,
+        sizes=sizes,
+        cells=data,
+        rows=np.flatnonzero(chosen)[is_input],
+        match=match,
+        vocabulary=vocabulary,
+        fill_G=fill_G,
         notices=(*notices, *match.notices),
     )
 
 
-def _matrix(cells, layer: str | None, source: str) -> sparse.csr_matrix:
-    at_hand = ", ".join(cells.layers) or "none"
-    if layer is not None and layer not in cells.layers:
-        raise InputError(f"{source} has no layer {layer!r}; it has {at_hand}.")
-    if layer is None and cells.X is None:
-        raise InputError(f"{source} has no X; name one of its layers with --layer: {at_hand}.")
-    return sparse.csr_matrix(cells.X if layer is None else cells.layers[layer])
+def places(contexts: np.ndarray, batches: np.ndarray | None) -> Counter[tuple[str, str | None]]:
+    """Count the cells of every (context, batch); the batch is None where there are none."""
+    return Counter(zip(contexts, [None] * len(contexts) if batches is None else batches, strict=True))
 
 
 def _check_values(matrix: sparse.csr_matrix, vocabulary: Vocabulary, source: str) -> None:

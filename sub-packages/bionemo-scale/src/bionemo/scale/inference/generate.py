@@ -1,27 +1,30 @@
 """Let a model predict the cells of populations.
 
-Shapes: B sets, S cells of a set, G genes, D latent, N conditions of a prediction.
+Shapes: B sets, S cells of a set, G genes, D latent, N cells of a batch without padding, P populations.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy import sparse
-from tqdm import tqdm
+from torch.nn.utils.rnn import pad_sequence
 
+from bionemo.scale.config.model import Head
 from bionemo.scale.data.condition import Condition, token_table
 from bionemo.scale.data.vocabulary import Vocabulary
-from bionemo.scale.inference.controls import ControlCells
 from bionemo.scale.inference.populations import Population
-from bionemo.scale.inference.rounding import CountRounding
-from bionemo.scale.inference.starts import Pools, Start, draw
+from bionemo.scale.inference.rounding import CellMaker, CountRounding
+from bionemo.scale.inference.source_sets import SourceSet, SourceSets
+from bionemo.scale.inference.starts import Pools, chance
+from bionemo.scale.linear_start.apply import movement
 from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.screens.errors import InputError
 
 SETS_AT_ONCE = 16
+"""So many sets, or as many cells in smaller ones, go through the model together."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +37,54 @@ class Prediction:
     """int [cells], row of the control cell that each started from."""
 
 
-def generate(
-    model: ScaleModel,
-    pools: Pools,
-    populations: Sequence[Population],
-    *,
-    cells_per_set: int,
-    seed: int,
-    progress: bool,
-) -> Prediction:
-    """Predict populations, each from control cells of its own context.
+def joined(predictions: Sequence[Prediction]) -> Prediction:
+    """Return the cells of several predictions one after the other."""
+    expression = sparse.csr_matrix(sparse.vstack([predicted.expression for predicted in predictions]))
+    return Prediction(expression, np.concatenate([predicted.origin for predicted in predictions]))
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A `_Piece` is as many cells of a population as the model takes at once."""
+
+    population: int
+    """Which, among all."""
+    names: tuple[str | None, ...]
+    number: int
+    """Of its source set."""
+    cells: int
+    is_last: bool
+
+
+@dataclass(frozen=True)
+class _Move:
+    """A `_Move` is what happens to all control cells of one population, whatever the network says."""
+
+    factor_G: np.ndarray
+    """float32; genes are multiplied by it."""
+    shift_G: np.ndarray
+    """float32; it is added then."""
+    start_2G: torch.Tensor | None
+    """The linear start's factors and shifts, which move cells before they are encoded; None where there is none."""
+    rounding: CountRounding | None
+    """None where cells are not rounded."""
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """An `_Answer` is what the network says of a batch."""
+
+    change_NG: np.ndarray | None
+    """float32; None where the network has no share."""
+    stages: dict[str, torch.Tensor]
+    """What its parts answered, [B, ...] each."""
+
+
+class Generator:
+    """A `Generator` predicts populations, each from control cells of its own context.
+
+    What is drawn depends on the seed, the condition and the control cells alone. Which conditions are predicted
+    together may move the last digit of a value before it is rounded.
 
     Parameters
     ----------
@@ -51,118 +92,170 @@ def generate(
         In evaluation mode.
     pools
         The control cells.
-    populations
-        Of perturbations that the model knows, in contexts that have control cells.
     cells_per_set
         The size of the sets that the model was trained on.
     seed
         Of the choice of control cells, the model's noise and the rounding.
-    progress
-        Whether to show a bar.
-
-    Raises
-    ------
-    InputError
-        A context has no control cells, or the model's output is not finite.
     """
-    rng = np.random.default_rng(seed)
-    starts = [draw(population, pools.of(population), rng) for population in populations]
-    generator = _Generator(model, pools, populations, rng)
-    pieces, parts = _pieces(starts, pools.cells, model.vocabulary, cells_per_set, seed), []
-    total = sum(-(-population.cells // cells_per_set) for population in populations)
-    with tqdm(total=total, desc="predict", unit="set", disable=not progress) as bar:
-        while batch := list(islice(pieces, SETS_AT_ONCE)):
-            parts += generator.predict(batch)
-            bar.update(len(batch))
-    expression = sparse.csr_matrix(sparse.vstack(parts))
-    return Prediction(expression, np.concatenate([start.rows for start in starts]))
 
-
-@dataclass(frozen=True)
-class _Piece:
-    """A `_Piece` is as many cells of a population as the model takes at once."""
-
-    population: Population
-    number: int
-    """The population's place among all."""
-    rows: np.ndarray
-    """int [S], the control cells."""
-    scale_G: np.ndarray
-    """What each gene of the control cells is multiplied by."""
-    rounding: CountRounding
-    """It belongs to the whole population."""
-    key: int
-    """The model's noise is drawn from it."""
-
-
-def _pieces(
-    starts: Sequence[Start], cells: ControlCells, vocabulary: Vocabulary, cells_per_set: int, seed: int
-) -> Iterator[_Piece]:
-    """Cut populations into sets of the size that the model was trained on."""
-    keys, chance = (np.random.default_rng([seed, part]) for part in (1, 2))
-    for number, start in enumerate(starts):
-        scale_G, library = start.scale_G(), cells.library[start.rows]
-        rounding = CountRounding(len(vocabulary.genes), library, vocabulary.target_sum, chance)
-        for first in range(0, len(start.rows), cells_per_set):
-            rows = start.rows[first : first + cells_per_set]
-            yield _Piece(start.population, number, rows, scale_G, rounding, int(keys.integers(2**62)))
-
-
-class _Generator:
-    """A `_Generator` holds what all batches of one prediction share."""
-
-    def __init__(self, model: ScaleModel, pools: Pools, populations: Sequence[Population], rng: np.random.Generator):
-        self.model, self.cells, self.rng = model, pools.cells, rng
-        self.device = model.gene_mean.device
-        self.conditions = _conditions(populations, model.vocabulary, self.device)
-        with torch.no_grad():
-            self.condition_ND, _ = model.condition_encoder(self.conditions)
-        contexts = {population.context for population in populations}
-        self.control_mean = {c: torch.from_numpy(pools.of_context(c).mean_G).float() for c in contexts}
+    def __init__(self, model: ScaleModel, pools: Pools, *, cells_per_set: int, seed: int):
+        self._model, self._pools, self._seed = model, pools, seed
+        self._sources = SourceSets(model, pools, cells_per_set=cells_per_set, seed=seed)
+        self._device, self._share = model.gene_mean.device, float(model.network_share)
+        self._make = CellMaker(len(model.vocabulary.genes), model.expression_decoder.ceiling)
 
     @torch.inference_mode()
-    def predict(self, batch: Sequence[_Piece]) -> list[sparse.csr_matrix]:
-        """Return the expression of each piece, CSR log1p [S, G]."""
-        model, vocabulary = self.model, self.model.vocabulary
-        shape = len(batch), max(len(piece.rows) for piece in batch)
-        x0_BSG, library_BS = torch.zeros(*shape, len(vocabulary.genes)), torch.zeros(shape)
-        mask_BS = torch.zeros(shape, dtype=torch.bool)
-        for i, piece in enumerate(batch):
-            size, x_SG = len(piece.rows), torch.from_numpy(self.cells.expression[piece.rows].toarray())  # type: ignore[index]
-            torch.mul(x_SG, torch.from_numpy(piece.scale_G), out=x0_BSG[i, :size])
-            library_BS[i, :size] = torch.from_numpy(self.cells.library[piece.rows])
-            mask_BS[i, :size] = True
-        which_B = torch.tensor([piece.number for piece in batch], device=self.device)
-        condition = self._condition(batch, which_B)
-        keys_B = torch.tensor([piece.key for piece in batch])
-        x0_BSG, mask_BS = x0_BSG.to(self.device), mask_BS.to(self.device)
-        x1_BSG = model.predict(x0_BSG, mask_BS, condition, keys_B, condition_BD=self.condition_ND[which_B])
-        rates = model.expression_decoder.rates
-        if rates is not None:
-            generator = torch.Generator(device=self.device).manual_seed(int(self.rng.integers(2**62)))
-            x1_BSG = rates.draw(x1_BSG, library_BS.to(self.device), generator)
-        found, answers = x1_BSG.float().cpu().numpy(), []
-        for i, piece in enumerate(batch):
-            x_SG = found[i, : len(piece.rows)]
-            if not np.isfinite(x_SG).all():
-                raise InputError(
-                    f"what the model predicts of perturbation {piece.population.perturbation!r} in context "
-                    f"{piece.population.context!r} is not finite: its weights are damaged or its training diverged; "
-                    f"take an earlier checkpoint, or train again at a lower training.learning_rate."
-                )
-            rounded = vocabulary.kind == "counts" and rates is None
-            answers.append(piece.rounding(x_SG, self.cells.library[piece.rows]) if rounded else sparse.csr_matrix(x_SG))
-        return answers
+    def predict(
+        self, populations: Sequence[Population], report: Callable[[int], object] = lambda cells: None
+    ) -> Prediction:
+        """Predict populations.
 
-    def _condition(self, batch: Sequence[_Piece], which_B: torch.Tensor) -> Condition:
-        model, rows = self.model, vars(self.conditions).items()
-        condition = Condition(**{name: value[which_B] for name, value in rows if value is not None})
-        if model.linear_start is None:
-            return condition
-        mean_BG = torch.stack([self.control_mean[piece.population.context] for piece in batch]).to(self.device)
-        labels = [piece.population.perturbation for piece in batch]
-        delta_BG = model.linear_start.delta(labels, condition.context, mean_BG, model.vocabulary)
-        return replace(condition, delta=delta_BG, control_mean=mean_BG)
+        Parameters
+        ----------
+        populations
+            Of perturbations that the model knows, in contexts that have control cells; those of a (context, batch)
+            share what they start from.
+        report
+            Is told the number of cells as they are predicted.
+
+        Raises
+        ------
+        InputError
+            The model's output is not finite, or the control cells cannot be read.
+        """
+        sources, conditions = self._sources, _conditions(populations, self._model.vocabulary, self._device)
+        condition_PD, _ = self._model.condition_encoder(conditions)
+        parts: list[list[sparse.csr_matrix]] = [[] for _ in populations]
+        moves: dict[int, _Move] = {}
+        for batch in _batches(populations, sources.cells_per_set):
+            new = list(dict.fromkeys(piece.population for piece in batch if piece.population not in moves))
+            moves |= dict(zip(new, self._moves([populations[i] for i in new], conditions.context[new]), strict=True))
+            sets = [sources.get(populations[piece.population].place, piece.number) for piece in batch]
+            answer = self._network(batch, sets, [moves[piece.population] for piece in batch], condition_PD)
+            first = 0
+            for i, (piece, source) in enumerate(zip(batch, sets, strict=True)):
+                change_SG = None if answer.change_NG is None else answer.change_NG[first : first + piece.cells]
+                first += piece.cells
+                cells = self._cells(piece, source, moves[piece.population], change_SG)
+                if cells is None:
+                    raise _not_finite(populations[piece.population], answer.stages, i)
+                parts[piece.population].append(cells)
+                if piece.is_last:
+                    del moves[piece.population]
+                report(piece.cells)
+        origin = np.concatenate([sources.rows(p.place, p.cells) for p in populations])
+        sources.forget_draws()
+        return Prediction(sparse.csr_matrix(sparse.vstack([part for of_one in parts for part in of_one])), origin)
+
+    def _cells(
+        self, piece: _Piece, source: SourceSet, move: _Move, change_SG: np.ndarray | None
+    ) -> sparse.csr_matrix | None:
+        """Return the cells of a piece; None where one is not finite."""
+        share = self._share if self._model.scale.head is Head.RESIDUAL else 1.0
+        whole = piece.cells == self._sources.cells_per_set
+        start: sparse.csr_matrix = source.expression if whole else source.expression[: piece.cells]  # pyright: ignore
+        return self._make(start, move.factor_G, move.shift_G, change_SG, share, source.grid, move.rounding)
+
+    def _moves(self, populations: Sequence[Population], context_B: torch.Tensor) -> Iterator[_Move]:
+        model, head = self._model, self._model.scale.head
+        start_B2G = None
+        if model.linear_start is not None and populations:
+            means = [self._pools.of_context(p.context).mean_G for p in populations]
+            mean_BG = torch.from_numpy(np.stack(means)).float().to(self._device)
+            labels = [p.perturbation for p in populations]
+            delta_BG = model.linear_start.delta(labels, context_B, mean_BG, model.vocabulary)
+            start_B2G = torch.stack(movement(delta_BG, mean_BG), dim=1)
+        for i, population in enumerate(populations):
+            factor_G = self._sources.scale_G(population.place, population.cells)
+            shift_G, rounding = np.zeros_like(factor_G), None
+            if start_B2G is not None:
+                keep_G, shift_G = start_B2G[i].cpu().numpy()
+                factor_G = factor_G * keep_G
+            if head is not Head.RESIDUAL:
+                factor_G, shift_G = np.zeros_like(factor_G), np.zeros_like(factor_G)
+            if head is not Head.NEGATIVE_BINOMIAL and model.vocabulary.kind == "counts":
+                library = self._sources.library(population.place, population.cells)
+                rounding = CountRounding(len(factor_G), library, chance(self._seed, "rounding", *population.names))
+            yield _Move(factor_G, shift_G, None if start_B2G is None else start_B2G[i], rounding)
+
+    def _network(
+        self, batch: Sequence[_Piece], sets: Sequence[SourceSet], moves: Sequence[_Move], condition_PD: torch.Tensor
+    ) -> _Answer:
+        """Return what the network changes in the cells of a batch, or what it answers in their place."""
+        model, decoder = self._model, self._model.expression_decoder
+        head, sizes = model.scale.head, [piece.cells for piece in batch]
+        starts = [move.start_2G for move in moves if move.start_2G is not None]
+        start = {"linear start": torch.stack(starts)} if starts else {}
+        if head is Head.RESIDUAL and not self._share:
+            return _Answer(None, start)
+        mask_BS = (torch.arange(max(sizes))[None] < torch.tensor(sizes)[:, None]).to(self._device)
+        if not starts:
+            encoded = [self._sources.encoded(source, cells) for source, cells in zip(sets, sizes, strict=True)]
+            z0_BSD = pad_sequence([z0_SD for z0_SD, _ in encoded], batch_first=True)
+            trunk0_ND = torch.cat([trunk_SD for _, trunk_SD in encoded])
+        else:
+            z0_BSD = model.encoder(self._moved(sets, sizes, starts), mask_BS)
+            trunk0_ND = decoder.trunk(z0_BSD[mask_BS][None])[0]
+        gaussian_BSD = pad_sequence(
+            [source.gaussian_SD[:cells] for source, cells in zip(sets, sizes, strict=True)], batch_first=True
+        )
+        condition_BD = condition_PD[[piece.population for piece in batch]]
+        z1_BSD = model.transported(z0_BSD, mask_BS, condition_BD, gaussian_BSD)
+        trunk_ND = decoder.trunk(z1_BSD[mask_BS][None])[0]
+        if decoder.rates is not None:
+            change_NG = self._drawn(decoder.rates.logarithms(trunk_ND, model.gene_mean), batch, sets)
+        elif head is Head.RESIDUAL:
+            change_NG = decoder.project(trunk_ND - trunk0_ND)
+        else:
+            change_NG = decoder.project(trunk_ND) + decoder.gene_bias + model.gene_mean
+        stages = {"condition encoder": condition_BD, "cell encoder": z0_BSD, "transport": z1_BSD}
+        return _Answer(change_NG.float().cpu().numpy(), start | stages)
+
+    def _moved(self, sets: Sequence[SourceSet], sizes: Sequence[int], starts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return control cells as the linear start moves them, less the mean of each gene, [B, S, G]."""
+        mean_G, ceiling = self._model.gene_mean, self._model.expression_decoder.ceiling
+        x_BSG = torch.zeros(len(sets), max(sizes), len(mean_G), device=self._device)
+        for x_SG, source, cells, (keep_G, add_G) in zip(x_BSG, sets, sizes, starts, strict=True):
+            torch.addcmul(add_G, self._sources.dense_SG(source)[:cells], keep_G, out=x_SG[:cells])
+        return x_BSG.clamp_(max=ceiling).sub_(mean_G)
+
+    def _drawn(self, log_NG: torch.Tensor, batch: Sequence[_Piece], sets: Sequence[SourceSet]) -> torch.Tensor:
+        """Draw counts from logarithms of rates, log1p [N, G]; a piece that is not finite stays as it is."""
+        rates = self._model.expression_decoder.rates
+        assert rates is not None
+        drawn = []
+        for piece, source, log_SG in zip(batch, sets, log_NG.split([piece.cells for piece in batch]), strict=True):
+            if log_SG.isfinite().all():
+                seed = chance(self._seed, "counts", *piece.names, piece.number).integers(2**62)
+                generator = torch.Generator(device=self._device).manual_seed(int(seed))
+                library_S = torch.from_numpy(source.grid.library[: piece.cells]).to(self._device)
+                x_SG = log_SG.clamp(max=math.log(rates.target_sum)).exp().log1p()
+                log_SG = rates.draw(x_SG, library_S, generator)
+            drawn.append(log_SG)
+        return torch.cat(drawn)
+
+
+def _batches(populations: Sequence[Population], cells_per_set: int) -> Iterator[list[_Piece]]:
+    """Cut populations into sets, and put sets together that share control cells, or are of like size."""
+    whole, smaller, first = [], [], {}
+    for i, population in enumerate(populations):
+        place = first.setdefault(population.place, i)
+        full, rest = divmod(population.cells, cells_per_set)
+        for number in range(full):
+            is_last = not rest and number + 1 == full
+            piece = _Piece(i, population.names, number, cells_per_set, is_last)
+            whole.append(((place, number, i), piece))
+        if rest:
+            smaller.append(((-rest, place, i), _Piece(i, population.names, full, rest, True)))
+    batch: list[_Piece] = []
+    for pieces in (whole, smaller):
+        for _, piece in sorted(pieces, key=lambda pair: pair[0]):
+            if batch and (len(batch) + 1) * batch[0].cells > SETS_AT_ONCE * cells_per_set:
+                yield batch
+                batch = []
+            batch.append(piece)
+    if batch:
+        yield batch
 
 
 def _conditions(populations: Sequence[Population], vocabulary: Vocabulary, device: torch.device) -> Condition:
@@ -178,4 +271,14 @@ def _conditions(populations: Sequence[Population], vocabulary: Vocabulary, devic
         dose=doses.to(device),
         context=rows([p.context for p in populations], vocabulary.contexts),
         batch=rows([p.batch for p in populations], vocabulary.batches),
+    )
+
+
+def _not_finite(population: Population, stages: dict[str, torch.Tensor], row: int) -> InputError:
+    """Return the error for cells that are not finite, which names the first part of the model that answered so."""
+    part = next((name for name, values in stages.items() if not values[row].isfinite().all()), "decoder")
+    return InputError(
+        f"what the model predicts of perturbation {population.perturbation!r} in context {population.context!r} is not "
+        f"finite, from its {part} on: its weights are damaged or its training diverged; take an earlier checkpoint, or "
+        f"train again at a lower training.learning_rate."
     )

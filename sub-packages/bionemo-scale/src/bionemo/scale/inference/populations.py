@@ -1,6 +1,5 @@
 """Choose which populations to predict, and how many cells of each."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,11 +7,14 @@ import numpy as np
 import pandas as pd
 
 from bionemo.scale.data.vocabulary import Vocabulary
-from bionemo.scale.inference.controls import ControlCells
+from bionemo.scale.inference.controls import ControlCells, places
 from bionemo.scale.inference.inputs import Cells, Columns, opened, perturbations_of
 from bionemo.screens import Split
 from bionemo.screens.errors import InputError, choices, name_list
 from bionemo.screens.obs import labels_of
+
+CELLS_PER_SHARD = 16_384
+"""A shard holds about so many cells. Which conditions go through the model together follows from it."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,16 @@ class Population:
     perturbation: str
     batch: str | None
     cells: int
+
+    @property
+    def place(self) -> tuple[str, str | None]:
+        """Return its context and batch, whose populations share control cells."""
+        return self.context, self.batch
+
+    @property
+    def names(self) -> tuple[str, str, str | None]:
+        """Return what tells it from other populations."""
+        return self.context, self.perturbation, self.batch
 
 
 def populations_like(
@@ -49,8 +61,8 @@ def populations_like(
         A column is missing, a cell has no label, there is no condition of that part, or none under a label of
         `perturbations`.
     """
-    data, source = opened(observed, labels_only=True)
-    obs = pd.DataFrame(data.obs)
+    data = opened(observed)
+    obs, source = data.obs, data.source
     labels = [labels_of(obs, columns.context, source), perturbations_of(obs, columns, source)]
     if columns.batch:
         labels.append(labels_of(obs, columns.batch, source))
@@ -78,8 +90,7 @@ def populations_of(perturbations: Sequence[str], controls: ControlCells) -> list
     Batches stay together, without a name, where the control cells say none. A batch whose control cells all have
     another role gets as many cells as it has control cells.
     """
-    batches = [None] * len(controls.contexts) if controls.batches is None else controls.batches
-    of_input = Counter(zip(controls.contexts, batches, strict=True))
+    of_input = places(controls.contexts, controls.batches)
     return [
         Population(context, perturbation, batch, of_input[context, batch] or cells)
         for perturbation in perturbations
@@ -93,6 +104,18 @@ def _counted(*labels: np.ndarray) -> list[tuple[tuple[str, ...], int]]:
     sizes = table.groupby(list(table), observed=True, sort=True).size()
     names = zip(*(sizes.index.get_level_values(i) for i in range(len(labels))), strict=True)
     return [(tuple(map(str, name)), int(cells)) for name, cells in zip(names, sizes, strict=True)]
+
+
+def shards(populations: Sequence[Population]) -> list[list[Population]]:
+    """Cut populations into parts of about `CELLS_PER_SHARD` cells; those that share control cells are neighbours."""
+    cut, cells = [], CELLS_PER_SHARD
+    for population in sorted(populations, key=lambda p: (p.context, p.batch or "")):
+        if cells >= CELLS_PER_SHARD:
+            cut.append([])
+            cells = 0
+        cut[-1].append(population)
+        cells += population.cells
+    return cut
 
 
 def check_known(populations: Sequence[Population], vocabulary: Vocabulary) -> None:

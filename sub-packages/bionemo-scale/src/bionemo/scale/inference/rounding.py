@@ -1,4 +1,4 @@
-"""Round predicted expression to whole counts."""
+"""Make sparse cells of control cells and what a model changes in them, on the grid of whole counts."""
 
 import numba
 import numpy as np
@@ -12,12 +12,36 @@ _SLACK = 1e-6
 """By how much a value may fall short of a whole count that it stands for."""
 
 
+class CountGrid:
+    """A `CountGrid` is what whole counts of some cells can show: the same for every condition that starts from them.
+
+    A cell of library size L can show ``log1p(k * target_sum / L)`` for whole k.
+
+    Parameters
+    ----------
+    library
+        Counts of each cell, [S].
+    target_sum
+        What library sizes were normalised to.
+    """
+
+    def __init__(self, library: np.ndarray, target_sum: float):
+        self.library, self.unit = library, target_sum / np.maximum(library, 1)
+        count = np.arange(_TABLE + 1)
+        grid = np.log1p(count * self.unit[:, None])
+        reached = np.log1p(np.maximum(count - _SLACK, 0) * self.unit[:, None])
+        steepness = np.zeros_like(grid)
+        steepness[:, :-1] = 1 / np.diff(grid)
+        # Few counts of a cell are large: the logarithms of the others are looked up.
+        self.tables = np.stack([grid, reached, steepness], axis=1)
+
+
 class CountRounding:
     """`CountRounding` brings one population's log1p expression to what whole counts of its cells can show.
 
-    A cell of library size L can show ``log1p(k * target_sum / L)`` for whole k. A value between two neighbours of that
-    grid becomes one of them, the upper with the probability p that leaves its expectation as it was: small values
-    become zeros and ones again, and the mean is kept in log1p space, where populations are compared.
+    A value between two neighbours of a cell's `CountGrid` becomes one of them, the upper with the probability p that
+    leaves its expectation as it was: small values become zeros and ones again, and the mean is kept in log1p space,
+    where populations are compared.
 
     The cells of a gene do not draw apart: with u one uniform number, cell i of a group is rounded up where the running
     sum ``u + p_1 + ... + p_i`` passes a whole number (systematic sampling). As many cells are rounded up as the sum of
@@ -29,39 +53,83 @@ class CountRounding:
         Number of genes.
     library
         Counts of each cell of the whole population, [cells].
-    target_sum
-        What library sizes were normalised to.
     rng
         Where the chance comes from.
     """
 
-    def __init__(self, genes: int, library: np.ndarray, target_sum: float, rng: np.random.Generator):
-        self._target_sum = target_sum
+    def __init__(self, genes: int, library: np.ndarray, rng: np.random.Generator):
         self._edges = np.quantile(library, np.arange(1, STRATA) / STRATA)
-        self._passed = rng.random((STRATA, genes))
+        self.passed = rng.random((STRATA, genes))
 
-    def __call__(self, expression: np.ndarray, library: np.ndarray) -> sparse.csr_matrix:
-        """Round the population's next cells, which come in random order.
+    def strata(self, library: np.ndarray) -> np.ndarray:
+        """Return the group of each cell, int [S]."""
+        return np.searchsorted(self._edges, library)
+
+
+class CellMaker:
+    """A `CellMaker` makes sparse cells, a population's next ones at each call; its buffers serve all calls.
+
+    Parameters
+    ----------
+    genes
+        G.
+    ceiling
+        The largest value that a cell can have, log1p.
+    """
+
+    def __init__(self, genes: int, ceiling: float):
+        self._ceiling = np.float32(ceiling)
+        self._row = np.empty(genes, dtype=np.float32)
+        self._columns, self._values = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32)
+
+    def __call__(
+        self,
+        start: sparse.csr_matrix,
+        factor_G: np.ndarray,
+        shift_G: np.ndarray,
+        change_SG: np.ndarray | None,
+        share: float,
+        grid: CountGrid | None,
+        rounding: CountRounding | None,
+    ) -> sparse.csr_matrix | None:
+        """Return ``start * factor + shift + share * change``, at least 0, at most the ceiling, and rounded.
 
         Parameters
         ----------
-        expression
-            log1p [cells, G], not negative.
-        library
-            Counts of each cell, [cells].
+        start
+            Control cells, log1p [S, G].
+        factor_G, shift_G
+            float32 [G].
+        change_SG
+            What the network changes, float32; nothing if None.
+        share
+            Of the change.
+        grid, rounding
+            The control cells' grid, and the population's rounding, which goes on from its last call; no rounding if
+            None.
 
         Returns
         -------
-        scipy.sparse.csr_matrix
-            float32 [cells, G], log1p, every value on the grid of its cell.
+        scipy.sparse.csr_matrix or None
+            float32 [S, G], log1p; None where a value is not finite before it is brought into its range.
         """
-        unit = self._target_sum / np.maximum(library, 1)
-        cells, genes = expression.shape
+        cells, genes = len(start.indptr) - 1, len(factor_G)
+        if len(self._columns) < cells * genes:
+            self._columns, self._values = np.empty(cells * genes, np.int32), np.empty(cells * genes, np.float32)
+        change_SG = np.empty((0, genes), np.float32) if change_SG is None else change_SG
         rows = np.empty(cells + 1, dtype=np.int32)
-        columns, values = np.empty(cells * genes, dtype=np.int32), np.empty(cells * genes, dtype=np.float32)
-        _round(expression, unit, np.searchsorted(self._edges, library), self._passed, rows, columns, values)
+        unit, tables, strata, passed = np.empty(0), np.empty((0, 3, 0)), np.empty(0, np.int64), np.empty((0, 0))
+        if grid is not None and rounding is not None:
+            strata, passed = rounding.strata(grid.library[:cells]), rounding.passed
+            unit, tables = grid.unit, grid.tables
+        place = (start.data, start.indices, start.indptr), (self._row, rows, self._columns, self._values)
+        moves = change_SG, np.float32(share), factor_G, shift_G, self._ceiling
+        if not _make(*place[0], *moves, unit, tables, strata, passed, *place[1]):
+            return None
         taken = rows[-1]
-        return sparse.csr_matrix((values[:taken].copy(), columns[:taken].copy(), rows), shape=expression.shape)
+        return sparse.csr_matrix(
+            (self._values[:taken].copy(), self._columns[:taken].copy(), rows), shape=(cells, genes)
+        )
 
 
 def _compiled(function):
@@ -72,22 +140,42 @@ def _compiled(function):
 
 
 @_compiled
-def _round(expression, unit, stratum, passed, rows, columns, values):
-    """Write what is not 0 of the rounded cells as CSR."""
-    # Few counts of a cell are large: the logarithms of the others are worked out once.
-    grid, reached, steepness = np.empty(_TABLE + 1), np.empty(_TABLE + 1), np.empty(_TABLE)
+def _make(
+    data, indices, pointers, change, share, factor, shift, ceiling,
+    unit, tables, stratum, passed, row, rows, columns, values,
+):  # fmt: skip
+    """Write what is not 0 of the cells as CSR, and say whether all was finite."""
     # Unsigned indices spare the test for negative ones.
-    place, one = np.uint64(0), np.uint64(1)
+    place, one, nothing = np.uint64(0), np.uint64(1), np.float32(0)
+    genes, finite = np.uint64(len(row)), True
     rows[0] = 0
-    for cell in range(expression.shape[0]):
-        for count in range(_TABLE + 1):
-            grid[count] = np.log1p(count * unit[cell])
-            reached[count] = np.log1p(max(count - _SLACK, 0.0) * unit[cell])
-        for count in range(_TABLE):
-            steepness[count] = 1 / (grid[count + 1] - grid[count])
+    for cell in range(len(pointers) - 1):
+        row[:] = nothing
+        for i in range(pointers[cell], pointers[cell + 1]):
+            row[indices[i]] = data[i]
+        if len(change):
+            for gene in range(genes):
+                base, more = row[gene] * factor[gene] + shift[gene], share * change[cell, gene]
+                seen = base + more
+                finite &= seen - seen == nothing
+                row[gene] = min(max(min(base, ceiling) + more, nothing), ceiling)
+        else:
+            for gene in range(genes):
+                base = row[gene] * factor[gene] + shift[gene]
+                finite &= base - base == nothing
+                row[gene] = min(max(base, nothing), ceiling)
+        if not finite:
+            return False
+        if len(passed) == 0:
+            for gene in range(genes):
+                columns[place], values[place] = gene, row[gene]
+                place += np.uint64(row[gene] > 0)
+            rows[cell + 1] = place
+            continue
+        grid, reached, steepness = tables[cell, 0], tables[cell, 1], tables[cell, 2]
         sums = passed[stratum[cell]]
-        for gene in range(np.uint64(expression.shape[1])):
-            value = np.float64(expression[cell, gene])
+        for gene in range(genes):
+            value = np.float64(row[gene])
             # The first counts are told apart without branches: which way a value goes cannot be foreseen.
             below = np.uint64(value >= reached[1]) + np.uint64(value >= reached[2]) + np.uint64(value >= reached[3])
             if value >= reached[4]:
@@ -106,3 +194,4 @@ def _round(expression, unit, stratum, passed, rows, columns, values):
             columns[place], values[place] = gene, rounded
             place += np.uint64(rounded > 0)
         rows[cell + 1] = place
+    return True

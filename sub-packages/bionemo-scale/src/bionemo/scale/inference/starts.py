@@ -1,9 +1,9 @@
-"""Draw the control cells that a predicted population starts from."""
+"""Find the control cells that a predicted population starts from."""
 
-from collections import defaultdict
+import zlib
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from scipy import sparse
@@ -14,21 +14,27 @@ from bionemo.screens.errors import InputError, name_list
 
 LARGEST_SCALE = 2.0
 """A gene of the drawn cells is scaled by at most so much, up or down."""
+CONTEXTS_KEPT = 4
+"""The control cells of so many contexts are in memory at once."""
+
+
+def chance(seed: int, *names: object) -> np.random.Generator:
+    """Return a generator that depends on a seed and some names alone, not on what was drawn before."""
+    return np.random.default_rng([seed, *(zlib.crc32(str(name).encode()) for name in names)])
 
 
 @dataclass(frozen=True)
-class Pool:
-    """A `Pool` holds control cells that populations may start from: those of a context, or of one of its batches."""
+class ContextCells:
+    """`ContextCells` are the control cells of a context, in memory."""
 
-    expression: sparse.csr_matrix
-    """log1p [control cells, G] of all pools."""
     rows: np.ndarray
-    """int [cells of the pool], their rows."""
-
-    @cached_property
-    def mean_G(self) -> np.ndarray:
-        """Return the mean log1p of each gene over the pool, float64 [G]."""
-        return _mean(self.expression, self.rows)
+    """int [n], among all control cells."""
+    expression: sparse.csr_matrix
+    """float32 [n, G], log1p."""
+    library: np.ndarray
+    """float64 [n]"""
+    mean_G: np.ndarray
+    """float64 [G]"""
 
 
 class Pools:
@@ -36,14 +42,14 @@ class Pools:
 
     def __init__(self, cells: ControlCells):
         self.cells = cells
-        rows: dict[tuple[str, str | None], list[int]] = defaultdict(list)
-        for row, context in enumerate(cells.contexts):
-            rows[context, None].append(row)
-            if cells.batches is not None:
-                rows[context, cells.batches[row]].append(row)
-        self._pools = {key: Pool(cells.expression, np.array(found)) for key, found in rows.items()}
+        self._contexts: OrderedDict[str, ContextCells] = OrderedDict()
+        by = cells.contexts if cells.batches is None else np.stack([cells.contexts, cells.batches], axis=1)
+        self._batches = set(map(tuple, by.tolist())) if by.ndim > 1 else set()
+        order = np.argsort(cells.contexts, kind="stable")
+        names, first = np.unique(cells.contexts[order], return_index=True)
+        self._rows = dict(zip(names.tolist(), np.split(order, first[1:]), strict=True)) if len(order) else {}
 
-    def of_context(self, context: str) -> Pool:
+    def of_context(self, context: str) -> ContextCells:
         """Return all control cells of a context that predictions may start from.
 
         Raises
@@ -51,30 +57,42 @@ class Pools:
         InputError
             There is none, or none that predictions may start from.
         """
-        if (context, None) not in self._pools:
-            others = sum(cells for (of, _), cells in self.cells.sizes.items() if of == context)
-            if others:
-                raise InputError(
-                    f"The {others} control cells of context {context!r} in {self.cells.source} are too few to divide: "
-                    f"none has the role 'input', which predictions start from. Add control cells, leave the context "
-                    f"out, or choose --control-roles shared."
-                )
-            raise InputError(
-                f"{self.cells.source} has no control cell of context {context!r}, so nothing can be predicted there: "
-                f"add its control cells, or leave the context out."
-            )
-        return self._pools[context, None]
+        if context in self._contexts:
+            self._contexts.move_to_end(context)
+            return self._contexts[context]
+        if context not in self._rows:
+            raise self._without(context)
+        rows = self._rows[context]
+        expression, library = self.cells.read(rows)
+        found = ContextCells(rows, expression, library, np.asarray(expression.mean(0), dtype=np.float64).ravel())
+        self._contexts[context] = found
+        if len(self._contexts) > CONTEXTS_KEPT:
+            self._contexts.popitem(last=False)
+        return found
 
-    def of(self, population: Population) -> Pool:
-        """Return the control cells that a population starts from; an InputError where its context has none."""
-        return self._pools.get((population.context, population.batch)) or self.of_context(population.context)
+    def has(self, context: str, batch: str | None) -> bool:
+        """Say whether a batch of a context has control cells of its own."""
+        return (context, batch) in self._batches
+
+    def members(self, context: str, batch: str | None) -> np.ndarray:
+        """Return which cells of :meth:`of_context` populations of a batch start from, int [n]."""
+        rows = self.of_context(context).rows
+        if not self.has(context, batch):
+            return np.arange(len(rows))
+        assert self.cells.batches is not None
+        return np.flatnonzero(self.cells.batches[rows] == batch)
+
+    def check(self, populations: Sequence[Population]) -> None:
+        """Raise an InputError where a population has no control cells to start from."""
+        for context in sorted({population.context for population in populations} - self._rows.keys()):
+            raise self._without(context)
 
     def notices(self, populations: Sequence[Population]) -> list[str]:
         """Say which batches have no control cells of their own."""
         if self.cells.batches is None:
             return []  # said once, by read_controls
         asked = {(p.context, p.batch) for p in populations if p.batch is not None}
-        without = [f"{batch} of {context}" for context, batch in sorted(asked - self._pools.keys())]
+        without = [f"{batch} of {context}" for context, batch in sorted(asked - self._batches)]
         if not without:
             return []
         return [
@@ -82,33 +100,59 @@ class Pools:
             f"populations start from the context's other batches."
         ]
 
-
-@dataclass(frozen=True)
-class Start:
-    """A `Start` is one population and the control cells that it starts from."""
-
-    population: Population
-    pool: Pool
-    rows: np.ndarray
-    """int [cells to predict], rows of the pool's in random order."""
-
-    def scale_G(self) -> np.ndarray:
-        """Return what each gene of the drawn cells is multiplied by, so that their mean is the pool's, float32 [G].
-
-        A population of n cells shows its mean shift under the noise of drawing n control cells, though the mean of all
-        of them is known. Zeros stay zeros.
-        """
-        drawn_G = _mean(self.pool.expression, self.rows)
-        ratio_G = np.divide(self.pool.mean_G, drawn_G, out=np.ones_like(drawn_G), where=drawn_G > 0)
-        return ratio_G.clip(1 / LARGEST_SCALE, LARGEST_SCALE).astype(np.float32)
+    def _without(self, context: str) -> InputError:
+        source = self.cells.source
+        others = sum(cells for (of, _), cells in self.cells.sizes.items() if of == context)
+        if not others:
+            return InputError(
+                f"{source} has no control cell of context {context!r}, so nothing can be predicted there: "
+                f"add its control cells, or leave the context out."
+            )
+        return InputError(
+            f"The {others} control cells of context {context!r} in {source} are too few to divide: none has the role "
+            f"'input', which predictions start from. Add control cells, leave the context out, or choose "
+            f"--control-roles shared."
+        )
 
 
-def draw(population: Population, pool: Pool, rng: np.random.Generator) -> Start:
-    """Take cells of the pool, none twice before all were taken once."""
-    rounds = [rng.permutation(pool.rows) for _ in range(-(-population.cells // len(pool.rows)))]
-    return Start(population, pool, np.concatenate(rounds)[: population.cells])
+class Draw:
+    """A `Draw` is an endless order of control cells, none twice before all were taken once.
+
+    Every population of a (context, batch) starts from the first of them, as many as it has cells.
+
+    Parameters
+    ----------
+    members
+        What is drawn from, int [n].
+    rng
+        Of the order.
+    """
+
+    def __init__(self, members: np.ndarray, rng: np.random.Generator):
+        self._members, self._rng = members, rng
+        self._order = np.empty(0, dtype=members.dtype)
+
+    def first(self, cells: int) -> np.ndarray:
+        """Return the first cells, int [cells]."""
+        missing = -(-(cells - len(self._order)) // len(self._members))
+        rounds = [self._rng.permutation(self._members) for _ in range(missing)]
+        self._order = np.concatenate([self._order, *rounds])
+        return self._order[:cells]
 
 
-def _mean(expression: sparse.csr_matrix, rows: np.ndarray) -> np.ndarray:
-    chosen: sparse.csr_matrix = expression[rows]  # type: ignore[index]
-    return np.asarray(chosen.mean(0), dtype=np.float64).ravel()
+def scale_to(mean_G: np.ndarray, drawn: sparse.csr_matrix) -> np.ndarray:
+    """Return what each gene of drawn cells is multiplied by, so that their mean is that of all, float32 [G].
+
+    A population of n cells shows its mean shift under the noise of drawing n control cells, though the mean of all of
+    them is known. Zeros stay zeros.
+
+    Parameters
+    ----------
+    mean_G
+        Mean log1p of all cells that were drawn from.
+    drawn
+        log1p [n, G].
+    """
+    drawn_G = np.asarray(drawn.mean(0), dtype=np.float64).ravel()
+    ratio_G = np.divide(mean_G, drawn_G, out=np.ones_like(drawn_G), where=drawn_G > 0)
+    return ratio_G.clip(1 / LARGEST_SCALE, LARGEST_SCALE).astype(np.float32)

@@ -9,7 +9,7 @@ from typing import Any
 import anndata as ad
 
 from bionemo.scale.inference.controls import read_controls
-from bionemo.scale.inference.generate import generate
+from bionemo.scale.inference.generate import Generator, joined
 from bionemo.scale.inference.genes import MissingGenes
 from bionemo.scale.inference.inputs import Cells, Columns
 from bionemo.scale.inference.output import as_anndata, condition_table
@@ -18,6 +18,7 @@ from bionemo.scale.inference.populations import (
     check_known,
     populations_like,
     populations_of,
+    shards,
     unseen_contexts,
 )
 from bionemo.scale.inference.starts import Pools
@@ -162,7 +163,9 @@ class TrainedModel:
         pools = Pools(cells)
         populations = self._populations(pools, columns, perturbations, like, part or "test")
         size = self.record.training["cells_per_set"]
-        predicted = generate(self.network, pools, populations, cells_per_set=size, seed=seed, progress=progress)
+        generator, parts = Generator(self.network, pools, cells_per_set=size, seed=seed), shards(populations)
+        populations = [population for part in parts for population in part]
+        predicted = joined([generator.predict(part) for part in parts])
         facts = {
             "controls": cells.roles.to_dict(),
             "controls_file": "" if isinstance(controls, ad.AnnData) else str(controls),
@@ -212,6 +215,7 @@ class TrainedModel:
             raise InputError("nothing to predict: name --perturbations, or give an observed file with --like.")
         check_known(chosen, self.network.vocabulary)
         unseen = unseen_contexts(chosen, self.network.vocabulary)
+        pools.check(chosen)
         for notice in (*pools.cells.notices, *pools.notices(chosen), *unseen):
             _log.warning("note: %s", notice)
         return chosen

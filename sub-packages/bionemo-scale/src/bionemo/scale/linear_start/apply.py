@@ -98,6 +98,12 @@ def move_cells(
     Upwards every cell is shifted. Downwards a gene is scaled, so that its zeros stay and none is asked to go below
     them: clamping a shift at 0 instead would lose most of the delta of a gene that is mostly zero.
     """
-    keep_BG = (1 + delta_BG.clamp(max=0) / control_mean_BG.clamp(min=1e-6)).clamp(min=0)
-    moved_BSG = x0_BSG * keep_BG[:, None].to(x0_BSG.dtype) + delta_BG.clamp(min=0)[:, None].to(x0_BSG.dtype)
+    keep_BG, add_BG = movement(delta_BG, control_mean_BG)
+    moved_BSG = x0_BSG * keep_BG[:, None].to(x0_BSG.dtype) + add_BG[:, None].to(x0_BSG.dtype)
     return moved_BSG.clamp(max=ceiling)
+
+
+def movement(delta_BG: torch.Tensor, control_mean_BG: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what :func:`move_cells` multiplies each gene by, and then adds to it, [B, G] each."""
+    keep_BG = (1 + delta_BG.clamp(max=0) / control_mean_BG.clamp(min=1e-6)).clamp(min=0)
+    return keep_BG, delta_BG.clamp(min=0)

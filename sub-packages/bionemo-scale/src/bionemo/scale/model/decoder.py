@@ -56,13 +56,14 @@ class Decoder(MegatronModule):
 
     def forward(self, z_BSD: torch.Tensor) -> torch.Tensor:
         """Decode latents to log1p expression less the mean of each gene, ``h(z) = W trunk(z) + b``, [B, S, G]."""
-        return self._projected(self.trunk(z_BSD)) + self.gene_bias
+        return self.project(self.trunk(z_BSD)) + self.gene_bias
 
     def change(self, z1_BSD: torch.Tensor, z0_BSD: torch.Tensor) -> torch.Tensor:
         """Return ``h(z1) - h(z0) = W (trunk(z1) - trunk(z0))``, [B, S, G]."""
-        return self._projected(self.trunk(z1_BSD) - self.trunk(z0_BSD))
+        return self.project(self.trunk(z1_BSD) - self.trunk(z0_BSD))
 
-    def _projected(self, trunk_BSD: torch.Tensor) -> torch.Tensor:
+    def project(self, trunk_BSD: torch.Tensor) -> torch.Tensor:
+        """Project trunks, or the difference of two, to genes, ``W trunk``, [B, S, G]."""
         x_BSG, _ = self.to_genes(trunk_BSD)
         return x_BSG[..., : self.n_genes]
 
@@ -100,9 +101,13 @@ class CountRates(MegatronModule):
 
     def forward(self, trunk_BSD: torch.Tensor, gene_mean_G: torch.Tensor) -> torch.Tensor:
         """Return the expected counts of a cell whose counts sum to ``target_sum``, [B, S, G]."""
+        return self.logarithms(trunk_BSD, gene_mean_G).clamp(max=math.log(self.target_sum)).exp()
+
+    def logarithms(self, trunk_BSD: torch.Tensor, gene_mean_G: torch.Tensor) -> torch.Tensor:
+        """Return the logarithms of the rates, of which none is finite by a clamp, [B, S, G]."""
         change_BSG, _ = self.to_rates(trunk_BSD)
         start_G = gene_mean_G.float().expm1().clamp(min=1e-4).log()
-        return (start_G + change_BSG[..., : self.n_genes].float()).clamp(max=math.log(self.target_sum)).exp()
+        return start_G + change_BSG[..., : self.n_genes].float()
 
     def loss(
         self, trunk_BSD: torch.Tensor, gene_mean_G: torch.Tensor, x_BSG: torch.Tensor, library_BS: torch.Tensor

@@ -154,7 +154,6 @@ class ScaleModel(MegatronModule):
         condition: Condition,
         key_B: torch.Tensor,
         network_share: torch.Tensor | float | None = None,
-        condition_BD: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Predict perturbed populations, one cell for each control cell.
 
@@ -167,8 +166,6 @@ class ScaleModel(MegatronModule):
         network_share
             Share of the network's change to keep, which is not computed where it is 0; the one that validation has
             chosen if not given.
-        condition_BD
-            The conditions as the condition encoder gives them, where they are encoded already.
 
         Returns
         -------
@@ -181,14 +178,31 @@ class ScaleModel(MegatronModule):
             return x0_BSG.clamp(0, self.expression_decoder.ceiling)
         noise = set_noise(key_B, cells=x0_BSG.shape[1], width=self.scale.hidden_size, device=x0_BSG.device)
         z0_BSD = self.encoder(x0_BSG - self.gene_mean, mask_BS)
-        if condition_BD is None:
-            condition_BD, _ = self.condition_encoder(condition)
-        z1_BSD = solve(
+        condition_BD, _ = self.condition_encoder(condition)
+        z1_BSD = self.transported(z0_BSD, mask_BS, condition_BD, noise.gaussian_BSD)
+        return self.expression_decoder.predict(z1_BSD, z0_BSD, x0_BSG, self.gene_mean, share)
+
+    def transported(
+        self, z0_BSD: torch.Tensor, mask_BS: torch.Tensor, condition_BD: torch.Tensor, gaussian_BSD: torch.Tensor
+    ) -> torch.Tensor:
+        """Return where the latents of control cells end, [B, S, D].
+
+        Parameters
+        ----------
+        z0_BSD
+            Latents of the control cells.
+        mask_BS
+            True where a cell is there.
+        condition_BD
+            Conditions, as the condition encoder gives them.
+        gaussian_BSD
+            Standard normal noise of the source.
+        """
+        return solve(
             lambda z_BSD, t_B: self.transport(z_BSD, t_B, condition_BD, z0_BSD, mask_BS),
-            source(z0_BSD, noise.gaussian_BSD, self.control_share, mask_BS),
+            source(z0_BSD, gaussian_BSD, self.control_share, mask_BS),
             self.scale.solver_steps,
         )
-        return self.expression_decoder.predict(z1_BSD, z0_BSD, x0_BSG, self.gene_mean, share)
 
     def _noise(self, batch: TrainingBatch) -> SetNoise:
         """Draw what is random in a training step."""

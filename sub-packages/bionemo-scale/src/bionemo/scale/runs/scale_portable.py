@@ -411,7 +411,11 @@ class ScaleModel(nn.Module):
         self, control, mask, perturbation, dose, context, batch, key, delta=None, control_mean=None
     ) -> torch.Tensor:
         """Predict from rows of the tables, int64 [B, P] and [B], -1 where there is no token; see :meth:`predict`."""
-        x0_BSG, mask_BS = control, mask
+        answer = self._answer(control, mask, perturbation, dose, context, batch, key, delta, control_mean)
+        return answer.clamp(0, self.ceiling)
+
+    def _answer(self, x0_BSG, mask_BS, perturbation, dose, context, batch, key, delta, control_mean) -> torch.Tensor:
+        """Predict before values are brought into their range, which would hide what is infinite."""
         if self.linear_start is not None:
             x0_BSG = self.linear_start.move(x0_BSG, delta, control_mean, self.ceiling)
         z0_BSD = self.encoder(x0_BSG - self.gene_mean, mask_BS)
@@ -429,7 +433,7 @@ class ScaleModel(nn.Module):
             x1_BSG = x0_BSG + self.network_share * (x1_BSG - self.expression_decoder(z0_BSD))
         else:
             x1_BSG = x1_BSG + self.gene_mean
-        return x1_BSG.clamp(0, self.ceiling)
+        return x1_BSG
 
     @torch.no_grad()
     def predict(
@@ -470,7 +474,8 @@ class ScaleModel(nn.Module):
         Raises
         ------
         ValueError
-            A perturbation was never seen in training, or doses are given and training had none.
+            A perturbation was never seen in training, doses are given and training had none, or the answer is not
+            finite.
         """
         sets, device = control.shape[0], control.device
         if dose is not None and self.log_dose is None:
@@ -487,15 +492,19 @@ class ScaleModel(nn.Module):
             for kind, names, given in (("context", self.contexts, context), ("batch", self.batches, batch))
         ]
         mask = torch.ones(control.shape[:2], dtype=torch.bool, device=device) if mask is None else mask
-        start = {}
+        start = (None, None)
         if self.linear_start is not None:
             if control_mean is None:
                 control_mean = (control * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
             parts = [self.start_rows(label) for label in perturbation]
             delta = self.linear_start.delta(parts, others[0], control_mean)
-            start = {"delta": delta, "control_mean": control_mean}
+            start = (delta, control_mean)
         keys = list(range(sets)) if key is None else key
-        return self(control, mask, rows.to(device), doses.to(device), *others, keys, **start)
+        answer = self._answer(control, mask, rows.to(device), doses.to(device), others[0], others[1], keys, *start)
+        for label, x_SG in zip(perturbation, answer, strict=True):
+            if not x_SG.isfinite().all():
+                raise ValueError(f"what the model predicts of {label!r} is not finite: its weights are damaged.")
+        return answer.clamp(0, self.ceiling)
 
     def round(self, x1: torch.Tensor, library: torch.Tensor, seed: int = 0) -> torch.Tensor:
         """Round predicted cells to what whole counts of their libraries can show, keeping the mean of every gene.

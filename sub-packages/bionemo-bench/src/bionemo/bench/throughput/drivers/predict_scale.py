@@ -7,7 +7,7 @@ from driver_protocol import serve
 from phases import Phases, timed_command
 
 from bionemo.scale.inference import generate, predict, trained_model
-from bionemo.scale.model.scale_model import ScaleModel
+from bionemo.scale.inference.controls import ControlCells
 
 
 def run(checkpoint: str, controls: str, out: str, sets_at_once: int, threads: int) -> dict[str, Any]:
@@ -15,9 +15,10 @@ def run(checkpoint: str, controls: str, out: str, sets_at_once: int, threads: in
     torch.set_num_threads(threads)
     generate.SETS_AT_ONCE = sets_at_once
     with Phases() as phases:
-        phases.forward(ScaleModel, "predict")
-        phases.part(generate._Generator, "predict", "loop")
+        phases.forward(generate.Generator, "_network")
+        phases.part(generate.Generator, "predict", "loop")
         phases.part(trained_model, "read_controls", "reading")
+        phases.part(ControlCells, "read", "reading")
         phases.part(trained_model, "populations_like", "reading")
         phases.part(predict, "write_whole", "writing")
 
