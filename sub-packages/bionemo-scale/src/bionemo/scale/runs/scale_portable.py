@@ -57,7 +57,7 @@ def load(folder: str | Path) -> "ScaleModel":
         raise ValueError(
             f"{folder} is of format {config['format']}, not {FORMAT}: use the scale_portable.py inside it."
         )
-    model = ScaleModel(config["model"], config["vocabulary"], config["labels"], config.get("control_roles"))
+    model = ScaleModel(config["model"], config["vocabulary"], config["labels"], config["control_roles"])
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.eval()
 
