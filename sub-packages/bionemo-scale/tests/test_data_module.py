@@ -2,17 +2,25 @@
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
+import anndata as ad
+import numpy as np
 import pytest
 import torch
+from megatron.core import parallel_state
+from scipy import sparse
 
 from bionemo.cellsets import CellStore, prepare
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.data.training_vocabulary import training_vocabulary
 from bionemo.scale.training.data_module import CellSetsDataModule
 from bionemo.screens import Split
+from bionemo.screens.controls import ControlRole, ControlRoles
 
+Change = Callable[[ad.AnnData], ad.AnnData]
 SPLIT = Split.from_dict({"zeroshot": {}, "fewshot": {"A": {"val": ["TP53"]}}})
 
 
@@ -20,11 +28,15 @@ SPLIT = Split.from_dict({"zeroshot": {}, "fewshot": {"A": {"val": ["TP53"]}}})
 def data(groups, written, config, compute, tmp_path):
     """Make a data module on the screen, with some choices of the model changed."""
     keys = dict(perturbation_key="target", control="ctrl", context_key="line", batch_key="plate")
-    store = CellStore.open(prepare([written()], tmp_path / "store", **keys, n_genes=None, progress=False).path)
 
-    def make(**changes) -> CellSetsDataModule:
-        model = replace(config, **changes)
-        training = TrainingConfig(max_steps=100, sets_per_batch=2, cells_per_set=4)
+    @cache
+    def store_of(change: Change | None) -> CellStore:
+        path = written(change or (lambda cells: cells), name=f"screen{id(change)}.h5ad")
+        return CellStore.open(prepare([path], tmp_path / path.stem, **keys, n_genes=None, progress=False).path)
+
+    def make(change: Change | None = None, rotation: int = 0, **changes) -> CellSetsDataModule:
+        model, store = replace(config, **changes), store_of(change)
+        training = TrainingConfig(max_steps=100, sets_per_batch=2, cells_per_set=4, control_rotation=rotation)
         module = CellSetsDataModule(store, SPLIT, training_vocabulary(store, SPLIT, model), model, compute, training)
         module.trainer = type("Trainer", (), {"global_step": 0})()
         return module
@@ -63,3 +75,70 @@ def test_first_shifts_are_made_where_batches_are_read_ahead_and_waiting_for_them
     assert threads
     assert threading.current_thread() not in threads
     assert module.wait_seconds >= 0.05
+
+
+def other_values(role: ControlRole) -> Change:
+    """Give the control cells of a role other counts, which change with every gene."""
+
+    def change(cells: ad.AnnData) -> ad.AnnData:
+        changed = cells.copy()
+        rows = (cells.obs["target"] == "ctrl").to_numpy() & ControlRoles().has(cells.obs_names, role)
+        counts = cells.X.toarray()
+        counts[rows] = counts[rows] * 2 + np.arange(cells.n_vars) % 3
+        changed.X = sparse.csr_matrix(counts)
+        return changed
+
+    return change
+
+
+def epoch(module: CellSetsDataModule, part: str = "train") -> list:
+    return list(module._loader(module._sampler(part), epochs=1))
+
+
+@pytest.mark.parametrize("rotation", [0, 2])
+def test_no_set_of_an_epoch_holds_a_control_cell_of_another_role(data, monkeypatch, rotation):
+    module = data(rotation=rotation)
+    obs, seen = module.store.obs(), []
+    monkeypatch.setattr(parallel_state, "get_data_parallel_world_size", lambda: 3)
+    for part in ("train", "val"):
+        for rank in range(3):
+            monkeypatch.setattr(parallel_state, "get_data_parallel_rank", lambda rank=rank: rank)
+            for batch in epoch(module, part):
+                seen += [batch.rows[batch.mask], batch.control_rows[batch.mask]]
+    cells = obs.iloc[torch.cat(seen).unique().numpy()]
+    controls = cells.index[cells["perturbation"] == "ctrl"]
+    everywhere = obs.index[obs["perturbation"] == "ctrl"]
+    roles = ControlRoles(rotation=rotation)
+    assert sorted(controls) == sorted(everywhere[roles.has(everywhere, ControlRole.INPUT)])
+    assert len(cells) - len(controls) == (obs["perturbation"] != "ctrl").sum()
+
+
+def test_what_the_truth_is_measured_against_changes_nothing_of_a_training(data):
+    before, after = data(start="linear"), data(other_values(ControlRole.TRUTH), start="linear")
+    assert before.store.fingerprint != after.store.fingerprint
+    for name, value in before.tables().items():
+        assert torch.equal(after.tables()[name], value), name
+    assert torch.equal(before.scores()._observed, after.scores()._observed)
+    assert_equal_batches(before, after)
+
+
+def test_what_training_shifts_are_measured_against_changes_fits_and_scores_but_no_batch_and_no_feature(data):
+    before, after = data(start="linear"), data(other_values(ControlRole.TARGET), start="linear")
+    assert not np.array_equal(before.linear_start.shares, after.linear_start.shares)
+    assert not torch.equal(before.scores()._observed, after.scores()._observed)
+    assert torch.equal(before.mean_expression(), after.mean_expression())
+    for condition in before.linear_start._evidence.delta:
+        features = before.linear_start._features(*condition)
+        np.testing.assert_array_equal(features, after.linear_start._features(*condition))
+    after.linear_start.shares = before.linear_start.shares
+    after.linear_start._made.clear()
+    assert_equal_batches(before, after)
+
+
+def assert_equal_batches(one: CellSetsDataModule, other: CellSetsDataModule) -> None:
+    for part in ("train", "val"):
+        batches = [(m._batches(m._loader(m._sampler(part), epochs=1))) for m in (one, other)]
+        for first, second in zip(*batches, strict=True):
+            given, others = ({**vars(batch.condition), **vars(batch)} for batch in (first, second))
+            for name in (name for name, value in given.items() if isinstance(value, torch.Tensor)):
+                torch.testing.assert_close(given[name], others[name], rtol=0, atol=0, equal_nan=True)
