@@ -46,11 +46,7 @@ class Screen:
             A real screen is not where `SCALE_SCREENS` says.
         """
         if self.file is not None:
-            folder = Path(os.environ.get(FOLDER_VARIABLE, ROOT.parent / "shared" / "data"))
-            path = folder / self.file
-            if not path.exists():
-                raise InputError(f"there is no {path}: name the folder of {self.file} in {FOLDER_VARIABLE}.")
-            return path
+            return real_screen(self.file)
         path = work / f"{self.name}.h5ad"
         if not path.exists():
             from bionemo.screens.simulation import simulate
@@ -70,6 +66,20 @@ class Screen:
 
             prepare([self.source(work)], path, n_genes=None, threads=1, **self.columns)  # type: ignore[arg-type]
         return path
+
+
+def real_screen(file: str) -> Path:
+    """Return the path of a file in the folder of real screens.
+
+    Raises
+    ------
+    InputError
+        It is not where `SCALE_SCREENS` says.
+    """
+    path = Path(os.environ.get(FOLDER_VARIABLE, ROOT.parent / "shared" / "data")) / file
+    if not path.exists():
+        raise InputError(f"there is no {path}: name the folder of {file} in {FOLDER_VARIABLE}.")
+    return path
 
 
 SIMULATED = Screen(

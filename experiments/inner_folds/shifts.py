@@ -15,43 +15,45 @@ Shifts = Callable[[Cells, Fold], dict[Condition, np.ndarray]]
 class OneEffect(FittedLinearStart):
     """Three fitted numbers: of the whole effect, of what is common, of the pull. Every condition weighs the same."""
 
-    plain = np.array([1.0, 0.0, 0.0, 1.0, 0.0])
+    plain = np.array([1.0, 0.0, 0.0, 1.0, 0.0, 0.0])
     half_weight = 0
 
     def _parts_of(self, effect: np.ndarray, shared: np.ndarray, error: np.ndarray) -> np.ndarray:
-        return np.stack([effect, np.zeros_like(effect), np.zeros_like(effect)])
+        return np.stack([effect, np.zeros_like(effect), np.zeros_like(effect)], axis=1)
 
 
 class Directions(FittedLinearStart):
     """What lies in shared directions and what does not, nothing shrunk by its noise."""
 
-    plain = np.array([1.0, 1.0, 0.0, 1.0, 0.0])
+    plain = np.array([1.0, 1.0, 0.0, 1.0, 0.0, 0.0])
 
     def _parts_of(self, effect: np.ndarray, shared: np.ndarray, error: np.ndarray) -> np.ndarray:
-        return np.stack([shared, effect - shared, np.zeros_like(effect)])
+        return np.stack([shared, effect - shared, np.zeros_like(effect)], axis=1)
 
 
 class JamesStein(Directions):
     """With J."""
 
     def _parts_of(self, effect: np.ndarray, shared: np.ndarray, error: np.ndarray) -> np.ndarray:
-        return np.stack([shared, less_noise(effect - shared, error, axis=0), np.zeros_like(effect)])
+        return np.stack([shared, less_noise(effect - shared, error, axis=1), np.zeros_like(effect)], axis=1)
 
 
 class GeneByGene(FittedLinearStart):
     """With J and W: beside it the whole effect, each gene of it shrunk by its own noise."""
 
-    plain = np.array([0.5, 0.5, 0.5, 1.0, 0.0])
+    plain = np.array([0.5, 0.5, 0.5, 1.0, 0.0, 0.0])
 
     def _parts_of(self, effect: np.ndarray, shared: np.ndarray, error: np.ndarray) -> np.ndarray:
-        return np.stack([shared, less_noise(effect - shared, error, axis=0), less_noise(effect, error, axis=None)])
+        return np.stack(
+            [shared, less_noise(effect - shared, error, axis=1), less_noise(effect, error, axis=None)], axis=1
+        )
 
 
 def less_noise(values: np.ndarray, error: np.ndarray, axis: int | None) -> np.ndarray:
-    """James and Stein's estimator, positive part, of all genes together (axis 0) or of each alone (None)."""
+    """James and Stein's estimator, positive part, of all genes of a row together (axis 1) or of each alone (None)."""
     length, noise = np.square(values), error
     if axis is not None:
-        length, noise = length.sum(axis), noise.sum(axis)
+        length, noise = length.sum(axis, keepdims=True), noise.sum(axis, keepdims=True)
     return values * np.where(length > noise, (length - noise) / np.where(length > 0, length, 1.0), 0.0)
 
 
@@ -101,8 +103,8 @@ def _squared_error(cells: Cells, fold: Fold, prior: float) -> float:
     return sum(float(np.square(delta - cells.delta(condition)).sum()) for condition, delta in found.items())
 
 
-LOG1P: dict[str, Any] = {"pseudocount": 1.0, "prior_conditions": 3.0}
-"""Fitted to log1p means, where a shift adds, and with the weight of the prior that was best there."""
+LOG1P: dict[str, Any] = {"pseudocount": 1.0, "prior_conditions": 3.0, "interacts": False}
+"""Fitted to log1p means, where a shift adds, with the weight of the prior that was best there, and no interaction."""
 
 FORMS: dict[str, Shifts] = {
     "plain transferred delta": baseline("transferred_delta"),
@@ -115,15 +117,16 @@ FORMS: dict[str, Shifts] = {
     **{f"8 directions, weights n / (n + {n})": fitted(Directions, half_weight=n, **LOG1P) for n in (50, 100, 150, 500)},
     "and J": fitted(JamesStein, **LOG1P),
     "and W, every gene shrunk alone": fitted(GeneByGene, **LOG1P),
-    "W on fold changes": fitted(GeneByGene, prior_conditions=3.0),
+    "W on fold changes": fitted(GeneByGene, prior_conditions=3.0, interacts=False),
     **{f"and K beyond {clear:g} standard errors": fitted(clear=clear, **LOG1P) for clear in (3.0, 4.0, 5.0)},
     **{
         f"K beyond 4 on fold changes, pseudocount {pseudocount:g}": fitted(
-            pseudocount=pseudocount, prior_conditions=3.0
+            pseudocount=pseudocount, prior_conditions=3.0, interacts=False
         )
         for pseudocount in (0.05, 0.2, 0.5)
     },
-    "and a prior of 5 conditions (the default)": fitted(),
+    "and a prior of 5 conditions": fitted(interacts=False),
+    "and the interaction (the default)": fitted(),
 }
 """From the simplest to the default."""
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from bionemo.scale.linear_start.apply import LinearStart, move_cells, rows_of
+from bionemo.scale.linear_start.apply import LinearStart, interaction_rank, move_cells, rows_of
+from bionemo.scale.linear_start.evidence import Shown
 from bionemo.scale.linear_start.fit import FittedLinearStart
+from bionemo.scale.linear_start.interaction import interactions, share_no_batch
 from bionemo.scale.linear_start.zero_shot import effects_from_embeddings
 from bionemo.screens.controls import ControlRole
 
@@ -37,6 +39,7 @@ def screen(noise: float = 0.0, held_out: tuple = ()) -> SimpleNamespace:
         delta=delta,
         mean={(k, p): np.maximum(control[k] + shift, 0) for (k, p), shift in delta.items()},
         cells=dict.fromkeys(delta, 200),
+        batches={p: {0} for p in range(1, len(LABELS))},
         noise=dict.fromkeys(delta, np.full(G, noise**2)),
         truth=lambda k, p: effect[p] + common[k],
     )
@@ -73,12 +76,105 @@ def test_additive_effects_are_recovered_in_a_context_that_did_not_show_them(name
 def test_a_training_condition_starts_from_others_only(names):
     means = screen()
     before = fitted(means, names)
-    shares, own, other = before.shares, before.delta(2, 3), before.delta(1, 3)
+    own, other = before.delta(2, 3), before.delta(1, 3)
     means.mean[2, 3] = means.mean[2, 3] + 100.0
-    after = fitted(means, names)
-    after.shares = shares
+    fit = before.shares, np.eye(1, G)
+    after = type("SharesOfBefore", (FittedLinearStart,), {"_fit": lambda self: fit})(means, CONTEXTS, LABELS, names)
     torch.testing.assert_close(after.delta(2, 3), own)
     assert not torch.allclose(after.delta(1, 3), other)
+
+
+def interacting(held_out: tuple) -> SimpleNamespace:
+    """A screen of two families, each of which does something else in every context beside what it does everywhere."""
+    means, rng = screen(held_out=held_out), np.random.default_rng(3)
+    family, deviation = rng.normal(size=(2, G)), rng.normal(size=(len(CONTEXTS), 2, G))
+    for k, p in means.mean:
+        means.mean[k, p] = 14 + 3 * family[p % 2] + deviation[k, p % 2]
+        means.mean[k, p] += 0.3 * np.random.default_rng(p).normal(size=G)
+    for role in means.control:
+        means.control[role] = {k: np.full(G, 14.0) for k in range(len(CONTEXTS))}
+    means.deviation = lambda k, p: 3 * family[p % 2] + deviation[k, p % 2]
+    return means
+
+
+def test_what_similar_perturbations_do_here_and_not_elsewhere_is_predicted(names):
+    held_out = ((0, 1), (2, 4), (3, 6))
+    means = interacting(held_out)
+    without = type("Without", (FittedLinearStart,), {"interacts": False})(means, CONTEXTS, LABELS, names)
+    fit = fitted(means, names)
+    assert fit.shares[5] > 0.5
+
+    def error(start: FittedLinearStart) -> float:
+        return float(np.mean([np.square(start.delta(*c).numpy() - means.deviation(*c)).mean() for c in held_out]))
+
+    assert error(fit) < 0.5 * error(without)
+
+
+def test_perturbations_of_the_same_batch_are_no_neighbours_where_there_are_others():
+    apart = share_no_batch([{0}, {0, 1}, {1}, {2}])
+    assert apart.tolist() == [
+        [False, False, True, True],
+        [False, False, False, True],
+        [True, False, False, True],
+        [True, True, True, False],
+    ]
+    rows, rng = np.arange(20), np.random.default_rng(0)
+    effect = np.abs(rng.normal(size=(20, G)))
+    shown = Shown(
+        rows=rows,
+        weight=np.ones(20),
+        delta=effect + np.where(rows < 10, 5.0, 0.0)[:, None],
+        observed=effect,
+        noise=effect,
+        common=np.zeros(G),
+        common_of_others=np.zeros((20, G)),
+    )
+    batches = share_no_batch([{row // 10} for row in rows])
+    found = interactions(shown, effect, np.ones(20, dtype=bool), batches)
+    assert np.abs(found[:10]).max() < 1e-9  # the other batch does the same here as elsewhere
+    assert found[10:].min() > 4
+    one_batch = interactions(shown, effect, np.ones(20, dtype=bool), share_no_batch([{0}] * 20))
+    assert one_batch.min() > 1
+
+
+def test_the_model_keeps_more_interactions_than_it_has_directions_for(vocabulary):
+    """With more pairs than directions, those are kept that interactions have most of."""
+    rng, contexts, labels, genes = np.random.default_rng(0), 12, 40, 300
+    names = replace(
+        vocabulary,
+        genes=tuple(f"g{i}" for i in range(genes)),
+        contexts=tuple(f"c{i}" for i in range(contexts)),
+        perturbations=("ctrl", *(f"p{i}" for i in range(labels))),
+        start_labels=tuple(f"p{i}" for i in range(labels)),
+        batches=(),
+    )
+    pathways, loads = rng.normal(size=(6, genes)), rng.normal(size=(labels, 6))
+    states = rng.normal(size=(contexts, 6))
+    held_out = [(k, k + 1) for k in range(contexts)]
+    delta = {
+        (k, p + 1): (loads[p] * (2 + states[k])) @ pathways * 0.2 + 0.1 * rng.normal(size=genes)
+        for k in range(contexts)
+        for p in range(labels)
+        if (k, p + 1) not in held_out
+    }
+    control = {k: np.full(genes, 14.0) for k in range(contexts)}
+    means = SimpleNamespace(
+        control=dict.fromkeys((ControlRole.INPUT, ControlRole.TARGET), control),
+        control_noise={ControlRole.TARGET: {k: np.zeros(genes) for k in range(contexts)}},
+        mean={(k, p): control[k] + shift for (k, p), shift in delta.items()},
+        cells=dict.fromkeys(delta, 200),
+        noise=dict.fromkeys(delta, np.full(genes, 0.01)),
+        batches={p: {0} for p in range(1, labels + 1)},
+    )
+    fit = FittedLinearStart(means, list(names.contexts), list(names.perturbations), names)
+    truth = [(loads[p - 1] * (2 + states[k])) @ pathways * 0.2 for k, p in held_out]
+    found = [np.corrcoef(fit.delta(*c).numpy(), t)[0, 1] for c, t in zip(held_out, truth, strict=True)]
+    without = type("Without", (FittedLinearStart,), {"interacts": False})(
+        means, list(names.contexts), list(names.perturbations), names
+    )
+    plain = [np.corrcoef(without.delta(*c).numpy(), t)[0, 1] for c, t in zip(held_out, truth, strict=True)]
+    assert interaction_rank(names) == 256 < contexts * labels
+    assert np.mean(found) > np.mean(plain)
 
 
 def test_noisy_effects_shrink(names):
@@ -214,6 +310,7 @@ def test_the_shift_of_a_scarce_gene_is_a_fold_change(vocabulary):
         control_noise={ControlRole.TARGET: dict.fromkeys(control, np.full(2, 1e-6))},
         mean={(k, p): control[k] + shift for (k, p), shift in delta.items()},
         cells=dict.fromkeys(delta, 1000),
+        batches={1: {0}},
         noise=dict.fromkeys(delta, np.full(2, 1e-6)),
     )
     fit = FittedLinearStart(means, ["A", "B", "C"], ["ctrl", "p1"], names)

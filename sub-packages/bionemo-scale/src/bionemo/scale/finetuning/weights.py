@@ -43,7 +43,7 @@ def take_over(trained: ScaleModel, model: ScaleModel, fitted: Mapping[str, torch
     Rows of new names stay as the model was made, which is how every row starts. The mean of each gene stays that of
     the trained model: the latents hang on it. A gene that the trained model has not seen starts with weights of zero:
     it says nothing to the encoder, and the network changes nothing of it. A linear start is refitted for the names
-    that the new data show; the others keep their rows.
+    that the new data show; the others keep their rows, but have no interaction: it stands in a basis of its own data.
 
     Parameters
     ----------
@@ -69,6 +69,14 @@ def take_over(trained: ScaleModel, model: ScaleModel, fitted: Mapping[str, torch
             values.copy_(fitted[name])
             continue
         part, _, table = name.partition(".")
+        if name == "linear_start.basis":
+            values.zero_()[: len(fitted[name])] = fitted[name]
+            continue
+        if name == "linear_start.interaction":
+            contexts = torch.tensor([new.contexts.index(context) for context in shown.contexts], dtype=torch.long)
+            labels = torch.tensor([new.start_row_of[label] for label in shown.start_rows], dtype=torch.long)
+            values.zero_()[contexts[:, None], labels, : fitted[name].shape[2]] = fitted[name][:-1, :-1].to(values)
+            continue
         if part == "linear_start" and table not in START_ROWS:
             values.copy_(fitted[name])
             continue

@@ -10,7 +10,10 @@ import torch
 from torch import nn
 
 from bionemo.scale.data.vocabulary import Vocabulary
-from bionemo.scale.linear_start.fold_change import from_fold, to_fold
+from bionemo.scale.linear_start.fold_change import PSEUDOCOUNT, from_fold, to_fold
+
+INTERACTION_RANK = 256
+"""Directions of expression in which a model keeps interactions of contexts and perturbations."""
 
 
 class LinearStart(nn.Module):
@@ -22,10 +25,14 @@ class LinearStart(nn.Module):
     known: torch.Tensor
     middle: torch.Tensor
     shares: torch.Tensor
+    interaction: torch.Tensor
+    basis: torch.Tensor
 
-    def __init__(self, vocabulary: Vocabulary):
+    def __init__(self, vocabulary: Vocabulary, pseudocount: float = PSEUDOCOUNT):
         super().__init__()
+        self._pseudocount = pseudocount
         labels, contexts, genes = len(vocabulary.start_rows), len(vocabulary.contexts), len(vocabulary.genes)
+        rank = interaction_rank(vocabulary)
         # The last row of each table is for a perturbation, or a context, that nothing is known of.
         # s_1 P e_p + s_2 J (e_p - P e_p) + s_3 K (e_p - P e_p)
         self.register_buffer("effect", torch.zeros(labels + 1, genes))
@@ -34,6 +41,8 @@ class LinearStart(nn.Module):
         self.register_buffer("known", torch.zeros(contexts + 1))  # 1 where there is a c_k, else 0
         self.register_buffer("middle", torch.zeros(genes))  # m
         self.register_buffer("shares", torch.zeros(2))  # b, a
+        self.register_buffer("interaction", torch.zeros(contexts + 1, labels + 1, rank))  # c i(k, p), in the basis
+        self.register_buffer("basis", torch.zeros(rank, genes))
 
     def delta(
         self, labels: Sequence[str], context_B: torch.Tensor, control_mean_BG: torch.Tensor, vocabulary: Vocabulary
@@ -55,12 +64,21 @@ class LinearStart(nn.Module):
         effect_BG = torch.stack([combine(self.effect, found) for found in rows])
         elsewhere_BG = torch.stack([self.elsewhere[list(chain(*found))].mean(0) for found in rows])
         common_BG = torch.where(self.known[context_B, None] > 0, self.common[context_B], elsewhere_BG)
+        interaction_BR = torch.stack(
+            [combine(self.interaction[k], found) for k, found in zip(context_B.tolist(), rows, strict=True)]
+        )
         b, a = self.shares
-        level_BG = to_fold(control_mean_BG)
-        shift_BG = effect_BG + b * common_BG + a * (self.middle - level_BG)
-        delta_BG = from_fold(level_BG + shift_BG) - control_mean_BG
+        level_BG = to_fold(control_mean_BG, self._pseudocount)
+        shift_BG = effect_BG + b * common_BG + a * (self.middle - level_BG) + interaction_BR @ self.basis
+        delta_BG = from_fold(level_BG + shift_BG, self._pseudocount) - control_mean_BG
         moves = torch.tensor([label != vocabulary.control for label in labels], device=delta_BG.device)
         return delta_BG * moves[:, None]
+
+
+def interaction_rank(vocabulary: Vocabulary) -> int:
+    """Return in how many directions a model keeps interactions: all that there can be, where these are few."""
+    pairs = len(vocabulary.contexts) * len(vocabulary.start_labels)
+    return max(1, min(INTERACTION_RANK, len(vocabulary.genes), pairs))
 
 
 def rows_of(label: str, vocabulary: Vocabulary, without: Collection[str] = ()) -> list[list[int]]:

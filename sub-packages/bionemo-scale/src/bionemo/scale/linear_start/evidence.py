@@ -1,10 +1,16 @@
-"""Say what is known of a condition from other conditions: effects, what a context has in common, how noisy both are."""
+"""Say what is known of a condition from other conditions: effects, what a context has in common, how noisy both are.
+
+Axes: L training labels, n labels that a context shows, G genes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from bionemo.scale.linear_start.fold_change import to_fold
-from bionemo.scale.linear_start.means import Condition, ConditionMeans
+from bionemo.scale.linear_start.means import ConditionMeans
 from bionemo.screens.controls import ControlRole
 
 LEAST_COMMON = 2
@@ -14,20 +20,52 @@ GROUPS = 10
 """Perturbations are divided into so many groups; the directions that a group shares are those of the other groups."""
 
 
-class Evidence:
-    """An `Evidence` holds the training conditions' shifts on the scale of :mod:`.fold_change`, and averages of them.
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """`Shown` is what one context shows.
 
-    They are measured against the control cells that predictions are made from. What a prediction is fitted to,
+    Attributes
+    ----------
+    rows
+        Rows of its labels in the tables of all labels [n].
+    weight
+        Weight of each condition in every mean [n].
+    delta, observed
+        Shifts from the control cells of the role input, and from those of the role target [n, G].
+    noise
+        Variance of the mean of each condition [n, G].
+    common
+        Mean shift of the context's labels [G]; None if there are too few.
+    common_of_others
+        The same without each label itself [n, G]; None if there are too few.
+    """
+
+    rows: np.ndarray
+    weight: np.ndarray
+    delta: np.ndarray
+    observed: np.ndarray
+    noise: np.ndarray
+    common: np.ndarray | None
+    common_of_others: np.ndarray | None
+
+
+class Evidence:
+    """An `Evidence` holds averages over training conditions, on the scale of :mod:`.fold_change`.
+
+    Shifts are measured against the control cells that predictions are made from. What a prediction is fitted to,
     `observed`, is measured against other ones: else the sampling noise of one mean of control cells would stand on both
     sides, and a fit would take it for something to learn.
 
     Each gene is divided by the slope of that scale at the middle of the training contexts: a change then counts as much
-    as it does in log1p, and scarce genes do not drown the others in their noise.
+    as it does in log1p, and scarce genes do not drown the others in their noise. What a context shows is worked out
+    anew each time: shifts of all conditions would fill the memory.
 
     Parameters
     ----------
     means
         Means of the training conditions.
+    labels
+        The store's indices of the training labels, in the order of all tables.
     half_weight
         Cells with which a condition weighs half of what it would weigh with any number of them.
     pseudocount
@@ -35,106 +73,122 @@ class Evidence:
 
     Attributes
     ----------
-    contexts, labels
-        Context -> its training labels, and label -> the contexts that show it; the store's indices.
-    weight
-        Condition -> its weight in every mean.
-    delta, observed
-        Condition -> its shift from the control cells of the role input, and from those of the role target [G].
-    noise
-        Condition -> variance of its mean [G].
-    target_noise
-        Context -> variance of the mean of its control cells of the role target [G].
+    contexts
+        Contexts with a training condition, the store's indices.
     level
         Context -> mean of its control cells of the role input [G].
+    target_noise
+        Context -> variance of the mean of its control cells of the role target [G].
     middle
         Mean level of the training contexts [G].
     unit
         What a logarithm is multiplied by to be on this scale [G].
+    mean_shift
+        Mean shift of each label over its contexts [L, G].
+    common_elsewhere
+        For each label, and last for any other, the mean over contexts of what their other labels have in common
+        [L + 1, G]; contexts with too few labels do not count, and 0 is the mean of none.
     """
 
-    def __init__(self, means: ConditionMeans, half_weight: float, pseudocount: float):
-        self._pseudocount = pseudocount
-        self.weight = {c: means.cells[c] / (means.cells[c] + half_weight) for c in means.mean}
-        self.contexts: dict[int, list[int]] = {}
-        self.labels: dict[int, list[int]] = {}
+    def __init__(self, means: ConditionMeans, labels: Sequence[int], half_weight: float, pseudocount: float):
+        self._means, self._half_weight, self._pseudocount = means, half_weight, pseudocount
+        row = {label: i for i, label in enumerate(labels)}
+        self._labels: dict[int, list[int]] = {}
         for context, label in means.mean:
-            self.contexts.setdefault(context, []).append(label)
-            self.labels.setdefault(label, []).append(context)
+            self._labels.setdefault(context, []).append(label)
+        self._rows = {context: np.array([row[label] for label in shown]) for context, shown in self._labels.items()}
+        self.contexts = list(self._labels)
 
         controls, targets = means.control[ControlRole.INPUT], means.control[ControlRole.TARGET]
         self.unit = 1 / self._slope(np.mean([controls[context] for context in self.contexts], axis=0))
         self.level = {context: self._scaled(mean) for context, mean in controls.items()}
-        target = {context: self._scaled(targets[context]) for context in self.contexts}
-        self.middle = np.mean([self.level[context] for context in self.contexts], axis=0)
-        self.delta: dict[Condition, np.ndarray] = {}
-        self.observed: dict[Condition, np.ndarray] = {}
-        self.noise: dict[Condition, np.ndarray] = {}
-        for condition, mean in means.mean.items():
-            scaled = self._scaled(mean)
-            self.delta[condition] = scaled - self.level[condition[0]]
-            self.observed[condition] = scaled - target[condition[0]]
-            self.noise[condition] = means.noise[condition] * np.square(self.unit * self._slope(mean))
+        self._target = {context: self._scaled(targets[context]) for context in self.contexts}
         self.target_noise = {
             context: means.control_noise[ControlRole.TARGET][context]
             * np.square(self.unit * self._slope(targets[context]))
             for context in self.contexts
         }
-        self._total = {context: self._sums(context, labels) for context, labels in self.contexts.items()}
+        self.middle = np.mean([self.level[context] for context in self.contexts], axis=0)
 
-    def mean_delta(self, label: int) -> np.ndarray:
-        """Return the mean shift of a label over its contexts [G]."""
-        conditions = [(context, label) for context in self.labels[label]]
-        return np.average([self.delta[c] for c in conditions], axis=0, weights=[self.weight[c] for c in conditions])
+        shape = len(labels), len(self.middle)
+        self._weight = np.zeros((len(labels), 1))
+        self._effect, self._error, self.mean_shift = (np.zeros(shape) for _ in range(3))
+        elsewhere, counted = np.zeros((shape[0] + 1, shape[1])), np.zeros((shape[0] + 1, 1))
+        for context in self.contexts:
+            shown = self.shown(context)
+            rows, weight = shown.rows, shown.weight[:, None]
+            self._weight[rows] += weight
+            self.mean_shift[rows] += weight * shown.delta
+            self._effect[rows] += weight * own_effect(shown)
+            self._error[rows] += np.square(weight) * shown.noise
+            if shown.common is None:
+                continue
+            others = np.ones(len(elsewhere), dtype=bool)
+            others[rows] = False
+            elsewhere[others] += shown.common
+            counted[others] += 1
+            if shown.common_of_others is not None:
+                elsewhere[rows] += shown.common_of_others
+                counted[rows] += 1
+        self.mean_shift /= self._weight
+        self.common_elsewhere = elsewhere / np.maximum(counted, 1)
 
-    def effect(self, label: int, without: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return the mean over contexts of what a label does beyond what is common there, and its variance, [G] each.
+    def shown(self, context: int) -> Shown:
+        """Return what a context of `contexts` shows."""
+        means = self._means
+        conditions = [(context, label) for label in self._labels[context]]
+        cells = np.array([means.cells[condition] for condition in conditions])
+        weight = cells / (cells + self._half_weight)
+        mean = np.stack([means.mean[condition] for condition in conditions]).astype(np.float64)
+        scaled = self._scaled(mean)
+        noise = np.stack([means.noise[condition] for condition in conditions])
+        delta = scaled - self.level[context]
+        total = weight @ delta
+        enough = len(conditions) > LEAST_COMMON
+        return Shown(
+            rows=self._rows[context],
+            weight=weight,
+            delta=delta,
+            observed=scaled - self._target[context],
+            noise=noise * np.square(self.unit * self._slope(mean)),
+            common=total / weight.sum() if len(conditions) >= LEAST_COMMON else None,
+            common_of_others=(total - weight[:, None] * delta) / (weight.sum() - weight[:, None]) if enough else None,
+        )
+
+    def effects(self, without: Shown | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the mean over contexts of what labels do beyond what is common there, its variance, and what is known.
 
         Parameters
         ----------
-        label
-            A label that a context other than ``without`` shows.
         without
-            A context to leave out.
+            What a context shows that is left out.
+
+        Returns
+        -------
+        tuple
+            Effects and variances [L, G], 0 of labels that no other context shows; and which are shown, bool [L].
         """
-        contexts = [context for context in self.labels[label] if context != without]
-        common = [self.common(context, label) for context in contexts]
-        effects = [
-            self.delta[context, label] - (0.0 if shared is None else shared)
-            for context, shared in zip(contexts, common, strict=True)
-        ]
-        weights = np.array([self.weight[context, label] for context in contexts])
-        weights /= weights.sum()
-        error = np.square(weights) @ np.stack([self.noise[context, label] for context in contexts])
-        return weights @ np.stack(effects), error
-
-    def common(self, context: int, without: int | None = None) -> np.ndarray | None:
-        """Return the mean shift of a context's training perturbations but one [G]; None if there are too few."""
-        labels = self.contexts.get(context, [])
-        if len(labels) - (without in labels) < LEAST_COMMON:
-            return None
-        total, weight = self._total[context]
-        if without in labels:
-            own, own_weight = self._sums(context, [without])
-            total, weight = total - own, weight - own_weight
-        return total / weight
-
-    def common_elsewhere(self, context: int | None, label: int | None) -> np.ndarray:
-        """Return the mean over the other contexts of what their other perturbations have in common [G]; 0 of none."""
-        others = [self.common(other, label) for other in self.contexts if other != context]
-        known = [common for common in others if common is not None]
-        return np.mean(known, axis=0) if known else np.zeros_like(self.middle)
-
-    def _sums(self, context: int, labels: list[int]) -> tuple[np.ndarray, float]:
-        conditions = [(context, label) for label in labels]
-        total = np.sum([self.weight[c] * self.delta[c] for c in conditions], axis=0)
-        return total, sum(self.weight[c] for c in conditions)
+        weight, effect, error = self._weight.copy(), self._effect.copy(), self._error.copy()
+        known = np.ones(len(weight), dtype=bool)
+        if without is not None:
+            rows, own = without.rows, without.weight[:, None]
+            weight[rows] -= own
+            effect[rows] -= own * own_effect(without)
+            error[rows] -= np.square(own) * without.noise
+            known[rows] = weight[rows, 0] > 1e-9
+        weight[~known] = np.inf
+        return effect / weight, np.maximum(error, 0) / np.square(weight), known
 
     def _scaled(self, mean: np.ndarray) -> np.ndarray:
         return self.unit * to_fold(torch.from_numpy(mean), self._pseudocount).numpy()
 
     def _slope(self, mean: np.ndarray) -> np.ndarray:
         return np.exp(mean) / (np.expm1(mean) + self._pseudocount)
+
+
+def own_effect(shown: Shown) -> np.ndarray:
+    """Return what the labels of a context do there beyond what the others have in common [n, G]."""
+    return shown.delta if shown.common_of_others is None else shown.delta - shown.common_of_others
 
 
 def shared_directions(effects_LG: np.ndarray, components: int) -> list[np.ndarray]:

@@ -4,23 +4,24 @@ import numpy as np
 import torch
 
 from bionemo.scale.data.vocabulary import Vocabulary
-from bionemo.scale.linear_start.apply import combine, rows_of
-from bionemo.scale.linear_start.evidence import Evidence, shared_directions
+from bionemo.scale.linear_start.apply import LinearStart, combine, interaction_rank, rows_of
+from bionemo.scale.linear_start.evidence import Evidence, Shown, shared_directions
 from bionemo.scale.linear_start.fold_change import PSEUDOCOUNT, from_fold
+from bionemo.scale.linear_start.interaction import interactions, share_no_batch
 from bionemo.scale.linear_start.means import Condition, ConditionMeans
 from bionemo.scale.linear_start.zero_shot import effects_from_embeddings
 from bionemo.screens.controls import ControlRole
 
-FITTED_CONDITIONS = 4096
-"""The fitted numbers need no more training conditions than so many, evenly taken from all."""
+OVERSAMPLING = 4
+"""Random combinations of interactions for each direction that a model keeps of them."""
 
 
 class FittedLinearStart:
     """A `FittedLinearStart` holds the model's buffers, and the shift that each training set starts from.
 
     What a training condition starts from never contains its own cells: its effect is that of the other contexts, the
-    directions that effects share are those of other perturbations, and what its context's perturbations have in common
-    is taken over the others.
+    directions that effects share are those of other perturbations, and what its context's perturbations have in common,
+    or deviate by, is taken over the others. A condition that is held out starts from what the model itself says.
 
     Parameters
     ----------
@@ -35,8 +36,8 @@ class FittedLinearStart:
         perturbations that training has not shown.
     """
 
-    plain = np.array([1.0, 1.0, 1.0, 1.0, 0.0])
-    """The transferred delta: all parts of an effect, all that is common, no pull."""
+    plain = np.array([1.0, 1.0, 1.0, 1.0, 0.0, 0.0])
+    """The transferred delta: all parts of an effect, all that is common, no pull and no interaction."""
     clear = 4.0
     """Standard errors beyond which what a perturbation does to a gene is not taken for noise."""
     prior_conditions = 5.0
@@ -49,6 +50,8 @@ class FittedLinearStart:
     """Length of shifts, on the way from that of least squares (0) to that of real effects (1), in logarithms."""
     pseudocount = PSEUDOCOUNT
     """Pseudocount of the scale; a model knows no other, so another one serves comparisons only."""
+    interacts = True
+    """Whether there is an interaction at all; without one it serves comparisons only."""
 
     def __init__(
         self,
@@ -61,41 +64,26 @@ class FittedLinearStart:
         self._contexts, self._labels, self._vocabulary = contexts, labels, vocabulary
         self._controls = means.control[ControlRole.INPUT]
         index = {label: i for i, label in enumerate(labels)}
-        self._control = index[vocabulary.control]
-        self._evidence = evidence = Evidence(means, self.half_weight, self.pseudocount)
-        self._trained = [index[label] for label in vocabulary.start_labels]
-        directions = shared_directions(
-            np.stack([evidence.mean_delta(label) for label in self._trained]), self.components
-        )
-        self._directions = {label: directions[i % len(directions)] for i, label in enumerate(self._trained)}
-        parts = np.stack([self._effect(label) for label in self._trained])
-        further = np.zeros((len(vocabulary.embedded) + 1, *parts.shape[1:]))
-        self._parts = torch.from_numpy(np.concatenate([parts, further]))
-        self.shares = self._fit()
-        """Shares of the three parts of an effect, of what is common, and of the pull: s_1, s_2, s_3, b, a."""
+        trained = [index[label] for label in vocabulary.start_labels]
+        self._row = {label: row for row, label in enumerate(trained)}
+        self._evidence = evidence = Evidence(means, trained, self.half_weight, self.pseudocount)
+        self._directions = shared_directions(evidence.mean_shift, self.components)
+        self._apart = share_no_batch([means.batches[label] for label in trained])
+        further = np.zeros((len(vocabulary.embedded) + 1, 3, len(vocabulary.genes)))
+        self._parts = torch.from_numpy(np.concatenate([self._divided(*evidence.effects()[:2]), further]))
+        self.shares, basis_RG = self._fit()
+        """Shares of an effect in three parts, of what is common, the pull and the interaction: s_1 to s_3, b, a, c."""
         if embeddings is not None and vocabulary.embedded:
             # Divided by what the parts are multiplied by: a regression has shrunk it already.
-            effects = self._zero_shot(parts.sum(1), embeddings) / self.shares[:3].sum()
-            self._parts[len(parts) : -1] = torch.from_numpy(effects)[:, None]
-        self._made: dict[Condition, torch.Tensor] = {}
+            effects = self._zero_shot(self._parts[: len(trained)].sum(1).numpy(), embeddings) / self.shares[:3].sum()
+            self._parts[len(trained) : -1] = torch.from_numpy(effects)[:, None]
+        self._model = LinearStart(vocabulary, self.pseudocount)
+        tables, self._made = self._start(basis_RG)
+        self._model.load_state_dict(tables)
 
     def buffers(self) -> dict[str, torch.Tensor]:
         """Return the values of the model's buffers, float32, by their names in it."""
-        evidence, place = self._evidence, {name: i for i, name in enumerate(self._contexts)}
-        common = [evidence.common(place[name]) for name in self._vocabulary.contexts] + [None]
-        nothing = np.zeros_like(evidence.middle)
-        per_unit = torch.from_numpy(1 / evidence.unit)
-        further = [None] * (len(self._vocabulary.embedded) + 1)
-        elsewhere = [evidence.common_elsewhere(None, label) for label in (*self._trained, *further)]
-        found = {
-            "effect": torch.einsum("s,lsg->lg", torch.from_numpy(self.shares[:3]), self._parts) * per_unit,
-            "elsewhere": torch.from_numpy(np.stack(elsewhere)) * per_unit,
-            "common": torch.from_numpy(np.stack([nothing if row is None else row for row in common])) * per_unit,
-            "known": np.array([row is not None for row in common]),
-            "middle": torch.from_numpy(evidence.middle) * per_unit,
-            "shares": self.shares[3:],
-        }
-        return {f"linear_start.{name}": torch.as_tensor(values).float() for name, values in found.items()}
+        return {f"linear_start.{name}": values for name, values in self._model.named_buffers()}
 
     def control_mean(self, context: int) -> torch.Tensor:
         """Return the mean of the control cells of a context that predictions are made from, log1p, float32 [G]."""
@@ -103,17 +91,85 @@ class FittedLinearStart:
 
     def delta(self, context: int, label: int) -> torch.Tensor:
         """Return the shift that a set of a condition starts from, by the store's indices, log1p, float32 [G]."""
-        evidence, mean = self._evidence, self._controls[context]
-        if label == self._control:
-            return torch.zeros(len(mean))
         if (context, label) not in self._made:
-            level = (evidence.level[context] + self.shares @ self._features(context, label)) / evidence.unit
-            moved = from_fold(torch.from_numpy(level), self.pseudocount)
-            self._made[context, label] = (moved - torch.from_numpy(mean)).float()
+            names, name = self._vocabulary.contexts, self._contexts[context]
+            place = torch.tensor([names.index(name) if name in names else -1])
+            mean_1G = self.control_mean(context)[None]
+            self._made[context, label] = self._model.delta([self._labels[label]], place, mean_1G, self._vocabulary)[0]
         return self._made[context, label]
 
+    def _fit(self) -> tuple[np.ndarray, np.ndarray]:
+        """Solve least squares over genes and the conditions whose perturbation another context has, then set a length.
+
+        A ridge draws it to ``plain``, which is also what is left of it where the data determine nothing. Least squares
+        gives shifts that are too small, the more so the less it knows: it is best on squared error and wrong in how
+        many genes move. What is predicted has a size between that and the real one; see ``length``.
+
+        Returns
+        -------
+        tuple
+            The shares [6], and a basis of the interactions [R, G] (randomised range finder; Halko et al. 2011).
+        """
+        evidence, count, real = self._evidence, 0, 0.0
+        normal, right = np.zeros((len(self.plain), len(self.plain))), np.zeros(len(self.plain))
+        rank, rng = interaction_rank(self._vocabulary), np.random.default_rng(0)
+        sketch_SG = np.zeros((min(OVERSAMPLING * rank, len(evidence.middle)), len(evidence.middle)))
+        for context in evidence.contexts:
+            shown, known, features, interaction_LG = self._features(context)
+            sketch_SG += rng.normal(size=(len(sketch_SG), len(interaction_LG))) @ interaction_LG
+            features, observed, weight = features[known], shown.observed[known], shown.weight[known]
+            normal += np.einsum("c,csg,ctg->st", weight, features, features)
+            right += np.einsum("c,csg,cg->s", weight, features, observed - self.plain @ features)
+            noise = shown.noise[known].sum(1) + evidence.target_noise[context].sum()
+            real += weight @ (np.square(observed).sum(1) - noise)
+            count += len(weight)
+        basis_RG = np.linalg.svd(sketch_SG, full_matrices=False)[2][:rank]
+        if not count:
+            return self.plain, basis_RG
+        ridge = self.prior_conditions / count * np.diag(np.diag(normal))
+        shares = self.plain + np.linalg.lstsq(normal + ridge, right, rcond=1e-8)[0]
+        fitted = shares @ normal @ shares
+        return shares * (max(real / fitted, 1.0) ** (self.length / 2) if fitted > 0 else 1.0), basis_RG
+
+    def _features(self, context: int) -> tuple[Shown, np.ndarray, np.ndarray, np.ndarray]:
+        """Return what a context's n labels are predicted from, without themselves.
+
+        Returns
+        -------
+        tuple
+            What the context shows; which of its labels another context shows too, bool [n]; their effects elsewhere in
+            three parts, what is common here, the way to the mean context, and the interaction [n, 6, G]; the
+            interactions of all labels with this context [L, G].
+        """
+        evidence = self._evidence
+        shown = evidence.shown(context)
+        effect_LG, error_LG, known_L = evidence.effects(shown)
+        rows, known = shown.rows, known_L[shown.rows]
+        parts = self._divided(effect_LG, error_LG, rows)
+        for place in np.flatnonzero(~known):  # what is known of the label's perturbations
+            name = self._vocabulary.start_labels[rows[place]]
+            parts[place] = combine(self._parts, rows_of(name, self._vocabulary, (name,))).numpy()
+        common = evidence.common_elsewhere[rows] if shown.common_of_others is None else shown.common_of_others
+        pull = np.broadcast_to(evidence.middle - evidence.level[context], common.shape)
+        interaction_LG = np.zeros_like(effect_LG)
+        if self.interacts:
+            interaction_LG = interactions(shown, effect_LG, known_L, self._apart)
+        features = np.concatenate([parts, np.stack([common, pull, interaction_LG[rows]], axis=1)], axis=1)
+        return shown, known, features, interaction_LG
+
+    def _divided(self, effect_LG: np.ndarray, error_LG: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+        """Divide the effects of labels, or of some rows of them, into three parts [n, 3, G]; see `_parts_of`."""
+        rows = np.arange(len(effect_LG)) if rows is None else rows
+        effect = effect_LG[rows]
+        shared = effect.copy()
+        for group, directions in enumerate(self._directions):
+            member = rows % len(self._directions) == group
+            if len(directions):
+                shared[member] = effect[member] @ directions.T @ directions
+        return self._parts_of(effect, shared, error_LG[rows])
+
     def _parts_of(self, effect: np.ndarray, shared: np.ndarray, error: np.ndarray) -> np.ndarray:
-        """Divide an effect into three parts [3, G]: what others share, the rest shrunk, and what is clear of its noise.
+        """Divide effects in three [n, 3, G]: what others share, the rest shrunk, and what is clear of its noise.
 
         The rest is whole in the third part where a gene's is clear of its error. Elsewhere it is in the second, shrunk
         by the share of its squared length that is error (James and Stein 1961, positive part).
@@ -121,65 +177,45 @@ class FittedLinearStart:
         Parameters
         ----------
         effect, shared
-            An effect, and what of it lies in the directions that other perturbations share, [G].
+            Effects, and what of them lies in the directions that other perturbations share, [n, G].
         error
-            Variance of each gene's mean [G].
+            Variance of each gene's mean [n, G].
         """
         own = effect - shared
         clear = np.square(own) > self.clear**2 * error
-        length, noise = np.square(own).sum(), error.sum()
-        shrunk = own * ((length - noise) / length if length > noise else 0.0)
-        return np.stack([shared, np.where(clear, 0.0, shrunk), np.where(clear, own, 0.0)])
+        length, noise = (values.sum(1, keepdims=True) for values in (np.square(own), error))
+        shrunk = own * np.where(length > noise, (length - noise) / np.where(length > 0, length, 1.0), 0.0)
+        return np.stack([shared, np.where(clear, 0.0, shrunk), np.where(clear, own, 0.0)], axis=1)
 
-    def _fit(self) -> np.ndarray:
-        """Solve least squares over genes and the conditions whose perturbation another context has, then set a length.
-
-        A ridge draws it to ``plain``, which is also what is left of it where the data determine nothing. Least squares
-        gives shifts that are too small, the more so the less it knows: it is best on squared error and wrong in how
-        many genes move. What is predicted has a size between that and the real one; see ``length``.
-        """
-        evidence = self._evidence
-        pairs = [condition for condition in evidence.observed if len(evidence.labels[condition[1]]) > 1]
-        if not pairs:
-            return self.plain
-        pairs = pairs[:: -(-len(pairs) // FITTED_CONDITIONS)]
-        features = np.stack([self._features(*pair) for pair in pairs])
-        observed = np.stack([evidence.observed[pair] for pair in pairs])
-        weights = np.array([evidence.weight[pair] for pair in pairs])
-        normal = np.einsum("c,csg,ctg->st", weights, features, features)
-        right = np.einsum("c,csg,cg->s", weights, features, observed - self.plain @ features)
-        normal += self.prior_conditions / len(pairs) * np.diag(np.diag(normal))
-        shares = self.plain + np.linalg.lstsq(normal, right, rcond=1e-8)[0]
-        noise = [evidence.noise[pair].sum() + evidence.target_noise[pair[0]].sum() for pair in pairs]
-        real = weights @ (np.square(observed).sum(1) - noise)
-        fitted = weights @ np.square(shares @ features).sum(1)
-        return shares * max(real / fitted, 1.0) ** (self.length / 2) if fitted > 0 else shares
-
-    def _features(self, context: int, label: int) -> np.ndarray:
-        """Return the effect elsewhere in its parts, what is common here, and the way to the mean context, [5, G]."""
-        evidence = self._evidence
-        common = evidence.common(context, label)
-        if common is None:
-            common = evidence.common_elsewhere(context, label)
-        pull = evidence.middle - evidence.level[context]
-        return np.stack([*self._effect_elsewhere(context, label), common, pull])
-
-    def _effect_elsewhere(self, context: int, label: int) -> np.ndarray:
-        """Return a label's effect in other contexts [3, G]; where none has it, what is known of its perturbations."""
-        shown = context in self._evidence.labels.get(label, [])
-        if shown and len(self._evidence.labels[label]) > 1:
-            return self._effect(label, without=context)
-        name = self._labels[label]
-        return combine(self._parts, rows_of(name, self._vocabulary, (name,) if shown else ())).numpy()
-
-    def _effect(self, label: int, without: int | None = None) -> np.ndarray:
-        effect, error = self._evidence.effect(label, without)
-        directions = self._directions[label]
-        shared = effect @ directions.T @ directions if len(directions) else effect
-        return self._parts_of(effect, shared, error)
+    def _start(self, basis_RG: np.ndarray) -> tuple[dict[str, torch.Tensor], dict[Condition, torch.Tensor]]:
+        """Return the values of `LinearStart`'s buffers, and the shift that each training condition starts from."""
+        evidence, vocabulary, trained = self._evidence, self._vocabulary, list(self._row)
+        tables = {name: torch.zeros_like(values) for name, values in self._model.named_buffers()}
+        place = {name: i for i, name in enumerate(vocabulary.contexts)}
+        per_unit, shares = torch.from_numpy(1 / evidence.unit), torch.from_numpy(self.shares)
+        shifts: dict[Condition, torch.Tensor] = {}
+        for context in evidence.contexts:
+            shown, _, features, interaction_LG = self._features(context)
+            mean, row = self._controls[context], place[self._contexts[context]]
+            level = (evidence.level[context] + self.shares @ features) / evidence.unit
+            moved = (from_fold(torch.from_numpy(level), self.pseudocount) - torch.from_numpy(mean)).float()
+            shifts |= {(context, trained[label]): shift for label, shift in zip(shown.rows, moved, strict=True)}
+            tables["interaction"][row, : len(trained)] = torch.from_numpy(self.shares[5] * interaction_LG @ basis_RG.T)
+            if shown.common is not None:
+                tables["known"][row] = 1.0
+                tables["common"][row] = torch.from_numpy(shown.common) * per_unit
+        elsewhere = torch.from_numpy(evidence.common_elsewhere) * per_unit
+        tables["elsewhere"][:] = elsewhere[-1]
+        tables["elsewhere"][: len(trained)] = elsewhere[:-1]
+        tables["effect"][:] = torch.einsum("s,lsg->lg", shares[:3], self._parts) * per_unit
+        tables["basis"][:] = torch.from_numpy(basis_RG) * per_unit
+        tables["middle"][:] = torch.from_numpy(evidence.middle) * per_unit
+        tables["shares"][:] = shares[3:5]
+        return tables, shifts
 
     def _zero_shot(self, effects: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
         """Predict the effects of tokens that only have an embedding; that of a combination is the sum of its names'."""
-        rows = [[row for row, _ in self._vocabulary.token_rows(self._labels[label])] for label in self._trained]
+        vocabulary = self._vocabulary
+        rows = [[row for row, _ in vocabulary.token_rows(label)] for label in vocabulary.start_labels]
         known = np.stack([embeddings[found].sum(0) for found in rows]).astype(np.float64)
-        return effects_from_embeddings(known, effects, embeddings[len(self._vocabulary.perturbations) :])
+        return effects_from_embeddings(known, effects, embeddings[len(vocabulary.perturbations) :])

@@ -35,6 +35,8 @@ class ConditionMeans:
     noise
         Condition -> variance of its mean, log1p squared, float32 [G]. A cell's variance is taken to be that of the
         context's controls at least: a few cells may show none by chance.
+    batches
+        Perturbation -> the batches that its cells are from, the store's indices.
     control
         Role, input or target -> the store's index of a context -> mean log1p of its control cells, float64 [G].
     control_noise
@@ -48,11 +50,14 @@ class ConditionMeans:
         variances: dict[tuple, np.ndarray] = {}
         cells: dict[tuple, int] = {}
         read: dict[tuple, int] = {}
+        self.batches: dict[int, set[int]] = {}
         for number in np.flatnonzero(np.any(list(groups.values()), axis=0)):
             run = store.runs[number]
             found = store.read(run["start"] + np.arange(min(run["length"], CELLS_OF_A_RUN)))
             # A run counts with all its cells, however few of them were read.
             total, spread = found.mean(0, dtype=np.float64) * run["length"], found.var(0, dtype=np.float64) * len(found)
+            if groups[None][number]:
+                self.batches.setdefault(int(run["perturbation"]), set()).add(int(run["batch"]))
             for role in (role for role, runs in groups.items() if runs[number]):
                 group = role, int(run["context"]), int(run["perturbation"])
                 sums[group] = sums.get(group, 0.0) + total

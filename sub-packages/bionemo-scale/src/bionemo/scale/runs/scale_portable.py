@@ -26,6 +26,7 @@ from torch import nn
 FORMAT = 3
 EPSILON = 1e-5
 PSEUDOCOUNT = 0.2
+INTERACTION_RANK = 256
 
 _USED = {
     *("deep_sets", "condition_pooling", "perturbation_tokens", "prediction", "network_share", "start"),
@@ -316,11 +317,14 @@ class LinearStart(nn.Module):
     known: torch.Tensor
     middle: torch.Tensor
     shares: torch.Tensor
+    interaction: torch.Tensor
+    basis: torch.Tensor
 
     def __init__(self, vocabulary: dict):
         super().__init__()
         contexts, genes = len(vocabulary["contexts"]), len(vocabulary["genes"])
-        labels = len(vocabulary["start_labels"]) + len(vocabulary["embedded"])
+        trained = len(vocabulary["start_labels"])
+        labels, rank = trained + len(vocabulary["embedded"]), max(1, min(INTERACTION_RANK, genes, contexts * trained))
         # The last row of each table is for a perturbation, or a context, that nothing is known of.
         for name, shape in {
             "effect": (labels + 1, genes),
@@ -329,6 +333,8 @@ class LinearStart(nn.Module):
             "known": (contexts + 1,),
             "middle": (genes,),
             "shares": (2,),
+            "interaction": (contexts + 1, labels + 1, rank),
+            "basis": (rank, genes),
         }.items():
             self.register_buffer(name, torch.zeros(shape))
 
@@ -340,8 +346,11 @@ class LinearStart(nn.Module):
         # Tables hold logarithms of normalised counts plus a pseudocount, where a shift is a fold change.
         level_BG = torch.log(torch.expm1(control_mean_BG) + PSEUDOCOUNT)
         deltas = []
-        for parts, common, level, mean in zip(rows, common_BG, level_BG, control_mean_BG, strict=True):
+        for parts, context, common, level, mean in zip(
+            rows, context_B, common_BG, level_BG, control_mean_BG, strict=True
+        ):
             shift = sum((self.effect[part].mean(0) for part in parts), b * common) + a * (self.middle - level)
+            shift = shift + sum(self.interaction[context, part].mean(0) @ self.basis for part in parts)
             moved = torch.log1p((torch.exp(level + shift) - PSEUDOCOUNT).clamp(min=0))
             deltas.append(moved - mean if parts else torch.zeros_like(mean))
         return torch.stack(deltas)

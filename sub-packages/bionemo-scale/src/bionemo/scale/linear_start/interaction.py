@@ -1,0 +1,64 @@
+"""Say how perturbations that resemble one another deviate in a context from what they do elsewhere.
+
+With ``e_q`` the effect of q in other contexts, ``d_q`` its shift in context k and ``c_p`` what the labels of k other
+than p have in common, the interaction of k and p is
+
+    i(k, p) = sum_q w_q (d_q - e_q - c_p) / (sum_q w_q + w_0),    w_q = max(cos(e_p, e_q), 0)^2,
+
+over the other labels q that k shows and another context has too; ``w_0`` draws it to 0 where nothing resembles p.
+Perturbations of one plate share its batch effects in every context and resemble one another for that. So where the
+batches of labels are known and there are enough labels of others, those that share a batch with p are left out.
+
+Axes: L training labels, n labels that a context shows, G genes.
+"""
+
+import numpy as np
+
+from bionemo.scale.linear_start.evidence import Shown
+
+NOTHING = 0.3
+"""w_0, in neighbours that do the same as p elsewhere."""
+LEAST_APART = 8
+"""With fewer labels of other batches than these, labels of the same batch are neighbours too."""
+
+
+def interactions(shown: Shown, effect_LG: np.ndarray, known: np.ndarray, apart: np.ndarray) -> np.ndarray:
+    """Return the interaction of a context with every label [L, G]; that of a label it shows is made without itself.
+
+    Parameters
+    ----------
+    shown
+        What the context shows.
+    effect_LG
+        Effects of all labels in other contexts.
+    known
+        Which labels another context shows, bool [L].
+    apart
+        Which pairs of labels share no batch, bool [L, L].
+    """
+    used = known[shown.rows]
+    rows = shown.rows[used]
+    if shown.common is None or not len(rows):
+        return np.zeros_like(effect_LG)
+    common = np.tile(shown.common, (len(effect_LG), 1))
+    common[shown.rows] = 0.0 if shown.common_of_others is None else shown.common_of_others
+    length = np.linalg.norm(effect_LG, axis=1, keepdims=True)
+    unit = effect_LG / np.where(length > 0, length, 1.0)
+    weight = np.square(np.maximum(unit @ unit[rows].T, 0)) * shown.weight[used]  # [L, n]
+    weight[rows, np.arange(len(rows))] = 0.0
+    allowed = apart[:, rows]
+    weight *= allowed | (allowed.sum(axis=1, keepdims=True) < LEAST_APART)
+    total = weight.sum(axis=1, keepdims=True)
+    found = (weight @ (shown.delta[used] - effect_LG[rows]) - total * common) / (total + NOTHING)
+    if shown.common_of_others is None:
+        found[shown.rows] = 0.0
+    return found
+
+
+def share_no_batch(batches: list[set[int]]) -> np.ndarray:
+    """Return which pairs of labels share no batch, bool [L, L]."""
+    numbers = {batch: i for i, batch in enumerate(set().union(*batches))}
+    shows = np.zeros((len(batches), len(numbers)), dtype=np.float32)
+    for row, own in enumerate(batches):
+        shows[row, [numbers[batch] for batch in own]] = 1
+    return shows @ shows.T == 0
