@@ -1,5 +1,6 @@
 """Names that are markup, control characters, formulas or paths; and split files with anything in them."""
 
+import json
 import re
 import tomllib
 
@@ -92,9 +93,8 @@ def whole_job(trial: Trial) -> str:
     """Train on a screen of hostile names, and predict the held-out condition."""
     names = screen(trial)
     context, name = (sorted(names[table] - {"control"})[0] for table in ("contexts", "perturbations"))
-    split = (
-        f'[training]\nscreen = "train"\n[fewshot.{_quoted("screen." + context)}]\nval = []\ntest = [{_quoted(name)}]\n'
-    )
+    context, name = (json.dumps(label, ensure_ascii=False) for label in (f"screen.{context}", name))
+    split = f'[training]\nscreen = "train"\n[fewshot.{context}]\nval = []\ntest = [{name}]\n'
     (trial.folder / "split.toml").write_text(split, encoding="utf-8")
     screened, split = trial.folder / "screen.h5ad", trial.folder / "split.toml"
     small = ["training.max_steps=2", "training.warmup_steps=1", "training.cells_per_set=8", "model.hidden_size=16"]
@@ -111,16 +111,12 @@ def whole_job(trial: Trial) -> str:
     return IDENTICAL
 
 
-def _quoted(name: str) -> str:
-    return '"' + "".join(f"\\u{ord(c):04x}" if ord(c) < 65536 else f"\\U{ord(c):08x}" for c in name) + '"'
-
-
 def edited(trial: Trial, name: str, of: str, text: str) -> str:
     """Edit a split or a protocol: it is refused, or what it names is there."""
     file, rng = trial.folder / of, trial.rng
     file.write_text(text)
     if rng.random() < 0.4:
-        rng.choice(BYTES[:4] + BYTES[5:])(file, rng)
+        rng.choice(BYTES)(file, rng)
     else:
         lines = text.splitlines()
         at = rng.randrange(len(lines))
