@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bionemo.screens.controls import PARTS
 from bionemo.screens.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -112,6 +113,11 @@ def glioblastoma(split: Path) -> Screen:
         split=split,
         columns={"perturbation_key": "condition", "control": "ctrl", "context_key": "patient_id"},
     )
+
+
+def seeded(seed: int) -> list[str]:
+    """Return the settings of one seed of several: each measures against another part of the control cells in turn."""
+    return [f"training.seed={seed}", f"training.control_rotation={seed % PARTS}"]
 
 
 def train(screen: Screen, work: Path, run: Path, overrides: list[str]) -> str:

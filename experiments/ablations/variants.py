@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from experiments.screens import seeded
+
 DEFAULT = "default"
 
 
@@ -81,4 +83,4 @@ def settings(variant: Variant, seed: int, steps: int) -> list[str]:
     own = {setting.partition("=")[0] for setting in variant.overrides}
     network = [setting for setting in NETWORK if setting.partition("=")[0] not in own]
     lengths = [f"training.max_steps={steps}", f"training.warmup_steps={min(20, steps // 10)}"]
-    return [*network, *variant.overrides, *lengths, f"training.seed={seed}"]
+    return [*network, *variant.overrides, *lengths, *seeded(seed)]

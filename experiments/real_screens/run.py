@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bionemo.screens.errors import InputError
 from experiments.real_screens.summary import SCALE, STATE, write_summary
-from experiments.screens import Screen, apart, glioblastoma, import_once, papalexi, train
+from experiments.screens import Screen, apart, glioblastoma, import_once, papalexi, seeded, train
 
 PATIENTS = ("PW030", "PW032", "PW034", "PW036", "PW040")
 UNUSED = ("training.max_steps=25", "training.warmup_steps=5")
@@ -29,7 +29,7 @@ class Fold:
 
     def overrides(self, seed: int) -> list[str]:
         """Settings beside the recipe's."""
-        return [*(() if self.validated else UNUSED), f"training.seed={seed}"]
+        return [*(() if self.validated else UNUSED), *seeded(seed)]
 
 
 def folds(out: Path) -> list[Fold]:

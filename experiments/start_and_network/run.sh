@@ -30,7 +30,7 @@ for arm in "linear start alone" "network alone" both; do
         run=$out/${arm// /_}-$seed
         read -ra own <<<"${settings[$arm]}"
         bionemo-scale pretrain --store "$out/store" --split "$split" --out "$run" \
-            "${overrides[@]}" "${own[@]}" training.seed="$seed"
+            "${overrides[@]}" "${own[@]}" training.seed="$seed" training.control_rotation="$((seed % 3))"
         [[ -e $run/predicted.h5ad ]] || bionemo-scale predict --checkpoint "$run" --controls "$screen" --like "$screen" \
             --seed "$seed" --out "$run/predicted.h5ad"
         files+=("$run/predicted.h5ad")

@@ -1,6 +1,6 @@
 """Between our files and STATE's: the same cells in the form its loader is fastest with, and its predictions back.
 
-Runs in STATE's environment, which run.sh makes.
+Runs in STATE's environment, which run.sh makes, with `bionemo.screens` on the path.
 """
 
 import argparse
@@ -13,12 +13,23 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from bionemo.screens.controls import PARTS, ControlRole, ControlRoles
+
 
 def training_files(arguments: argparse.Namespace) -> None:
-    """Write DIR/NAME.h5ad (log1p, dense, sorted by condition) and DIR/data.toml from counts and a split."""
+    """Write DIR/NAME.h5ad (log1p, dense, sorted by condition) and DIR/data.toml from counts and a split.
+
+    Of the contexts that the split scores it has only the control cells of the role input, so that STATE predicts from
+    these alone.
+    """
     split = tomllib.loads(arguments.split.read_text())
     (name,) = split["training"]
     cells = ad.read_h5ad(arguments.screen)
+    scored = {context.removeprefix(f"{name}.") for part in ("fewshot", "zeroshot") for context in split.get(part, {})}
+    elsewhere = ~cells.obs[arguments.context_key].astype(str).isin(scored).to_numpy()
+    perturbed = (cells.obs[arguments.perturbation_key].astype(str) != arguments.control).to_numpy()
+    is_input = ControlRoles(rotation=arguments.rotation).has(cells.obs_names, ControlRole.INPUT)
+    cells = cells[elsewhere | perturbed | is_input].copy()
     counts = sp.csr_matrix(cells.X, dtype=np.float64)
     if counts.data.size and not np.array_equal(counts.data, np.round(counts.data)):
         raise SystemExit(f"error: X of {arguments.screen} does not hold counts")
@@ -56,6 +67,7 @@ def predicted_cells(arguments: argparse.Namespace) -> None:
     out = ad.AnnData(
         sp.csr_matrix(np.maximum(values, 0), dtype=np.float32), obs=obs, var=pd.DataFrame(index=screen.var_names)
     )
+    out.uns["prediction"] = {"controls": ControlRoles(rotation=arguments.rotation).to_dict()}
     out.write_h5ad(arguments.out)
 
 
@@ -70,12 +82,13 @@ def main() -> None:
         command.add_argument("--out", type=Path, required=True)
         command.add_argument("--perturbation-key", required=True)
         command.add_argument("--context-key", required=True)
+        command.add_argument("--control", required=True)
+        command.add_argument("--rotation", type=int, choices=range(PARTS), default=0)
         if name == "training":
             command.add_argument("--batch-key")
             command.add_argument("--split", type=Path, required=True)
             command.add_argument("--target-sum", type=float, default=1e4)
         else:
-            command.add_argument("--control", required=True)
             command.add_argument("--predicted", type=Path, required=True)
     arguments = parser.parse_args()
     arguments.run(arguments)

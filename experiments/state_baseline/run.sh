@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Train STATE on a screen of counts and predict the conditions that the split holds out.
+# ROTATION=1 (0, 1 or 2) moves the roles of the control cells on, as training.control_rotation does.
 set -euo pipefail
 if [ $# -lt 6 ]; then
     echo "usage: $0 SCREEN.h5ad SPLIT.toml PERTURBATION_KEY CONTROL CONTEXT_KEY OUT [key=value of STATE ...]" >&2
@@ -17,7 +18,8 @@ if ! [ -e "$venv/.installed" ]; then
 fi
 mkdir -p "$out"
 out="$(realpath "$out")"
-columns=(--perturbation-key "$key" --context-key "$context")
+columns=(--perturbation-key "$key" --context-key "$context" --control "$control" --rotation "${ROTATION:-0}")
+export PYTHONPATH="$here/../../sub-packages/bionemo-screens/src${PYTHONPATH:+:$PYTHONPATH}"
 "$venv/bin/python" "$here/convert.py" training --screen "$screen" --split "$split" "${columns[@]}" --out "$out/data"
 
 # STATE's own small model made smaller still for a CPU; its learning rate is meant for ten times the steps.
@@ -33,5 +35,5 @@ columns=(--perturbation-key "$key" --context-key "$context")
 "$venv/bin/state" tx predict --output-dir "$out/state" --checkpoint last.ckpt --predict-only --profile anndata
 predicted="$(find "$out/state" -name 'adata_pred.h5ad' | head -1)"
 "$venv/bin/python" "$here/convert.py" prediction --predicted "$predicted" --screen "$screen" "${columns[@]}" \
-    --control "$control" --out "$out/predicted.h5ad"
+    --out "$out/predicted.h5ad"
 echo "wrote $out/predicted.h5ad"
