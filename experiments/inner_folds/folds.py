@@ -15,7 +15,7 @@ from bionemo.perteval.populations.estimates import Estimates
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.linear_start.means import ConditionMeans
 from bionemo.screens import Condition
-from bionemo.screens.controls import ControlRole, ControlRoles, Controls
+from bionemo.screens.controls import PARTS, ControlRole, ControlRoles
 from experiments.screens import REAL_SCREENS, Screen, glioblastoma, papalexi
 
 FEWEST = 3
@@ -26,15 +26,22 @@ THP1_HELD_OUT = (("rep_1", 12), ("rep_2", 12), ("rep_3", 6), ("rep_3", 6))
 
 @dataclass(frozen=True, kw_only=True)
 class Fold:
-    """Conditions that train, those they are to predict, and those that neither may see."""
+    """Conditions that train, those they are to predict, and those that neither may see.
+
+    `rotation` says which part of the control cells has which role in it; folds take turns.
+    """
 
     train: tuple[Condition, ...]
     held_out: tuple[Condition, ...]
     apart: tuple[Condition, ...]
+    rotation: int = 0
 
 
 class Cells:
     """A screen: its cells, the means of its conditions, and what the baselines need.
+
+    Predictions are made from the control cells of the role input and fitted to shifts from those of the role target;
+    what they are scored against is measured from those of the role truth.
 
     Parameters
     ----------
@@ -47,15 +54,11 @@ class Cells:
     def __init__(self, screen: Screen, work: Path):
         self.name, keys = screen.name, screen.columns
         source = screen.source(work)
-        store = CellStore(screen.store(work))
+        self._store = store = CellStore(screen.store(work))
         self.perturbation_key, self.context_key = keys["perturbation_key"], keys["context_key"]
         self.control, self.target_sum = store.control, store.target_sum
         self.genes = np.array(store.genes)
         self.contexts, self.labels = [str(c) for c in store.contexts], [str(p) for p in store.perturbations]
-        self.means = ConditionMeans(store, np.ones(len(store.runs), dtype=bool), ControlRoles(Controls.SHARED))
-        self.conditions = sorted(
-            (self.contexts[c], self.labels[p]) for c, p in self.means.mean if self.means.cells[c, p] >= FEWEST
-        )
         self.adata = ad.read_h5ad(source)
         contexts, labels = (
             self.adata.obs[key].astype(str).to_numpy() for key in (self.context_key, keys["perturbation_key"])
@@ -66,21 +69,46 @@ class Cells:
             counts.data * np.repeat(self.target_sum / np.maximum(library, 1), np.diff(counts.indptr))
         )
         self.expression, self.library = counts.astype(np.float32), library
-        self.rows = {
-            (c, p): np.flatnonzero((contexts == c) & (labels == p))
-            for c, p in [*self.conditions, *((c, self.control) for c in self.contexts)]
+        found = {(c, p): np.flatnonzero((contexts == c) & (labels == p)) for c in self.contexts for p in self.labels}
+        self._controls = {c: found.pop((c, self.control)) for c in self.contexts}
+        self._perturbed = {condition: rows for condition, rows in found.items() if len(rows) >= FEWEST}
+        self.conditions = sorted(self._perturbed)
+        self._divided: dict[int, Cells] = {}
+        self._divide(0)
+
+    def turned(self, rotation: int) -> "Cells":
+        """The same screen, its control cells divided by a rotation of their roles."""
+        if rotation not in self._divided:
+            self._divided[rotation] = found = copy(self)
+            found._divide(rotation)
+        return self._divided[rotation]
+
+    def _divide(self, rotation: int) -> None:
+        roles = ControlRoles(rotation=rotation)
+        of = {
+            role: {c: rows[roles.has(self.adata.obs_names[rows], role)] for c, rows in self._controls.items()}
+            for role in ControlRole
         }
+        self.means = ConditionMeans(self._store, np.ones(len(self._store.runs), dtype=bool), roles)
+        self.rows = self._perturbed | {(c, self.control): rows for c, rows in of[ControlRole.INPUT].items()}
+        self.truth_rows = of[ControlRole.TRUTH]
+        """Context -> its control cells of the role truth; those in `rows` have the role input."""
 
     def index(self, condition: Condition) -> tuple[int, int]:
         """The store's indices of a condition."""
         return self.contexts.index(condition[0]), self.labels.index(condition[1])
 
     def delta(self, condition: Condition) -> np.ndarray:
-        """Observed mean less that of the context's control cells, log1p [G]."""
+        """Observed mean less that of the context's control cells of the role truth, log1p [G]."""
+        truth = self.expression[self.truth_rows[condition[0]]].mean(0)
+        return self.means.mean[self.index(condition)] - np.asarray(truth, dtype=np.float64).ravel()
+
+    def training_delta(self, condition: Condition) -> np.ndarray:
+        """Observed mean less that of the context's control cells of the role target, log1p [G]."""
         return self.means.delta(self.index(condition), ControlRole.TARGET)
 
     def control_mean(self, context: str) -> np.ndarray:
-        """Mean of a context's control cells, log1p [G]."""
+        """Mean of a context's control cells of the role input, log1p [G]."""
         return self.means.control[ControlRole.INPUT][self.contexts.index(context)]
 
     def vocabulary(self, train: Sequence[Condition]) -> Vocabulary:
@@ -134,17 +162,23 @@ def thp1(work: Path, seeds: int) -> tuple[Cells, list[Fold]]:
             there = [condition for condition in pool if condition[0] == context]
             out = [there[place] for place in rng.permutation(len(there))[:count]]
             train = tuple(condition for condition in pool if condition not in out)
-            folds.append(Fold(train=train, held_out=tuple(out), apart=apart))
+            folds.append(Fold(train=train, held_out=tuple(out), apart=apart, rotation=seed % PARTS))
     return cells, folds
 
 
 def patients(work: Path) -> tuple[Cells, list[Fold]]:
-    """Glioblastoma: for each patient that a test leaves out, each of the other four left out in turn."""
+    """Glioblastoma: for each patient that a test leaves out, each of the other four left out in turn, all rotations."""
     cells = Cells(glioblastoma(REAL_SCREENS / "glioblastoma_panobinostat" / "split.toml"), work)
     folds = [
-        Fold(train=tuple(c for c in cells.conditions if c not in (test, out)), held_out=(out,), apart=(test,))
+        Fold(
+            train=tuple(c for c in cells.conditions if c not in (test, out)),
+            held_out=(out,),
+            apart=(test,),
+            rotation=rotation,
+        )
         for test in cells.conditions
         for out in cells.conditions
+        for rotation in range(PARTS)
         if out != test
     ]
     return cells, folds

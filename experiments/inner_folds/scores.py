@@ -22,11 +22,11 @@ def correlations(cells: Cells, folds: Sequence[Fold], shifts: Shifts) -> np.ndar
     """Correlation of predicted and observed delta, exact means, averaged over the conditions of each fold [folds]."""
     found = []
     for fold in folds:
-        values = []
-        for condition, delta in shifts(cells, fold).items():
-            control = cells.control_mean(condition[0])
+        values, turned = [], cells.turned(fold.rotation)
+        for condition, delta in shifts(turned, fold).items():
+            control = turned.control_mean(condition[0])
             predicted = np.maximum(control + delta, 0) - control
-            values.append(np.corrcoef(predicted, cells.delta(condition))[0, 1])
+            values.append(np.corrcoef(predicted, turned.delta(condition))[0, 1])
         found.append(np.mean(values))
     return np.array(found)
 

@@ -91,6 +91,7 @@ def prior_chosen_inside(cells: Cells, fold: Fold) -> dict[Condition, np.ndarray]
             train=tuple(c for c in fold.train if c[0] != context),
             held_out=tuple(c for c in fold.train if c[0] == context),
             apart=(),
+            rotation=fold.rotation,
         )
         for context in contexts
     ]
@@ -100,7 +101,7 @@ def prior_chosen_inside(cells: Cells, fold: Fold) -> dict[Condition, np.ndarray]
 
 def _squared_error(cells: Cells, fold: Fold, prior: float) -> float:
     found = fitted(prior_conditions=prior, length=0.0)(cells, fold)
-    return sum(float(np.square(delta - cells.delta(condition)).sum()) for condition, delta in found.items())
+    return sum(float(np.square(delta - cells.training_delta(condition)).sum()) for condition, delta in found.items())
 
 
 LOG1P: dict[str, Any] = {"pseudocount": 1.0, "prior_conditions": 3.0, "interacts": False}
