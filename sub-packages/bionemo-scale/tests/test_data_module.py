@@ -16,6 +16,7 @@ from scipy import sparse
 from bionemo.cellsets import CellStore, prepare
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.data.training_vocabulary import training_vocabulary
+from bionemo.scale.linear_start.fit import FittedLinearStart
 from bionemo.scale.training.data_module import CellSetsDataModule
 from bionemo.screens import Split
 from bionemo.screens.controls import ControlRole, ControlRoles
@@ -122,17 +123,20 @@ def test_what_the_truth_is_measured_against_changes_nothing_of_a_training(data):
     assert_equal_batches(before, after)
 
 
-def test_what_training_shifts_are_measured_against_changes_fits_and_scores_but_no_batch_and_no_feature(data):
+def test_what_training_shifts_are_measured_against_changes_fits_and_scores_but_no_batch_and_no_feature(
+    data, monkeypatch
+):
     before, after = data(start="linear"), data(other_values(ControlRole.TARGET), start="linear")
     assert not np.array_equal(before.linear_start.shares, after.linear_start.shares)
     assert not torch.equal(before.scores()._observed, after.scores()._observed)
     assert torch.equal(before.mean_expression(), after.mean_expression())
-    for condition in before.linear_start._evidence.delta:
-        features = before.linear_start._features(*condition)
-        np.testing.assert_array_equal(features, after.linear_start._features(*condition))
-    after.linear_start.shares = before.linear_start.shares
-    after.linear_start._made.clear()
-    assert_equal_batches(before, after)
+    for context in before.linear_start._evidence.contexts:
+        features = before.linear_start._features(context)[1:]
+        for found, expected in zip(after.linear_start._features(context)[1:], features, strict=True):
+            np.testing.assert_array_equal(found, expected)
+    fit = before.linear_start._fit()
+    monkeypatch.setattr(FittedLinearStart, "_fit", lambda self: fit)
+    assert_equal_batches(before, data(other_values(ControlRole.TARGET), start="linear"))
 
 
 def assert_equal_batches(one: CellSetsDataModule, other: CellSetsDataModule) -> None:
