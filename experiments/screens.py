@@ -136,7 +136,7 @@ def train(screen: Screen, work: Path, run: Path, overrides: list[str]) -> str:
     """
     from bionemo.scale.config.overrides import overridden
     from bionemo.scale.config.presets import PRETRAINING
-    from bionemo.scale.training.fit import pretrain
+    from bionemo.scale.training.pretrain import pretrain
 
     store = screen.store(work)
     pretrain(store, screen.split, run, **overridden(PRETRAINING["scale_tiny"], overrides))

@@ -80,7 +80,7 @@ def pretrain(
     from bionemo.scale.config.agreement import check_agreement
     from bionemo.scale.config.overrides import chosen, with_settings
     from bionemo.scale.config.presets import PRETRAINING
-    from bionemo.scale.training.fit import pretrain as run
+    from bionemo.scale.training.pretrain import pretrain as run
 
     sections = with_settings(chosen(recipe, PRETRAINING), settings)
     check_agreement(**sections)

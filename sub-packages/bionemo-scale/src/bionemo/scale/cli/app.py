@@ -203,7 +203,7 @@ def pretrain(
     if check:
         typer.echo("the settings can be used")
         return
-    from bionemo.scale.training.fit import pretrain as run
+    from bionemo.scale.training.pretrain import pretrain as run
 
     run(store, split, out, **settings, embeddings=embeddings)
 
@@ -264,8 +264,9 @@ def profile(
 
     # One step more than is profiled, so that writing the last checkpoint is no part of it.
     lengths = [f"training.max_steps={steps + 4}", "training.warmup_steps=1", f"training.profile_steps={steps}"]
+    lengths.append("training.trial=false")
     settings = overridden(chosen(recipe, PRETRAINING), [*(overrides or []), *lengths])
-    from bionemo.scale.training.fit import pretrain as run
+    from bionemo.scale.training.pretrain import pretrain as run
 
     run(store, split, out, **settings)
     typer.echo((out / "profile" / "table.txt").read_text())

@@ -11,7 +11,7 @@ import nemo_run as run
 from bionemo.scale.config.overrides import overridden
 from bionemo.scale.config.presets import ABOUT, FINETUNING, PRETRAINING, Recipe
 from bionemo.scale.finetuning.finetune import finetune
-from bionemo.scale.training.fit import pretrain
+from bionemo.scale.training.pretrain import pretrain
 from bionemo.scale.training.timing import SimulatedScreen, throughput
 from bionemo.screens.errors import InputError
 

@@ -42,6 +42,8 @@ class RunRecord:
     embeddings: dict | None = None
     """Path and sha256 of the file of perturbation embeddings, if one was given."""
 
+    trial: dict | None = None
+    """What a trial has chosen, and the training conditions that it held out; None where there was none."""
     tuning: dict | None = None
     """Of a finetuned run: which weights moved, and how many names of each table the model knew before."""
 

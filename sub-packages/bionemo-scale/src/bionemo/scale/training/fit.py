@@ -31,45 +31,6 @@ from bionemo.screens.errors import InputError
 _log = logging.getLogger("bionemo.scale")
 
 
-def pretrain(
-    store: str | Path,
-    split: str | Path,
-    out: str | Path,
-    model: ModelConfig,
-    compute: ComputeConfig,
-    training: TrainingConfig,
-    embeddings: str | Path | None = None,
-) -> None:
-    """Train, and leave the run in ``out``.
-
-    Called again with the same arguments it goes on from the last whole checkpoint, and sees every set that was left
-    exactly once. With ``compute.devices`` above 1 it starts the other processes itself, unless ``torchrun`` or Slurm
-    has started them.
-
-    Parameters
-    ----------
-    store
-        Directory that ``prepare`` wrote.
-    split
-        TOML file of held-out conditions.
-    out
-        Directory of the run: ``run.json``, ``checkpoints/``, ``tensorboard/``.
-    model
-        The model to build.
-    compute, training
-        How to compute it, and how to train it.
-    embeddings
-        Parquet or npz file of perturbation embeddings, for a model that takes them.
-
-    Raises
-    ------
-    InputError
-        The arguments do not fit each other, the data, or the run that ``out`` already holds.
-    """
-    with begun(store, split, out, model, compute, training, embeddings) as (run, data, tables):
-        fit(run, data, tables, split)
-
-
 @contextmanager
 def begun(
     store: str | Path,
@@ -79,12 +40,13 @@ def begun(
     compute: ComputeConfig,
     training: TrainingConfig,
     embeddings: str | Path | None = None,
+    trial: dict | None = None,
 ) -> Iterator[tuple[RunDirectory, CellSetsDataModule, dict[str, torch.Tensor]]]:
-    """Open everything, and hold the run directory while this lasts; see :func:`pretrain`, and :func:`fit` for more."""
+    """Open everything, and hold the run directory while this lasts; the arguments are those of ``pretrain``."""
     opened = open_training(store, split, model, compute, training, embeddings)
     run, write = RunDirectory(Path(out)), rank_zero_only.rank == 0
     with run.held(write=write):
-        run.start(opened.record(), write=write)
+        run.start(opened.record(trial=trial), write=write)
         data = opened.data()
         tables = data.tables()
         if opened.vectors is not None:
@@ -158,8 +120,8 @@ def fit(
         _log.info("%s, %s", data.summary(), f"going on from {last.name}" if last else f"{training.max_steps} steps")
         if model.start is Start.LINEAR and model.network_share is None and not data.has_validation:
             _log.warning(
-                "%s marks no validation conditions, so nothing can tell how much the network adds to the linear "
-                "start: predictions will be that start alone. List conditions under val, or set model.network_share",
+                "nothing tells how much the network adds to the linear start, so predictions will be that start alone: "
+                "%s marks no validation conditions; list some under val, or set model.network_share",
                 split,
             )
     checkpoints = Checkpoints(run, training)

@@ -12,7 +12,7 @@ from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.runs.directory import RunDirectory
 from bionemo.scale.training import setup as opening
 from bionemo.scale.training.data_module import CellSetsDataModule
-from bionemo.scale.training.fit import pretrain
+from bionemo.scale.training.pretrain import pretrain
 
 
 class TimedData(CellSetsDataModule):
@@ -38,7 +38,8 @@ def train(
     """Train until told to end, and say where the checkpoint is."""
     opening.CellSetsDataModule = TimedData  # type: ignore[misc]
     add_callback(nl, Stopwatch(lambda: TimedData.timed, warm_up, learning))
-    pretrain(store, split, out, ModelConfig(**model), ComputeConfig(**compute), TrainingConfig(**training_settings))
+    settings = TrainingConfig(**training_settings, trial=False)  # one training is timed
+    pretrain(store, split, out, ModelConfig(**model), ComputeConfig(**compute), settings)
     return {"checkpoint": str(RunDirectory(Path(out)).last_checkpoint())}
 
 
