@@ -15,28 +15,28 @@ from experiments.screens import Screen, apart, glioblastoma, import_once, papale
 
 PATIENTS = ("PW030", "PW032", "PW034", "PW036", "PW040")
 UNUSED = ("training.max_steps=25", "training.warmup_steps=5")
-"""Without validation conditions the network share is 0 and predictions are the linear start, however long the network
-was trained."""
+"""Where no condition can be held out to choose with, predictions are the linear start, however long the network was
+trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fold:
-    """One split of one screen. `validated`: whether it marks validation conditions."""
+    """One split of one screen. `chosen`: whether some conditions, marked or drawn, choose the share of the network."""
 
     name: str
     screen: Screen
-    validated: bool = False
+    chosen: bool = False
 
     def overrides(self, seed: int) -> list[str]:
         """Settings beside the recipe's."""
-        return [*(() if self.validated else UNUSED), *seeded(seed)]
+        return [*(() if self.chosen else UNUSED), *seeded(seed)]
 
 
 def folds(out: Path) -> list[Fold]:
     """Return the folds: two splits of the CRISPR screen, and each of the five patients left out."""
     found = [
-        Fold(name="papalexi", screen=papalexi("split")),
-        Fold(name="papalexi_validated", screen=papalexi("validated"), validated=True),
+        Fold(name="papalexi", screen=papalexi("split"), chosen=True),
+        Fold(name="papalexi_validated", screen=papalexi("validated"), chosen=True),
     ]
     (out / "splits").mkdir(parents=True, exist_ok=True)
     for patient in PATIENTS:

@@ -129,7 +129,7 @@ class ModelConfig:
     start: Start = Start.LINEAR
     network_share: float | None = None
     """Share of the network's change that is added to the linear start, in [0, 1]. Where not given, validation
-    conditions choose it, and without those it is 0."""
+    conditions choose it, marked by the split or drawn for a trial; without any it is 0."""
 
     endpoint_weight: float = 1.0
     """Weight of the endpoint loss, or of the velocity loss."""
