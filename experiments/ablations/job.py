@@ -46,7 +46,9 @@ def measure(out: Path, screen_name: str, seed: int, steps: int, variants: list[V
         folder = run if variant.solver_steps == 1 else with_solver_steps(run, variant.solver_steps)
         predicted[variant.name] = run / f"{variant.name.replace(' ', '_')}.h5ad"
         predict(folder, cells, predicted[variant.name], like=cells, seed=seed, overwrite=True, progress=False)
-    evaluation = evaluate(predicted, cells, split=screen.split, arms="main", threads=1, progress=False)
+    evaluation = evaluate(
+        predicted, cells, split=screen.split, controls="independent", arms="main", threads=1, progress=False
+    )
     headline = [metric.name for metric in METRICS.values() if metric.headline]
     scores = evaluation.per_perturbation.set_index("arm")
     validated = json.loads((run / "best.json").read_text()) if (run / "best.json").exists() else None

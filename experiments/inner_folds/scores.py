@@ -69,26 +69,25 @@ class Scores:
         seen = [self._test_observed((context, name)) for name in names]
         reference = np.mean([tested.moments.mean for tested in seen], axis=0)
         controls = self._controls[context]
-        tests = [mann_whitney.test(populations[context, name].astype(np.float32), controls) for name in names]
+        made = [mann_whitney.sort_cells(populations[context, name].astype(np.float32)) for name in names]
+        tests = [mann_whitney.test(cells, controls) for cells in made]
         scores = score(*(self._side(context, names, side, reference) for side in (tests, seen)))
         return pd.DataFrame(scores[list(METRICS)])
 
     def _test_observed(self, condition: Condition) -> Tested:
         if condition not in self._observed:
             cells = self._cells.expression[self._cells.rows[condition]]
-            self._observed[condition] = mann_whitney.test(cells, self._controls[condition[0]])
+            self._observed[condition] = mann_whitney.test(mann_whitney.sort_cells(cells), self._controls[condition[0]])
         return self._observed[condition]
 
     def _side(self, context: str, names: list[str], tests: list[Tested], reference: np.ndarray) -> Side:
-        mean = self._controls[context].moments.mean
         return Side(
             perturbations=names,
             control=self._cells.control,
             genes=self._cells.genes,
-            control_mean=mean,
+            control_mean=self._controls[context].moments.mean,
             reference=reference,
             tests=tests,
-            split_delta=np.stack([tested.moments.mean - mean for tested in tests]),
         )
 
 

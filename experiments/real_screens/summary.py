@@ -39,7 +39,9 @@ def markdown(folds: dict[str, dict], failed: list[str]) -> str:
         groups["gbm, where there is STATE"] = with_state
     for name, members in groups.items():
         what = f"mean of {len(members)} folds" if len(members) > 1 else f"{members[0]['conditions']} conditions"
-        parts.append(f"**{name}**, {what}\n\n{_arm_table(members)}")
+        parts.append(f"**{name}**, {what}, independent control cells\n\n{_arm_table(members)}")
+        shared = [member["shared"] for member in members]
+        parts.append(f"**{name}**, shared control cells as published protocols have them\n\n{_arm_table(shared)}")
     parts.append(_fold_table(folds))
     return "\n\n".join(parts) + "\n"
 
@@ -114,20 +116,25 @@ def _fold_table(folds: dict[str, dict]) -> str:
 
 
 def _kept(facts: dict) -> dict:
-    """The part of a report that the tables are made from."""
+    """The part of a report that the tables are made from: independent control cells first, shared ones beside."""
     report = facts["report"]
+    return {
+        "conditions": report["conditions"],
+        "arms": _arms(report),
+        "shared": {"arms": _arms(report["shared"])},
+        "commands": facts["commands"],
+        "validation": facts["validation"],
+        "versions": {**report["versions"], **facts["model_versions"]},
+    }
+
+
+def _arms(report: dict) -> dict[str, dict]:
     arms = {}
     for name, arm in report["arms"].items():
         seeds = arm["seeds"] and [{metric: _round(seed[metric]) for metric in COLUMNS} for seed in arm["seeds"]]
         arms[name] = {"kind": arm["kind"], "seeds": seeds}
         arms[name] |= {metric: _round(arm["metrics"][metric]) for metric in COLUMNS}
-    return {
-        "conditions": report["conditions"],
-        "arms": arms,
-        "commands": facts["commands"],
-        "validation": facts["validation"],
-        "versions": {**report["versions"], **facts["model_versions"]},
-    }
+    return arms
 
 
 def _mean(values: list) -> float | None:

@@ -10,13 +10,18 @@ import sys
 from pathlib import Path
 
 ARMS = ("linear start alone", "network alone", "both", "STATE")
-METRICS = ("PDCorr", "PDCorr_split", "DEOver", "DEPrec", "LFCSpear", "DirAgr", "MSE")
+METRICS = ("PDCorr", "DEOver", "DEPrec", "LFCSpear", "DirAgr", "MSE")
 LOW_IS_BETTER = ("MSE",)
 
 
 def kept(report: dict) -> dict:
-    """Return what is kept of a report: the scores of every arm, and the comparisons among the predictions."""
+    """Return what is kept of a report: the scores of every arm, and the comparisons among the predictions.
+
+    Those with shared control cells are kept under ``shared``, where the report has them second.
+    """
+    shared = report.get("shared")
     return {
+        "controls": report["controls"],
         "conditions": report["conditions"],
         "arms": {
             name: {"kind": arm["kind"], "metrics": rounded(arm["metrics"])}
@@ -24,7 +29,7 @@ def kept(report: dict) -> dict:
             for name, arm in report["arms"].items()
         },
         "comparisons": [rounded(one) for one in report["comparisons"] if {one["first"], one["second"]} <= set(ARMS)],
-    }
+    } | ({"shared": kept(shared)} if shared else {})
 
 
 def rounded(values: dict) -> dict:
@@ -38,18 +43,30 @@ def number(value: float | None) -> str:
 
 
 def table(report: dict) -> str:
-    """Return the Markdown table of an evaluation; the best baseline is chosen for each metric by its own score."""
-    scores = {name: arm["metrics"] for name, arm in report["arms"].items()}
-    baselines = [name for name, arm in report["arms"].items() if arm["kind"] == "baseline"]
+    """Return the Markdown table of an evaluation; the best baseline is chosen for each metric by its own score.
+
+    Scores with independent control cells stand first; those with shared ones, as published protocols have them, second.
+    """
     lines = [f"| | {' | '.join(ARMS)} | best simple baseline | split halves |"]
     lines.append("| --- |" + " ---: |" * len(ARMS) + " --- | ---: |")
+    lines += rows(report)
+    if report.get("shared"):
+        lines += rows(report["shared"], ", shared controls")
+    return "\n".join(lines)
+
+
+def rows(report: dict, ending: str = "") -> list[str]:
+    """Return a row for each metric, whose name gets an ending."""
+    scores = {name: arm["metrics"] for name, arm in report["arms"].items()}
+    baselines = [name for name, arm in report["arms"].items() if arm["kind"] == "baseline"]
+    lines = []
     for metric in METRICS:
         known = {name: scores[name][metric] for name in baselines if scores[name].get(metric) is not None}
         best = (min if metric in LOW_IS_BETTER else max)(known, key=lambda name: known[name])
         own = [number(scores.get(arm, {}).get(metric)) for arm in ARMS]
         halves = number(scores["split halves"].get(metric))
-        lines.append(f"| {metric} | {' | '.join(own)} | {number(known[best])} {best} | {halves} |")
-    return "\n".join(lines)
+        lines.append(f"| {metric}{ending} | {' | '.join(own)} | {number(known[best])} {best} | {halves} |")
+    return lines
 
 
 def main(arguments: list[str]) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from bionemo.perteval import BASELINES, evaluate
 from bionemo.perteval.inputs.alignment import align, hold_out, training_notes
+from bionemo.perteval.inputs.divisions import SHARED
 from bionemo.perteval.inputs.keys import Keys
 from bionemo.perteval.inputs.reading import CellFile
 from bionemo.perteval.inputs.screen import generator, mean_cell
@@ -13,6 +14,8 @@ from bionemo.perteval.populations.baselines import Request
 from bionemo.perteval.populations.ceiling import split_halves
 from bionemo.perteval.populations.estimates import Estimates
 from bionemo.perteval.populations.rounding import round_to_counts
+from bionemo.perteval.populations.views import View
+from bionemo.screens.controls import ControlRole, ControlRoles
 
 KEYS = Keys(perturbation_key="gene", context_key="line", control="ctrl", target_sum=1e4, layer=None)
 
@@ -34,6 +37,10 @@ def _screen(prediction, counts, held_out=()):
 @pytest.fixture(scope="module")
 def screen(noisy, counts):
     return _screen(noisy, counts, held_out=[("C", "p1")])
+
+
+def _view(screen, context, roles=SHARED):
+    return View.of(screen, Estimates(screen), context, roles)
 
 
 def _mean(cells, context, gene):
@@ -84,7 +91,7 @@ def test_linear_delta_is_the_ridge_solution(screen):
     conditions = list(screen.training)
     levels = sorted({c for c, _ in conditions}) + sorted({p for _, p in conditions})
     design = np.array([[float(level in condition) for level in levels] for condition in conditions])
-    deltas = np.stack([screen.delta(*condition) for condition in conditions])
+    deltas = np.stack([screen.mean(context, name) - screen.mean(context, "ctrl") for context, name in conditions])
     ridge = Ridge(alpha=0.1).fit(design, deltas)
     for context, name in (("A", "p1"), ("B", "p2"), ("A", "unknown")):
         asked = np.array([[float(level in (context, name)) for level in levels]])
@@ -114,9 +121,9 @@ def test_context_and_mean_baselines_by_hand(screen, log1p):
     np.testing.assert_allclose(estimates.mean_delta("A", "p1"), np.mean(delta, axis=0), atol=1e-5)
 
 
-@pytest.mark.parametrize("arm", list(BASELINES))
+@pytest.mark.parametrize("arm", [name for name, arm in BASELINES.items() if not arm.needs_factors])
 def test_every_baseline_is_a_population_on_the_scale(screen, arm):
-    cells = BASELINES[arm].draw(Request(screen, Estimates(screen), "A", "p2", generator(0, "x")))
+    cells = BASELINES[arm].draw(Request(_view(screen, "A"), "p2", generator(0, "x")))
     dense = cells if isinstance(cells, np.ndarray) else cells.toarray()
     assert dense.shape == (screen.rows["A", "p2"].size, 120)
     assert dense.dtype == np.float32
@@ -128,7 +135,7 @@ def test_every_baseline_is_a_population_on_the_scale(screen, arm):
 
 def test_resampled_cells_come_from_where_they_say(screen):
     def sources(arm, context, name):
-        cells = BASELINES[arm].draw(Request(screen, Estimates(screen), context, name, generator(0, "x"))).toarray()
+        cells = BASELINES[arm].draw(Request(_view(screen, context), name, generator(0, "x"))).toarray()
         wanted = {row.tobytes() for row in cells}
         return {c for c in screen.rows if wanted & {row.tobytes() for row in screen.cells(*c).toarray()}}
 
@@ -137,21 +144,69 @@ def test_resampled_cells_come_from_where_they_say(screen):
     assert sources("control cells", "A", "p3") == {("A", "ctrl")}
 
 
-def test_split_controls_are_disjoint_and_remove_the_shared_error(counts):
-    """Labels without any effect: shifts correlate through the shared control mean, but not through its halves."""
+def test_independent_controls_are_disjoint_and_remove_the_shared_error(counts):
+    """Labels without any effect: shifts correlate through the shared control mean, but not through its parts."""
     rng = np.random.default_rng(5)
     control = counts[(counts.obs["gene"] == "ctrl").to_numpy() & (counts.obs["line"] == "A").to_numpy()]
     cells = control[rng.integers(control.n_obs, size=600)].copy()
     cells.obs_names_make_unique()
     cells.obs["gene"] = ["ctrl"] * 30 + [f"p{i % 19:02d}" for i in range(570)]
-    table = evaluate(_log1p_of(cells[30:]), cells, **_KEYWORDS, arms="main", threads=1, progress=False).table
-    assert table.loc["split halves", "PDCorr"] > 0.3
-    assert abs(table.loc["split halves", "PDCorr_split"]) < 0.15
+    found = evaluate(_log1p_of(cells[30:]), cells, **_KEYWORDS, arms="main", threads=1, progress=False)
+    assert found.shared.table.loc["split halves", "PDCorr"] > 0.3
+    assert abs(found.table.loc["split halves", "PDCorr"]) < 0.15
+    assert found.noise["A"] > 0.8
+
+
+def test_a_view_knows_only_the_input_cells_of_its_context(screen, log1p):
+    roles = ControlRoles(rotation=1)
+    view = _view(screen, "A", roles)
+    assert not set(view.known) & set(view.truth)
+    parts = {
+        role: log1p[(log1p.obs["gene"] == "ctrl").to_numpy() & roles.has(log1p.obs_names, role)]
+        for role in (ControlRole.INPUT, ControlRole.TRUTH)
+    }
+    known, truth = (_mean(parts[role], "A", "ctrl") for role in (ControlRole.INPUT, ControlRole.TRUTH))
+    np.testing.assert_allclose(view.screen.mean("A", "ctrl"), known, atol=1e-5)
+    np.testing.assert_allclose(view.true_delta("p2"), _mean(log1p, "A", "p2") - truth, atol=1e-5)
+    here, elsewhere = _mean(log1p, "A", "p4") - known, _mean(log1p, "B", "p4") - _mean(log1p, "B", "ctrl")
+    there = _mean(log1p, "C", "p4") - _mean(log1p, "C", "ctrl")
+    np.testing.assert_allclose(
+        view.estimates.transferred_delta("A", "p4"), (here + elsewhere + there) / 3, atol=1e-5
+    )  # fmt: skip
+    drawn = BASELINES["control cells"].draw(Request(view, "p2", generator(0, "x"))).toarray()
+    assert {row.tobytes() for row in drawn} <= {row.tobytes() for row in screen.observed[view.known].toarray()}
+    oracle = BASELINES["control cells + true delta"].draw(Request(view, "p2", generator(0, "x")))
+    assert oracle.shape == drawn.shape
+
+
+def test_related_delta_is_of_the_contexts_that_share_most_columns(noisy, counts, log1p):
+    """Lines A and B are of one tissue, C of another: what p1 does in A is read off B where B has it, else off C."""
+    tissue = {"A": "x", "B": "x", "C": "y"}
+    for cells in (noisy := noisy.copy(), counts := counts.copy()):
+        cells.obs["tissue"] = cells.obs["line"].astype(str).map(tissue)
+        cells.uns = {}
+    alone = noisy[((noisy.obs["line"] == "A") & (noisy.obs["gene"] == "p1")).to_numpy()].copy()
+    found = evaluate(alone, counts, **{**_KEYWORDS, "context_key": "line+tissue"}, threads=1, progress=False)
+    assert {"control cells + related delta", "control mean + related delta"} <= set(found.arms)
+    keys = Keys(perturbation_key="gene", context_key="line+tissue", control="ctrl", target_sum=1e4, layer=None)
+    files = [CellFile(arm="prediction", cells=alone, name="mine")]
+    whole = align(files, CellFile(cells=counts, name="observed"), keys)
+
+    def delta(line):
+        return _mean(log1p, line, "p1") - _mean(log1p, line, "ctrl")
+
+    np.testing.assert_allclose(Estimates(whole).related_delta("A+x", "p1"), delta("B"), atol=1e-5)
+    without = Estimates(hold_out(whole, [("B+x", "p1")]))
+    np.testing.assert_allclose(without.related_delta("A+x", "p1"), delta("C"), atol=1e-5)
+
+
+def test_contexts_of_one_column_have_no_related_delta(screen):
+    assert not [name for name, baseline in BASELINES.items() if baseline.needs_factors and baseline.exists_for(screen)]
 
 
 def test_shifted_controls_have_the_shifted_mean(screen):
     arm = BASELINES["control cells + transferred delta"]
-    cells = arm.draw(Request(screen, Estimates(screen), "A", "p2", generator(0, "x")))
+    cells = arm.draw(Request(_view(screen, "A"), "p2", generator(0, "x")))
     assert cells.shape == (screen.rows["A", "p2"].size, 120)
     assert cells.min() >= 0
     free = Estimates(screen).transferred_delta("A", "p2") > 0  # not clipped

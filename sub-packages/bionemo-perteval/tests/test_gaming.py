@@ -9,11 +9,13 @@ import pytest
 from bionemo.perteval import evaluate
 from bionemo.perteval.checks.flags import CHECKS
 from bionemo.perteval.inputs.alignment import align
+from bionemo.perteval.inputs.divisions import SHARED
 from bionemo.perteval.inputs.keys import Keys
 from bionemo.perteval.inputs.reading import CellFile
-from bionemo.perteval.populations.baselines import BASELINES
+from bionemo.perteval.populations.baselines import BASELINES, available
 from bionemo.perteval.populations.catalogue import draw
 from bionemo.perteval.populations.estimates import Estimates
+from bionemo.perteval.populations.views import View
 from bionemo.perteval.report.page import html
 from bionemo.screens import InputError
 
@@ -25,13 +27,18 @@ def screen(noisy, counts):
     return align([CellFile(arm="prediction", cells=noisy, name="noisy")], CellFile(cells=counts, name="observed"), KEYS)
 
 
+def _views(screen):
+    estimates = Estimates(screen)
+    return {line: View.of(screen, estimates, line, SHARED) for line in screen.scored}
+
+
 @pytest.fixture(scope="module")
 def honest(screen, noisy):
     """Name -> cells of every scored condition, in the order of `noisy`: a model, and every baseline and oracle."""
-    estimates = Estimates(screen)
+    views = _views(screen)
     made = {"model": noisy.X.toarray()}
-    for name in BASELINES:
-        made[f"as {name}"] = _assembled(noisy, lambda *c, name=name: draw(screen, estimates, name, *c, seed=7))
+    for name in available(screen):
+        made[f"as {name}"] = _assembled(noisy, lambda line, gene, name=name: draw(views[line], name, gene, seed=7))
     return made
 
 
@@ -39,9 +46,9 @@ def honest(screen, noisy):
 def cheats(screen, noisy, log1p):
     """Name -> cells: what a score can be raised with."""
     rng = np.random.default_rng(3)
-    estimates = Estimates(screen)
+    views = _views(screen)
     transferred = "control cells + transferred delta, zero-preserving"
-    plausible = _assembled(noisy, lambda *c: draw(screen, estimates, transferred, *c, seed=5))
+    plausible = _assembled(noisy, lambda line, gene: draw(views[line], transferred, gene, seed=5))
     labels = [tuple(pair) for pair in noisy.obs[["line", "gene"]].to_numpy(str)]
     mean = {
         pair: plausible[[i for i, other in enumerate(labels) if other == pair]].mean(axis=0) for pair in set(labels)
@@ -119,7 +126,7 @@ def test_raised_flags_stand_first_on_the_page(judged):
 
 
 def test_cheats_without_a_flag_of_their_own_are_scored_where_they_belong(judged):
-    table = judged.table
+    table = judged.shared.table  # made from all control cells
     assert (
         table.loc["variance inflated", "DEPrec"]
         < table.loc["control cells + transferred delta, zero-preserving", "DEPrec"]

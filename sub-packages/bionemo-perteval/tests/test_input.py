@@ -134,7 +134,7 @@ def test_min_cells_leaves_small_conditions_out_and_says_so(perfect, counts, tmp_
     assert found.settings["scored"] == {"A": ["p1", "p2"]}
     assert found.settings["left_out"] == [["A", "p3"], ["B", "p2"]]
     assert not {("A", "p3"), ("B", "p2")} & {tuple(pair) for pair in found.settings["training"]}
-    (notice,) = found.notices
+    notice = found.notices[0]
     assert notice.startswith("2 of 4 predicted conditions were left out")
     assert "A / p3 (" in notice
     assert notice in json.loads((tmp_path / "metrics.json").read_text())["notices"]
@@ -210,7 +210,7 @@ def test_paths_may_be_text(noisy, counts, tmp_path, kind):
 def test_the_share_of_the_network_stands_first(perfect, counts, tmp_path):
     perfect.uns["prediction"] |= {"network_share": 0.25, "start": "linear"}
     found = evaluate(perfect, counts, arms="main", threads=1, progress=False, out=tmp_path)
-    (notice,) = found.notices
+    notice = found.notices[0]
     assert notice == "the predicted AnnData is a linear start with 25% of the network's change added."
     page = (tmp_path / "report.html").read_text()
     assert 0 < page.index("a linear start with 25%") < page.index("<h2>Scores")

@@ -40,12 +40,19 @@ def test_json_is_strict_and_complete(folder, evaluation):
     assert set(prediction["per_context"]) == {"A", "B"}
     assert set(prediction["metrics"]) == set(METRICS)
     assert content["versions"]["cell-eval"].startswith("0.6")
+    assert content["controls"] == "independent"
+    assert content["shared"]["controls"] == "shared"
+    shared = evaluation.shared.table.loc["prediction", "PDCorr"]
+    assert content["shared"]["arms"]["prediction"]["metrics"]["PDCorr"] == pytest.approx(shared)
     assert content["settings"]["held_out"] == [["C", "p1"]]
     assert content["settings"]["prediction"]["input_kind"] == "counts"
 
 
 def test_csv(folder, evaluation):
     long = pd.read_csv(folder / "metrics.csv")
+    shared = long[(long["controls"] == "shared") & (long["metric"] == "MSE") & (long["subset"] == "all")]
+    assert shared.set_index("arm")["value"].to_dict() == pytest.approx(evaluation.shared.table["MSE"].to_dict())
+    long = long[long["controls"] == "independent"]
     table = long[long["subset"] == "all"].pivot(index="arm", columns="metric", values="value")
     pd.testing.assert_frame_equal(
         table.loc[evaluation.table.index, evaluation.table.columns], evaluation.table, check_names=False
@@ -53,9 +60,10 @@ def test_csv(folder, evaluation):
     row = long.query("subset == 'strong' and arm == 'prediction' and metric == 'MSE'").iloc[0]
     assert row.low <= row.value <= row.high
     assert row.value == pytest.approx(evaluation.strong.table.loc["prediction", "MSE"])
-    compared = pd.read_csv(folder / "comparisons.csv", index_col=["first", "second", "metric"])
-    pd.testing.assert_frame_equal(compared, evaluation.comparisons)
-    assert len(pd.read_csv(folder / "per_perturbation.csv")) == len(evaluation.table) * 4
+    compared = pd.read_csv(folder / "comparisons.csv", index_col=["controls", "first", "second", "metric"])
+    for of in evaluation.kinds:
+        pd.testing.assert_frame_equal(compared.loc[str(of.controls)], of.comparisons)
+    assert len(pd.read_csv(folder / "per_perturbation.csv")) == 2 * len(evaluation.table) * 4
 
 
 def test_missing_values_are_counted_and_not_written_as_numbers(evaluation, tmp_path):

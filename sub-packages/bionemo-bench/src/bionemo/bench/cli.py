@@ -159,6 +159,9 @@ def scoring(
     growth: Annotated[
         str, typer.Option(help="Numbers of cells at which perteval scores all arms, with commas; or empty.")
     ] = ("50000,100000,200000,500000"),
+    controls: Annotated[
+        str, typer.Option(help="Control cells with which perteval scores all arms: `independent`, `shared`, `both`.")
+    ] = "both",
     repeats: Annotated[int, typer.Option(min=0, help="Of the comparison, alternating.")] = 3,
     threads: Annotated[int, typer.Option(min=1, help="Threads of perteval, worker processes of cell-eval.")] = 2,
 ) -> None:
@@ -171,7 +174,8 @@ def scoring(
         sizes = [int(size) for size in growth.split(",") if size]
     except ValueError:
         raise InputError(f"--growth is {growth!r}, but it takes whole numbers with commas between.") from None
-    found = run(cells=cells, genes=genes, perturbations=perturbations, growth=sizes, repeats=repeats, threads=threads)
+    size = {"cells": cells, "genes": genes, "perturbations": perturbations}
+    found = run(**size, growth=sizes, controls=controls, repeats=repeats, threads=threads)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
     for engine, seconds in found["median_seconds"].items():

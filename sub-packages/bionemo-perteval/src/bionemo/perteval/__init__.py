@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bionemo.perteval.populations.baselines import BASELINES, Baseline
     from bionemo.perteval.report.files import write
     from bionemo.perteval.report.tables import render
+    from bionemo.perteval.report.warnings import warnings
     from bionemo.perteval.run import evaluate
     from bionemo.screens.errors import InputError
 
@@ -28,13 +29,15 @@ _MODULES = {
     "InputError": "bionemo.screens.errors",
     "Metric": "bionemo.perteval.metrics.registry",
     "evaluate": "bionemo.perteval.run",
+    "warnings": "bionemo.perteval.report.warnings",
     "register": "bionemo.perteval.metrics.registry",
     "render": "bionemo.perteval.report.tables",
     "write": "bionemo.perteval.report.files",
 }
 
 __all__ = [
-    "BASELINES", "METRICS", "Baseline", "Evaluation", "InputError", "Metric", "evaluate", "register", "render", "write",
+    "BASELINES", "METRICS", "Baseline", "Evaluation", "InputError", "Metric", "evaluate", "register", "render",
+    "warnings", "write",
 ]  # fmt: skip
 
 

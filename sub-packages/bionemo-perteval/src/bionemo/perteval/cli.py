@@ -77,6 +77,19 @@ def evaluate(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse also statistics of held-out cells, and what cannot be checked.")
     ] = False,
+    controls: Annotated[
+        str,
+        typer.Option(
+            help="Control cells: `independent` (predicted and observed shifts have other ones), `shared` as published "
+            "protocols have them, or `both`."
+        ),
+    ] = "both",
+    control_rotation: Annotated[
+        int | None,
+        typer.Option(
+            help="Which parts of the control cells have which role, 0 to 2; where the prediction does not say."
+        ),
+    ] = None,
     arms: Annotated[str, typer.Option(help="`all` baselines and oracles, or the `main` ones.")] = "all",
     engine: Annotated[
         str,
@@ -113,6 +126,8 @@ def evaluate(
         ),
         hvg_from=by_name(hvg_from, "--hvg-from", str),
         strict=strict,
+        controls=controls,  # type: ignore[arg-type]
+        control_rotation=control_rotation,
         arms=arms,  # type: ignore[arg-type]
         engine=engine,  # type: ignore[arg-type]
         seed=seed,

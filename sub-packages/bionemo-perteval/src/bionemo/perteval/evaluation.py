@@ -1,7 +1,7 @@
 """Hold the result of an evaluation: the scores of every arm, and the tables that follow from them."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,9 +13,11 @@ from bionemo.perteval.checks.flags import Flag
 from bionemo.perteval.checks.profiles import Profiles
 from bionemo.perteval.metrics import challenge, intervals
 from bionemo.perteval.metrics.registry import METRICS, STRONG_EFFECT, directed
+from bionemo.perteval.metrics.scores import failed
 from bionemo.perteval.populations.baselines import CONTROL_CELLS, TRANSFERRED_DELTA
 from bionemo.perteval.populations.catalogue import Arm
 from bionemo.perteval.populations.ceiling import SPLIT_HALVES, spearman_brown
+from bionemo.screens.controls import Controls
 from bionemo.screens.errors import InputError
 
 _CONDITION = ["context", "perturbation"]
@@ -25,11 +27,14 @@ _CONDITION = ["context", "perturbation"]
 class Evaluation:
     """An `Evaluation` holds the scores of predictions, baselines, oracles and the ceiling; each of them is an *arm*.
 
+    The scores are under independent control cells where those were asked for, and `shared` has those under shared ones.
+
     Attributes
     ----------
     per_perturbation
         One row per arm, context and perturbation: ``n_cells`` and the metrics; NaN where a metric has no value. Means
-        over training seeds, NaN where one of them has no value, and over splits for the ceiling.
+        over training seeds, NaN where one of them failed, over splits for the ceiling, and over the divisions of the
+        control cells.
     per_seed
         The same for the predictions, one row a training seed, with a column ``seed`` (0, 1, ...).
     arms
@@ -40,6 +45,13 @@ class Evaluation:
         Arguments of `evaluate` after defaults and the prediction's own statements, and what the baselines used.
     versions
         Versions of the packages that decide the numbers.
+    controls
+        Which control cells the scores are under.
+    shared
+        The same under shared control cells, as published protocols have them; None where not asked for, or where they
+        are the scores themselves.
+    noise
+        Context -> share of the variance over genes of the observed shifts that is sampling noise, by split halves.
     notices
         What the reader has to know before any number: which conditions were left out, and what predicted.
     notes
@@ -58,6 +70,9 @@ class Evaluation:
     profiles: Profiles
     settings: dict[str, Any]
     versions: dict[str, str]
+    controls: Controls = Controls.INDEPENDENT
+    shared: "Evaluation | None" = None
+    noise: dict[str, float] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     other_engine: pd.DataFrame | None = None
@@ -77,6 +92,11 @@ class Evaluation:
     def flags(self) -> list[Flag]:
         """Every check of every prediction, raised or not."""
         return flags.flags(self.profiles, self.predictions)
+
+    @property
+    def kinds(self) -> "list[Evaluation]":
+        """The evaluation itself and, where it is there, the same under shared control cells."""
+        return [self] if self.shared is None else [self, self.shared]
 
     @property
     def definitions(self) -> dict[str, str]:
@@ -118,6 +138,7 @@ class Evaluation:
             per_seed=_only(self.per_seed, strong),
             other_engine=None if self.other_engine is None else _only(self.other_engine, strong),
             challenge=None,
+            shared=None,
         )
 
     @cached_property
@@ -144,7 +165,7 @@ class Evaluation:
     @cached_property
     def failed_seeds(self) -> list[str]:
         """One sentence for each training seed that lacks values which other seeds of the same prediction have."""
-        empty = self.per_seed[["arm", "seed", *_CONDITION]].join(self.per_seed[self.metrics].isna())
+        empty = self.per_seed[["arm", "seed", *_CONDITION]].join(failed(self.per_seed))
         several = empty.groupby(["arm", *_CONDITION])[self.metrics].transform("sum")
         seeds = empty.groupby(["arm", *_CONDITION])["seed"].transform("size")
         alone = empty[self.metrics] & several.lt(seeds, axis=0)
@@ -182,6 +203,12 @@ class Evaluation:
         names = self.predictions
         pairs = [(first, second) for place, first in enumerate(names) for second in names[place + 1 :]]
         pairs += [(name, self.target) for name in names]
+        return intervals.compare(self.per_perturbation, pairs, self.metrics, seed=self.settings["seed"])
+
+    @cached_property
+    def beside_ceiling(self) -> pd.DataFrame:
+        """Every prediction against the split halves, in the form of `comparisons`."""
+        pairs = [(name, SPLIT_HALVES) for name in self.predictions]
         return intervals.compare(self.per_perturbation, pairs, self.metrics, seed=self.settings["seed"])
 
     @cached_property

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ import pandas as pd
 from bionemo.perteval.engines import challenge, other_release
 from bionemo.perteval.evaluation import Evaluation
 from bionemo.perteval.inputs.alignment import align
+from bionemo.perteval.inputs.divisions import Asked, Divisions, divide
 from bionemo.perteval.inputs.keys import Keys
 from bionemo.perteval.inputs.reading import CellFile, Source, read_observed, read_predictions
 from bionemo.perteval.inputs.screen import Screen
@@ -20,6 +22,7 @@ from bionemo.perteval.populations.baselines import BASELINES
 from bionemo.perteval.populations.catalogue import list_arms, population_notes
 from bionemo.perteval.populations.ceiling import SPLIT_HALVES, SPLIT_REPEATS
 from bionemo.perteval.report.files import check_writable, plain, write
+from bionemo.perteval.report.warnings import noise_of
 from bionemo.perteval.rules.ruleset import Held, HvgFrom, Ruleset, TrainedOn
 from bionemo.perteval.scoring import score_arms
 from bionemo.screens.errors import InputError
@@ -54,6 +57,8 @@ def evaluate(
     training_conditions: TrainedOn | None = None,
     hvg_from: HvgFrom | None = None,
     strict: bool = False,
+    controls: Asked = "both",
+    control_rotation: int | None = None,
     arms: Literal["all", "main"] = "all",
     engine: Engine = "0.6",
     seed: int = 0,
@@ -62,8 +67,9 @@ def evaluate(
 ) -> Evaluation:
     """Score predicted cells against observed cells, with baselines, oracles and the split-half ceiling beside.
 
-    Every context is scored apart, with the observed control cells on both sides, and each arm has as many cells per
-    perturbation as were observed.
+    Every context is scored apart, and each arm has as many cells per perturbation as were observed. Observed shifts are
+    measured against one part of the observed control cells, predicted ones against another, from which the baselines
+    are made too, so that no two sides share the noise of a control mean. Shared control cells are all on both sides.
 
     Parameters
     ----------
@@ -101,7 +107,12 @@ def evaluate(
         Which cells chose the genes (train, all, given), for predictions that do not say it; or name of a prediction
         -> which.
     strict
-        Refuse also predictions that used a statistic of held-out cells, and what cannot be checked.
+        Refuse also predictions that used a statistic of held-out cells, or control cells that the truth is measured
+        against, and what cannot be checked.
+    controls
+        ``"independent"``, ``"shared"`` as published protocols do, or ``"both"``: the second in `Evaluation.shared`.
+    control_rotation
+        Which parts of the control cells have which role (0, 1, 2), for predictions that do not say it; 0 where None.
     arms
         ``"main"`` for the short list of baselines, without oracles.
     engine
@@ -138,25 +149,35 @@ def evaluate(
     keys = Keys.resolve(rules.keys(given), _stated(predictions))
     screen = align(predictions, truth, keys, min_cells=min_cells, seed=seed)
     held = rules.hold(screen, predictions, trained_on=training_conditions, hvg_from=hvg_from)
+    divisions, said = divide(screen, predictions, truth, controls=controls, rotation=control_rotation, strict=strict)
     settings = _settings(held, rules, keys, predictions, truth, min_cells=min_cells, seed=seed)
-    notices = [*screen.notices, *_network_shares(predictions)]
+    settings["controls"] = [str(mode) for mode in divisions.modes]
+    settings["control_rotations"] = [roles.rotation for roles in divisions.independent]
+    notices = [*screen.notices, *made_of(predictions), *said]
     screen = held.screen
     del predictions, truth  # the screen has what is scored of them
 
     how: dict[str, Any] = {"main": arms == "main", "seed": seed, "threads": threads, "progress": progress}
-    scores = score_arms(screen, **how)
-    further, failed = _score_further(engine, screen, how)
-    evaluation = Evaluation(
-        per_perturbation=scores.per_perturbation,
-        per_seed=scores.per_seed,
-        arms=list_arms(screen, main=arms == "main"),
-        profiles=scores.profiles,
-        settings=settings,
-        versions=versions() | _ENGINES[engine],
-        notices=(*notices, *failed),
-        notes=(*screen.notes, *held.notes, *population_notes(screen)),
-        **further,
+    scores = score_arms(screen, divisions, **how)
+    of_engine, failed = _score_further(engine, screen, divisions, how)
+    notes = [*screen.notes, *held.notes, *population_notes(screen)]
+    notes += [noise_of(scores.noise)] if scores.noise else []
+    first, *further = (
+        Evaluation(
+            per_perturbation=table.per_perturbation,
+            per_seed=table.per_seed,
+            arms=list_arms(screen, main=arms == "main"),
+            profiles=scores.profiles,
+            settings=settings,
+            versions=versions() | _ENGINES[engine],
+            controls=mode,
+            noise=scores.noise,
+            notices=(*notices, *failed),
+            notes=tuple(notes),
+        )
+        for mode, table in scores.tables.items()
     )
+    evaluation = replace(first, shared=further[0] if further else None, **of_engine)
     if out is not None:
         write(evaluation, out)
     return evaluation
@@ -177,11 +198,13 @@ def _check_options(*, seed: int, threads: int | None, arms: str, engine: str) ->
     return threads
 
 
-def _score_further(engine: str, screen: Screen, how: Mapping[str, Any]) -> tuple[dict[str, pd.DataFrame], list[str]]:
+def _score_further(
+    engine: str, screen: Screen, divisions: Divisions, how: Mapping[str, Any]
+) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """Return fields of `Evaluation` from another engine, and what it lacks; without it all other scores still count."""
     try:
         if engine == "0.8":
-            return {"other_engine": other_release.score_arms(screen, **how)}, []
+            return {"other_engine": other_release.score_arms(screen, divisions, **how)}, []
         if engine == "cell-eval2":
             alone = sorted(set(screen.scored) - set(challenge.panels(screen)))
             said = [f"cell-eval2 leaves out {', '.join(alone)}, where one perturbation is scored."] if alone else []
@@ -196,14 +219,25 @@ def _stated(predictions: Sequence[CellFile]) -> dict[str, Any]:
     return next((file.stated for file in predictions if file.stated), {})
 
 
-def _network_shares(predictions: Sequence[CellFile]) -> list[str]:
-    """Say how much of the network's change is in each prediction, where its file says it."""
+_STARTS = {"linear": "a linear start", "control": "the control cells"}
+
+
+def made_of(predictions: Sequence[CellFile]) -> list[str]:
+    """Say what each prediction was made of, where its file says it: start, network, control cells, evidence."""
     notices = []
     for file in predictions:
-        share, start = file.stated.get("network_share"), file.stated.get("start")
-        if share not in (None, ""):
-            begin = {"linear": "a linear start", "control": "the control cells"}.get(str(start), "its start")
-            notices.append(f"{file.name} is {begin} with {float(share):.0%} of the network's change added.")
+        said = {name: value for name, value in file.stated.items() if value not in (None, "")}
+        facts = []
+        if "network_share" in said:
+            begin = _STARTS.get(str(said.get("start")), "its start")
+            facts.append(f"is {begin} with {float(said['network_share']):.0%} of the network's change added")
+        if "evidence" in said:
+            facts.append(f"had as evidence: {plain(said['evidence'])}")
+        if hasattr(said.get("controls"), "keys"):
+            roles = plain(said["controls"])
+            facts.append(f"was made with {roles.get('controls')} control cells, rotation {roles.get('rotation')}")
+        if facts:
+            notices.append(f"{file.name} {'; '.join(facts)}.")
     return notices
 
 

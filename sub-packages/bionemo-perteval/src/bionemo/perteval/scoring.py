@@ -1,6 +1,6 @@
 """Draw, test and score every arm in every context, one population in memory at a time a thread."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -8,17 +8,36 @@ import numpy as np
 import pandas as pd
 
 from bionemo.perteval.checks.profiles import OBSERVED, Profiles, Summaries, Summary, summarise
-from bionemo.perteval.inputs.screen import Screen, mean_cell
+from bionemo.perteval.inputs.divisions import Divisions
+from bionemo.perteval.inputs.screen import Population, Screen
+from bionemo.perteval.metrics.formulas import covariances
 from bionemo.perteval.metrics.registry import METRICS
 from bionemo.perteval.metrics.scores import over_repeats, score
 from bionemo.perteval.metrics.sides import Side
-from bionemo.perteval.populations.baselines import BASELINES
-from bionemo.perteval.populations.catalogue import draw, list_arms
-from bionemo.perteval.populations.ceiling import split_halves, split_rows
+from bionemo.perteval.populations.catalogue import Turn, draw, list_arms, turns
+from bionemo.perteval.populations.ceiling import SPLIT_HALVES, split_halves
 from bionemo.perteval.populations.estimates import Estimates
+from bionemo.perteval.populations.views import View
 from bionemo.perteval.progress import bar
 from bionemo.perteval.significance import mann_whitney
-from bionemo.perteval.significance.mann_whitney import Tested
+from bionemo.perteval.significance.mann_whitney import SortedControls, Tested
+from bionemo.screens.controls import ControlRole, ControlRoles, Controls
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A `Table` holds the scores under one kind of control cells.
+
+    Attributes
+    ----------
+    per_perturbation
+        Columns: arm, context, perturbation, n_cells, the names of `METRICS`; means over seeds, splits and divisions.
+    per_seed
+        The same with a column seed (0, 1, ...) for the predictions, one row a training seed.
+    """
+
+    per_perturbation: pd.DataFrame
+    per_seed: pd.DataFrame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,21 +46,23 @@ class Scores:
 
     Attributes
     ----------
-    per_perturbation
-        Columns: arm, context, perturbation, n_cells, the names of `METRICS`; means over seeds and over splits.
-    per_seed
-        The same with a column seed (0, 1, ...) for the predictions, one row a training seed.
+    tables
+        Kind of control cells -> the scores under it.
     profiles
-        What the pictures are drawn from.
+        What the pictures are drawn from, under the first kind.
+    noise
+        Context -> share of the variance over genes of the observed shifts that is sampling noise, by split halves;
+        empty without independent control cells.
     """
 
-    per_perturbation: pd.DataFrame
-    per_seed: pd.DataFrame
+    tables: dict[Controls, Table]
     profiles: Profiles
+    noise: dict[str, float]
 
 
 def score_arms(
     screen: Screen,
+    divisions: Divisions,
     *,
     main: bool = False,
     seed: int,
@@ -54,6 +75,8 @@ def score_arms(
     ----------
     screen
         The cells.
+    divisions
+        Divisions of the control cells under which they are scored.
     main
         Whether to score only the short list of baselines.
     seed
@@ -64,34 +87,72 @@ def score_arms(
         Whether to show a bar on stderr.
     """
     arms = list_arms(screen, main=main)
+    listed = turns(arms, divisions)
     summaries = Summaries(screen)
     frames: list[pd.DataFrame] = []
-    with (
-        ThreadPoolExecutor(threads) as pool,
-        bar(progress, len(screen.scored) * sum(arm.repeats for arm in arms.values())) as begin,
-    ):
+    noise: dict[str, float] = {}
+    with ThreadPoolExecutor(threads) as pool, bar(progress, len(screen.scored) * len(listed)) as begin:
         estimates = Estimates(screen)
         for context in screen.scored:
-            scorer = ContextScorer(screen, estimates, context, seed=seed, pool=pool)
-            summaries.add(OBSERVED, context, scorer.observed, scorer.observed_summaries)
-            for name, arm in arms.items():
-                for repeat in range(arm.repeats):
-                    begin(f"{context}: {name}")
-                    side, found, kept = scorer.ceiling(repeat) if arm.kind == "ceiling" else scorer.score(name, repeat)
-                    frames.append(found.assign(arm=name, seed=repeat, context=context))
-                    if repeat == 0 or arm.kind == "prediction":
-                        summaries.add(name, context, side, kept, repeat=repeat)
+            scorer = ContextScorer(screen, estimates, context, divisions, seed=seed, pool=pool)
+            summaries.add(OBSERVED, context, scorer.observed[divisions.all[0]], scorer.observed_summaries)
+            for turn in listed:
+                begin(f"{context}: {turn.arm}")
+                # Pictures show each arm once, under the first kind of control cells; checks look at every seed.
+                shown = turn.roles[0].controls is divisions.modes[0]
+                shown &= turn.repeat == 0 or arms[turn.arm].kind == "prediction"
+                labels = {"arm": turn.arm, "seed": turn.repeat, "context": context}
+                for found in scorer.score(turn, keep=shown):
+                    frames.append(found.scores.assign(controls=found.roles.controls, **labels))
+                    if found.summaries is not None:
+                        summaries.add(turn.arm, context, found.side, found.summaries, repeat=turn.repeat)
+            if Controls.INDEPENDENT in divisions.modes:
+                noise[context] = scorer.noise
         begin("done")
-    labels = ["arm", "context", "perturbation", "n_cells"]
-    scores = pd.DataFrame(pd.concat(frames, ignore_index=True)[["seed", *labels, *METRICS]])
-    scores["arm"] = pd.Categorical(scores["arm"], list(arms))
-    scores = scores.sort_values("arm", kind="stable", ignore_index=True).astype({"arm": object})
-    of_predictions = scores["arm"].isin(list(screen.predictions))
+    scores = pd.concat(frames, ignore_index=True)
     return Scores(
-        per_perturbation=over_repeats(scores, labels, list(screen.predictions)),
-        per_seed=pd.DataFrame(scores[of_predictions]).reset_index(drop=True),
+        tables={
+            mode: _table(pd.DataFrame(scores[scores["controls"] == mode]), list(arms), list(screen.predictions))
+            for mode in divisions.modes
+        },
         profiles=summaries.profiles(),
+        noise=noise,
     )
+
+
+def _table(scores: pd.DataFrame, arms: list[str], predictions: list[str]) -> Table:
+    """Return means over repeats, the arms in their order."""
+    labels = ["arm", "context", "perturbation", "n_cells"]
+    scores = pd.DataFrame(scores[["seed", *labels, *METRICS]])
+    scores["arm"] = pd.Categorical(scores["arm"], arms)
+    scores = scores.sort_values("arm", kind="stable", ignore_index=True).astype({"arm": object})
+    mine = pd.DataFrame(scores[scores["arm"].isin(predictions)])
+    return Table(
+        per_perturbation=over_repeats(scores, labels, predictions),
+        per_seed=over_repeats(mine, ["seed", *labels], predictions),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A `Scored` holds one population of every scored perturbation of a context, under one division.
+
+    Attributes
+    ----------
+    roles
+        The division.
+    side
+        Its tests.
+    scores
+        Columns: perturbation, n_cells and the metrics.
+    summaries
+        What is kept of the populations, under the first division of their turn alone.
+    """
+
+    roles: ControlRoles
+    side: Side
+    scores: pd.DataFrame
+    summaries: Sequence[Summary] | None
 
 
 class ContextScorer:
@@ -103,10 +164,19 @@ class ContextScorer:
         The cells, and what their training conditions say.
     context
         Context whose arms are scored.
+    divisions
+        Divisions of the control cells under which they are scored.
     seed
         Seed of every draw.
     pool
         Threads that share the perturbations.
+
+    Attributes
+    ----------
+    observed
+        Division -> the observed cells, tested against its truth.
+    observed_summaries
+        What is kept of the observed cells, under the first division.
     """
 
     def __init__(
@@ -114,83 +184,94 @@ class ContextScorer:
         screen: Screen,
         estimates: Estimates,
         context: str,
+        divisions: Divisions,
         *,
         seed: int,
         pool: ThreadPoolExecutor,
     ):
-        self._screen, self._estimates, self._context = screen, estimates, context
-        self._seed, self._pool = seed, pool
+        self._screen, self._context, self._seed, self._pool = screen, context, seed, pool
         self._names = screen.scored[context]
-        self._controls = mann_whitney.sort_controls(screen.control_cells(context))
-        halves = split_rows(screen, context, screen.control, seed)
-        # The observed side takes its shift from the first half, the predicted side works with the second.
-        self._observed_half, self._predicted_half = (mean_cell(screen.observed[rows]) for rows in halves)
-        self._seen = screen.with_controls(context, halves[1])
-        self._seen_estimates = estimates.with_controls(context, self._predicted_half)
-        self._reference = self._estimates.perturbed_reference(context)
+        self._views = {roles: View.of(screen, estimates, context, roles) for roles in divisions.all}
+        self._controls: dict[tuple[ControlRoles, ControlRole], SortedControls] = {}
+        known: dict[bytes, SortedControls] = {}  # a part may have several roles
+        for roles, view in self._views.items():
+            for role, rows in ((ControlRole.INPUT, view.known), (ControlRole.TRUTH, view.truth)):
+                if rows.tobytes() not in known:
+                    known[rows.tobytes()] = mann_whitney.sort_controls(screen.observed[rows])
+                self._controls[roles, role] = known[rows.tobytes()]
+        self._reference = estimates.perturbed_reference(context)
+        self._variances = np.zeros(2)
 
-        def observe(name: str) -> tuple[Tested, Summary]:
+        def observe(name: str) -> tuple[list[Tested], Summary]:
             cells = screen.cells(context, name)
-            tested = mann_whitney.test(cells, self._controls)
-            return tested, summarise(cells, tested, prints=True)
+            tests = self._test(cells, divisions.all, ControlRole.TRUTH)
+            return tests, summarise(cells, tests[0], prints=True)
 
         tests, self.observed_summaries = zip(*pool.map(observe, self._names), strict=True)
-        self.observed = self._side(tests, [tested.moments.mean - self._observed_half for tested in tests])
+        self.observed = {
+            roles: self._side(roles, ControlRole.TRUTH, [of[place] for of in tests])
+            for place, roles in enumerate(divisions.all)
+        }
 
-    def score(self, arm: str, repeat: int = 0) -> tuple[Side, pd.DataFrame, Sequence[Summary]]:
-        """Draw and score one arm.
+    @property
+    def noise(self) -> float:
+        """Share of the observed shifts' variance over genes that two halves with control cells apart do not share.
 
-        Returns
-        -------
-        side
-            Its tests.
-        scores
-            Columns: perturbation, n_cells and the metrics.
-        summaries
-            Its populations.
+        ``1 - sum_p cov(half_1, half_2) / sum_p var(whole)``, means over the splits of the ceiling that were scored.
         """
-        narrowed = arm in BASELINES and BASELINES[arm].uses_controls
+        common, whole = self._variances
+        return float(1 - common / whole) if whole else float("nan")
 
-        def work(name: str) -> tuple[Tested, Summary, np.ndarray]:
-            condition = (arm, self._context, name)
-            cells = draw(self._screen, self._estimates, *condition, seed=self._seed, repeat=repeat)
-            tested = mann_whitney.test(cells, self._controls)
-            mean = tested.moments.mean
-            if narrowed:
-                mean = mean_cell(draw(self._seen, self._seen_estimates, *condition, seed=self._seed))
-            return tested, summarise(cells, tested, prints=arm in self._screen.predictions), mean - self._predicted_half
+    def score(self, turn: Turn, *, keep: bool = False) -> Iterator[Scored]:
+        """Draw and score one population of every scored perturbation, under each division of the turn.
 
-        tests, summaries, shifts = zip(*self._pool.map(work, self._names), strict=True)
-        return self._scored(self._side(tests, shifts), self.observed, summaries)
+        Parameters
+        ----------
+        turn
+            What to draw.
+        keep
+            Whether to summarise the populations.
+        """
+        prints = turn.arm in self._screen.predictions
 
-    def ceiling(self, repeat: int) -> tuple[Side, pd.DataFrame, Sequence[Summary]]:
-        """Score one half of the observed cells against the other; return as `score` does."""
+        def work(name: str) -> tuple[list[Tested], list[Tested], Summary | None]:
+            seen: list[Tested] = []
+            if turn.arm == SPLIT_HALVES:
+                cells, other = split_halves(self._screen, self._context, name, self._seed + turn.repeat)
+                seen = self._test(other, turn.roles, ControlRole.TRUTH)
+            else:
+                view = self._views[turn.roles[0]]
+                cells = draw(view, turn.arm, name, seed=self._seed, repeat=turn.repeat)
+            tests = self._test(cells, turn.roles, ControlRole.INPUT)
+            return tests, seen, summarise(cells, tests[0], prints=prints) if keep else None
 
-        def work(name: str) -> tuple[Tested, Summary, Tested]:
-            halves = split_halves(self._screen, self._context, name, self._seed + repeat)
-            first, second = (mann_whitney.test(half, self._controls) for half in halves)
-            return first, summarise(halves[0], first, prints=False), second
+        made, seen, kept = zip(*self._pool.map(work, self._names), strict=True)
+        for place, roles in enumerate(turn.roles):
+            predicted = self._side(roles, ControlRole.INPUT, [tests[place] for tests in made])
+            observed = self.observed[roles]
+            if turn.arm == SPLIT_HALVES:
+                observed = self._side(roles, ControlRole.TRUTH, [tests[place] for tests in seen])
+                if roles.controls is Controls.INDEPENDENT:
+                    whole = self.observed[roles].delta
+                    self._variances += [
+                        covariances(predicted.delta, observed.delta).sum(),
+                        covariances(whole, whole).sum(),
+                    ]
+            scores = score(predicted, observed).reset_index()
+            scores["n_cells"] = [tested.moments.cells for tested in predicted.tests]
+            yield Scored(roles=roles, side=predicted, scores=scores, summaries=kept if keep and place == 0 else None)
 
-        first, summaries, second = zip(*self._pool.map(work, self._names), strict=True)
-        return self._scored(
-            self._side(first, [tested.moments.mean - self._predicted_half for tested in first]),
-            self._side(second, [tested.moments.mean - self._observed_half for tested in second]),
-            summaries,
-        )
+    def _test(self, cells: Population, divisions: Sequence[ControlRoles], role: ControlRole) -> list[Tested]:
+        """Test one population against the control cells that have a role, under each of several divisions."""
+        own = mann_whitney.sort_cells(cells)
+        return [mann_whitney.test(own, self._controls[roles, role]) for roles in divisions]
 
-    def _side(self, tests: Sequence[Tested], split_delta: Sequence[np.ndarray]) -> Side:
+    def _side(self, roles: ControlRoles, role: ControlRole, tests: Sequence[Tested]) -> Side:
         return Side(
             perturbations=self._names,
             control=self._screen.control,
             genes=self._screen.genes,
-            control_mean=self._controls.moments.mean,
+            control_mean=self._controls[roles, role].moments.mean,
             reference=self._reference,
             tests=list(tests),
-            split_delta=np.stack(split_delta),
         )
-
-    def _scored(
-        self, predicted: Side, observed: Side, summaries: Sequence[Summary]
-    ) -> tuple[Side, pd.DataFrame, Sequence[Summary]]:
-        scores = score(predicted, observed).reset_index()
-        return predicted, scores.assign(n_cells=[tested.moments.cells for tested in predicted.tests]), summaries

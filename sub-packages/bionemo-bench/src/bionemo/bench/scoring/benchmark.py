@@ -27,7 +27,9 @@ from bionemo.perteval.metrics.registry import METRICS
 _SHARED = [metric for metric in METRICS.values() if metric.source]
 
 
-def run(*, cells: int, genes: int, perturbations: int, growth: list[int], repeats: int, threads: int) -> dict[str, Any]:
+def run(
+    *, cells: int, genes: int, perturbations: int, growth: list[int], controls: str, repeats: int, threads: int
+) -> dict[str, Any]:
     """Time perteval and cell-eval on the same cells, alternating, then perteval on growing screens.
 
     Parameters
@@ -36,6 +38,8 @@ def run(*, cells: int, genes: int, perturbations: int, growth: list[int], repeat
         Size of the screen that both score; the control cells are among the cells.
     growth
         Numbers of cells that perteval alone scores.
+    controls
+        Which control cells perteval alone scores with: independent, shared, both. The comparison has them shared.
     repeats
         Of the comparison.
     threads
@@ -50,7 +54,7 @@ def run(*, cells: int, genes: int, perturbations: int, growth: list[int], repeat
     runs: dict[str, list[dict[str, Any]]] = {"perteval": [], "cell-eval": []}
     for _ in range(repeats):
         for engine, found in runs.items():
-            found.append(_measure(engine, cells=cells, **size))
+            found.append(_measure(engine, "shared", cells=cells, **size))
     comparison: dict[str, Any] = {"median_seconds": {}, "times_faster": None, "largest_difference": {}}
     if repeats:
         ours, theirs = (pd.DataFrame(found[0]["scores"]) for found in runs.values())
@@ -66,7 +70,8 @@ def run(*, cells: int, genes: int, perturbations: int, growth: list[int], repeat
         "repeats": repeats,
         **comparison,
         "runs": {engine: [_without_scores(one) for one in found] for engine, found in runs.items()},
-        "growth": [_without_scores(_measure("all arms", cells=count, **size)) for count in growth],
+        "controls": controls,
+        "growth": [_without_scores(_measure("all arms", controls, cells=count, **size)) for count in growth],
         "versions": {name: version(name) for name in ("bionemo-perteval", "cell-eval", "pdex", "numpy", "numba")},
         "machine": {"cores": len(os.sched_getaffinity(0)), "processor": _processor(), "system": platform.platform()},
     }
@@ -76,40 +81,48 @@ def _without_scores(measured: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in measured.items() if name != "scores"}
 
 
-def _measure(engine: str, **size: int) -> dict[str, Any]:
+def _measure(engine: str, controls: str, **size: int) -> dict[str, Any]:
     """Run one measurement in a process of its own."""
     arguments = [f"--{name}={value}" for name, value in size.items()]
     done = subprocess.run(
-        [sys.executable, "-m", "bionemo.bench.scoring.benchmark", engine, *arguments], capture_output=True, text=True
+        [sys.executable, "-m", "bionemo.bench.scoring.benchmark", engine, controls, *arguments],
+        capture_output=True,
+        text=True,
     )
     if done.returncode:
         raise RuntimeError(f"{engine} failed: {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _score(engine: str, screen: ad.AnnData, prediction: ad.AnnData, threads: int) -> pd.DataFrame:
+def _score(engine: str, controls: Any, screen: ad.AnnData, prediction: ad.AnnData, threads: int) -> pd.DataFrame:
     """Score a prediction, log1p, against a screen, log1p; return the metrics that both engines have."""
     if engine == "cell-eval":
         return _plain_cell_eval(screen, prediction, threads)
     from concurrent.futures import ThreadPoolExecutor
 
     from bionemo.perteval.inputs.alignment import align
+    from bionemo.perteval.inputs.divisions import divide
     from bionemo.perteval.inputs.keys import Keys
     from bionemo.perteval.inputs.reading import CellFile
+    from bionemo.perteval.populations.catalogue import Turn
     from bionemo.perteval.populations.estimates import Estimates
     from bionemo.perteval.scoring import ContextScorer, score_arms
     from bionemo.screens.simulation import CONTROL
 
     keys = Keys(perturbation_key="perturbation", context_key="context", control=CONTROL, target_sum=None, layer=None)
     predicted = CellFile(arm="prediction", cells=prediction, name="prediction")
-    built = align([predicted], CellFile(cells=screen, name="observed"), keys)
+    observed = CellFile(cells=screen, name="observed")
+    built = align([predicted], observed, keys)
+    divisions, _ = divide(built, [predicted], observed, controls=controls)
     if engine == "all arms":
-        scores = score_arms(built, seed=0, threads=threads, progress=False).per_perturbation
+        scored = score_arms(built, divisions, seed=0, threads=threads, progress=False)
+        scores = scored.tables[divisions.modes[0]].per_perturbation
         mine = pd.DataFrame(scores[scores["arm"] == "prediction"]).set_index("perturbation")
         return pd.DataFrame(mine[[metric.name for metric in _SHARED]])
     with ThreadPoolExecutor(threads) as pool:
-        _, scores, _ = ContextScorer(built, Estimates(built), "context_1", seed=0, pool=pool).score("prediction")
-    return pd.DataFrame(scores.set_index("perturbation")[[metric.name for metric in _SHARED]])
+        scorer = ContextScorer(built, Estimates(built), "context_1", divisions, seed=0, pool=pool)
+        (found,) = scorer.score(Turn(arm="prediction", repeat=0, roles=divisions.all))
+    return pd.DataFrame(found.scores.set_index("perturbation")[[metric.name for metric in _SHARED]])
 
 
 def _plain_cell_eval(screen: ad.AnnData, prediction: ad.AnnData, threads: int) -> pd.DataFrame:
@@ -143,15 +156,16 @@ def _main() -> None:
     """Measure once and print one line of JSON."""
     parser = argparse.ArgumentParser()
     parser.add_argument("engine")
+    parser.add_argument("controls")
     for name in ("cells", "genes", "perturbations", "threads"):
         parser.add_argument(f"--{name}", type=int, required=True)
     size = parser.parse_args()
 
-    _score(size.engine, *_draw(600, 50, 3), threads=size.threads)
+    _score(size.engine, size.controls, *_draw(600, 50, 3), threads=size.threads)
     screen, prediction = _draw(size.cells, size.genes, size.perturbations)
     before = _peak(reset=True)
     wall, cpu = time.perf_counter(), _cpu_seconds()
-    scores = _score(size.engine, screen, prediction, size.threads)
+    scores = _score(size.engine, size.controls, screen, prediction, size.threads)
     measured = {
         "engine": size.engine,
         "cells": size.cells,

@@ -17,9 +17,11 @@ import pandas as pd
 import scipy.sparse as sp
 
 from bionemo.perteval.engines.environment import Environment
+from bionemo.perteval.inputs.divisions import SHARED
 from bionemo.perteval.inputs.screen import Population, Screen, cell_count
 from bionemo.perteval.populations.catalogue import draw, list_arms
 from bionemo.perteval.populations.estimates import Estimates
+from bionemo.perteval.populations.views import View
 from bionemo.perteval.progress import bar
 from bionemo.screens.errors import InputError
 
@@ -74,6 +76,7 @@ def score_challenge(screen: Screen, *, main: bool, seed: int, threads: int, prog
         for place, (context, names) in enumerate(scored.items()):
             folder = Path(scratch) / str(place)
             folder.mkdir()
+            view = View.of(screen, estimates, context, SHARED)
             controls = observed_counts(screen, screen.rows[context, screen.control])
             truth = {name: observed_counts(screen, screen.rows[context, name]) for name in names}
             _write(screen, controls, truth, folder / "observed.h5ad")
@@ -89,7 +92,7 @@ def score_challenge(screen: Screen, *, main: bool, seed: int, threads: int, prog
             points = driver.ask(task)
             for arm, repeat in drawn:
                 begin(f"{CELL_EVAL2.name}, {context}: {arm}")
-                cells = {name: draw(screen, estimates, arm, context, name, seed=seed, repeat=repeat) for name in names}
+                cells = {name: draw(view, arm, name, seed=seed, repeat=repeat) for name in names}
                 _write(screen, controls, {name: _per_cell(of) for name, of in cells.items()}, folder / "predicted.h5ad")
                 found = driver.ask({**task, **points, "predicted": str(folder / "predicted.h5ad")})
                 rows += [

@@ -14,12 +14,14 @@ import pandas as pd
 import scipy.sparse as sp
 
 from bionemo.perteval.engines.environment import Environment
+from bionemo.perteval.inputs.divisions import Divisions
 from bionemo.perteval.inputs.screen import Population, Screen, cell_count
 from bionemo.perteval.metrics.registry import METRICS
 from bionemo.perteval.metrics.scores import over_repeats
-from bionemo.perteval.populations.catalogue import draw, list_arms
+from bionemo.perteval.populations.catalogue import draw, list_arms, turns
 from bionemo.perteval.populations.ceiling import SPLIT_HALVES, split_halves
 from bionemo.perteval.populations.estimates import Estimates
+from bionemo.perteval.populations.views import View
 from bionemo.perteval.progress import bar
 
 CELL_EVAL = Environment(package="cell-eval", release="0.8.2", script="cell_eval_driver.py")
@@ -28,12 +30,14 @@ CELL_EVAL = Environment(package="cell-eval", release="0.8.2", script="cell_eval_
 _LABEL = "perturbation"
 
 
-def score_arms(screen: Screen, *, main: bool, seed: int, threads: int, progress: bool) -> pd.DataFrame:
-    """Score every arm in every context with the other release.
+def score_arms(
+    screen: Screen, divisions: Divisions, *, main: bool, seed: int, threads: int, progress: bool
+) -> pd.DataFrame:
+    """Score every arm in every context with the other release, under the first kind of control cells.
 
     Parameters
     ----------
-    screen, main, seed
+    screen, divisions, main, seed
         As `scoring.score_arms` had them; the populations are drawn again, with the same outcome.
     threads
         How many threads its tests take.
@@ -51,32 +55,38 @@ def score_arms(screen: Screen, *, main: bool, seed: int, threads: int, progress:
         Its environment cannot be made, or it fails on these cells.
     """
     python = CELL_EVAL.prepare(progress=progress)
-    arms = list_arms(screen, main=main)
     names_here = {metric.source: metric.name for metric in METRICS.values() if metric.source}
+    mode = divisions.modes[0]
+    asked = [
+        (turn, roles)
+        for turn in turns(list_arms(screen, main=main), divisions)
+        for roles in turn.roles
+        if roles.controls is mode
+    ]
     frames = []
     with (
         tempfile.TemporaryDirectory() as scratch,
         CELL_EVAL.driver(python) as driver,
-        bar(progress, len(screen.scored) * sum(arm.repeats for arm in arms.values())) as begin,
+        bar(progress, len(screen.scored) * len(asked)) as begin,
     ):
         folder = Path(scratch)
         estimates = Estimates(screen)
         for context, names in screen.scored.items():
-            observed = {name: screen.cells(context, name) for name in names}
-            _write(screen, context, observed, folder / "observed.h5ad")
-            for arm, repeat in [(name, repeat) for name in arms for repeat in range(arms[name].repeats)]:
-                begin(f"{CELL_EVAL.name}, {context}: {arm}")
-                truth = folder / "observed.h5ad"
-                if arm == SPLIT_HALVES:
-                    halves = {name: split_halves(screen, context, name, seed + repeat) for name in names}
+            observed: dict[str, Population] = {name: screen.cells(context, name) for name in names}
+            views = {roles: View.of(screen, estimates, context, roles) for roles in divisions.of(mode)}
+            for roles, view in views.items():
+                _write(screen, view.truth, observed, folder / f"observed-{roles.rotation}.h5ad")
+            for turn, roles in asked:
+                begin(f"{CELL_EVAL.name}, {context}: {turn.arm}")
+                view, truth = views[roles], folder / f"observed-{roles.rotation}.h5ad"
+                if turn.arm == SPLIT_HALVES:
+                    halves = {name: split_halves(screen, context, name, seed + turn.repeat) for name in names}
                     cells: dict[str, Population] = {name: first for name, (first, _) in halves.items()}
                     truth = folder / "half.h5ad"
-                    _write(screen, context, {name: second for name, (_, second) in halves.items()}, truth)
+                    _write(screen, view.truth, {name: second for name, (_, second) in halves.items()}, truth)
                 else:
-                    cells = {
-                        name: draw(screen, estimates, arm, context, name, seed=seed, repeat=repeat) for name in names
-                    }
-                _write(screen, context, cells, folder / "predicted.h5ad")
+                    cells = {name: draw(view, turn.arm, name, seed=seed, repeat=turn.repeat) for name in names}
+                _write(screen, view.known, cells, folder / "predicted.h5ad")
                 task = {
                     "predicted": str(folder / "predicted.h5ad"),
                     "observed": str(truth),
@@ -87,14 +97,15 @@ def score_arms(screen: Screen, *, main: bool, seed: int, threads: int, progress:
                 }
                 scores = pd.DataFrame(driver.ask(task)).rename(columns=names_here)
                 kept = ["perturbation", *(name for name in names_here.values() if name in scores)]
-                frames.append(pd.DataFrame(scores[kept]).assign(arm=arm, context=context))
+                frames.append(pd.DataFrame(scores[kept]).assign(arm=turn.arm, context=context))
         begin("done")
-    return over_repeats(pd.concat(frames, ignore_index=True), ["arm", "context", "perturbation"], screen.predictions)
+    scores = pd.concat(frames, ignore_index=True)
+    return over_repeats(scores, ["arm", "context", "perturbation"], screen.predictions)
 
 
-def _write(screen: Screen, context: str, cells: Mapping[str, Population], path: Path) -> None:
-    """Write control cells and populations as cell-eval reads them."""
-    parts = [screen.control_cells(context), *map(sp.csr_matrix, cells.values())]
+def _write(screen: Screen, controls: np.ndarray, cells: Mapping[str, Population], path: Path) -> None:
+    """Write control cells, given by their rows, and populations as cell-eval reads them."""
+    parts = [screen.observed[controls], *map(sp.csr_matrix, cells.values())]
     labels = np.repeat([screen.control, *cells], [cell_count(part) for part in parts])
     obs = pd.DataFrame({_LABEL: labels}, index=pd.Index([str(i) for i in range(labels.size)]))
     matrix = sp.csr_matrix(sp.vstack(parts, format="csr"), dtype=np.float32)

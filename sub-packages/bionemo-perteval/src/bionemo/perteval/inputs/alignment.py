@@ -11,9 +11,10 @@ from bionemo.perteval.inputs import agreement
 from bionemo.perteval.inputs.agreement import Rows
 from bionemo.perteval.inputs.expression import observed_log1p, predicted_log1p
 from bionemo.perteval.inputs.keys import Keys
-from bionemo.perteval.inputs.labels import rows_by_condition
+from bionemo.perteval.inputs.labels import factors_of, rows_by_condition
 from bionemo.perteval.inputs.reading import CellFile
 from bionemo.perteval.inputs.screen import Predicted, Screen, generator
+from bionemo.screens.controls import control_parts
 from bionemo.screens.errors import InputError
 from bionemo.screens.labels import Condition
 
@@ -76,6 +77,12 @@ def align(
         rows=rows,
         predictions=arms,
         control=keys.control,
+        control_parts={
+            context: control_parts(observed.cells.obs_names[of])
+            for (context, perturbation), of in rows.items()
+            if perturbation == keys.control
+        },
+        factors=factors_of(observed, keys, rows),
         left_out=tuple(small),
         notices=tuple(_left_out(small, predicted, rows, min_cells)),
         notes=tuple(notes),

@@ -1,5 +1,6 @@
 """Read the labels of cells and group the cells by condition."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 from bionemo.perteval.inputs.keys import Keys
 from bionemo.perteval.inputs.reading import CellFile
 from bionemo.screens.labels import Condition
-from bionemo.screens.obs import labels_of, look_alikes
+from bionemo.screens.obs import ObsKey, labels_of, look_alikes, text_of
 
 
 def rows_by_condition(file: CellFile, keys: Keys) -> tuple[dict[Condition, np.ndarray], list[str]]:
@@ -28,3 +29,14 @@ def rows_by_condition(file: CellFile, keys: Keys) -> tuple[dict[Condition, np.nd
     table = pd.DataFrame({"context": labels[keys.context_key], "perturbation": labels[keys.perturbation_key]})
     rows: dict[Any, np.ndarray] = table.groupby(["context", "perturbation"]).indices
     return {(str(c), str(p)): rows[c, p] for c, p in sorted(rows)}, notes
+
+
+def factors_of(file: CellFile, keys: Keys, rows: Mapping[Condition, np.ndarray]) -> dict[str, tuple[str, ...]]:
+    """Return context -> labels of the columns that it is joined from; empty where one column holds the contexts."""
+    obs: Any = file.cells.obs
+    columns = ObsKey(keys.context_key).columns(obs.columns, file.name)
+    if len(columns) == 1:
+        return {}
+    first = {context: int(of[0]) for (context, _), of in rows.items()}
+    parts = [text_of(obs[column].iloc[list(first.values())]) for column in columns]
+    return dict(zip(first, (tuple(map(str, labels)) for labels in zip(*parts, strict=True)), strict=True))

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 
+from bionemo.screens.controls import ControlRole, ControlRoles
 from bionemo.screens.labels import Condition
 
 Population = sp.csr_matrix | np.ndarray
@@ -60,6 +61,10 @@ class Screen:
         the condition. All have the same conditions.
     control
         Label of the control cells.
+    control_parts
+        Context -> part of each of its control cells, in the order of `rows`; see `bionemo.screens.controls`.
+    factors
+        Context -> labels of the columns that it is joined from; empty where one column holds it.
     left_out
         Predicted conditions that are not scored, because they have too few cells.
     training
@@ -75,6 +80,8 @@ class Screen:
     rows: dict[Condition, np.ndarray]
     predictions: dict[str, tuple[Predicted, ...]]
     control: str
+    control_parts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    factors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     left_out: tuple[Condition, ...] = ()
     training: tuple[Condition, ...] = ()
     notices: tuple[str, ...] = ()
@@ -97,15 +104,15 @@ class Screen:
         """Return the observed control cells of a context, log1p [n, G]."""
         return self.cells(context, self.control)
 
+    def control_rows(self, context: str, roles: ControlRoles, role: ControlRole) -> np.ndarray:
+        """Return the rows of a context's control cells that have a role."""
+        return self.rows[context, self.control][np.isin(self.control_parts[context], roles.parts(role))]
+
     def mean(self, context: str, perturbation: str) -> np.ndarray:
         """Return the mean of a condition's observed cells, log1p float64 [G]."""
         if (context, perturbation) not in self._means:
             self._means[context, perturbation] = mean_cell(self.cells(context, perturbation))
         return self._means[context, perturbation]
-
-    def delta(self, context: str, perturbation: str) -> np.ndarray:
-        """Return mean perturbed minus mean control cell of an observed condition, log1p [G]."""
-        return self.mean(context, perturbation) - self.mean(context, self.control)
 
     def with_controls(self, context: str, rows: np.ndarray) -> "Screen":
         """Return the screen as seen by one who has only these control cells of a context.
@@ -119,7 +126,7 @@ class Screen:
         """
         condition = context, self.control
         means = {known: mean for known, mean in self._means.items() if known != condition}
-        return replace(self, rows={**self.rows, condition: rows}, _means=means)
+        return replace(self, rows={**self.rows, condition: rows}, control_parts={}, _means=means)
 
 
 def cell_count(cells: Population) -> int:

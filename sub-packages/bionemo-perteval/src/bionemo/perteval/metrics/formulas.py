@@ -31,6 +31,12 @@ def correlations(predicted: np.ndarray, observed: np.ndarray) -> np.ndarray:
     return np.divide(products, lengths, out=np.full(lengths.shape, np.nan), where=~flat)
 
 
+def covariances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the covariance over genes of two sets of shifts [P, G], mean over the genes [P]."""
+    centred = [values - values.mean(axis=1, keepdims=True) for values in (first, second)]
+    return (centred[0] * centred[1]).mean(axis=1)
+
+
 def constant(shifts: np.ndarray) -> np.ndarray:
     """Say for each shift [P, G] whether it is the same in all genes up to rounding, or unknown (NaN) [P]."""
     return ~(np.ptp(shifts, axis=1) > ROUNDING)

@@ -35,6 +35,8 @@ class Metric:
     corrected
         Whether the ceiling is also given with the Spearman-Brown correction: the metric correlates two measurements of
         one shift.
+    of_de_genes
+        Whether it has no value where no gene is really DE.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Metric:
     formula: Formula | None = None
     headline: bool = False
     corrected: bool = False
+    of_de_genes: bool = False
 
 
 METRICS: dict[str, Metric] = {}
@@ -135,6 +138,7 @@ for _metric in (
     ),
     Metric(
         name="LFCSpear",
+        of_de_genes=True,
         source="de_spearman_lfc_sig",
         best="high",
         headline=True,
@@ -142,19 +146,11 @@ for _metric in (
     ),
     Metric(
         name="DirAgr",
+        of_de_genes=True,
         source="de_direction_match",
         best="high",
         headline=True,
         definition="Share of the observed DE genes whose predicted log fold change has the right sign.",
-    ),
-    Metric(
-        name="PDCorr_split",
-        best="high",
-        corrected=True,
-        formula=lambda predicted, observed: formulas.correlations(predicted.split_delta, observed.split_delta),
-        definition="PDCorr with the control cells halved: one half gives the observed shift, the other the predicted "
-        "one and the control cells that a baseline is made from. A control mean that stands in both shifts correlates "
-        "them by itself; this does not. A given prediction was made from all control cells, so its value errs low.",
     ),
     Metric(
         name="PDCorr_ref",
@@ -180,12 +176,14 @@ for _metric in (
     _discrimination("PDS_cos", "cosine", "cosine"),
     Metric(
         name="DERecall",
+        of_de_genes=True,
         source="de_sig_genes_recall",
         best="high",
         definition="Share of the observed DE genes that is DE in the prediction.",
     ),
     Metric(
         name="PR_AUC",
+        of_de_genes=True,
         source="pr_auc",
         best="high",
         definition="Average precision of the predicted false discovery rates as a ranking that finds the observed DE "
@@ -193,6 +191,7 @@ for _metric in (
     ),
     Metric(
         name="ROC_AUC",
+        of_de_genes=True,
         source="roc_auc",
         best="high",
         definition="Area under the ROC curve of the same ranking; chance is 0.5.",

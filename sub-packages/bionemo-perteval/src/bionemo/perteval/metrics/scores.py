@@ -41,8 +41,8 @@ def score(predicted: Side, observed: Side) -> pd.DataFrame:
 def over_repeats(scores: pd.DataFrame, labels: Sequence[str], predictions: Collection[str]) -> pd.DataFrame:
     """Return means over training seeds and over splits.
 
-    A condition of a prediction has a value where all of its seeds have one: a mean over the seeds that did not fail
-    would hide those that did. The ceiling has a value where one of its splits has one.
+    A condition of a prediction has a value where no seed of it failed: a mean over the seeds that did not fail would
+    hide those that did. Baselines and the ceiling have a value where one of their repeats has one.
 
     Parameters
     ----------
@@ -56,6 +56,17 @@ def over_repeats(scores: pd.DataFrame, labels: Sequence[str], predictions: Colle
     names = [name for name in METRICS if name in scores]
     groups = scores.groupby(list(labels), sort=False)
     means = groups[names].mean()
-    partly = groups[names].count().lt(groups.size(), axis=0)
+    partly = failed(scores)[names].groupby([scores[label] for label in labels], sort=False).any()
     partly &= means.index.get_level_values("arm").isin(predictions)[:, None]
     return pd.DataFrame(means.mask(partly).reset_index())
+
+
+def failed(scores: pd.DataFrame) -> pd.DataFrame:
+    """Say which values are missing although the observed cells would have allowed them; columns: the metrics."""
+    names = [name for name in METRICS if name in scores]
+    missing = scores[names].isna()
+    without = scores["n_de_observed"] == 0
+    for name in names:
+        if METRICS[name].of_de_genes:
+            missing[name] &= ~without
+    return pd.DataFrame(missing)

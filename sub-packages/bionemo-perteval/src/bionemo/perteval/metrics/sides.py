@@ -10,7 +10,7 @@ from bionemo.perteval.significance.mann_whitney import Tested, false_discovery_r
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """A `Side` holds P perturbations of one context, tested against the observed control cells.
+    """A `Side` holds P perturbations of one context, tested against control cells of its own.
 
     Attributes
     ----------
@@ -21,13 +21,11 @@ class Side:
     genes
         Names [G].
     control_mean
-        Mean of all control cells, log1p [G].
+        Mean of this side's control cells, log1p [G].
     reference
         Mean perturbed cell of the context, log1p [G].
     tests
         One a perturbation [P].
-    split_delta
-        Shifts from the mean of this side's own half of the control cells, log1p [P, G].
     """
 
     perturbations: list[str]
@@ -36,7 +34,6 @@ class Side:
     control_mean: np.ndarray
     reference: np.ndarray
     tests: list[Tested]
-    split_delta: np.ndarray
 
     @cached_property
     def means(self) -> np.ndarray:

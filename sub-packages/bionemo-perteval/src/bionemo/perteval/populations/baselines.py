@@ -13,6 +13,7 @@ import numpy as np
 from bionemo.perteval.inputs.screen import Population, Screen
 from bionemo.perteval.populations.estimates import RIDGE, Estimates
 from bionemo.perteval.populations.rounding import round_to_counts
+from bionemo.perteval.populations.views import View
 from bionemo.screens.labels import Condition
 
 CONTROL_CELLS = "control cells"
@@ -25,19 +26,31 @@ class Request:
 
     Attributes
     ----------
-    screen, estimates
-        The cells, and what the training conditions say.
-    context, perturbation
-        Condition of the cells.
+    view
+        The context, with the control cells that baselines are made from.
+    perturbation
+        Perturbation of the cells.
     rng
         Source of the draws.
     """
 
-    screen: Screen
-    estimates: Estimates
-    context: str
+    view: View
     perturbation: str
     rng: np.random.Generator
+
+    @property
+    def screen(self) -> Screen:
+        """The cells."""
+        return self.view.screen
+
+    @property
+    def context(self) -> str:
+        """Context of the cells."""
+        return self.view.context
+
+    def estimated(self, estimate: "Estimate") -> np.ndarray:
+        """Return what the training conditions say of the condition, log1p [G]."""
+        return estimate(self.view.estimates, self.context, self.perturbation)
 
     @property
     def size(self) -> int:
@@ -93,8 +106,9 @@ class Baseline:
         Whether it is drawn from the observed cells that it is scored against.
     uses_controls
         Whether it is made from control cells of the scored context.
-    needs_training, needs_counts
-        Without training conditions, or without counts, the baseline does not exist.
+    needs_training, needs_counts, needs_factors
+        Without training conditions, without counts, or without contexts that are joined from several columns, the
+        baseline does not exist.
     """
 
     name: str
@@ -105,10 +119,11 @@ class Baseline:
     uses_controls: bool = False
     needs_training: bool = True
     needs_counts: bool = False
+    needs_factors: bool = False
 
     def exists_for(self, screen: Screen) -> bool:
         """Say whether the screen has what the baseline is made from."""
-        if self.needs_training and not screen.training:
+        if (self.needs_training and not screen.training) or (self.needs_factors and not screen.factors):
             return False
         return screen.library is not None or not self.needs_counts
 
@@ -123,19 +138,19 @@ def available(screen: Screen, *, main: bool = False) -> dict[str, Baseline]:
 
 
 def _tiled(mean: Estimate) -> Draw:
-    return lambda asked: asked.tiled(mean(asked.estimates, asked.context, asked.perturbation))
+    return lambda asked: asked.tiled(asked.estimated(mean))
 
 
 def _tiled_shift(delta: Estimate) -> Draw:
     def draw(asked: Request) -> Population:
         control = asked.screen.mean(asked.context, asked.screen.control)
-        return asked.tiled(control + delta(asked.estimates, asked.context, asked.perturbation))
+        return asked.tiled(control + asked.estimated(delta))
 
     return draw
 
 
 def _shifted(delta: Estimate) -> Draw:
-    return lambda asked: asked.shifted(asked.control_rows(), delta(asked.estimates, asked.context, asked.perturbation))
+    return lambda asked: asked.shifted(asked.control_rows(), asked.estimated(delta))
 
 
 def _zero_preserving(delta: Estimate) -> Draw:
@@ -143,7 +158,7 @@ def _zero_preserving(delta: Estimate) -> Draw:
         screen, rows = asked.screen, asked.control_rows()
         assert screen.library is not None
         assert screen.target_sum is not None
-        shifted = asked.shifted(rows, delta(asked.estimates, asked.context, asked.perturbation))
+        shifted = asked.shifted(rows, asked.estimated(delta))
         return round_to_counts(shifted, screen.library[rows], screen.target_sum, asked.rng).astype(np.float32)
 
     return draw
@@ -163,7 +178,9 @@ _ZEROS_KEPT = "The same, each value then rounded at random to what whole counts 
 _SHIFT_TILED = "The mean control cell of the context plus that shift, tiled."
 
 
-def _delta_baselines(name: str, delta: Estimate, definition: str, *, main: bool) -> tuple[Baseline, ...]:
+def _delta_baselines(
+    name: str, delta: Estimate, definition: str, *, main: bool = False, needs_factors: bool = False
+) -> tuple[Baseline, ...]:
     """Return the three populations of a delta: shifted control cells, the same with zeros kept, and the tiled mean."""
     return (
         Baseline(
@@ -172,6 +189,7 @@ def _delta_baselines(name: str, delta: Estimate, definition: str, *, main: bool)
             draw=_shifted(delta),
             main=main,
             uses_controls=True,
+            needs_factors=needs_factors,
         ),
         Baseline(
             name=f"control cells + {name} delta, zero-preserving",
@@ -180,12 +198,14 @@ def _delta_baselines(name: str, delta: Estimate, definition: str, *, main: bool)
             main=name == "transferred",
             uses_controls=True,
             needs_counts=True,
+            needs_factors=needs_factors,
         ),
         Baseline(
             name=f"control mean + {name} delta",
             definition=_SHIFT_TILED,
             draw=_tiled_shift(delta),
             uses_controls=True,
+            needs_factors=needs_factors,
         ),
     )
 
@@ -244,11 +264,18 @@ BASELINES: dict[str, Baseline] = {
             main=True,
         ),
         *_delta_baselines(
+            "related",
+            Estimates.related_delta,
+            "Control cells of the context plus the mean shift of that perturbation over the training contexts that "
+            "share the most columns with this one (the same cell type in another donor), clipped at 0.",
+            main=True,
+            needs_factors=True,
+        ),
+        *_delta_baselines(
             "linear",
             Estimates.linear_delta,
             "Control cells of the context plus the shift of an additive model of context and perturbation, fitted to "
             f"the training shifts by ridge regression (alpha {RIDGE} on each level), clipped at 0.",
-            main=False,
         ),
         Baseline(
             name="true mean",
@@ -260,9 +287,7 @@ BASELINES: dict[str, Baseline] = {
         Baseline(
             name="control cells + true delta",
             definition="Control cells plus the observed shift, clipped at 0: a perfect shift of the wrong population.",
-            draw=lambda asked: asked.shifted(
-                asked.control_rows(), asked.screen.delta(asked.context, asked.perturbation)
-            ),
+            draw=lambda asked: asked.shifted(asked.control_rows(), asked.view.true_delta(asked.perturbation)),
             oracle=True,
             uses_controls=True,
             needs_training=False,

@@ -3,13 +3,16 @@
 An *arm* is what a row of the tables stands for: a prediction, a baseline, an oracle, or the ceiling.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from bionemo.perteval.inputs.divisions import Divisions
 from bionemo.perteval.inputs.screen import Population, Screen, generator
 from bionemo.perteval.populations.baselines import BASELINES, Request, available
 from bionemo.perteval.populations.ceiling import SPLIT_HALVES, SPLIT_REPEATS
-from bionemo.perteval.populations.estimates import Estimates
+from bionemo.perteval.populations.views import View
+from bionemo.screens.controls import ControlRoles
 
 Kind = Literal["prediction", "baseline", "oracle", "ceiling"]
 
@@ -42,7 +45,7 @@ def list_arms(screen: Screen, *, main: bool = False) -> dict[str, Arm]:
         arms[name] = Arm(kind="oracle" if baseline.oracle else "baseline", definition=baseline.definition)
     arms[SPLIT_HALVES] = Arm(
         kind="ceiling",
-        definition="One half of the observed cells scored against the other, mean over five splits: what a second "
+        definition="One half of the observed cells scored against the other, mean over six splits: what a second "
         "experiment of half the size would reach. Fewer cells have noisier means and fewer DE genes, so this is a "
         "cautious ceiling.",
         repeats=SPLIT_REPEATS,
@@ -50,26 +53,65 @@ def list_arms(screen: Screen, *, main: bool = False) -> dict[str, Arm]:
     return arms
 
 
-def draw(
-    screen: Screen, estimates: Estimates, arm: str, context: str, perturbation: str, *, seed: int, repeat: int = 0
-) -> Population:
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """A `Turn` is one population of every scored condition of a context.
+
+    Attributes
+    ----------
+    arm
+        What draws it.
+    repeat
+        Training seed of a prediction, split of the ceiling, place of its division for a baseline.
+    roles
+        Divisions of the control cells under which the population is scored; a baseline is made under the first.
+    """
+
+    arm: str
+    repeat: int
+    roles: tuple[ControlRoles, ...]
+
+
+def turns(arms: Mapping[str, Arm], divisions: Divisions) -> list[Turn]:
+    """Return every population that has to be drawn, in the order of the arms; none is drawn twice.
+
+    A training seed is scored under its own division, baselines under all, and splits of the ceiling take turns.
+    """
+    found = []
+    for name, arm in arms.items():
+        if arm.kind == "prediction":
+            found += [Turn(arm=name, repeat=i, roles=divisions.of_seed(name, i)) for i in range(arm.repeats)]
+        elif arm.kind == "ceiling":
+            by_mode = [divisions.of(mode) for mode in divisions.modes]
+            found += [
+                Turn(arm=name, repeat=i, roles=tuple(roles[i % len(roles)] for roles in by_mode))
+                for i in range(arm.repeats)
+            ]
+        elif BASELINES[name].uses_controls:
+            found += [Turn(arm=name, repeat=i, roles=(roles,)) for i, roles in enumerate(divisions.all)]
+        else:
+            found.append(Turn(arm=name, repeat=0, roles=divisions.all))
+    return found
+
+
+def draw(view: View, arm: str, perturbation: str, *, seed: int, repeat: int = 0) -> Population:
     """Return the cells of a prediction, baseline or oracle, log1p [n, G].
 
     Parameters
     ----------
-    screen, estimates
-        The cells, and what its training conditions say.
-    arm, context, perturbation
-        Arm and condition of the cells.
+    view
+        The context, with the control cells that baselines are made from.
+    arm, perturbation
+        Arm and perturbation of the cells.
     seed
         Seed of the draw.
     repeat
         Training seed of the prediction.
     """
-    if arm in screen.predictions:
-        return screen.predictions[arm][repeat][context, perturbation]
-    rng = generator(seed, arm, context, perturbation)
-    return BASELINES[arm].draw(Request(screen, estimates, context, perturbation, rng))
+    if arm in view.screen.predictions:
+        return view.screen.predictions[arm][repeat][view.context, perturbation]
+    rng = generator(seed, arm, view.context, perturbation)
+    return BASELINES[arm].draw(Request(view, perturbation, rng))
 
 
 def population_notes(screen: Screen) -> list[str]:
@@ -97,8 +139,4 @@ def population_notes(screen: Screen) -> list[str]:
     single = [context for context, names in screen.scored.items() if len(names) == 1]
     if single:
         notes.append(f"PDS is 1 by construction where one perturbation is scored: {', '.join(single)}.")
-    return [
-        *notes,
-        "The same observed control cells stand on both sides, which raises PDCorr a little for arms that are not made "
-        "from control cells, the ceiling included; PDCorr_split does without.",
-    ]
+    return notes

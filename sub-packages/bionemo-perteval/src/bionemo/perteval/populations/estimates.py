@@ -100,6 +100,30 @@ class Estimates:
         column = self._training.perturbations.get(perturbation)
         return self._mean_delta if column is None else self._delta_sum(column) / self._per_perturbation[column]
 
+    def related_delta(self, context: str, perturbation: str) -> np.ndarray:
+        """Return the perturbation's mean delta over the training contexts that share the most factors with this one.
+
+        Factors are the columns that a context is joined from. Where no context with the perturbation shares one, it is
+        the transferred delta.
+        """
+        column, factors = self._training.perturbations.get(perturbation), self._screen.factors
+        if column is None:
+            return self._mean_delta
+        having = [name for name, row in self._training.contexts.items() if self._training.there[row, column]]
+        in_common = {
+            name: sum(one == other for one, other in zip(factors[name], factors[context], strict=True))
+            for name in having
+        }
+        most = max(in_common.values())
+        if most == 0:
+            return self.transferred_delta(context, perturbation)
+        deltas = [
+            self._screen.mean(name, perturbation) - self._controls[self._training.contexts[name]]
+            for name, count in in_common.items()
+            if count == most
+        ]
+        return np.mean(deltas, axis=0)
+
     def linear_delta(self, context: str, perturbation: str) -> np.ndarray:
         """Return ``m + a[context] + b[perturbation]``, fitted to the training deltas by ridge regression.
 

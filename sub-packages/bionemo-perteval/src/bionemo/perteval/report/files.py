@@ -17,6 +17,7 @@ from bionemo.perteval.metrics.registry import STRONG_EFFECT
 from bionemo.perteval.populations.baselines import CONTROL_CELLS
 from bionemo.perteval.populations.ceiling import SPLIT_HALVES
 from bionemo.perteval.report.page import html
+from bionemo.perteval.report.warnings import warnings
 from bionemo.screens.errors import InputError
 
 
@@ -51,8 +52,13 @@ def write(evaluation: Evaluation, out: Path | str) -> Path:
             folder = Path(scratch)
             (folder / "metrics.json").write_text(content, "utf-8")
             long_table(evaluation).to_csv(folder / "metrics.csv", index=False)
-            evaluation.comparisons.to_csv(folder / "comparisons.csv")
-            evaluation.per_perturbation.to_csv(folder / "per_perturbation.csv", index=False)
+            kinds = evaluation.kinds
+            compared = [of.comparisons.reset_index().assign(controls=str(of.controls)) for of in kinds]
+            scores = [of.per_perturbation.assign(controls=str(of.controls)) for of in kinds]
+            for name, tables in (("comparisons", compared), ("per_perturbation", scores)):
+                table = pd.concat(tables)
+                table.insert(0, "controls", table.pop("controls"))
+                table.to_csv(folder / f"{name}.csv", index=False)
             if evaluation.other_engine is not None:
                 evaluation.other_engine.to_csv(folder / "per_perturbation_other_engine.csv", index=False)
             if evaluation.challenge is not None:
@@ -64,13 +70,15 @@ def write(evaluation: Evaluation, out: Path | str) -> Path:
 
 
 def long_table(evaluation: Evaluation) -> pd.DataFrame:
-    """Return one row per subset (all, strong), arm and metric: value, interval, normalised value, spread over seeds.
+    """Return one row per kind of control cells, subset (all, strong), arm and metric, the first kind first.
 
+    Columns, besides: value, interval, normalised value, spread over seeds.
     ``normalised`` is between control cells and split halves, ``corrected`` the ceiling after Spearman-Brown,
     ``without_value`` the number of conditions that are left out.
     """
     parts = []
-    for subset, scores in (("all", evaluation), ("strong", evaluation.strong)):
+    subsets = ((subset, of) for each in evaluation.kinds for subset, of in (("all", each), ("strong", each.strong)))
+    for subset, scores in subsets:
         if scores is None:
             continue
         normalised, spread = scores.normalised(), scores.seed_spread
@@ -79,6 +87,7 @@ def long_table(evaluation: Evaluation) -> pd.DataFrame:
             ceiling = scores.corrected_ceiling if arm == SPLIT_HALVES else {}
             parts.append(
                 {
+                    "controls": str(scores.controls),
                     "subset": subset,
                     "arm": arm,
                     "kind": scores.arms[arm].kind,
@@ -97,10 +106,43 @@ def long_table(evaluation: Evaluation) -> pd.DataFrame:
 
 
 def to_dict(evaluation: Evaluation) -> dict[str, Any]:
-    """Return everything but the pictures as plain values; a missing number is None."""
-    strong = evaluation.strong
+    """Return everything but the pictures as plain values; a missing number is None.
+
+    What follows from the scores stands at the top, and once more under ``shared`` for shared control cells.
+    """
     profiles = evaluation.profiles
     content = {
+        **_tables(evaluation),
+        "shared": None if evaluation.shared is None else _tables(evaluation.shared),
+        "noise": evaluation.noise,
+        "observed": {
+            "fraction_of_zeros": profiles.fraction_of_zeros("observed"),
+            "variance": profiles.mean_variance("observed"),
+        },
+        "other_engine": _other_engine(evaluation),
+        "challenge": None if evaluation.challenge_table is None else evaluation.challenge_table.T.to_dict(),
+        "flags": [
+            {
+                "prediction": flag.arm, "check": flag.check.name, "kind": flag.check.kind, "value": flag.value,
+                "low": flag.check.low, "high": flag.check.high, "raised": flag.raised,
+                "definition": flag.check.definition, "meaning": flag.check.meaning,
+            }
+            for flag in evaluation.flags
+        ],
+        "warnings": warnings(evaluation),
+        "notices": [*evaluation.notices, *evaluation.failed_seeds],
+        "notes": list(evaluation.notes),
+        "settings": evaluation.settings,
+        "versions": evaluation.versions,
+    }  # fmt: skip
+    return plain(content)
+
+
+def _tables(evaluation: Evaluation) -> dict[str, Any]:
+    """Return what follows from the scores under one kind of control cells."""
+    strong, profiles = evaluation.strong, evaluation.profiles
+    return {
+        "controls": str(evaluation.controls),
         "arms": {
             arm: {
                 "kind": evaluation.arms[arm].kind,
@@ -131,26 +173,7 @@ def to_dict(evaluation: Evaluation) -> dict[str, Any]:
             "observed_de_genes": STRONG_EFFECT,
             "conditions": 0 if strong is None else strong.conditions,
         },
-        "observed": {
-            "fraction_of_zeros": profiles.fraction_of_zeros("observed"),
-            "variance": profiles.mean_variance("observed"),
-        },
-        "other_engine": _other_engine(evaluation),
-        "challenge": None if evaluation.challenge_table is None else evaluation.challenge_table.T.to_dict(),
-        "flags": [
-            {
-                "prediction": flag.arm, "check": flag.check.name, "kind": flag.check.kind, "value": flag.value,
-                "low": flag.check.low, "high": flag.check.high, "raised": flag.raised,
-                "definition": flag.check.definition, "meaning": flag.check.meaning,
-            }
-            for flag in evaluation.flags
-        ],
-        "notices": [*evaluation.notices, *evaluation.failed_seeds],
-        "notes": list(evaluation.notes),
-        "settings": evaluation.settings,
-        "versions": evaluation.versions,
     }  # fmt: skip
-    return plain(content)
 
 
 def _scores(evaluation: Evaluation, arm: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from bionemo.perteval.populations.baselines import CONTROL_CELLS
 from bionemo.perteval.populations.ceiling import SPLIT_HALVES
 from bionemo.perteval.report import figures
 from bionemo.perteval.report.text import ARROWS, counted, de_counts, difference, number, p_value, printable, signed
+from bionemo.perteval.report.warnings import warnings
 
 
 def html(evaluation: Evaluation) -> str:
@@ -45,6 +46,8 @@ def html(evaluation: Evaluation) -> str:
         predictions=evaluation.predictions,
         heads=[(metric.name, ARROWS[metric.best or "high"]) for metric in headline()],
         scores=_scores(evaluation, headline()),
+        shared=None if evaluation.shared is None else _scores(evaluation.shared, headline()),
+        controls=str(evaluation.controls),
         strong=None if strong is None else _scores(strong, headline()),
         strong_size=None if strong is None else strong.conditions,
         strong_effect=STRONG_EFFECT,
@@ -81,6 +84,7 @@ def html(evaluation: Evaluation) -> str:
         de_rule=DE_RULE,
         missing_rule=MISSING_RULE,
         notices=[*evaluation.notices, *evaluation.failed_seeds],
+        warnings=warnings(evaluation),
         notes=evaluation.notes,
         settings=_settings(settings),
         versions=evaluation.versions,

@@ -11,6 +11,7 @@ from bionemo.perteval.evaluation import Evaluation
 from bionemo.perteval.metrics.registry import METRICS, STRONG_EFFECT, headline
 from bionemo.perteval.populations.ceiling import SPLIT_HALVES
 from bionemo.perteval.report.text import ARROWS, counted, de_counts, difference, number, p_value, printable, signed
+from bionemo.perteval.report.warnings import warnings
 
 _WIDE = 110
 """Columns of a terminal from which on a prediction's table has all of its columns."""
@@ -30,9 +31,12 @@ class _Tables:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         evaluation = self._evaluation
         names = evaluation.predictions
-        yield _all_arms(evaluation)
+        for of in evaluation.kinds:
+            yield _all_arms(of)
         for notice in (*evaluation.notices, *evaluation.failed_seeds):
             yield _text(notice, "bold")
+        for warning in warnings(evaluation):
+            yield _text(f"Warning: {warning}", "bold")
         yield Text()
         for arm in names:
             yield _prediction(evaluation, arm, wide=options.max_width >= _WIDE)
@@ -67,7 +71,8 @@ def _all_arms(evaluation: Evaluation) -> RenderableType:
         heads.append(f"{metric.name}\n{ARROWS[metric.best or 'high']} ")
         if metric.name == "DEOver":
             heads.append("DE genes\npred/obs")
-    table = _table(counted(evaluation.conditions, len(evaluation.settings["scored"])), *heads)
+    size = counted(evaluation.conditions, len(evaluation.settings["scored"]))
+    table = _table(f"{size}, {evaluation.controls} control cells", *heads)
     for column in table.columns[1:]:
         column.no_wrap = True
     winners = {metric.name: evaluation.best(metric.name) for metric in headline()}

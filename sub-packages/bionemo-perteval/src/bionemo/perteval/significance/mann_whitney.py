@@ -42,8 +42,25 @@ class Moments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Controls:
-    """`Controls` are control cells, sorted once for all tests against them.
+class SortedCells:
+    """`SortedCells` are a population, sorted once for all tests of it.
+
+    Attributes
+    ----------
+    values, starts
+        Values by gene, sorted; gene g has ``values[starts[g]:starts[g + 1]]``, and the rest of its cells are zero.
+    cells
+        Number of cells.
+    """
+
+    values: np.ndarray
+    starts: np.ndarray
+    cells: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SortedControls:
+    """`SortedControls` are control cells, sorted once for all tests against them.
 
     Attributes
     ----------
@@ -83,17 +100,24 @@ class Tested:
     moments: Moments
 
 
-def sort_controls(cells: Population) -> Controls:
-    """Sort control cells, log1p [n, G], gene by gene."""
+def sort_cells(cells: Population) -> SortedCells:
+    """Sort a population, log1p [n, G], gene by gene."""
     values, starts = _by_gene(cells)
-    genes = gene_count(cells)
+    kernels()[0](values, starts)
+    return SortedCells(values=values, starts=starts, cells=cell_count(cells))
+
+
+def sort_controls(cells: Population) -> SortedControls:
+    """Sort control cells, log1p [n, G], gene by gene."""
+    own = sort_cells(cells)
+    values, starts, genes = own.values, own.starts, gene_count(cells)
     nothing = np.zeros(genes + 1, dtype=starts.dtype)
     _, ties, moments = _rank(values, starts, cell_count(cells), values[:0], nothing, 0, np.zeros(genes))
     # What is left after the group of zeros is the ties among the others.
     zeros = cell_count(cells) - moments[2]
     keep = values != 0
     kept = np.concatenate([[0], np.cumsum(moments[2], dtype=np.int64)])
-    return Controls(
+    return SortedControls(
         values=values[keep],
         starts=kept.astype(starts.dtype),
         ties=ties - (zeros**3 - zeros),
@@ -101,18 +125,17 @@ def sort_controls(cells: Population) -> Controls:
     )
 
 
-def test(cells: Population, controls: Controls) -> Tested:
+def test(cells: SortedCells, controls: SortedControls) -> Tested:
     """Test every gene of a population against the control cells.
 
     Parameters
     ----------
     cells
-        log1p [n, G].
+        Result of `sort_cells`.
     controls
         Result of `sort_controls`.
     """
-    values, starts = _by_gene(cells)
-    own, others = cell_count(cells), controls.moments.cells
+    values, starts, own, others = cells.values, cells.starts, cells.cells, controls.moments.cells
     u, ties, sums = _rank(values, starts, own, controls.values, controls.starts, others, controls.ties)
     both = own + others
     centre = own * others / 2
@@ -170,8 +193,7 @@ def _rank(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     genes = starts.size - 1
     statistic, ties, sums = np.empty(genes), np.empty(genes), np.empty((3, genes))
-    sort, rank = kernels()
-    sort(values, starts)
+    rank = kernels()[1]
     rank(
         values, starts, cells, controls, control_starts, control_cells, control_ties, statistic, ties, sums
     )  # fmt: skip
