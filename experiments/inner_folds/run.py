@@ -15,7 +15,7 @@ from bionemo.perteval.metrics.scores import versions
 from bionemo.screens.errors import InputError
 from experiments.inner_folds.folds import Cells, Fold, patients, thp1
 from experiments.inner_folds.populations import POPULATIONS
-from experiments.inner_folds.scores import Scores, averages, correlations
+from experiments.inner_folds.scores import averages, correlations, table
 from experiments.inner_folds.shifts import FORMS, LENGTHS, LOG1P, PRIORS, baseline, fitted, oracle, prior_chosen_inside
 
 Screens = dict[str, tuple[Cells, list[Fold]]]
@@ -79,7 +79,7 @@ def populations(cells: Cells, folds: list[Fold]) -> dict[str, dict[str, float]]:
     arms["log1p, prior 3, length 0.5, tiled"] = fitted(length=0.5, **LOG1P), mean
     for name in ("linear_delta", "transferred_delta"):
         arms |= {f"{name}": (baseline(name), sampled), f"{name}, tiled": (baseline(name), mean)}
-    found = averages(Scores(cells).table(folds, arms))
+    found = averages(table(cells, folds, arms))
     return {str(name): row.to_dict() for name, row in found.iterrows()}
 
 
