@@ -94,8 +94,8 @@ def evaluate(
     engine: Annotated[
         str,
         typer.Option(
-            help="`0.6`; `0.8` also scores with that cell-eval, `cell-eval2` also with the members of the Virtual Cell "
-            "Challenge 2026, in an environment made for it."
+            help="`0.6`; `0.8` also scores with that cell-eval, `vcc2026` also with the members of the Virtual Cell "
+            "Challenge 2026, `cell-eval2` with those as it computes them; packages in environments made for them."
         ),
     ] = "0.6",
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,

@@ -29,12 +29,13 @@ from bionemo.screens.errors import InputError
 
 _MOST_THREADS = 16
 
-Engine = Literal["0.6", "0.8", "cell-eval2"]
+Engine = Literal["0.6", "0.8", "vcc2026", "cell-eval2"]
 """What scores beside this package's own tests and cell-eval 0.6."""
 
 _ENGINES: dict[str, dict[str, str]] = {
     "0.6": {},
     "0.8": {"other cell-eval": other_release.CELL_EVAL.release},
+    "vcc2026": {},
     "cell-eval2": {"cell-eval2": challenge.CELL_EVAL2.release},
 }
 """Engine -> the versions that it adds to the report."""
@@ -116,9 +117,9 @@ def evaluate(
     arms
         ``"main"`` for the short list of baselines, without oracles.
     engine
-        ``"0.8"`` also scores with that release of cell-eval, ``"cell-eval2"`` also with the members of the Virtual Cell
-        Challenge 2026, in an environment that is made for it once. Where it cannot be made, or fails on these cells,
-        the report says so and has the rest.
+        ``"0.8"`` also scores with that release of cell-eval, ``"vcc2026"`` also with the members of the Virtual Cell
+        Challenge 2026, and ``"cell-eval2"`` with those as that package computes them. Packages have environments that
+        are made for them once. Where one cannot be made, or fails on these cells, the report says so and has the rest.
     seed
         Seed of every random draw.
     threads
@@ -205,10 +206,10 @@ def _score_further(
     try:
         if engine == "0.8":
             return {"other_engine": other_release.score_arms(screen, divisions, **how)}, []
-        if engine == "cell-eval2":
+        if engine in ("vcc2026", "cell-eval2"):
             alone = sorted(set(screen.scored) - set(challenge.panels(screen)))
-            said = [f"cell-eval2 leaves out {', '.join(alone)}, where one perturbation is scored."] if alone else []
-            return {"challenge": challenge.score_challenge(screen, **how)}, said
+            said = [f"The challenge leaves out {', '.join(alone)}, where one perturbation is scored."] if alone else []
+            return {"challenge": challenge.score_challenge(screen, original=engine == "cell-eval2", **how)}, said
     except InputError as error:
         return {}, [str(error)]
     return {}, []

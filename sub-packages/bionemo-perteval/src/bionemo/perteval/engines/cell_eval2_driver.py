@@ -93,7 +93,7 @@ def points(task: dict) -> dict:
     import anndata
 
     real, config = anndata.read_h5ad(task["observed"]), settings(task)
-    return {"members": members(), "baseline": baseline(real, config), "replicate": replicate(real, config)}
+    return {"baseline": baseline(real, config), "replicate": replicate(real, config)}
 
 
 def score(task: dict) -> dict:

@@ -175,7 +175,7 @@ def _engines(evaluation: Evaluation) -> RenderableType:
 def _challenge(evaluation: Evaluation) -> RenderableType:
     scaled = evaluation.challenge_table
     assert scaled is not None
-    table = _table(f"Virtual Cell Challenge 2026, cell-eval2 {evaluation.versions['cell-eval2']}", *scaled.columns)
+    table = _table("Virtual Cell Challenge 2026", *scaled.columns)
     for arm, row in scaled.iterrows():
         table.add_row(_text(str(arm)), *(_short(signed(float(value), 2)) for value in row))
     return table

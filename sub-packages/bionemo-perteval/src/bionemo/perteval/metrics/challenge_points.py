@@ -1,0 +1,88 @@
+"""Find the two points between which the members of the Virtual Cell Challenge 2026 are scaled, from observed cells."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sp
+
+from bionemo.perteval.inputs.screen import cell_count
+from bionemo.perteval.metrics import challenge
+from bionemo.perteval.metrics.panel import FDR, Controls, Groups, mean_response
+
+_DIVISIONS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """A `Panel` holds the observed cells of a context.
+
+    Attributes
+    ----------
+    genes
+        Names [G].
+    own_gene
+        Perturbation -> column of the gene that it targets; None where it targets none of the genes.
+    control
+        Label of the control cells.
+    controls
+        Counts of control cells, float64 [n, G].
+    truth
+        Perturbation -> counts of its cells, float64 [n, G].
+    """
+
+    genes: np.ndarray
+    own_gene: Mapping[str, int | None]
+    control: str
+    controls: sp.csr_matrix
+    truth: Mapping[str, sp.csr_matrix]
+
+    @cached_property
+    def observed(self) -> Groups:
+        """Return the observed cells, measured."""
+        return Groups.of(list(self.truth.values()), Controls.of(self.controls))
+
+    @cached_property
+    def zero(self) -> dict[str, float]:
+        """Return the values of the mean observed response, given to every perturbation."""
+        return self.values(mean_response(self.controls, self.truth, self.own_gene))
+
+    @cached_property
+    def one(self) -> dict[str, float]:
+        """Return the values of one half of the cells against the other, mean over five divisions.
+
+        Each half has its own half of the control cells. Which genes count for the error of fold changes, and what it is
+        divided by, comes from all cells.
+        """
+        found = [self._halved(int(seed)) for seed in np.random.SeedSequence(0).generate_state(_DIVISIONS)]
+        names = [name for name in challenge.MEMBERS if all(name in values for values in found)]
+        return {name: float(np.mean([values[name] for values in found])) for name in names}
+
+    def values(self, cells: Mapping[str, sp.csr_matrix]) -> dict[str, float]:
+        """Return the values of predicted cells, counts [n, G] of every perturbation."""
+        predicted = Groups.of([cells[name] for name in self.truth], self.observed.controls)
+        return challenge.values(predicted, self.observed, self._own, self.genes)
+
+    @property
+    def _own(self) -> list[int | None]:
+        return [self.own_gene[name] for name in self.truth]
+
+    def _halved(self, seed: int) -> dict[str, float]:
+        rng = np.random.default_rng(seed)
+        halves: tuple[dict[str, sp.csr_matrix], dict[str, sp.csr_matrix]] = ({}, {})
+        for name in sorted([self.control, *self.truth]):
+            cells = self.controls if name == self.control else self.truth[name]
+            order, half = rng.permutation(cell_count(cells)), cell_count(cells) // 2
+            for part, start in zip(halves, (0, half), strict=True):
+                part[name] = cells[order[start : start + half]]
+        first, second = (
+            Groups.of([part[name] for name in self.truth], Controls.of(part[self.control])) for part in halves
+        )
+        values = challenge.values(second, first, self._own, self.genes)
+        gate = self.observed.rate < FDR
+        for place, gene in enumerate(self._own):
+            if gene is not None:
+                gate[place, gene] = False
+        values["de_wilcoxon_lfc_nmae"] = challenge.change_error(second.change, first.change, self.observed.change, gate)
+        return {name: value for name, value in values.items() if np.isfinite(value)}

@@ -1,0 +1,164 @@
+"""Measure the cells of a panel as the Virtual Cell Challenge 2026 does: group profiles, their noise, and tests.
+
+The definitions are sections 1 to 3 of the challenge's metric reference (cell-eval2, docs/vcc2026_metrics). Counts here
+are of cells, float64 [n, G], sparse; they need not be whole.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from scipy import stats
+
+from bionemo.perteval.inputs.screen import cell_count, gene_count
+from bionemo.perteval.significance import mann_whitney
+
+FDR = 0.05
+"""A gene is significant below this false discovery rate, over the tested genes of one perturbation."""
+
+_GROUP_SUM = 5e4
+_CELL_SUM = 1e6
+_TESTED_ABOVE = 5.0
+_SMALL = 1e-9
+_CHUNK = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Controls:
+    """`Controls` are control cells, measured once.
+
+    Attributes
+    ----------
+    profile
+        log1p of the summed counts, scaled to 50,000 [G].
+    noise
+        Sampling variance of the profile, summed over genes.
+    tested
+        Whether a gene has more than 5 counts per million, mean over cells [G].
+    mean
+        Counts per million, mean over cells [G].
+    ranked
+        The tested genes, sorted for the tests.
+    """
+
+    profile: np.ndarray
+    noise: float
+    tested: np.ndarray
+    mean: np.ndarray
+    ranked: mann_whitney.SortedControls
+
+    @classmethod
+    def of(cls, counts: sp.csr_matrix) -> "Controls":
+        """Measure control cells."""
+        per_million = _per_million(counts)
+        mean = _mean(per_million)
+        tested = mean > _TESTED_ABOVE
+        profile, noise = _profile(counts)
+        ranked = mann_whitney.sort_controls(_logged(per_million, tested))
+        return cls(profile=profile, noise=noise, tested=tested, mean=mean, ranked=ranked)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """`Groups` are the cells of every perturbation of a panel, measured against control cells.
+
+    Attributes
+    ----------
+    controls
+        The control cells.
+    profiles, noise
+        As those of `Controls`, a row each perturbation [P, G], [P].
+    p_value, rate
+        Two-sided Mann-Whitney p value, and false discovery rate [P, G]; 1 for genes that are not tested.
+    change
+        log2 fold change of the means per million [P, G]; NaN for genes that are not tested.
+    """
+
+    controls: Controls
+    profiles: np.ndarray
+    noise: np.ndarray
+    p_value: np.ndarray
+    rate: np.ndarray
+    change: np.ndarray
+
+    @classmethod
+    def of(cls, counts: Sequence[sp.csr_matrix], controls: Controls) -> "Groups":
+        """Measure the cells of each perturbation."""
+        groups, genes = len(counts), controls.profile.size
+        profiles, noise = np.empty((groups, genes)), np.empty(groups)
+        p_value, rate = np.ones((groups, genes)), np.ones((groups, genes))
+        change = np.full((groups, genes), np.nan)
+        tested = controls.tested
+        for place, cells in enumerate(counts):
+            profiles[place], noise[place] = _profile(cells)
+            per_million = _per_million(cells)
+            cells_by_gene = mann_whitney.sort_cells(_logged(per_million, tested))
+            found = mann_whitney.test(cells_by_gene, controls.ranked).p_value
+            p_value[place, tested] = found
+            rate[place, tested] = stats.false_discovery_control(found, method="bh")
+            ratio = (_mean(per_million)[tested] + _SMALL) / (controls.mean[tested] + _SMALL)
+            change[place, tested] = np.log2(ratio)
+        return cls(controls=controls, profiles=profiles, noise=noise, p_value=p_value, rate=rate, change=change)
+
+
+def mean_response(
+    controls: sp.csr_matrix, truth: Mapping[str, sp.csr_matrix], own_gene: Mapping[str, int | None]
+) -> dict[str, sp.csr_matrix]:
+    """Return cells whose expected counts are the mean response: what a model knows that knows no perturbation.
+
+    Control cells are drawn with replacement, as many as were observed, and their counts scaled gene by gene. A gene's
+    mean leaves the perturbation of that gene out.
+    """
+    total, number = np.zeros(gene_count(controls)), np.full(gene_count(controls), float(len(truth)))
+    for name, cells in truth.items():
+        mean = _mean(cells)
+        gene = own_gene[name]
+        if gene is not None:
+            mean[gene] = 0.0
+            number[gene] -= 1
+        total += mean
+    control_mean = _mean(controls)
+    scale = np.divide(total / number, control_mean, out=np.zeros_like(total), where=control_mean > 0)
+    rng = np.random.default_rng(0)
+    drawn = {}
+    for name in sorted(truth):
+        cells = controls[rng.integers(0, cell_count(controls), size=cell_count(truth[name]))]
+        # The challenge's file of these cells is in single precision.
+        data = (cells.data.astype(np.float32) * scale[cells.indices]).astype(np.float32).astype(np.float64)
+        drawn[name] = sp.csr_matrix((data, cells.indices, cells.indptr), shape=cells.shape)
+    return drawn
+
+
+def _profile(counts: sp.csr_matrix) -> tuple[np.ndarray, float]:
+    """Return the profile of a group [G], and its sampling variance by the delete-one jackknife, summed over genes."""
+    sums, sizes = np.asarray(counts.sum(axis=0)).ravel(), np.asarray(counts.sum(axis=1)).ravel()
+    total, cells = float(sums.sum()), cell_count(counts)
+    if total <= 0:
+        return np.zeros_like(sums), 0.0
+    profile = np.log1p(_GROUP_SUM * sums / total)
+    if cells < 2:
+        return profile, 0.0
+    first, second = np.zeros_like(sums), np.zeros_like(sums)
+    for start in range(0, cells, _CHUNK):
+        left = total - sizes[start : start + _CHUNK, None]
+        without = _GROUP_SUM * (sums - counts[start : start + _CHUNK].toarray()) / np.where(left > 0, left, 1.0)
+        shift = np.where(left > 0, np.log1p(without), 0.0) - profile
+        first += shift.sum(axis=0)
+        second += np.einsum("ng,ng->g", shift, shift)
+    return profile, max((cells - 1) / cells * float((second - first**2 / cells).sum()), 0.0)
+
+
+def _per_million(counts: sp.csr_matrix) -> sp.csr_matrix:
+    sizes = np.asarray(counts.sum(axis=1)).ravel()
+    per_cell = np.repeat(np.where(sizes > 0, sizes, 1.0) / _CELL_SUM, np.diff(counts.indptr))
+    return sp.csr_matrix((counts.data / per_cell, counts.indices, counts.indptr), shape=counts.shape)
+
+
+def _logged(per_million: sp.csr_matrix, tested: np.ndarray) -> sp.csr_matrix:
+    kept = sp.csr_matrix(per_million[:, tested])
+    return sp.csr_matrix((np.log1p(kept.data).astype(np.float32), kept.indices, kept.indptr), shape=kept.shape)
+
+
+def _mean(cells: sp.csr_matrix) -> np.ndarray:
+    return np.asarray(cells.sum(axis=0)).ravel() / cell_count(cells)
