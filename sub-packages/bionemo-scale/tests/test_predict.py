@@ -192,8 +192,14 @@ def test_an_input_is_never_written_over(run_path, written, screen, tmp_path):
 
 def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_read(tmp_path):
     (tmp_path / "file").touch()
+    (tmp_path / "folder.h5ad").mkdir()
     absent = tmp_path / "absent"
-    for out, message in ((tmp_path, "is a directory: name a file in it"), (tmp_path / "file" / "p", "is a file")):
+    for out, message in (
+        (tmp_path / "folder.h5ad", "is a directory: name a file in it"),
+        (tmp_path / "file" / "p", "is a file"),
+        (tmp_path / "file", "must be an .h5ad file, or a folder of such files"),
+        (tmp_path / "predicted.zarr", "must be an .h5ad file, or a folder of such files"),
+    ):
         with pytest.raises(InputError, match=message):
             predict(absent, absent, out, perturbations=["MYC"])
 
@@ -370,18 +376,3 @@ def test_a_damaged_checkpoint_is_refused_by_name(run_path, written, tmp_path, da
         predict(run, written(), tmp_path / "out.h5ad", perturbations=["MYC"], progress=False)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "out.h5ad").exists()
-
-
-def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(predicted, tmp_path, monkeypatch):
-    predicted(perturbations=["MYC"])
-    before = (tmp_path / "out" / "predicted.h5ad").read_bytes()
-
-    def write_half(_cells, path):
-        path.write_bytes(b"half")
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(ad.AnnData, "write_h5ad", write_half)
-    with pytest.raises(InputError, match=r"could not be written \(No space left on device\)"):
-        predicted(perturbations=["TP53"])
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["predicted.h5ad"]
-    assert (tmp_path / "out" / "predicted.h5ad").read_bytes() == before

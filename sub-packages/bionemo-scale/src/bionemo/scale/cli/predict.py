@@ -52,7 +52,7 @@ def predict(
         typer.Option(help="Directory that `pretrain` wrote, or one of its checkpoints/step=N; the best if not said."),
     ],
     controls: Annotated[Path, typer.Option(help="h5ad file or zarr directory with the control cells to start from.")],
-    out: Annotated[Path, typer.Option(help="h5ad file to write.")],
+    out: Annotated[Path, typer.Option(help="h5ad file to write, or a folder for shards.")],
     perturbations: Annotated[
         list[str] | None, typer.Option(metavar="NAME...", help="What to apply; all of --like if not given.")
     ] = None,
@@ -77,31 +77,39 @@ def predict(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
     seed: Annotated[int, typer.Option(help="The same seed gives the same cells.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    devices: Annotated[
+        int, typer.Option(min=1, help="Processes that share the work, a GPU each where there are any; or use torchrun.")
+    ] = 1,
     threads: Annotated[
         int, typer.Option(min=1, help="CPU threads, unless OMP_NUM_THREADS says it; one is enough for small models.")
     ] = 1,
 ) -> None:
-    """Predict perturbed cells from control cells."""
+    """Predict perturbed cells from control cells. A command that was ended goes on when it is given again."""
     from bionemo.scale.inference.predict import predict as run
+    from bionemo.scale.inference.ranks import started
     from bionemo.scale.threads import use_threads
 
     use_threads(threads)
-    model, cells = run(
-        checkpoint,
-        controls,
-        out,
-        perturbations=perturbations or (),
-        like=like,
-        part=part,
-        perturbation_key=perturbation_key,
-        context_key=context_key,
-        batch_key=batch_key,
-        control=control,
-        layer=layer,
-        missing_genes=missing_genes,
-        control_roles=control_roles,
-        overwrite=overwrite,
-        seed=seed,
-        device=device,
-    )
-    typer.echo(f"wrote {out}: {cells.n_obs:,} cells, {model.summary()}")
+    with started(devices) as rank:
+        model, cells, whole = run(
+            checkpoint,
+            controls,
+            out,
+            perturbations=perturbations or (),
+            like=like,
+            part=part,
+            perturbation_key=perturbation_key,
+            context_key=context_key,
+            batch_key=batch_key,
+            control=control,
+            layer=layer,
+            missing_genes=missing_genes,
+            control_roles=control_roles,
+            overwrite=overwrite,
+            seed=seed,
+            device=device,
+            rank=rank,
+        )
+    if not rank.number:
+        done = "wrote" if whole or devices > 1 else f"rank 0 of {rank.of} has done its part of"
+        typer.echo(f"{done} {out}: {cells:,} cells, {model.summary()}")

@@ -115,8 +115,8 @@ def read_controls(
     Raises
     ------
     InputError
-        A column, the control label or a gene is missing, a cell has no label, or there is a column ``control_cell``
-        already.
+        A column, the layer, the control label or a gene is missing, a cell has no label, or there is a column
+        ``control_cell`` already.
     """
     data = opened(cells, layer)
     obs, source = data.obs, data.source
@@ -145,6 +145,7 @@ def read_controls(
             obs = obs.assign(**{str(key): pd.Categorical(joined)})
     sizes = places(contexts, batches)
     is_input = roles.has(obs.index.astype(str), ControlRole.INPUT)
+    data.check()
     match = match_genes(data.genes, vocabulary.genes, source, missing_genes)
     fill_G = np.zeros(len(vocabulary.genes)) if missing_genes is not MissingGenes.MEAN else gene_mean_G
     assert fill_G is not None

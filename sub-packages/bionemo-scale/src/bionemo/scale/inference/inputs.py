@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +57,10 @@ class OpenCells(ABC):
     source: str
 
     @abstractmethod
+    def check(self) -> None:
+        """Raise an InputError where there is no such layer, or no expression."""
+
+    @abstractmethod
     def read(self, rows: np.ndarray) -> sparse.csr_matrix:
         """Return the values of ascending rows as they are stored, [n, genes]."""
 
@@ -88,9 +93,11 @@ class _InMemory(OpenCells):
         self.obs, self.genes = pd.DataFrame(cells.obs), cells.var_names
         self._cells, self._layer = cells, layer
 
+    def check(self) -> None:
+        _check_layer(self._layer, list(self._cells.layers), self._cells.X is not None, self.source)
+
     @cached_property
     def _matrix(self) -> Any:
-        _check_layer(self._layer, list(self._cells.layers), self._cells.X is not None, self.source)
         return self._cells.X if self._layer is None else self._cells.layers[self._layer]
 
     def read(self, rows: np.ndarray) -> sparse.csr_matrix:
@@ -105,20 +112,16 @@ class _OnDisk(OpenCells):
         self.obs, self.genes, self.source = pd.DataFrame(tables.obs), tables.var_names, str(path)
         self._path, self._layer = path, layer
 
-    def read(self, rows: np.ndarray) -> sparse.csr_matrix:
-        parts = [sparse.csr_matrix((0, len(self.genes)), dtype=np.float32)]
-        file: Any = open_anndata_file(self._path)
-        try:
+    def check(self) -> None:
+        with self._open() as file:
             layers = list(file["layers"].keys()) if "layers" in file else []
             _check_layer(self._layer, layers, "X" in file, self.source)
-            matrix = row_reader(file["X" if self._layer is None else f"layers/{self._layer}"])
-            for run in _runs(rows):
-                for block in matrix.blocks(int(run[0]), int(run[-1]) + 1):
-                    inside = run[(run >= block.start) & (run < block.start + len(block.pointers) - 1)] - block.start
-                    shape = len(block.pointers) - 1, len(self.genes)
-                    values = sparse.csr_matrix((block.values, block.columns, block.pointers), shape=shape)
-                    values.check_format()
-                    parts.append(values[inside])  # pyright: ignore[reportIndexIssue]
+
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        file = open_anndata_file(self._path)
+        try:
+            yield file
         except InputError:
             raise
         except Exception as error:  # whatever the reader stumbles over, the file is the cause
@@ -128,6 +131,18 @@ class _OnDisk(OpenCells):
         finally:
             if isinstance(file, h5py.File):
                 file.close()
+
+    def read(self, rows: np.ndarray) -> sparse.csr_matrix:
+        parts = [sparse.csr_matrix((0, len(self.genes)), dtype=np.float32)]
+        with self._open() as file:
+            matrix = row_reader(file["X" if self._layer is None else f"layers/{self._layer}"])
+            for run in _runs(rows):
+                for block in matrix.blocks(int(run[0]), int(run[-1]) + 1):
+                    inside = run[(run >= block.start) & (run < block.start + len(block.pointers) - 1)] - block.start
+                    shape = len(block.pointers) - 1, len(self.genes)
+                    values = sparse.csr_matrix((block.values, block.columns, block.pointers), shape=shape)
+                    values.check_format()
+                    parts.append(values[inside])  # pyright: ignore[reportIndexIssue]
         return sparse.csr_matrix(sparse.vstack(parts))
 
 
@@ -139,6 +154,9 @@ class _Stored(OpenCells):
             raise InputError(f"{store.path} is a store, which has no layers: leave --layer out.")
         self.obs = store.obs().rename(columns={kind: key for kind, key in store.keys.items() if key})
         self.genes, self.source, self._store = pd.Index(store.genes), str(store.path), store
+
+    def check(self) -> None:
+        """Do nothing: a store has its expression."""
 
     def read(self, rows: np.ndarray) -> sparse.csr_matrix:
         parts = [sparse.csr_matrix((0, len(self.genes)), dtype=np.float32)]

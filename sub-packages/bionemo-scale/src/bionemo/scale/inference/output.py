@@ -1,8 +1,7 @@
-"""Make AnnData of predicted cells, and write it."""
+"""Make AnnData of predicted cells, and check where they are to go."""
 
 import os
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,9 @@ from bionemo.scale.inference.inputs import Cells, Columns
 from bionemo.scale.inference.populations import Population
 from bionemo.screens.errors import InputError
 
+OTHER_FILES = (".h5", ".hdf5", ".zarr", ".loom", ".csv", ".npz", ".parquet")
+"""Suffixes of files that are not written."""
+
 
 def as_anndata(
     predicted: Prediction,
@@ -24,6 +26,9 @@ def as_anndata(
     columns: Columns,
     genes: Sequence[str],
     facts: Mapping[str, Any],
+    *,
+    first: int,
+    labels: Mapping[str, Sequence[str]],
 ) -> ad.AnnData:
     """Give each predicted cell the row of its control cell in ``obs``, under its predicted perturbation.
 
@@ -38,24 +43,25 @@ def as_anndata(
     genes
         The model's, in its order.
     facts
-        What ``uns["prediction"]`` says beside the columns.
+        What ``uns["prediction"]`` says.
+    first
+        How many cells of the whole prediction lie before these.
+    labels
+        ``perturbation`` and ``batch``: all labels of the whole prediction, so that its parts have the same categories.
     """
     obs = cells.obs.iloc[predicted.origin].copy()
     counts = [population.cells for population in populations]
-    obs[columns.perturbation] = pd.Categorical(np.repeat([p.perturbation for p in populations], counts))
-    if any(p.batch is not None for p in populations):
-        obs[columns.batch] = pd.Categorical(np.repeat([str(p.batch) for p in populations], counts))
+    obs[columns.perturbation] = pd.Categorical(
+        np.repeat([p.perturbation for p in populations], counts), categories=labels["perturbation"]
+    )
+    if labels["batch"]:
+        obs[columns.batch] = pd.Categorical(
+            np.repeat([str(p.batch) for p in populations], counts), categories=labels["batch"]
+        )
     obs[ORIGIN] = obs.index.to_numpy()
-    obs.index = pd.Index([f"predicted_{i}" for i in range(len(obs))])
+    obs.index = pd.Index([f"predicted_{first + i}" for i in range(len(obs))])
     result = ad.AnnData(predicted.expression, obs=obs, var=pd.DataFrame(index=pd.Index(genes)))
-    result.uns["prediction"] = {
-        "tool": f"bionemo-scale {version('bionemo-scale')}",
-        "perturbation_key": columns.perturbation,
-        "context_key": columns.context,
-        "batch_key": columns.batch or "",
-        "control": columns.control,
-        **facts,
-    }
+    result.uns["prediction"] = dict(facts)
     return result
 
 
@@ -67,13 +73,18 @@ def condition_table(trained: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     return table
 
 
+def is_one_file(out: Path) -> bool:
+    """Say whether all cells go into one file, or shards into a folder."""
+    return out.suffix == ".h5ad"
+
+
 def check_target(out: Path, inputs: Mapping[str, Cells | None], *, overwrite: bool) -> None:
     """Make sure that ``out`` can be written and is none of the files that are read.
 
     Parameters
     ----------
     out
-        File to write; the directories above it need not exist.
+        File or folder to write; the directories above it need not exist.
     inputs
         Option -> what it names.
     overwrite
@@ -82,39 +93,20 @@ def check_target(out: Path, inputs: Mapping[str, Cells | None], *, overwrite: bo
     Raises
     ------
     InputError
-        ``out`` is an input, a directory, under a file, in a directory that may not be written to, or there already.
+        ``out`` is an input, under a file, in a directory that may not be written to, of a kind that is not written, or
+        a file that is there already.
     """
     for option, given in inputs.items():
         if isinstance(given, str | Path) and out.resolve() == Path(given).resolve():
             raise InputError(f"--out {out} is the file given with {option}, which it would replace: name another file.")
-    if out.is_dir():
+    if is_one_file(out) and out.is_dir():
         raise InputError(f"--out {out} is a directory: name a file in it, such as {out / 'predicted.h5ad'}.")
-    if out.exists() and not overwrite:
+    if not is_one_file(out) and (out.suffix in OTHER_FILES or out.is_file()):
+        raise InputError(f"--out {out} must be an .h5ad file, or a folder of such files without a suffix.")
+    if out.is_file() and not overwrite:
         raise InputError(f"--out {out} exists: name another file, or replace it with --overwrite.")
     above = next(folder for folder in out.absolute().parents if folder.exists())
     if not above.is_dir():
         raise InputError(f"--out {out} is under {above}, which is a file: name a file in a directory.")
     if not os.access(above, os.W_OK | os.X_OK):
         raise InputError(f"--out {out} cannot be written, since {above} is not yours to write to: name another place.")
-
-
-def write_whole(cells: ad.AnnData, out: Path) -> None:
-    """Write all of the file or nothing; a file that was there stays until the new one is whole.
-
-    Raises
-    ------
-    InputError
-        The place cannot be written to, or is full.
-    """
-    partial = out.with_name(out.name + ".partial")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            cells.write_h5ad(partial)
-            os.replace(partial, out)
-        finally:
-            partial.unlink(missing_ok=True)
-    # h5py raises a RuntimeError where a disk fills up.
-    except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{out} could not be written ({reason}): free the place, or name another.") from error

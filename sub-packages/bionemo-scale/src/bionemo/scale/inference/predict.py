@@ -3,11 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-import anndata as ad
+import torch
 
 from bionemo.scale.inference.inputs import Cells
-from bionemo.scale.inference.output import check_target, write_whole
+from bionemo.scale.inference.output import check_target, is_one_file
+from bionemo.scale.inference.progress import shown
+from bionemo.scale.inference.ranks import Rank
+from bionemo.scale.inference.shards import ShardFolder
 from bionemo.scale.inference.trained_model import TrainedModel
+
+ALONE = Rank()
 
 
 def predict(
@@ -19,9 +24,13 @@ def predict(
     overwrite: bool = False,
     device: str = "auto",
     progress: bool = True,
+    rank: Rank = ALONE,
     **choices: Any,
-) -> tuple[TrainedModel, ad.AnnData]:
-    """Predict populations of perturbed cells and write them to a file.
+) -> tuple[TrainedModel, int, bool]:
+    """Predict populations of perturbed cells, shard by shard, and write each as it comes.
+
+    Memory grows with a shard and with the control cells of a context, not with the number of cells or conditions. The
+    same call goes on where an earlier one was ended.
 
     Parameters
     ----------
@@ -30,18 +39,22 @@ def predict(
     controls, like, progress, choices
         As in :meth:`TrainedModel.predict`.
     out
-        h5ad file to write.
+        An h5ad file, beside which shards lie until it is made of them; or a folder of shards, without a suffix.
     overwrite
-        Whether to replace a file that is there.
+        Whether to replace what is there.
     device
         ``auto``, ``cpu`` or ``cuda``.
+    rank
+        Which of several processes this one is; each writes its own shards, and the last one finishes.
 
     Returns
     -------
     model : TrainedModel
         The model that predicted.
-    cells : anndata.AnnData
-        What was written.
+    cells : int
+        The number of cells of the whole prediction.
+    whole : bool
+        Whether all of it is there; if not, other ranks are not done.
 
     Raises
     ------
@@ -50,8 +63,23 @@ def predict(
         :meth:`TrainedModel.predict` refuses.
     """
     out = Path(out)
-    check_target(out, {"--controls": controls, "--like": like}, overwrite=overwrite)
+    check_target(out, {"--controls": controls, "--like": like}, overwrite=overwrite or rank.number > 0)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(rank.local % torch.cuda.device_count())
     model = TrainedModel.load(checkpoint, device)
-    cells = model.predict(controls, like=like, progress=progress, **choices)
-    write_whole(cells, out)
-    return model, cells
+    request = model.request(controls, like=like, **choices)
+    one_file = is_one_file(out)
+    folder = ShardFolder(
+        out.with_name(out.name + ".shards") if one_file else out, request.plan(model.network), len(request.shards)
+    )
+    mend = None if one_file else "name another folder, or replace them with --overwrite"
+    sizes, own = request.sizes, range(rank.number, len(request.shards), rank.of)
+    if not own:  # the others may be done already
+        return model, sum(sizes), False
+    with folder.held(mend=mend, overwrite=overwrite):
+        absent = folder.absent(own)
+        with shown(sum(sizes[number] for number in absent), progress and not rank.number) as report:
+            for number in absent:
+                folder.write(number, request.shard(number, report))
+        whole = folder.finish({"prediction": dict(request.facts)}, sizes, out if one_file else None)
+    return model, sum(sizes), whole

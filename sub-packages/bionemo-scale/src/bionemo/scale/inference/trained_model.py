@@ -3,16 +3,17 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
 
 from bionemo.scale.inference.controls import read_controls
-from bionemo.scale.inference.generate import Generator, joined
+from bionemo.scale.inference.generate import Generator
 from bionemo.scale.inference.genes import MissingGenes
 from bionemo.scale.inference.inputs import Cells, Columns
-from bionemo.scale.inference.output import as_anndata, condition_table
+from bionemo.scale.inference.output import condition_table
 from bionemo.scale.inference.populations import (
     Population,
     check_known,
@@ -21,6 +22,8 @@ from bionemo.scale.inference.populations import (
     shards,
     unseen_contexts,
 )
+from bionemo.scale.inference.progress import shown
+from bionemo.scale.inference.request import Request
 from bionemo.scale.inference.starts import Pools
 from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.scale.runs.directory import RunRecord
@@ -146,6 +149,40 @@ class TrainedModel:
             The arguments do not fit each other or the model, a label or a gene is missing or unknown, or the model's
             output is not finite.
         """
+        request = self.request(
+            controls,
+            perturbations=perturbations,
+            like=like,
+            part=part,
+            perturbation_key=perturbation_key,
+            context_key=context_key,
+            batch_key=batch_key,
+            control=control,
+            layer=layer,
+            missing_genes=missing_genes,
+            control_roles=control_roles,
+            seed=seed,
+        )
+        with shown(sum(request.sizes), progress) as report:
+            return request.whole(report)
+
+    def request(
+        self,
+        controls: Cells,
+        *,
+        perturbations: str | Sequence[str] = (),
+        like: Cells | None = None,
+        part: str | None = None,
+        perturbation_key: str | None = None,
+        context_key: str | None = None,
+        batch_key: str | None = None,
+        control: str | None = None,
+        layer: str | None = None,
+        missing_genes: str | None = None,
+        control_roles: str | None = None,
+        seed: int = 0,
+    ) -> Request:
+        """Check what :meth:`predict` is asked for, and predict nothing yet."""
         if seed < 0:
             raise InputError(f"--seed {seed} is negative: give 0 or more.")
         if like is None and part is not None:
@@ -163,10 +200,13 @@ class TrainedModel:
         pools = Pools(cells)
         populations = self._populations(pools, columns, perturbations, like, part or "test")
         size = self.record.training["cells_per_set"]
-        generator, parts = Generator(self.network, pools, cells_per_set=size, seed=seed), shards(populations)
-        populations = [population for part in parts for population in part]
-        predicted = joined([generator.predict(part) for part in parts])
         facts = {
+            "tool": f"bionemo-scale {version('bionemo-scale')}",
+            "perturbation_key": columns.perturbation,
+            "context_key": columns.context,
+            "batch_key": columns.batch or "",
+            "control": columns.control,
+            **self._facts(),
             "controls": cells.roles.to_dict(),
             "controls_file": "" if isinstance(controls, ad.AnnData) else str(controls),
             "layer": layer or "",
@@ -175,10 +215,15 @@ class TrainedModel:
             "missing_genes": str(missing_genes or "") if cells.filled_genes else "",
             "filled_genes": ", ".join(cells.filled_genes),
         }
-        made = as_anndata(predicted, cells, populations, columns, self.genes, {**self._facts(), **facts})
-        if self.record.trained is not None:
-            made.uns["training_conditions"] = condition_table(self.record.trained)
-        return made
+        return Request(
+            generator=Generator(self.network, pools, cells_per_set=size, seed=seed),
+            cells=cells,
+            columns=columns,
+            genes=self.genes,
+            shards=shards(populations),
+            facts=facts,
+            trained=None if self.record.trained is None else condition_table(self.record.trained),
+        )
 
     def _roles(self, chosen: str | None) -> ControlRoles:
         """Return the run's roles of control cells, independent or shared as it was chosen."""

@@ -8,6 +8,7 @@ from phases import Phases, timed_command
 
 from bionemo.scale.inference import generate, predict, trained_model
 from bionemo.scale.inference.controls import ControlCells
+from bionemo.scale.inference.shards import ShardFolder
 
 
 def run(checkpoint: str, controls: str, out: str, sets_at_once: int, threads: int) -> dict[str, Any]:
@@ -20,7 +21,8 @@ def run(checkpoint: str, controls: str, out: str, sets_at_once: int, threads: in
         phases.part(trained_model, "read_controls", "reading")
         phases.part(ControlCells, "read", "reading")
         phases.part(trained_model, "populations_like", "reading")
-        phases.part(predict, "write_whole", "writing")
+        phases.part(ShardFolder, "write", "writing")
+        phases.part(ShardFolder, "finish", "writing")
 
         def command() -> None:
             predict.predict(checkpoint, controls, out, like=controls, overwrite=True, progress=False)

@@ -1,0 +1,99 @@
+"""Predict in several processes, each of which takes every N-th shard."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from bionemo.scale.errors import Stopped
+from bionemo.screens.errors import InputError
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Rank:
+    """A `Rank` says which of several processes this one is."""
+
+    number: int = 0
+    of: int = 1
+    local: int = 0
+    """Among those of this machine."""
+
+    @classmethod
+    def from_environment(cls) -> "Rank":
+        """Read what ``torchrun`` sets; without it this process is alone.
+
+        Raises
+        ------
+        InputError
+            A variable is no number, or the rank is not among the processes.
+        """
+        try:
+            number, of, local = (int(os.environ.get(f"{name}", "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+        except ValueError as error:
+            raise InputError(f"RANK, WORLD_SIZE and LOCAL_RANK must be numbers ({error}).") from None
+        of = of or 1
+        if not 0 <= number < of:
+            raise InputError(f"RANK={number} is not among WORLD_SIZE={of} processes: start them with torchrun.")
+        return cls(number, of, local)
+
+
+@contextmanager
+def started(devices: int) -> Iterator[Rank]:
+    """Start this command in so many processes, of which this one is the first; they end with it.
+
+    Raises
+    ------
+    InputError
+        ``torchrun`` has started several already.
+    Stopped
+        One of the others has failed.
+    """
+    rank = Rank.from_environment()
+    if devices == 1 or rank.of > 1:
+        if devices > 1:
+            raise InputError(f"--devices {devices} inside torchrun, which has started {rank.of} processes: choose one.")
+        yield rank
+        return
+    others = []
+    try:
+        for number in range(1, devices):
+            place = {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(devices)}
+            words = [word for word in _without_devices(sys.argv[1:])]
+            others.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "bionemo.scale.cli", *words],
+                    env=os.environ | place,
+                    preexec_fn=_end_with_parent,
+                )
+            )
+        yield Rank(0, devices, 0)
+        codes = {number: process.wait() for number, process in enumerate(others, 1)}
+        failed = [f"rank {number} with {code}" for number, code in codes.items() if code]
+        if failed:
+            raise Stopped(f"{', '.join(failed)} ended early: start the same command again, which goes on.")
+    finally:
+        for process in others:
+            process.terminate()
+        for process in others:
+            process.wait()
+
+
+def _without_devices(words: list[str]) -> list[str]:
+    """Leave ``--devices N`` out of a command's words."""
+    kept, skip = [], False
+    for word in words:
+        if not skip and word != "--devices" and not word.startswith("--devices="):
+            kept.append(word)
+        skip = word == "--devices"
+    return kept
+
+
+def _end_with_parent() -> None:
+    """Ask Linux to end this process when its parent ends, however that ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

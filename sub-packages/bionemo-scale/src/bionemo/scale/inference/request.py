@@ -1,0 +1,101 @@
+"""A `Request` is what a model is asked for, checked, and cut into shards that can be predicted one by one."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import pandas as pd
+import torch
+
+from bionemo.scale.inference import generate
+from bionemo.scale.inference.controls import ControlCells
+from bionemo.scale.inference.generate import Generator, joined
+from bionemo.scale.inference.inputs import Columns
+from bionemo.scale.inference.output import as_anndata
+from bionemo.scale.inference.populations import Population
+from bionemo.scale.model.scale_model import ScaleModel
+
+Report = Callable[[int], object]
+"""Is told the number of cells as they are predicted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A `Request` predicts each of its shards on its own, and each of them is the same whoever does it, and when."""
+
+    generator: Generator
+    cells: ControlCells
+    columns: Columns
+    genes: tuple[str, ...]
+    shards: list[list[Population]]
+    facts: Mapping[str, Any]
+    """What ``uns["prediction"]`` says."""
+    trained: pd.DataFrame | None
+    """What ``uns["training_conditions"]`` says."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """Return the number of cells of each shard."""
+        return [sum(population.cells for population in shard) for shard in self.shards]
+
+    def shard(self, number: int, report: Report) -> ad.AnnData:
+        """Predict the cells of a shard; an InputError where they are not finite or the control cells cannot be read."""
+        return self._made(self.shards[number], number, self.generator.predict(self.shards[number], report))
+
+    def whole(self, report: Report) -> ad.AnnData:
+        """Predict all cells; raises as :meth:`shard` does."""
+        populations = [population for shard in self.shards for population in shard]
+        return self._made(populations, 0, joined([self.generator.predict(shard, report) for shard in self.shards]))
+
+    def _made(self, populations: Sequence[Population], number: int, predicted: generate.Prediction) -> ad.AnnData:
+        labels = {
+            "perturbation": sorted({p.perturbation for shard in self.shards for p in shard}),
+            "batch": sorted({str(p.batch) for shard in self.shards for p in shard if p.batch is not None}),
+        }
+        first = [0, *accumulate(self.sizes)][number]
+        made = as_anndata(
+            predicted, self.cells, populations, self.columns, self.genes, self.facts, first=first, labels=labels
+        )
+        if self.trained is not None:
+            made.uns["training_conditions"] = self.trained
+        return made
+
+    def plan(self, model: ScaleModel) -> dict[str, Any]:
+        """Say what tells this prediction from others: settings, conditions, weights and control cells, fit for JSON."""
+        conditions = [[*p.names, p.cells] for shard in self.shards for p in shard]
+        names = "\n".join(map(str, self.cells.obs.index))
+        return {
+            "prediction": dict(self.facts),
+            "computed": [generate.SETS_AT_ONCE, [len(shard) for shard in self.shards]],
+            "conditions": _digest(json.dumps(conditions).encode()),
+            "control_cells": _digest(names.encode(), _stamp(self.facts["controls_file"])),
+            "weights": _digest(*_content(model)),
+        }
+
+
+def _digest(*parts: Any) -> str:
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(part)
+    return total.hexdigest()
+
+
+def _content(model: ScaleModel) -> Iterator[Any]:
+    """Yield the bytes of all weights."""
+    for name, tensor in sorted(model.state_dict().items()):
+        if tensor is not None:
+            yield name.encode()
+            yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def _stamp(path: str) -> bytes:
+    """Return what changes when a file is written again."""
+    if not path:
+        return b""
+    found = Path(path).stat()
+    return f"{found.st_size} {found.st_mtime_ns}".encode()

@@ -1,0 +1,199 @@
+"""Predictions that are larger than a shard: whole or absent, the same whoever makes them, and gone on with."""
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import anndata as ad
+import h5py
+import pytest
+
+import bionemo.scale as scale
+from bionemo.scale.inference import populations as choosing
+from bionemo.scale.inference import shards
+from bionemo.scale.inference.generate import Generator
+from bionemo.scale.inference.predict import predict
+from bionemo.scale.inference.ranks import Rank, started
+from bionemo.screens.errors import InputError
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.fixture
+def asked(run_path, written, monkeypatch):
+    """Predict with small shards: five of them."""
+    monkeypatch.setattr(choosing, "CELLS_PER_SHARD", 1)
+    screen = written()
+
+    def run(out: Path, **settings) -> Path:
+        predict(run_path, screen, out, **{"like": screen, "part": "all", "progress": False} | settings)
+        return out
+
+    return run
+
+
+@pytest.fixture
+def stopping(monkeypatch):
+    """Let the process be interrupted at the N-th shard; count those that are predicted."""
+    original, predicted = Generator.predict, []
+
+    def stop_at(number: int | None) -> list:
+        predicted.clear()
+
+        def counted(self, populations, report=lambda cells: None):
+            if len(predicted) == number:
+                raise KeyboardInterrupt
+            predicted.append(populations)
+            return original(self, populations, report)
+
+        monkeypatch.setattr(Generator, "predict", counted)
+        return predicted
+
+    return stop_at
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("part-*")}
+
+
+def test_one_file_of_many_shards_is_what_a_model_answers_in_memory(asked, run_path, screen, tmp_path):
+    made = ad.read_h5ad(asked(tmp_path / "predicted.h5ad"))
+    expected = scale.load(run_path).predict(screen, like=screen, part="all")
+    assert (made.X != expected.X).nnz == 0
+    assert made.obs.astype(str).equals(expected.obs.astype(str))
+    assert made.uns["prediction"]["controls"] == expected.uns["prediction"]["controls"]
+    assert made.uns["training_conditions"].astype(str).equals(expected.uns["training_conditions"].astype(str))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["predicted.h5ad", "screen.h5ad"]
+
+
+def test_a_folder_has_shards_and_an_index_that_says_what_they_are(asked, tmp_path):
+    folder = asked(tmp_path / "predicted")
+    index = json.loads((folder / "index.json").read_text())
+    parts = [ad.read_h5ad(folder / shard["file"]) for shard in index["shards"]]
+    assert len(parts) == 5
+    assert [part.n_obs for part in parts] == [shard["cells"] for shard in index["shards"]]
+    names = [name for part in parts for name in part.obs_names]
+    assert names == [f"predicted_{i}" for i in range(index["cells"])]
+    assert index["prediction"]["seed"] == 0
+    with pytest.raises(InputError, match="predicted exists: name another, or replace it with --overwrite"):
+        asked(folder)
+    asked(folder, overwrite=True, seed=1)
+    assert json.loads((folder / "index.json").read_text())["prediction"]["seed"] == 1
+
+
+def test_the_cells_are_the_same_whatever_the_number_of_ranks(asked, tmp_path):
+    alone, shared = content(asked(tmp_path / "alone")), tmp_path / "shared"
+    for number in (2, 0, 1):
+        asked(shared, rank=Rank(number, 3))
+    assert content(shared) == alone
+    assert (shared / "index.json").exists()
+    for number in range(7):
+        asked(tmp_path / "one.h5ad", rank=Rank(number, 7))
+    assert ad.read_h5ad(tmp_path / "one.h5ad").n_obs == sum(ad.read_h5ad(path).n_obs for path in shared.glob("part*"))
+    assert not (tmp_path / "one.h5ad.shards").exists()
+
+
+def test_what_was_interrupted_goes_on_with_what_is_absent(asked, stopping, tmp_path):
+    expected = content(asked(tmp_path / "expected"))
+    for out in (tmp_path / "predicted", tmp_path / "predicted.h5ad"):
+        folder = out if not out.suffix else out.with_name("predicted.h5ad.shards")
+        stopping(2)
+        with pytest.raises(KeyboardInterrupt):
+            asked(out)
+        there = content(folder)
+        assert there.items() < expected.items()
+        assert len(there) == 2
+        (folder / "part-00003-0.h5ad.1.partial").touch()  # of a shard that a kill has cut
+        damaged = folder / min(there)
+        damaged.write_bytes(damaged.read_bytes()[:-1])
+        predicted = stopping(None)
+        asked(out)
+        assert len(predicted) == 4
+    assert content(tmp_path / "predicted") == expected
+    assert sorted(path.name for path in (tmp_path / "predicted").iterdir() if path.name[0] != ".") == sorted(
+        [*expected, "index.json", "plan.json"]
+    )
+    assert (ad.read_h5ad(tmp_path / "predicted.h5ad").obs_names[-1]).startswith("predicted_")
+
+
+def test_shards_of_another_prediction_are_refused(asked, stopping, tmp_path):
+    stopping(2)
+    with pytest.raises(KeyboardInterrupt):
+        asked(tmp_path / "predicted")
+    stopping(None)
+    with pytest.raises(InputError, match="predicted holds shards of another prediction: name another folder"):
+        asked(tmp_path / "predicted", seed=1)
+    asked(tmp_path / "predicted", seed=1, overwrite=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    with pytest.raises(InputError, match="mine holds something else than a prediction"):
+        asked(tmp_path / "mine", overwrite=True)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_two_predictions_at_once_do_not_mix(asked, tmp_path):
+    folder = shards.ShardFolder(tmp_path / "predicted", {"another": "plan"}, 1)
+    message = "is being written by another process"
+    with folder.held(mend=None, overwrite=False), pytest.raises(InputError, match=message):
+        asked(tmp_path / "predicted")
+    assert not (tmp_path / "predicted").exists()
+
+
+def test_a_full_disk_leaves_the_old_file_and_whole_shards(asked, tmp_path, monkeypatch):
+    out = asked(tmp_path / "out" / "predicted.h5ad", part="test")
+    before = out.read_bytes()
+    with monkeypatch.context() as full:
+        full.setattr(shards.os, "fsync", lambda number: (_ for _ in ()).throw(FULL))
+        with pytest.raises(InputError, match=r"could not be written \(No space left on device\): free the place"):
+            asked(out, overwrite=True)
+    assert [path.name for path in out.parent.iterdir()] == ["predicted.h5ad"]
+    assert out.read_bytes() == before
+
+
+def test_a_disk_that_fills_up_under_hdf5_is_said_once_and_crashes_nothing(asked, tmp_path, monkeypatch):
+    """HDF5 kept what it could not write, and crashed with it at the end of the process."""
+    parts = sorted(asked(tmp_path / "predicted").glob("part-*"))
+
+    class Small(shards._Unfailing):
+        def truncate(self, size=None):
+            with self._kept():
+                raise FULL
+            return size or 0
+
+    out = tmp_path / "one.h5ad"
+    with monkeypatch.context() as full:
+        full.setattr(shards, "_Unfailing", Small)
+        with pytest.raises(InputError, match=r"one\.h5ad could not be written"):
+            shards.merge(parts, out)
+    assert not list(tmp_path.glob("one*"))
+    shards.merge(parts, out)
+    with h5py.File(out) as file:
+        assert "prediction" in file["uns"]
+
+
+def test_a_rank_says_what_is_wrong_with_its_environment(monkeypatch):
+    monkeypatch.setenv("RANK", "two")
+    with pytest.raises(InputError, match="RANK, WORLD_SIZE and LOCAL_RANK must be numbers"), started(1):
+        pass
+    monkeypatch.setenv("RANK", "2")
+    with pytest.raises(InputError, match="RANK=2 is not among WORLD_SIZE=1 processes"), started(1):
+        pass
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with started(1) as rank:
+        assert rank == Rank(2, 4)
+    with pytest.raises(InputError, match="--devices 2 inside torchrun"), started(2):
+        pass
+
+
+@pytest.mark.slow
+def test_two_processes_predict_what_one_does(run_path, written, tmp_path):
+    screen = written()
+    words = ["predict", "--checkpoint", run_path, "--controls", screen, "--like", screen, "--part", "all"]
+    for name, more in (("one", []), ("two", ["--devices", "2"])):
+        command = [sys.executable, "-m", "bionemo.scale.cli", *words, "--out", tmp_path / name, *more]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+    assert (tmp_path / "two" / "index.json").exists()
