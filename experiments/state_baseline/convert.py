@@ -25,7 +25,7 @@ def training_files(arguments: argparse.Namespace) -> None:
     split = tomllib.loads(arguments.split.read_text())
     (name,) = split["training"]
     cells = ad.read_h5ad(arguments.screen)
-    scored = {context.removeprefix(f"{name}.") for part in ("fewshot", "zeroshot") for context in split.get(part, {})}
+    scored = [context.removeprefix(f"{name}.") for part in ("fewshot", "zeroshot") for context in split.get(part, {})]
     elsewhere = ~cells.obs[arguments.context_key].astype(str).isin(scored).to_numpy()
     perturbed = (cells.obs[arguments.perturbation_key].astype(str) != arguments.control).to_numpy()
     is_input = ControlRoles(rotation=arguments.rotation).has(cells.obs_names, ControlRole.INPUT)
