@@ -62,10 +62,12 @@ def rows(report: dict, ending: str = "") -> list[str]:
     lines = []
     for metric in METRICS:
         known = {name: scores[name][metric] for name in baselines if scores[name].get(metric) is not None}
-        best = (min if metric in LOW_IS_BETTER else max)(known, key=lambda name: known[name])
+        best = (min if metric in LOW_IS_BETTER else max)(known, key=lambda name: known[name]) if known else ""
         own = [number(scores.get(arm, {}).get(metric)) for arm in ARMS]
         halves = number(scores["split halves"].get(metric))
-        lines.append(f"| {metric}{ending} | {' | '.join(own)} | {number(known[best])} {best} | {halves} |")
+        lines.append(
+            f"| {metric}{ending} | {' | '.join(own)} | {f'{number(known.get(best))} {best}'.rstrip()} | {halves} |"
+        )
     return lines
 
 
