@@ -4,6 +4,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,15 +147,19 @@ def train(screen: Screen, work: Path, run: Path, overrides: list[str]) -> str:
 
 def with_solver_steps(run: Path, steps: int) -> Path:
     """Return a run directory with the same weights whose prediction takes `steps` solver steps."""
+    from bionemo.scale.runs.checksums import seal
+    from bionemo.scale.runs.directory import RunDirectory
+
     copy = run.with_name(f"{run.name}-{steps}-steps")
-    copy.mkdir(exist_ok=True)
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(run, copy, copy_function=os.link)
     record = json.loads((run / "run.json").read_text())
     record["model"]["solver_steps"] = steps
+    (copy / "run.json").unlink()  # a link to the other run's
     (copy / "run.json").write_text(json.dumps(record, indent=1))
-    for name in ("checkpoints", "best.json"):
-        link = copy / name
-        if (run / name).exists() and not link.is_symlink():
-            link.symlink_to(Path("..") / run.name / name)
+    changed = RunDirectory(copy)
+    for checkpoint in changed.whole_checkpoints().values():
+        seal(checkpoint, changed.read())
     return copy
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from jobs import logged, pretrain_arguments, saved_weights
 
+from bionemo.scale.runs.checksums import seal
 from bionemo.scale.runs.directory import RunDirectory, checkpoint_step
 
 SETTINGS = (
@@ -204,6 +205,7 @@ def test_code_in_a_checkpoint_is_not_run_by_going_on_from_it(tmp_path, pretrain)
     (run / "checkpoints" / "step=3" / "weights" / ".metadata").write_bytes(
         b"cos\nmkdir\n(V" + str(ran).encode() + b"\ntR."
     )
+    seal(run / "checkpoints" / "step=3", RunDirectory(run).read())
     done = pretrain(run, "training.max_steps=6", code=2)
     assert "step=3 asks for os.mkdir to be run" in done.stderr
     assert not ran.exists()

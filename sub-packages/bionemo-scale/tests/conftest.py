@@ -18,6 +18,7 @@ from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.data.condition import Condition
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.model.scale_model import ScaleModel
+from bionemo.scale.runs.checksums import seal
 from bionemo.scale.runs.directory import RunDirectory, RunRecord
 from bionemo.scale.runs.writing import writing_without_cuda
 
@@ -209,6 +210,8 @@ def save_weights():
         weights.mkdir(parents=True)
         with writing_without_cuda():
             dist_checkpointing.save({"state_dict": model.sharded_state_dict(prefix="module.")}, str(weights))
+        if weights.parent.parent.name == "checkpoints":
+            seal(weights.parent, RunDirectory(weights.parents[2]).read())
 
     return save
 

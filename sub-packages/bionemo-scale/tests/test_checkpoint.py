@@ -1,5 +1,8 @@
 """A model's weights on disk."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from megatron.core import dist_checkpointing
@@ -56,3 +59,32 @@ def test_a_run_without_a_checkpoint_is_refused(groups, record, tmp_path):
     RunDirectory(tmp_path).start(record, write=True)
     with pytest.raises(InputError, match="has no checkpoint yet"):
         load_model(RunDirectory(tmp_path), CPU)
+
+
+@pytest.mark.parametrize("name", ["weights/__0_0.distcp", "weights/.metadata", "weights/common.pt", "checksums.json"])
+@pytest.mark.parametrize("place", [0, 0.5, 0.999])
+def test_a_flipped_bit_of_a_checkpoint_is_refused(run_path, groups, tmp_path, name, place):
+    checkpoint = shutil.copytree(run_path, tmp_path / "run") / "checkpoints" / "step=1"
+    content = bytearray((checkpoint / name).read_bytes())
+    content[int(place * len(content))] ^= 1
+    (checkpoint / name).write_bytes(content)
+    with pytest.raises(InputError, match=r"restore it from a copy|does not belong to the run\.json"):
+        load_model(RunDirectory(tmp_path / "run"), CPU)
+
+
+def test_a_checkpoint_goes_with_one_record(run_path, record, groups, tmp_path):
+    """Nothing in the weights tells which conditions they have seen."""
+    shutil.copytree(run_path, tmp_path / "run")
+    changed = json.loads((tmp_path / "run" / "run.json").read_text())
+    changed["split"]["fewshot"] = {"B": {"val": [], "test": ["MYC"]}}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(changed))
+    with pytest.raises(InputError, match=r"step=1 does not belong to the run\.json beside it"):
+        load_model(RunDirectory(tmp_path / "run"), CPU)
+
+
+def test_how_it_is_computed_and_how_long_may_be_said_otherwise(run_path, record, groups, tmp_path):
+    shutil.copytree(run_path, tmp_path / "run")
+    changed = json.loads((tmp_path / "run" / "run.json").read_text())
+    changed["training"]["max_steps"], changed["store"]["path"] = 1_000, "elsewhere"
+    (tmp_path / "run" / "run.json").write_text(json.dumps(changed))
+    assert load_model(RunDirectory(tmp_path / "run"), CPU)[1] == 1

@@ -1,7 +1,9 @@
 """An exported model predicts as the trained one, with torch and safetensors alone, and comes back as it was."""
 
 import json
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -15,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from bionemo.scale.inference.controls import read_controls
 from bionemo.scale.inference.inputs import Columns
 from bionemo.scale.runs import scale_portable
+from bionemo.scale.runs.checksums import seal
 from bionemo.scale.runs.directory import RunDirectory
 from bionemo.scale.runs.export import _check_portable, _labels, export
 from bionemo.scale.runs.import_export import import_export
@@ -61,6 +64,7 @@ def spoiled(exported, tmp_path):
 def edit(folder, **changes):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    seal(folder)
 
 
 def test_one_file_of_plain_torch_predicts_the_same(exported, build, sets, tmp_path):
@@ -156,6 +160,7 @@ def test_an_export_says_what_its_numbers_mean(exported, vocabulary, config):
     assert stated["step"] == 1
     assert {"bionemo-scale", "torch", "megatron-core"} <= set(stated["versions"])
     assert sorted(path.name for path in exported.iterdir() if path.is_file()) == [
+        "checksums.json",
         "config.json",
         "model.safetensors",
         "scale_portable.py",
@@ -223,7 +228,7 @@ def test_an_exported_model_knows_which_control_cells_to_start_from(spoiled, scre
     assert chosen.tolist() == roles.has(screen.obs_names, ControlRole.INPUT).tolist()
 
 
-def test_a_damaged_export_is_refused(spoiled, groups, tmp_path):
+def test_an_export_that_does_not_fit_is_refused(spoiled, groups, tmp_path):
     edit(spoiled, format=99)
     with pytest.raises(InputError, match="is of format 99, not 3"):
         import_export(spoiled, tmp_path / "run")
@@ -234,6 +239,43 @@ def test_a_damaged_export_is_refused(spoiled, groups, tmp_path):
     with pytest.raises(InputError, match=r"spoiled lacks model\.safetensors"):
         import_export(spoiled, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "checksums.json"])
+def test_a_flipped_bit_of_an_export_is_refused(spoiled, groups, tmp_path, name):
+    flip(spoiled / name, -40)
+    with pytest.raises(InputError, match="is damaged|missing or damaged"):
+        import_export(spoiled, tmp_path / "run")
+    with pytest.raises(ValueError, match="is damaged"):
+        scale_portable.load(spoiled)
+    assert not (tmp_path / "run").exists()
+
+
+def flip(file, place):
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("what", ["export", "import"])
+def test_a_full_disk_leaves_nothing_and_the_next_try_works(what, run_path, exported, tmp_path):
+    """As a full disk does: the system refuses to make a file longer than so many bytes."""
+    run = (lambda: export(run_path, tmp_path / "made")) if what == "export" else (
+        lambda: import_export(exported, tmp_path / "made")
+    )  # fmt: skip
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, before[1]))
+        with pytest.raises(InputError, match=r"--out .*made cannot be written \(.*\): name another place") as told:
+            run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert "\n" not in str(told.value)
+    assert not list(tmp_path.iterdir())
+    run()
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
 def test_places_that_are_taken_and_checkpoints_that_are_not_there_are_refused(exported, run_path, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex, TensorProperties
 
+from bionemo.scale.runs.checksums import seal
 from bionemo.scale.runs.directory import RunDirectory
 from bionemo.scale.runs.load import load_model
 from bionemo.scale.runs.safe_reading import reading
@@ -82,10 +83,11 @@ def in_every_tensor(weights, bomb):
     "put",
     [in_metadata, among_real_metadata, in_common],
 )
-def test_code_in_a_checkpoint_is_named_and_not_run(weights, groups, tmp_path, put, monkeypatch):
+def test_code_in_a_checkpoint_is_named_and_not_run(weights, record, groups, tmp_path, put, monkeypatch):
     # What the environment asks for must not open the door again.
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     put(weights, Bomb(tmp_path / "ran"))
+    seal(weights.parent, record)  # whoever puts code in can put the checksums right
     with pytest.raises(InputError, match=r"asks for posix\.mkdir to be run") as refused:
         load_model(RunDirectory(tmp_path / "run"), CPU)
     assert "\n" not in str(refused.value)
@@ -99,16 +101,17 @@ def test_the_bombs_are_live(weights, tmp_path):
 
 
 @pytest.mark.parametrize("put", [in_common_as_a_plain_pickle, in_the_place_of_a_tensor, in_every_tensor])
-def test_a_pickle_instead_of_tensors_is_not_run(weights, groups, tmp_path, put):
+def test_a_pickle_instead_of_tensors_is_not_run(weights, record, groups, tmp_path, put):
     put(weights, Bomb(tmp_path / "ran"))
+    seal(weights.parent, record)  # whoever puts code in can put the checksums right
     with pytest.raises(InputError, match=r"step=1 is damaged"):
         load_model(RunDirectory(tmp_path / "run"), CPU)
     assert not (tmp_path / "ran").exists()
 
 
-def test_an_object_is_not_run_where_torch_would_unpickle_it(weights, tmp_path):
+def test_an_object_is_not_run_where_torch_would_unpickle_it(weights, record, tmp_path):
     torch.save(Bomb(tmp_path / "ran"), tmp_path / "object")
-    with pytest.raises(InputError, match=r"asks for posix\.mkdir"), reading(weights.parent):
+    with pytest.raises(InputError, match=r"asks for posix\.mkdir"), reading(weights.parent, record):
         torch.load(tmp_path / "object", weights_only=False)
     assert not (tmp_path / "ran").exists()
 
@@ -135,23 +138,23 @@ def taking(owner, name):
 
 
 @pytest.mark.parametrize("member", list(Encoding), ids=str)
-def test_members_of_enumerations_are_read_as_every_python_writes_them(weights, member):
+def test_members_of_enumerations_are_read_as_every_python_writes_them(weights, record, member):
     # As an attribute of the enumeration: Python 3.11.0 to 3.11.3.
     for pickled in (pickle.dumps(member), taking(Encoding, member.name)):
-        with reading(weights.parent):
+        with reading(weights.parent, record):
             assert pickle.loads(pickled) is member
 
 
 @pytest.mark.parametrize(("owner", "name"), [(Encoding, "mro"), (Encoding, "OTHER"), (TensorProperties, "__init__")])
-def test_no_other_attribute_is_taken(weights, owner, name):
-    with pytest.raises(InputError, match=r"asks for builtins\.getattr"), reading(weights.parent):
+def test_no_other_attribute_is_taken(weights, record, owner, name):
+    with pytest.raises(InputError, match=r"asks for builtins\.getattr"), reading(weights.parent, record):
         pickle.loads(taking(owner, name))
 
 
-def test_other_code_gets_its_pickles_back(weights):
+def test_other_code_gets_its_pickles_back(weights, record):
     before = pickle.load, pickle.loads, torch.load
-    with reading(weights.parent):
+    with reading(weights.parent, record):
         assert before != (pickle.load, pickle.loads, torch.load)
-    with pytest.raises(InputError, match="damaged"), reading(weights.parent):
+    with pytest.raises(InputError, match="damaged"), reading(weights.parent, record):
         raise ValueError("cut")
     assert before == (pickle.load, pickle.loads, torch.load)

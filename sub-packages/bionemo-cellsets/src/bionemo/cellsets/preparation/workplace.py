@@ -4,15 +4,14 @@ import contextlib
 import json
 import logging
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from bionemo.cellsets.store.manifest import MANIFEST, foreign_files
 from bionemo.screens.errors import InputError, name_list
-from bionemo.screens.locks import locked
+from bionemo.screens.making import hidden_folder, remove, replace
 
 _log = logging.getLogger(__name__)
 
@@ -66,23 +65,19 @@ def workplace(store: Path, plan: Mapping[str, Any], *, overwrite: bool) -> Itera
     """
     check_target(store, overwrite=overwrite)
     store = store.absolute()
-    folder = store.with_name(f".{store.name}.partial")
-    with _errors_named(store):
-        store.parent.mkdir(parents=True, exist_ok=True)
-        lock = _locked(folder, store)
-    with lock:
-        with _errors_named(store):
-            place = _prepared(folder, dict(plan))
-            try:
-                yield place
-            except InputError as error:
-                # One with a cause may come from a disk or a mount that is back the next time.
-                if error.__cause__ is None and (error.__context__ is None or error.__suppress_context__):
-                    _remove(folder)
-                raise
-            check_target(store, overwrite=overwrite)
-            _put_in_place(place, store, folder / "replaced")
-        _remove(folder)
+    with _errors_named(store), hidden_folder(store) as folder:
+        check_target(store, overwrite=overwrite)  # an old one may have been put back
+        place = _prepared(folder, dict(plan))
+        try:
+            yield place
+        except InputError as error:
+            # One with a cause may come from a disk or a mount that is back the next time.
+            if error.__cause__ is None and (error.__context__ is None or error.__suppress_context__):
+                remove(folder)
+            raise
+        check_target(store, overwrite=overwrite)
+        _put_in_place(place, store, folder)
+        remove(folder)
 
 
 def check_target(store: Path, *, overwrite: bool) -> None:
@@ -129,21 +124,6 @@ def _errors_named(store: Path) -> Iterator[None]:
         ) from error
 
 
-def _locked(folder: Path, store: Path) -> IO[Any]:
-    """Make the directory and return its locked file; closing that, or the end of the process, frees the lock."""
-    while True:
-        folder.mkdir(exist_ok=True)
-        try:
-            file = locked(folder / "lock")
-        except FileNotFoundError:  # another process has just finished and removed the directory
-            continue
-        if file is None:
-            raise InputError(
-                f"Another process is writing the store {store}: wait until it is done, or choose another directory"
-            )
-        return file
-
-
 def _prepared(folder: Path, plan: dict[str, Any]) -> Workplace:
     file, place = folder / "plan.json", Workplace(folder)
     plan = json.loads(json.dumps(plan))
@@ -174,24 +154,7 @@ def _prepared(folder: Path, plan: dict[str, Any]) -> Workplace:
     return place
 
 
-def _put_in_place(place: Workplace, store: Path, replaced: Path) -> None:
-    if not store.exists():
-        place.store.rename(store)
-    else:
-        shutil.rmtree(replaced, ignore_errors=True)
-        store.rename(replaced)
-        try:
-            place.store.rename(store)
-        except BaseException:
-            replaced.rename(store)
-            raise
+def _put_in_place(place: Workplace, store: Path, folder: Path) -> None:
+    replace(store, place.store, folder)
     with contextlib.suppress(OSError):  # some network file systems cannot flush a directory
         flush(store.parent)
-
-
-def _remove(folder: Path) -> None:
-    # Renamed first, so that no other process finds it half removed.
-    away = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}")
-    with contextlib.suppress(OSError):
-        folder.rename(away)
-        shutil.rmtree(away, ignore_errors=True)

@@ -298,7 +298,7 @@ def export(
     from bionemo.scale.runs.export import export as run
 
     run(checkpoint, out, device)
-    typer.echo(f"wrote {out}: model.safetensors, config.json, scale_portable.py")
+    typer.echo(f"wrote {out}: model.safetensors, config.json, scale_portable.py, checksums.json")
 
 
 @app.command("import", epilog="Example: `bionemo-scale import exported --out run`")

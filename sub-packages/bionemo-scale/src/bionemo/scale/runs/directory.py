@@ -1,6 +1,7 @@
 """`RunDirectory` is a training run on disk: what it was started with, and its whole checkpoints."""
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -8,13 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from bionemo.scale.config.model import ModelConfig
 from bionemo.scale.config.training import MAY_CHANGE
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.errors import Stopped
 from bionemo.screens.controls import ControlRoles
-from bionemo.screens.errors import InputError
+from bionemo.screens.errors import InputError, brief
 from bionemo.screens.locks import locked
 
 FORMAT = 5
@@ -58,6 +60,19 @@ class RunRecord:
     def roles(self) -> ControlRoles:
         """Return which control cells have which role."""
         return ControlRoles.from_dict(self.control_roles, "run.json")
+
+    def meaning(self) -> dict[str, Any]:
+        """Return what never changes in a run: all but where its files are, how it is computed, and ``MAY_CHANGE``."""
+        values = json.loads(json.dumps(vars(self)))
+        del values["compute"]
+        values["training"] = {name: value for name, value in values["training"].items() if name not in MAY_CHANGE}
+        for section in ("store", "embeddings"):
+            values[section] = {name: value for name, value in (values[section] or {}).items() if name != "path"}
+        return values
+
+    def digest(self) -> str:
+        """Return the SHA-256 of :meth:`meaning`, hexadecimal; checkpoints are sealed with it."""
+        return hashlib.sha256(json.dumps(self.meaning(), sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +142,8 @@ class RunDirectory:
             raise InputError(
                 f"{self.path} holds no run.json: give the directory that `pretrain --out` wrote."
             ) from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{self.record_file} is damaged ({error}): restore it or train again.") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise self._damaged(self.record_file, error) from None
         if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
             raise InputError(f"{self.record_file} is not of format {FORMAT}: use the version that wrote it.")
         values.pop("versions", None)
@@ -139,8 +154,9 @@ class RunDirectory:
             _ = record.training["cells_per_set"]
             _ = record.training["average_decay"]
             _ = record.store["fingerprint"], record.store["keys"]["context"], record.store["keys"]["perturbation"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{self.record_file} is damaged ({error}): restore it or train again.") from None
+            _ = record.digest()
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+            raise self._damaged(self.record_file, error) from None
         return record
 
     def start(self, record: RunRecord, *, write: bool) -> None:
@@ -224,14 +240,18 @@ class RunDirectory:
             return Best(**json.loads(self.best_file.read_text()))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError) as error:
-            raise InputError(f"{self.best_file} is damaged ({error}): remove it.") from None
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise InputError(f"{self.best_file} is damaged ({brief(error)}): remove it.") from None
 
     def mark_best(self, best: Best) -> None:
         """Say which checkpoint validated best so far."""
         partial = self.best_file.with_suffix(".partial")
         partial.write_text(json.dumps(vars(best)))
         os.replace(partial, self.best_file)
+
+    @staticmethod
+    def _damaged(file: Path, error: Exception) -> InputError:
+        return InputError(f"{file} is damaged ({brief(error)}): restore it or train again.")
 
     def _check(self, old: RunRecord, new: RunRecord) -> None:
         mend = "give another --out to start afresh, or the same settings to go on"
@@ -249,14 +269,17 @@ class RunDirectory:
                 f"{self.path} takes {old.global_batch} sets a step over all ranks, not {new.global_batch}: adjust "
                 f"training.sets_per_batch to the number of devices, or give another --out."
             )
-        # How it is computed may change: the weights mean the same.
-        for section, free in (("model", ()), ("training", MAY_CHANGE)):
-            before, now = getattr(old, section), json.loads(json.dumps(getattr(new, section)))
-            for name in now:
-                if name not in free and before.get(name) != now[name]:
+        before, now = old.meaning(), new.meaning()
+        for section in ("model", "training", "store"):
+            for name in now[section]:
+                if before[section].get(name) != now[section][name]:
                     raise InputError(
-                        f"{self.path} was started with {section}.{name}={before.get(name)}, not {now[name]}: {mend}."
+                        f"{self.path} was started with {section}.{name}={before[section].get(name)}, not "
+                        f"{now[section][name]}: {mend}."
                     )
+        if before != now:
+            other = next(section for section in now if before.get(section) != now[section])
+            raise InputError(f"{self.path} was started with another {other}: {mend}.")
 
 
 def checkpoint_step(checkpoint: Path) -> int:

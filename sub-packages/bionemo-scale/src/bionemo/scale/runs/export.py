@@ -2,13 +2,13 @@
 
 import json
 import math
-import os
 import shutil
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from bionemo.scale.data.condition import Condition
@@ -16,9 +16,12 @@ from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.linear_start.apply import rows_of
 from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.scale.runs import scale_portable
+from bionemo.scale.runs.checksums import seal
 from bionemo.scale.runs.directory import PACKAGES
+from bionemo.scale.runs.failures import reason
 from bionemo.scale.runs.load import find_checkpoint, load_model, torch_device
 from bionemo.screens.errors import InputError
+from bionemo.screens.making import made_whole
 
 TOLERANCE = 1e-5
 
@@ -27,8 +30,8 @@ def export(checkpoint: str | Path, out: str | Path, device: str = "auto") -> Non
     """Write a model so that torch and safetensors are all it takes to run it.
 
     ``out`` gets ``model.safetensors`` (float32, whole tensors under their training names), ``config.json`` (the run's
-    record, the step and the versions) and ``scale_portable.py``, which loads the other two. Before anything is written,
-    its prediction is compared with the model's.
+    record, the step and the versions), ``scale_portable.py``, which loads the other two, and ``checksums.json`` of all
+    three. Before anything is written, its prediction is compared with the model's.
 
     Parameters
     ----------
@@ -62,17 +65,14 @@ def export(checkpoint: str | Path, out: str | Path, device: str = "auto") -> Non
     }
     config = json.loads(json.dumps(config))
     _check_portable(model, config, weights)
-    partial = out.with_name(out.name + ".partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
-        (partial / "config.json").write_text(json.dumps(config, indent=1))
-        shutil.copyfile(scale_portable.__file__, partial / "scale_portable.py")
-        os.replace(partial, out)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise InputError(f"--out {out} cannot be written ({error.strerror}): name another place.") from error
+        with made_whole(out) as place:
+            save_file(weights, place / "model.safetensors", metadata={"format": "pt"})
+            (place / "config.json").write_text(json.dumps(config, indent=1))
+            shutil.copyfile(scale_portable.__file__, place / "scale_portable.py")
+            seal(place)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"--out {out} cannot be written ({reason(error)}): name another place.") from error
 
 
 def _labels(vocabulary: Vocabulary) -> dict[str, dict]:

@@ -1,21 +1,23 @@
 """Turn an export back into a run that predicts and trains."""
 
 import json
-import shutil
 from dataclasses import fields
 from pathlib import Path
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch.distributed.checkpoint.api import CheckpointException
 
 from bionemo.scale.config.compute import ComputeConfig, Device
 from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.scale.model.weight_average import WeightAverage
 from bionemo.scale.runs import scale_portable
+from bionemo.scale.runs.checksums import check_seal
 from bionemo.scale.runs.directory import RunDirectory, RunRecord
+from bionemo.scale.runs.failures import reason
 from bionemo.scale.runs.load import one_process_groups, torch_device
 from bionemo.scale.runs.starting_point import write_starting_point
-from bionemo.screens.errors import InputError
+from bionemo.screens.errors import InputError, brief
+from bionemo.screens.making import made_whole
 
 
 def import_export(folder: str | Path, out: str | Path, device: str = "auto") -> None:
@@ -44,6 +46,7 @@ def import_export(folder: str | Path, out: str | Path, device: str = "auto") -> 
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise InputError(f"{folder} lacks {name}: give the directory that `export` wrote.")
+    check_seal(folder, "export it again")
     try:
         config = json.loads((folder / "config.json").read_text())
         if config["format"] != scale_portable.FORMAT:
@@ -59,15 +62,15 @@ def import_export(folder: str | Path, out: str | Path, device: str = "auto") -> 
             average = ScaleModel(model.scale, compute, model.vocabulary).to(place)
             average.load_state_dict(weights)
             model.add_module("average", WeightAverage(average))
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = str(error).splitlines()[0][:200]
-        raise InputError(f"{folder} is damaged or of another model ({reason}): export it again.") from error
-    run = RunDirectory(out)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a library stumbles over, the export is the cause
+        raise InputError(f"{folder} is damaged or of another model ({brief(error)}): export it again.") from error
     try:
-        run.start(record, write=True)
-        write_starting_point(run, model, {"from": str(folder), "step": config["step"]})
-    except OSError as error:
-        shutil.rmtree(out, ignore_errors=True)
-        raise InputError(f"--out {out} cannot be written ({error.strerror}): name another place.") from error
+        with made_whole(out) as made:
+            run = RunDirectory(made)
+            run.start(record, write=True)
+            write_starting_point(run, model, {"from": str(folder), "step": config["step"]})
+    # Megatron's writers have exceptions of their own for a disk that is full.
+    except (OSError, RuntimeError, CheckpointException) as error:
+        raise InputError(f"--out {out} cannot be written ({reason(error)}): name another place.") from error

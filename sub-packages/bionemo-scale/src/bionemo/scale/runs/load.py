@@ -62,12 +62,12 @@ def load_model(run: RunDirectory, device: torch.device, checkpoint: Path | None 
     one_process_groups(device)
     record = run.read()
     compute = ComputeConfig(device=Device(device.type))
-    model = ScaleModel(record.model_config(), compute, record.model_vocabulary()).to(device)
-    adapters = None if record.tuning is None else tune(model, record.tuning)
     # NeMo's training wraps the model once and keeps weights and optimizer state in one place.
     prefix = "module.average.model." if record.training["average_decay"] else "module."
-    wanted = {"state_dict": model.sharded_state_dict(prefix=prefix)}
-    with reading(checkpoint):
+    with reading(checkpoint, record):
+        model = ScaleModel(record.model_config(), compute, record.model_vocabulary()).to(device)
+        adapters = None if record.tuning is None else tune(model, record.tuning)
+        wanted = {"state_dict": model.sharded_state_dict(prefix=prefix)}
         loaded: dict[str, Any] = dist_checkpointing.load(wanted, str(checkpoint / "weights"))  # type: ignore[assignment]
         weights = {name.removeprefix(prefix): value for name, value in loaded["state_dict"].items()}
         model.load_state_dict(weights)

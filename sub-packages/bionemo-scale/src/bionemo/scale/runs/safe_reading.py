@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
+from bionemo.scale.runs.checksums import check_seal
+from bionemo.scale.runs.directory import RunRecord
 from bionemo.scale.runs.failures import chain, reason
 from bionemo.screens.errors import InputError
 
@@ -42,6 +44,9 @@ _PLAIN = {
     ("pathlib._local", "PosixPath"),
     ("builtins", "set"),
 }
+
+
+_MEND = "restore it from a copy, or train again"
 
 
 class _Refused(pickle.UnpicklingError):
@@ -95,21 +100,24 @@ def _weights_only(load):
 
 
 @contextmanager
-def reading(checkpoint: Path) -> Iterator[None]:
+def reading(checkpoint: Path, record: RunRecord) -> Iterator[None]:
     """Read ``checkpoint`` as tensors and plain values while this lasts; anything that it wants to run is refused.
 
     Parameters
     ----------
     checkpoint
         ``step=N`` of a run's ``checkpoints`` directory.
+    record
+        What its weights are taken to mean.
 
     Raises
     ------
     InputError
-        The checkpoint names a function to run, holds a file that is no part of it, is damaged, incomplete or of
-        another model.
+        The checkpoint differs from its checksums or belongs to another record, names a function to run, holds a file
+        that is no part of it, is damaged, incomplete or of another model.
     """
     _check_files(checkpoint)
+    check_seal(checkpoint, _MEND, record)
     before = pickle.load, pickle.loads, torch.load
     pickle.load, pickle.loads, torch.load = _load, _loads, _weights_only(torch.load)
     try:
@@ -131,10 +139,7 @@ def reading(checkpoint: Path) -> Iterator[None]:
 
 
 def _damaged(checkpoint: Path, why: str) -> InputError:
-    return InputError(
-        f"checkpoint {checkpoint} is damaged, incomplete or of another model ({why}): restore it from a copy, or train "
-        f"again."
-    )
+    return InputError(f"checkpoint {checkpoint} is damaged, incomplete or of another model ({why}): {_MEND}.")
 
 
 def _check_files(checkpoint: Path) -> None:

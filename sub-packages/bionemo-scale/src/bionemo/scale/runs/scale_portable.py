@@ -12,6 +12,7 @@ have in training; the layouts of the fused projections are Megatron-Core's.
 """
 
 import difflib
+import hashlib
 import json
 import math
 import warnings
@@ -48,11 +49,16 @@ def load(folder: str | Path) -> "ScaleModel":
     Raises
     ------
     ValueError
-        The export is of another format, or of a model that this file does not know.
+        The export is of another format, or of a model that this file does not know, or one of its files is damaged.
     """
     from safetensors.torch import load_file
 
     folder = Path(folder)
+    checksums = json.loads((folder / "checksums.json").read_text())["files"]
+    for name in {"config.json", "model.safetensors", *checksums}:
+        with (folder / name).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != checksums[name]:
+                raise ValueError(f"{name} of {folder} is damaged, its checksum differs: export it again.")
     config = json.loads((folder / "config.json").read_text())
     if config["format"] != FORMAT:
         raise ValueError(

@@ -7,6 +7,7 @@ import torch
 from megatron.core import dist_checkpointing
 from megatron.core.transformer.module import MegatronModule
 
+from bionemo.scale.runs.checksums import seal
 from bionemo.scale.runs.directory import RunDirectory
 from bionemo.scale.runs.writing import writing_without_cuda
 
@@ -37,4 +38,5 @@ def write_starting_point(run: RunDirectory, model: MegatronModule, origin: dict)
     with writing_without_cuda(), torch.no_grad():
         dist_checkpointing.save({"state_dict": model.sharded_state_dict(prefix="module.")}, str(place / "weights"))
     (place / "origin.json").write_text(json.dumps(origin))
+    seal(place, run.read())
     unfinished.unlink()

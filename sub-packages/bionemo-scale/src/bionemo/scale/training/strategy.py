@@ -12,6 +12,7 @@ from nemo.utils.callbacks.dist_ckpt_io import AsyncFinalizableCheckpointIO
 from bionemo.scale.config.compute import ComputeConfig
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.runs.checkpoint_io import AnyPrecision
+from bionemo.scale.runs.directory import RunDirectory
 from bionemo.scale.runs.safe_reading import reading
 from bionemo.screens.errors import InputError
 
@@ -21,7 +22,8 @@ class SafeStrategy(nl.MegatronStrategy):
 
     def load_checkpoint(self, checkpoint_path, *args, **kwargs) -> dict:
         """Read tensors and plain values, see :func:`reading`."""
-        with reading(Path(checkpoint_path)):
+        checkpoint = Path(checkpoint_path)
+        with reading(checkpoint, RunDirectory(checkpoint.parents[1]).read()):
             return super().load_checkpoint(checkpoint_path, *args, **kwargs)
 
     def _configure_launcher(self) -> None:

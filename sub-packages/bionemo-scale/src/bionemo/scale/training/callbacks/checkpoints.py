@@ -12,6 +12,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.errors import Stopped
+from bionemo.scale.runs.checksums import seal
 from bionemo.scale.runs.directory import RunDirectory, checkpoint_step
 from bionemo.scale.runs.failures import reason
 
@@ -89,11 +90,24 @@ class Checkpoints(ModelCheckpoint):
         self.run.check_record()
         try:
             super()._save_checkpoint(trainer, filepath)
+        except Stopped:
+            raise
         # The writers' errors arrive as whatever the layer between turned them into.
         except (OSError, RuntimeError, CheckpointException) as error:
             raise self._failed(Path(filepath).with_suffix(""), error) from error
         self._saved_step = trainer.global_step
         self._prune(trainer)
+
+    def _get_finalize_save_checkpoint_callback(self, trainer: pl.Trainer, filepath: str, global_step: int):
+        """Seal a checkpoint whose files are written, before it counts."""
+        finish = super()._get_finalize_save_checkpoint_callback(trainer, filepath, global_step)
+
+        def seal_and_finish() -> None:
+            self.run.check_record()
+            seal(Path(filepath).with_suffix(""), self.run.read())
+            finish()
+
+        return seal_and_finish
 
     def _prune(self, trainer: pl.Trainer) -> None:
         """Remove all but the newest ``keep`` and the best; with asynchronous saves, once the newest is whole."""

@@ -1,0 +1,105 @@
+"""Checksums of checkpoints and exports: a bit that flips on disk is refused, and not predicted with.
+
+A checkpoint's ``checksums.json`` also has the hash of the record that says what its weights mean, so a checkpoint goes
+with one ``run.json``. It guards against damage and mistakes. Somebody who forges the checksums as well gets through.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from bionemo.cellsets.store.manifest import file_checksum
+from bionemo.scale.runs.directory import RunRecord
+from bionemo.screens.errors import InputError, brief, name_list
+
+CHECKSUMS = "checksums.json"
+_WRITTEN_BY = re.compile(r"__(\d+)_\d+\.distcp")
+
+
+def seal(folder: Path, record: RunRecord | None = None) -> None:
+    """Write the checksums of all files in a folder; all processes of a training call it together.
+
+    Parameters
+    ----------
+    folder
+        A checkpoint or an export, with all of its files.
+    record
+        What a checkpoint's weights mean.
+
+    Raises
+    ------
+    OSError
+        A file cannot be read, or the checksums cannot be written.
+    """
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    ours = {name: file_checksum(folder / name) for name in names if name != CHECKSUMS and _is_ours(name)}
+    files = {name: digest for part in _of_all_ranks(ours) for name, digest in part.items()}
+    if _rank() == 0:
+        stated = {"files": dict(sorted(files.items()))} | ({"record": record.digest()} if record else {})
+        partial = folder / f"{CHECKSUMS}.partial"
+        partial.write_text(json.dumps(stated, indent=1))
+        os.replace(partial, folder / CHECKSUMS)
+
+
+def check_seal(folder: Path, mend: str, record: RunRecord | None = None) -> None:
+    """Recompute the checksums; all processes of a training call it together, and share the files.
+
+    Parameters
+    ----------
+    folder
+        What :func:`seal` was called with.
+    mend
+        What a user can do about a damaged file, for messages.
+    record
+        What a checkpoint's weights are taken to mean.
+
+    Raises
+    ------
+    InputError
+        A file is missing or differs, or the checkpoint belongs to another record.
+    """
+    try:
+        stated = json.loads((folder / CHECKSUMS).read_text())
+        files: dict[str, str] = dict(stated["files"])
+        if record is not None and stated["record"] != record.digest():
+            raise InputError(
+                f"{folder} does not belong to the run.json beside it, which says something else of its weights: "
+                f"restore that file from a copy."
+            )
+        differing = []
+        for name, digest in files.items():
+            path = folder / name
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise ValueError(f"{name} leads elsewhere")
+            if _is_ours(name) and (not path.is_file() or file_checksum(path) != digest):
+                differing.append(name)
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{folder / CHECKSUMS} is missing or damaged ({brief(error)}): {mend}.") from None
+    differing = sorted(name for part in _of_all_ranks(differing) for name in part)
+    if differing:
+        raise InputError(f"{name_list(differing)} of {folder} is damaged, its checksum differs: {mend}.")
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _is_ours(name: str) -> bool:
+    """Tell whether this process has written a file, or would in a training of as many processes."""
+    ranks = dist.get_world_size() if dist.is_initialized() else 1
+    written_by = _WRITTEN_BY.fullmatch(Path(name).name)
+    return (int(written_by[1]) if written_by else 0) % ranks == _rank()
+
+
+def _of_all_ranks(part: Any) -> list[Any]:
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [part]
+    parts = [part] * dist.get_world_size()
+    dist.all_gather_object(parts, part)
+    return parts
