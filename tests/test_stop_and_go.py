@@ -140,8 +140,9 @@ def test_killed_while_a_checkpoint_is_written_beside_the_training(tmp_path, pret
 
     with started(run, *beside, start_new_session=True) as process:
         wait_for(lambda: (left.last_checkpoint() and unfinished()) or process.poll() is not None)
-        # The writers go with the machine.
-        os.killpg(process.pid, signal.SIGKILL)
+        assert len(members(process.pid)) > 1
+        process.kill()
+    wait_for(lambda: not members(process.pid), 20)  # those that write checkpoints end with it
     assert unfinished(), "no checkpoint was being written when the run was killed"
     last = left.last_checkpoint()
     assert last is not None
@@ -151,6 +152,36 @@ def test_killed_while_a_checkpoint_is_written_beside_the_training(tmp_path, pret
     expected, found = logged(whole), logged(run)
     assert {step: set(values) for step, values in found.items()} == {s: set(v) for s, v in expected.items()}
     assert saved_weights(run) == saved_weights(whole)
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_the_step_and_leaves_as_many_checkpoints_as_promised(tmp_path, started):
+    run = tmp_path / "run"
+    settings = ("training.max_steps=3000", "training.checkpoint_every=5", "training.validate_every=3000")
+    left = RunDirectory(run)
+    with started(run, *settings, "training.async_save=on", start_new_session=True) as process:
+        wait_for(
+            lambda: (left.last_checkpoint() and [*left.checkpoints.glob("*-unfinished")]) or process.poll() is not None
+        )
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, the writers included
+        told = process.stderr.read()
+    assert process.returncode == 130, told
+    assert "stopped by SIGINT after step" in told.splitlines()[-1]
+    assert "Traceback" not in told
+    assert [path.name for path in left.checkpoints.iterdir()] == [left.last_checkpoint().name]
+    assert not members(process.pid)
+
+
+@pytest.mark.slow
+def test_ctrl_c_before_the_first_step_is_a_sentence(tmp_path, started):
+    run = tmp_path / "run"
+    with started(run, "training.max_steps=3000") as process:
+        wait_for((run / "run.json").exists)
+        process.send_signal(signal.SIGINT)
+        told = process.stderr.read()
+    assert process.returncode == 130
+    assert told.strip().splitlines()[-1].startswith("stopped by SIGINT")
+    assert "Traceback" not in told
 
 
 @pytest.mark.slow
@@ -165,15 +196,12 @@ def test_a_full_disk_while_a_checkpoint_is_written_beside_the_training_is_a_sent
     assert RunDirectory(run).last_checkpoint() is None
 
 
-@pytest.mark.xfail(
-    strict=False, reason="Lightning's watch over its processes may kill the first one before it has said its sentence"
-)
 @pytest.mark.slow
 def test_a_rank_that_dies_takes_the_others_along_with_a_sentence(tmp_path, started, pretrain):
     run = tmp_path / "run"
     settings = ("training.max_steps=3000", "training.checkpoint_every=10", "compute.devices=2")
     settings = (*settings, "training.sets_per_batch=2", "training.validate_every=3000")
-    with started(run, *settings) as process:
+    with started(run, *settings, start_new_session=True) as process:
         wait_for((run / "checkpoints" / "step=10").exists)
         wait_for(lambda: not (run / "checkpoints" / "step=10-unfinished").exists())
         children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
@@ -186,6 +214,7 @@ def test_a_rank_that_dies_takes_the_others_along_with_a_sentence(tmp_path, start
     assert "rank 0 has lost another rank" in told
     assert "it goes on from step=" in told
     assert "Traceback" not in told
+    wait_for(lambda: not members(process.pid), 20)
     done = pretrain(run, *settings[1:], "training.max_steps=100", "compute.devices=1", "training.sets_per_batch=4")
     assert "going on from step=" in done.stderr
 
@@ -245,6 +274,19 @@ def test_a_finished_run_is_trained_further_and_a_half_written_checkpoint_passed_
     rates = {step: values[-1] for step, values in logged(run, "train/learning_rate").items()}
     assert max(rates[step] for step in range(5, 13)) > 2 * rates[4], "trained further at the rate it had come down to"
     assert "is done" in pretrain(run, "training.max_steps=12").stderr
+
+
+def members(session: int) -> list[str]:
+    """Processes of a session that are not dead."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, its_session = path.read_text().rpartition(")")[2].split()[:4]
+        except OSError:  # it has just ended
+            continue
+        if int(its_session) == session and state != "Z":
+            found.append(path.parent.name)
+    return found
 
 
 def wait_for(condition, seconds: float = 120) -> None:

@@ -3,6 +3,9 @@
 import importlib
 import json
 import re
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -207,6 +210,49 @@ def test_a_driver_that_is_too_slow_is_ended(tmp_path):
     worker = Worker(OWN.make(tmp_path), script, tmp_path / "log", own=True)
     with pytest.raises(ArmError, match="no answer within"):
         worker.ask("versions", timeout=0.2)
+
+
+def test_a_benchmark_that_is_killed_leaves_no_stopped_process(tmp_path):
+    """The driver and the process that it has started are stopped, so they cannot notice."""
+    (tmp_path / "driver.py").write_text(
+        "import os, subprocess, sys, time\n"
+        "inner = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(100)'])\n"
+        "print(os.getpid(), inner.pid, flush=True)\n"
+        "time.sleep(100)\n"
+    )
+    (tmp_path / "benchmark.py").write_text(
+        "import sys, time\nfrom pathlib import Path\n"
+        "from bionemo.bench.harness.worker import Worker\n"
+        "folder = Path(sys.argv[1])\n"
+        "worker = Worker(Path(sys.executable), folder / 'driver.py', folder / 'log', own=True)\n"
+        "print(worker._process.stdout.readline().decode(), end='', flush=True)\n"
+        "worker.pause()\nprint('paused', flush=True)\ntime.sleep(100)\n"
+    )
+    benchmark = subprocess.Popen(
+        [sys.executable, tmp_path / "benchmark.py", tmp_path], stdout=subprocess.PIPE, text=True
+    )
+    assert benchmark.stdout is not None
+    pids = benchmark.stdout.readline().split()
+    assert benchmark.stdout.readline() == "paused\n"
+    wait_until(lambda: [state(pid) for pid in pids] == ["T", "T"])
+    benchmark.kill()
+    benchmark.communicate()
+    wait_until(lambda: {state(pid) for pid in pids} <= {"", "Z"})
+
+
+def wait_until(condition, seconds: float = 20) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.02)
+
+
+def state(pid: str) -> str:
+    """Return the letter that the kernel has for the state of a process; empty where there is none."""
+    try:
+        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
 
 
 def test_files_are_dropped_from_the_page_cache_and_read_back(tmp_path):

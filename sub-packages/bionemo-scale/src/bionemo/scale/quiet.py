@@ -29,6 +29,4 @@ def hush() -> None:
         own.setLevel(logging.INFO)
     for name in _TALKERS:
         logging.getLogger(name).setLevel(logging.ERROR)
-    # Its one message says which process died, before it ends the others.
-    logging.getLogger("lightning.fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", module=_WARNERS)

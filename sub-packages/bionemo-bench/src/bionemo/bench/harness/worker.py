@@ -97,6 +97,14 @@ class Worker:
                 start_new_session=True,  # with the processes it starts it is a group, which can be stopped as one
             )
 
+        # Where the benchmark is killed, nobody else would end processes that it has stopped.
+        self._guard = subprocess.Popen(
+            ["sh", "-c", 'read _; kill -KILL -"$0"', str(self._process.pid)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
     def __enter__(self) -> Self:
         return self
 
@@ -163,6 +171,8 @@ class Worker:
             self._process.kill()
             self._process.wait()
         self._signal(signal.SIGKILL)
+        self._guard.kill()
+        self._guard.communicate()
 
     def _last_words(self) -> str:
         lines = self._log.read_text(errors="replace").strip().splitlines()

@@ -9,7 +9,8 @@ import typer
 from bionemo.perteval.cli import evaluate
 from bionemo.scale.cli.predict import ManyPerturbations, predict
 from bionemo.scale.cli.split import split
-from bionemo.scale.errors import Stopped
+from bionemo.scale.ending import end_now, told_to_end
+from bionemo.scale.errors import LostRank, Stopped
 from bionemo.screens.errors import InputError
 
 app = typer.Typer(
@@ -32,8 +33,10 @@ def main() -> None:
     except InputError as mistake:
         typer.secho(f"error: {mistake}", fg="red", err=True)
         sys.exit(2)
+    except LostRank as lost:
+        end_now(lost)  # the libraries would wait for the others at their exit
     except Stopped as stopped:
-        typer.secho(f"stopped: {stopped}", fg="red", err=True)
+        typer.secho(stopped.sentence, fg="red", err=True)
         sys.exit(stopped.exit_code)
 
 
@@ -203,9 +206,10 @@ def pretrain(
     if check:
         typer.echo("the settings can be used")
         return
-    from bionemo.scale.training.pretrain import pretrain as run
+    with told_to_end(at_once=True):
+        from bionemo.scale.training.pretrain import pretrain as run
 
-    run(store, split, out, **settings, embeddings=embeddings)
+        run(store, split, out, **settings, embeddings=embeddings)
 
 
 @app.command(
@@ -238,9 +242,10 @@ def finetune(
     if check:
         typer.echo("the settings can be used")
         return
-    from bionemo.scale.finetuning.finetune import finetune as run
+    with told_to_end(at_once=True):
+        from bionemo.scale.finetuning.finetune import finetune as run
 
-    run(start, store, split, out, **settings, embeddings=embeddings)
+        run(start, store, split, out, **settings, embeddings=embeddings)
 
 
 @app.command(

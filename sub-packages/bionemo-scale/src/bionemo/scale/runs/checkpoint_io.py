@@ -7,7 +7,9 @@ and the average of weights are read as they are.
 """
 
 import logging
+import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTenso
 from nemo.lightning.io.pl import MegatronCheckpointIO
 
 from bionemo.scale.config.compute import Precision
+from bionemo.scale.ending import call_and_die_with_parent, forks_die_with_this
 from bionemo.screens.errors import InputError
 
 _MASTER = "optimizer.state.fp32_param."
@@ -31,7 +34,18 @@ _log = logging.getLogger("bionemo.scale")
 
 
 class AnyPrecision(MegatronCheckpointIO):
-    """`AnyPrecision` lets NeMo's checkpoints go on in float32 and in bf16, whichever they were written in."""
+    """`AnyPrecision` lets NeMo's checkpoints go on in float32 and in bf16, whichever they were written in.
+
+    The processes that write one end with the training.
+    """
+
+    def save_checkpoint(self, *args, **kwargs) -> Any:
+        """Write a checkpoint, or return what writes it in another process."""
+        with forks_die_with_this():
+            request = super().save_checkpoint(*args, **kwargs)
+        if request is None or request.async_fn is None:
+            return request
+        return request._replace(async_fn=partial(call_and_die_with_parent, os.getpid(), request.async_fn))
 
     def load_checkpoint(self, path, sharded_state_dict=None, *args, **kwargs) -> dict[str, Any]:
         """Read what ``sharded_state_dict`` asks for; see Megatron's ``dist_checkpointing.load``.

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,6 +22,8 @@ from bionemo.screens.locks import locked
 
 FORMAT = 5
 PACKAGES = ("bionemo-scale", "bionemo-cellsets", "nemo-toolkit", "megatron-core", "torch")
+_UNFINISHED = "-unfinished"
+"""What NeMo puts behind a checkpoint's name for the file that marks it."""
 _CHECKPOINT = re.compile(r"step=(\d+)")
 
 
@@ -183,6 +186,8 @@ class RunDirectory:
         written = json.dumps(values, indent=1).encode()
         with self._errors_named():
             self.path.mkdir(parents=True, exist_ok=True)
+            for marker in self.checkpoints.glob(f"step=*{_UNFINISHED}"):
+                self.remove_unfinished(marker.with_name(marker.name.removesuffix(_UNFINISHED)))
             if self.last_checkpoint() is None:
                 self.best_file.unlink(missing_ok=True)  # of a run whose first checkpoint never became whole
             partial.write_bytes(written)
@@ -212,10 +217,22 @@ class RunDirectory:
         return {
             checkpoint_step(path): path
             for path in self.checkpoints.glob("step=*")
-            if _CHECKPOINT.fullmatch(path.name)
-            and path.is_dir()
-            and not path.with_name(path.name + "-unfinished").exists()
+            if _CHECKPOINT.fullmatch(path.name) and path.is_dir() and not _marker(path).exists()
         }
+
+    def mark_unfinished(self, checkpoint: Path) -> None:
+        """Let a checkpoint count no longer: it is to be written, or removed."""
+        _marker(checkpoint).touch()
+
+    def mark_finished(self, checkpoint: Path) -> None:
+        """Let a checkpoint count that was written to its end."""
+        _marker(checkpoint).unlink()
+
+    def remove_unfinished(self, checkpoint: Path) -> None:
+        """Remove a checkpoint that does not count, and then its mark; after a kill the next start goes on with it."""
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        if not checkpoint.exists():
+            _marker(checkpoint).unlink(missing_ok=True)
 
     def last_checkpoint(self) -> Path | None:
         """Return the newest whole checkpoint; None if there is none."""
@@ -280,6 +297,10 @@ class RunDirectory:
         if before != now:
             other = next(section for section in now if before.get(section) != now[section])
             raise InputError(f"{self.path} was started with another {other}: {mend}.")
+
+
+def _marker(checkpoint: Path) -> Path:
+    return checkpoint.with_name(checkpoint.name + _UNFINISHED)
 
 
 def checkpoint_step(checkpoint: Path) -> int:

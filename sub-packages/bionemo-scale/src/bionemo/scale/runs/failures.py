@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch.distributed.checkpoint.api import CheckpointException
 
-from bionemo.scale.errors import Stopped
+from bionemo.scale.errors import LostRank, Stopped
 from bionemo.scale.runs.directory import RunDirectory
 
 _LOST_PEER = re.compile(r"gloo|NCCL|Connection (closed|reset)|Broken pipe", re.IGNORECASE)
@@ -60,9 +60,14 @@ def one_sentence(run: RunDirectory) -> Iterator[None]:
         lost = isinstance(error, torch.distributed.DistError) or _LOST_PEER.search(str(error))
         if isinstance(error, Stopped) or not lost:
             raise
-        last = run.last_checkpoint()
-        then = f"it goes on from {last.name}" if last else "there is no checkpoint yet"
-        raise Stopped(
-            f"rank {rank_zero_only.rank} has lost another rank, which says itself why it ended, unless it was killed: "
-            f"start the same command again; {then}."
-        ) from error
+        raise lost_rank(run) from error
+
+
+def lost_rank(run: RunDirectory) -> LostRank:
+    """Return what a rank says that cannot go on without another one."""
+    last = run.last_checkpoint()
+    then = f"it goes on from {last.name}" if last else "there is no checkpoint yet"
+    return LostRank(
+        f"rank {rank_zero_only.rank} has lost another rank, which says itself why it ended, unless it was killed: "
+        f"start the same command again; {then}."
+    )

@@ -1,7 +1,6 @@
 """Begin a run with weights: its checkpoint of step 0 has no optimizer state."""
 
 import json
-import shutil
 
 import torch
 from megatron.core import dist_checkpointing
@@ -30,13 +29,11 @@ def write_starting_point(run: RunDirectory, model: MegatronModule, origin: dict)
         The run cannot be written to.
     """
     place = run.checkpoints / "step=0"
-    unfinished = place.with_name("step=0-unfinished")
     run.checkpoints.mkdir(parents=True, exist_ok=True)
-    unfinished.touch()
-    shutil.rmtree(place, ignore_errors=True)
+    run.mark_unfinished(place)
     (place / "weights").mkdir(parents=True, exist_ok=True)
     with writing_without_cuda(), torch.no_grad():
         dist_checkpointing.save({"state_dict": model.sharded_state_dict(prefix="module.")}, str(place / "weights"))
     (place / "origin.json").write_text(json.dumps(origin))
     seal(place, run.read())
-    unfinished.unlink()
+    run.mark_finished(place)

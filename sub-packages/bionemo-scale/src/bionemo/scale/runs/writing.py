@@ -1,10 +1,15 @@
 """Write Megatron checkpoints without a GPU, where the writer would start processes and call CUDA."""
 
+import multiprocessing
 import queue
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.managers import SyncManager
+from typing import Any
 
 import torch
+
+from bionemo.scale.ending import die_with_parent
 
 
 def collect_write_results_here() -> None:
@@ -17,6 +22,20 @@ def collect_write_results_here() -> None:
 
     if filesystem_async._results_queue is None:
         filesystem_async._results_queue = queue.Queue()  # type: ignore[assignment]
+
+
+def collect_write_results_apart() -> None:
+    """Let Megatron's writers beside the training hand over their results in a process that ends with this one."""
+    from megatron.core.dist_checkpointing.strategies import filesystem_async
+
+    def results() -> Any:
+        if filesystem_async._results_queue is None:
+            manager = SyncManager(ctx=multiprocessing.get_context("spawn"))
+            manager.start(initializer=die_with_parent)
+            filesystem_async._results_queue = manager.Queue()  # type: ignore[assignment]
+        return filesystem_async._results_queue
+
+    filesystem_async._get_write_results_queue = results
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from bionemo.scale.runs.directory import RunDirectory, checkpoint_step
 from bionemo.scale.runs.failures import one_sentence
 from bionemo.scale.training.callbacks.checkpoints import Checkpoints
 from bionemo.scale.training.callbacks.nan_watch import NanWatch
-from bionemo.scale.training.callbacks.preemption import StopOnSigterm
+from bionemo.scale.training.callbacks.preemption import StopOnSignal
 from bionemo.scale.training.callbacks.profiling import Profile
 from bionemo.scale.training.callbacks.progress import ProgressBar, Throughput
 from bionemo.scale.training.callbacks.selection import Selection
@@ -97,7 +97,7 @@ def fit(
         devices=compute.devices,
         num_nodes=compute.nodes,
         max_steps=training.max_steps,
-        strategy=strategy(compute, training, start_from=last if imported else None),
+        strategy=strategy(compute, training, run, start_from=last if imported else None),
         plugins=precision_plugin(model, compute),
         callbacks=[throughput, ProgressBar(throughput), Selection(run, training)],
         logger=False,
@@ -126,7 +126,7 @@ def fit(
             )
     checkpoints = Checkpoints(run, training)
     # Not handed to NeMoLogger, which would need nvidia-resiliency-ext to look at it.
-    trainer.callbacks += [checkpoints, StopOnSigterm(checkpoints), NanWatch(), *watchers]  # type: ignore[attr-defined]
+    trainer.callbacks += [checkpoints, StopOnSignal(checkpoints), NanWatch(), *watchers]  # type: ignore[attr-defined]
     if training.profile_steps:
         trainer.callbacks.append(Profile(run.path / "profile", training.profile_steps))  # type: ignore[attr-defined]
     with one_sentence(run):

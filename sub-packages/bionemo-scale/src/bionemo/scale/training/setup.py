@@ -19,7 +19,7 @@ from bionemo.scale.data.training_vocabulary import training_vocabulary
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.quiet import hush
 from bionemo.scale.runs.directory import RunRecord
-from bionemo.scale.runs.writing import collect_write_results_here
+from bionemo.scale.runs.writing import collect_write_results_apart, collect_write_results_here
 from bionemo.scale.threads import use_threads
 from bionemo.scale.training.checks import check_data, check_settings
 from bionemo.scale.training.cpu import keep_freed_memory, redirect_cuda_to_cpu
@@ -142,8 +142,10 @@ def set_up(compute: ComputeConfig, training: TrainingConfig) -> None:
     CallbackGroup.get_instance().callbacks.clear()
     if not compute.on_gpu:
         redirect_cuda_to_cpu()
-        if not training.saves_beside(on_gpu=False):
-            collect_write_results_here()
         keep_freed_memory()
+    if training.saves_beside(compute.on_gpu):
+        collect_write_results_apart()
+    elif not compute.on_gpu:
+        collect_write_results_here()
     use_threads(compute.threads)
     torch.set_float32_matmul_precision(compute.matmul_precision)

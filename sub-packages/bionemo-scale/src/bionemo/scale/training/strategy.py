@@ -14,11 +14,16 @@ from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.runs.checkpoint_io import AnyPrecision
 from bionemo.scale.runs.directory import RunDirectory
 from bionemo.scale.runs.safe_reading import reading
+from bionemo.scale.training.launcher import Launcher
 from bionemo.screens.errors import InputError
 
 
 class SafeStrategy(nl.MegatronStrategy):
-    """`SafeStrategy` is NeMo's, and runs nothing that a checkpoint holds."""
+    """`SafeStrategy` is NeMo's, runs nothing that a checkpoint holds, and leaves no rank without the others."""
+
+    def __init__(self, run: RunDirectory, **options: Any):
+        super().__init__(**options)
+        self.run = run
 
     def load_checkpoint(self, checkpoint_path, *args, **kwargs) -> dict:
         """Read tensors and plain values, see :func:`reading`."""
@@ -34,7 +39,8 @@ class SafeStrategy(nl.MegatronStrategy):
                     f"compute.devices={self.num_processes} needs processes that a notebook cannot start: set it to 1, "
                     f"or train with `bionemo-scale pretrain`."
                 )
-            super()._configure_launcher()
+            assert self.cluster_environment is not None
+            self._launcher = Launcher(self.run, self.cluster_environment, self.num_processes, self.num_nodes)
 
 
 def divides_optimizer(compute: ComputeConfig) -> bool:
@@ -45,18 +51,23 @@ def divides_optimizer(compute: ComputeConfig) -> bool:
     return compute.on_gpu and not optimizer.Adam.__module__.startswith("torch.")
 
 
-def strategy(compute: ComputeConfig, training: TrainingConfig, start_from: Path | None = None) -> nl.MegatronStrategy:
+def strategy(
+    compute: ComputeConfig, training: TrainingConfig, run: RunDirectory, start_from: Path | None = None
+) -> nl.MegatronStrategy:
     """Make what lays out the processes, the optimizer and the checkpoints of a run.
 
     Parameters
     ----------
     compute, training
         How the model is computed and trained. On a GPU gradients and weights travel beside the computation.
+    run
+        What is trained.
     start_from
         Checkpoint whose weights alone are taken before the first step.
     """
     on_gpu, divided = compute.on_gpu, divides_optimizer(compute)
     made = SafeStrategy(
+        run,
         tensor_model_parallel_size=compute.tensor_parallel,
         # NeMo writes it into the module's configuration, by which Megatron adds up the norms' gradients.
         sequence_parallel=compute.sequence_parallel,

@@ -1,11 +1,9 @@
 """Decide when checkpoints are written, which are kept, and what happens when one cannot be written."""
 
-import shutil
+import threading
 from pathlib import Path
 
 import lightning.pytorch as pl
-import torch
-import torch.distributed as dist
 from lightning.pytorch.utilities import rank_zero_only
 from nemo.lightning.pytorch.callbacks import ModelCheckpoint
 from torch.distributed.checkpoint.api import CheckpointException
@@ -96,7 +94,6 @@ class Checkpoints(ModelCheckpoint):
         except (OSError, RuntimeError, CheckpointException) as error:
             raise self._failed(Path(filepath).with_suffix(""), error) from error
         self._saved_step = trainer.global_step
-        self._prune(trainer)
 
     def _get_finalize_save_checkpoint_callback(self, trainer: pl.Trainer, filepath: str, global_step: int):
         """Seal a checkpoint whose files are written, before it counts."""
@@ -106,28 +103,28 @@ class Checkpoints(ModelCheckpoint):
             self.run.check_record()
             seal(Path(filepath).with_suffix(""), self.run.read())
             finish()
+            self._prune()
 
         return seal_and_finish
 
-    def _prune(self, trainer: pl.Trainer) -> None:
-        """Remove all but the newest ``keep`` and the best; with asynchronous saves, once the newest is whole."""
-        spared = {self._saved_step} if self._best is None else {self._saved_step, self._best.step}
+    def _prune(self) -> None:
+        """Remove all whole checkpoints but the newest ``keep`` and the best."""
+        if rank_zero_only.rank:
+            return
         whole = self.run.whole_checkpoints()
-        spared.update(sorted(whole.keys() | spared)[-self.keep :])
-        old = [str(path) for step, path in whole.items() if step not in spared]
-        if dist.is_initialized():
-            # What rank 0 sees on a shared disk is what all of them remove.
-            shared = [old]
-            dist.broadcast_object_list(shared, device=torch.device(trainer.strategy.root_device))
-            old = shared[0]
-        for path in old:
-            self._remove_checkpoint(trainer, path)
+        spared = {*sorted(whole)[-self.keep :], *([] if self._best is None else [self._best.step])}
+        for step, checkpoint in whole.items():
+            if step not in spared:
+                self.run.mark_unfinished(checkpoint)
+                # Training goes on where it does not wait for the new one either.
+                removal = threading.Thread(target=self.run.remove_unfinished, args=(checkpoint,))
+                removal.start()
+                if not self.async_save:
+                    removal.join()
 
     def _failed(self, folder: Path, error: BaseException) -> Stopped:
         if rank_zero_only.rank == 0:
-            shutil.rmtree(folder, ignore_errors=True)
-            if not folder.exists():
-                self.format_checkpoint_unfinished_marker_path(folder).unlink(missing_ok=True)
+            self.run.remove_unfinished(folder)
         last = self.run.last_checkpoint()
         then = f"it goes on from {last.name}" if last else "there is no checkpoint yet"
         return Stopped(

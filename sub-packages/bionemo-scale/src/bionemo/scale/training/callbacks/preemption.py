@@ -1,18 +1,20 @@
-"""Stop when the machine is taken away: on SIGTERM, which Slurm sends before a preemption or a time limit."""
+"""Stop when told to: by Ctrl-C, or where the machine is taken away, by SIGTERM."""
 
 import signal
+from contextlib import ExitStack
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
 
+from bionemo.scale.ending import Told, told_to_end
 from bionemo.scale.errors import Preempted
 from bionemo.scale.training.callbacks.checkpoints import Checkpoints
 
 
-class StopOnSigterm(pl.Callback):
-    """Saves a checkpoint after the step at which all ranks know of a SIGTERM that any of them got, and ends.
+class StopOnSignal(pl.Callback):
+    """Saves a checkpoint after the step at which all ranks know of a signal that any of them got, and ends.
 
     The ranks agree through a reduction on the CPU that runs beside the step: asked for at the end of one step, read at
     the end of the next. So no step waits for it, and nothing is copied from a GPU.
@@ -20,19 +22,16 @@ class StopOnSigterm(pl.Callback):
 
     def __init__(self, checkpoints: Checkpoints):
         self.checkpoints = checkpoints
-        self._told = False
-        self._stopping = False
-        self._before: Any = None
+        self._taken = ExitStack()
+        self._told = Told(at_once=False)
+        self._stopping: signal.Signals | None = None
         self._pending: tuple[Any, torch.Tensor] | None = None
         self._ranks: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the signal over from Lightning, which would leave without a checkpoint."""
-        self._before = signal.signal(signal.SIGTERM, self._note)
+        """Take the signals over from Lightning, which would leave without a checkpoint."""
+        self._told = self._taken.enter_context(told_to_end(at_once=False))
         self._ranks = dist.new_group(backend="gloo")
-
-    def _note(self, _signal, _frame) -> None:
-        self._told = True
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_) -> None:
         """Stop if any rank had been told by the end of the step before."""
@@ -40,35 +39,33 @@ class StopOnSigterm(pl.Callback):
             work, told = self._pending
             work.wait()
             if told.item():
+                self._stopping = signal.Signals(int(told.item()))
                 if not self.checkpoints.waits_for_validation(trainer):
                     self._stop(trainer)
-                self._stopping = True
-        told = torch.tensor([int(self._told)], dtype=torch.int32)
+        told = torch.tensor([self._told.by or 0], dtype=torch.int32)
         self._pending = dist.all_reduce(told, dist.ReduceOp.MAX, group=self._ranks, async_op=True), told
 
     def on_validation_end(self, trainer: pl.Trainer, *_) -> None:
         """Stop where the step had to be validated first."""
-        if self._stopping:
+        if self._stopping is not None:
             self._stop(trainer)
 
     def on_train_end(self, *_) -> None:
-        """Give the signal back."""
-        self._release()
+        """Give the signals back."""
+        self._taken.close()
 
     def on_exception(self, *_) -> None:
-        """Give the signal back."""
-        self._release()
+        """Give the signals back."""
+        self._taken.close()
 
     def _stop(self, trainer: pl.Trainer) -> None:
+        assert self._stopping is not None
         self.checkpoints.save_now(trainer)
         if trainer.global_rank:
-            # Rank 0 says it. Any other code would make Lightning's launcher kill rank 0 before it can.
+            # Rank 0 says it. Any other code would look as if this rank had died.
             raise SystemExit(0)
         raise Preempted(
-            f"stopped by SIGTERM after step {trainer.global_step}, which is saved: start the same command again."
+            f"stopped by {self._stopping.name} after step {trainer.global_step}, which is saved: start the same "
+            f"command again.",
+            self._stopping,
         )
-
-    def _release(self) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-            self._before = None
