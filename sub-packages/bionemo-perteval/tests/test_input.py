@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from bionemo.perteval import evaluate, render, write
+from bionemo.perteval.progress import bar
 from bionemo.screens import InputError
 
 
@@ -172,6 +173,15 @@ def test_a_prediction_does_not_choose_the_layer_of_the_observed_file(perfect, co
 
 
 HOSTILE = "x\x1b[31m\x00\x08]]>[/red][bold]&<b>$\u202e"
+
+
+def test_the_progress_bar_shows_labels_as_text(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with bar(True, 1) as begin:
+        begin(HOSTILE)
+    shown = capsys.readouterr().err
+    assert r"x\x1b[31m" in shown
+    assert "[/red][bold]" in shown
 
 
 def test_labels_with_control_characters_and_markup_stay_text(perfect, counts, tmp_path):

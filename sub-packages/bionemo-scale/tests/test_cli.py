@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from bionemo.cellsets import CellStore
 from bionemo.scale.cli.app import app, main
+from bionemo.scale.quiet import hush
 
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
 
@@ -43,6 +44,31 @@ def test_nothing_heavy_is_imported_before_a_command_runs():
     code = f"import sys, bionemo.scale.cli.app; print(sorted({heavy} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_labels_are_shown_as_text_whatever_they_are(written, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    hostile = "[/red]\x1b[2J[bold]"
+
+    def renamed(cells):
+        cells.obs["line"] = cells.obs["line"].cat.rename_categories({"A": hostile})
+        return cells
+
+    prepare = ("prepare", written(renamed), "--store", tmp_path / "store", "--control", "ctrl", "--context-key", "line")
+    for arguments in ((*prepare, "--perturbation-key", "target"), ("inspect", tmp_path / "store")):
+        monkeypatch.setattr(sys, "argv", ["bionemo-scale", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+        shown = capsys.readouterr().out
+        assert r"[/red]\x1b[2J[bold]" in shown
+        assert "\x1b" not in shown
+
+
+def test_a_message_moves_no_cursor(capsys):
+    hush()
+    logging.getLogger("bionemo.scale").info("context %s is new", "\x1b[2J")
+    assert capsys.readouterr().err == "context \\x1b[2J is new\n"
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bionemo.screens.errors import InputError
+from bionemo.screens.printable import printable
 
 app = typer.Typer(help="Measure beside other tools.", no_args_is_help=True, rich_markup_mode="markdown")
 
@@ -218,5 +219,5 @@ def main() -> None:
     try:
         app()
     except InputError as mistake:
-        typer.secho(f"error: {mistake}", fg="red", err=True)
+        typer.secho(f"error: {printable(str(mistake))}", fg="red", err=True)
         sys.exit(2)

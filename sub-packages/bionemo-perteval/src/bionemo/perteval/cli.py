@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from bionemo.screens.errors import InputError
+from bionemo.screens.printable import printable
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False
@@ -207,8 +208,6 @@ def main() -> None:
     try:
         app()
     except InputError as mistake:
-        from bionemo.perteval.report.text import printable
-
         typer.echo(f"perteval: {printable(str(mistake))}", err=True)
         sys.exit(2)
 

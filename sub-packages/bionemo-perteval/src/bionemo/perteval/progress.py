@@ -4,6 +4,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from bionemo.screens.printable import printable
+
 
 @contextmanager
 def bar(shown: bool, total: int) -> Iterator[Callable[[str], None]]:
@@ -27,7 +29,7 @@ def bar(shown: bool, total: int) -> Iterator[Callable[[str], None]]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[step]}"),
+        TextColumn("{task.fields[step]}", markup=False),
         console=Console(file=sys.stderr),
         auto_refresh=False,
         redirect_stdout=False,
@@ -38,7 +40,7 @@ def bar(shown: bool, total: int) -> Iterator[Callable[[str], None]]:
 
     def begin(step: str) -> None:
         nonlocal begun
-        progress.update(task, completed=begun, step=step, refresh=True)
+        progress.update(task, completed=begun, step=printable(step), refresh=True)
         begun += 1
 
     with progress:

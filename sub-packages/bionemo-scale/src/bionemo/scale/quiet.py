@@ -3,12 +3,21 @@
 import logging
 import warnings
 
+from bionemo.screens.printable import printable
+
 _TALKERS = (
     *("lightning.fabric", "lightning.pytorch", "lightning.pytorch.utilities.rank_zero"),
     *("pytorch_lightning", "pytorch_lightning.utilities.rank_zero"),
     *("NeMo", "megatron", "nemo", "nemo_run", "nv_one_logger", "torch.distributed", "torchao"),
 )
 _WARNERS = r"(megatron|nemo|nemo_run|lightning|pytorch_lightning|torch|torchao|modelopt|anndata|multi_storage_client)\b"
+
+
+class _Printable(logging.Formatter):
+    """Labels in a message can move no cursor."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
 
 
 def hush_imports() -> None:
@@ -25,7 +34,9 @@ def hush() -> None:
     logging.disable(logging.NOTSET)
     own = logging.getLogger("bionemo")
     if not own.handlers:
-        own.addHandler(logging.StreamHandler())
+        shown = logging.StreamHandler()
+        shown.setFormatter(_Printable())
+        own.addHandler(shown)
         own.setLevel(logging.INFO)
     for name in _TALKERS:
         logging.getLogger(name).setLevel(logging.ERROR)

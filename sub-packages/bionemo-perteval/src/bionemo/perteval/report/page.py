@@ -12,8 +12,9 @@ from bionemo.perteval.metrics.registry import DE_RULE, METRICS, MISSING_RULE, ST
 from bionemo.perteval.populations.baselines import CONTROL_CELLS
 from bionemo.perteval.populations.ceiling import SPLIT_HALVES
 from bionemo.perteval.report import figures
-from bionemo.perteval.report.text import ARROWS, counted, de_counts, difference, number, p_value, printable, signed
+from bionemo.perteval.report.text import ARROWS, counted, de_counts, difference, number, p_value, signed
 from bionemo.perteval.report.warnings import warnings
+from bionemo.screens.printable import printable
 
 
 def html(evaluation: Evaluation) -> str:

@@ -10,8 +10,9 @@ from rich.text import Text
 from bionemo.perteval.evaluation import Evaluation
 from bionemo.perteval.metrics.registry import METRICS, STRONG_EFFECT, headline
 from bionemo.perteval.populations.ceiling import SPLIT_HALVES
-from bionemo.perteval.report.text import ARROWS, counted, de_counts, difference, number, p_value, printable, signed
+from bionemo.perteval.report.text import ARROWS, counted, de_counts, difference, number, p_value, signed
 from bionemo.perteval.report.warnings import warnings
+from bionemo.screens.printable import printable
 
 _WIDE = 110
 """Columns of a terminal from which on a prediction's table has all of its columns."""

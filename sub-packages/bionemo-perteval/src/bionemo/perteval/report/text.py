@@ -1,22 +1,10 @@
 """Write numbers and labels as text, for the page, the pictures and the terminal alike."""
 
-import unicodedata
-
 from bionemo.perteval.evaluation import Evaluation
 from bionemo.perteval.metrics.registry import Metric
 
 ARROWS = {"high": "↑", "low": "↓"}
 """Sign for the better direction."""
-
-
-def printable(text: str) -> str:
-    r"""Return a label that no page, picture or terminal takes for more than text: control characters as ``\x1b``."""
-    return "".join(
-        char
-        if char.isprintable() or unicodedata.category(char) == "Zs"
-        else char.encode("unicode_escape", "backslashreplace").decode()
-        for char in text
-    )
 
 
 def number(value: float, metric: Metric) -> str:

@@ -12,6 +12,7 @@ from bionemo.scale.cli.split import split
 from bionemo.scale.ending import end_now, told_to_end
 from bionemo.scale.errors import LostRank, Stopped
 from bionemo.screens.errors import InputError
+from bionemo.screens.printable import printable
 
 app = typer.Typer(
     name="bionemo-scale",
@@ -31,12 +32,12 @@ def main() -> None:
     try:
         app()
     except InputError as mistake:
-        typer.secho(f"error: {mistake}", fg="red", err=True)
+        typer.secho(f"error: {printable(str(mistake))}", fg="red", err=True)
         sys.exit(2)
     except LostRank as lost:
         end_now(lost)  # the libraries would wait for the others at their exit
     except Stopped as stopped:
-        typer.secho(stopped.sentence, fg="red", err=True)
+        typer.secho(printable(stopped.sentence), fg="red", err=True)
         sys.exit(stopped.exit_code)
 
 

@@ -2,8 +2,10 @@
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from bionemo.cellsets import Inspection
+from bionemo.screens.printable import printable
 
 
 def show(table: RenderableType) -> None:
@@ -13,7 +15,7 @@ def show(table: RenderableType) -> None:
 
 def inspection_table(store: Inspection) -> RenderableType:
     """Tell what a store holds: its sizes, then a row for each context."""
-    facts = Table(title=f"store {store.path}", title_justify="left", show_header=False, box=None)
+    facts = Table(title=_text(f"store {store.path}"), title_justify="left", show_header=False, box=None)
     facts.add_column(style="bold")
     facts.add_column()
     for name, value in (
@@ -27,18 +29,23 @@ def inspection_table(store: Inspection) -> RenderableType:
         ("fingerprint", store.fingerprint[:16]),
     ):
         if value:
-            facts.add_row(name, value)
+            facts.add_row(name, _text(value))
     contexts = Table("context")
     for column in ("cells", "controls", "input/target/truth", "perturbations", "batches", "batches without controls"):
         contexts.add_column(column, justify="right")
     for context in store.by_context:
         contexts.add_row(
-            context.context,
+            _text(context.context),
             *(f"{n:,}" for n in (context.cells, context.controls)),
             "/".join(f"{n:,}" for n in context.control_parts),
             *(f"{n:,}" for n in (context.perturbations, context.batches, context.batches_without_controls)),
         )
     return Group(facts, contexts)
+
+
+def _text(text: str) -> Text:
+    """Return text that rich shows as it is, whatever brackets a label has."""
+    return Text(printable(text))
 
 
 def _scale(store: Inspection) -> str:

@@ -20,6 +20,7 @@ from bionemo.scale.nemo.job import in_job
 from bionemo.scale.nemo.recipes import TASKS, configured
 from bionemo.scale.quiet import hush
 from bionemo.screens.errors import InputError
+from bionemo.screens.printable import printable
 
 
 class OneSentence(RunContext):
@@ -39,10 +40,10 @@ class OneSentence(RunContext):
             super().cli_execute(fn, args, *rest, **options)
         except InputError as mistake:
             # fiddle adds lines about the call it made.
-            typer.secho(f"error: {str(mistake).splitlines()[0]}", fg="red", err=True)
+            typer.secho(f"error: {printable(str(mistake).splitlines()[0])}", fg="red", err=True)
             sys.exit(2)
         except Stopped as stopped:
-            typer.secho(f"stopped: {stopped}", fg="red", err=True)
+            typer.secho(printable(stopped.sentence), fg="red", err=True)
             sys.exit(stopped.exit_code)
 
     def parse_args(self, args: list[str], lazy: bool = False) -> list[str]:

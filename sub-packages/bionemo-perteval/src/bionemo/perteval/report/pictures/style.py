@@ -9,7 +9,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bionemo.perteval.report.text import printable
+from bionemo.screens.printable import printable
 
 BLACK, BLUE, GREY, PALE = "#1a1a1a", "#1f5fa8", "#8f8f8f", "#d9d9d9"
 
