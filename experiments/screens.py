@@ -1,12 +1,11 @@
 """Screens that recipes measure on: their files, columns and splits, and one training run on them."""
 
 import importlib
-import json
 import multiprocessing
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from bionemo.screens.controls import PARTS
@@ -148,18 +147,18 @@ def train(screen: Screen, work: Path, run: Path, overrides: list[str]) -> str:
 def with_solver_steps(run: Path, steps: int) -> Path:
     """Return a run directory with the same weights whose prediction takes `steps` solver steps."""
     from bionemo.scale.runs.checksums import seal
-    from bionemo.scale.runs.directory import RunDirectory
+    from bionemo.scale.runs.directory import RunDirectory, RunRecord
+    from bionemo.scale.runs.sealed_json import read_sealed, write_sealed
 
     copy = run.with_name(f"{run.name}-{steps}-steps")
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(run, copy, copy_function=os.link)
-    record = json.loads((run / "run.json").read_text())
-    record["model"]["solver_steps"] = steps
-    (copy / "run.json").unlink()  # a link to the other run's
-    (copy / "run.json").write_text(json.dumps(record, indent=1))
-    changed = RunDirectory(copy)
-    for checkpoint in changed.whole_checkpoints().values():
-        seal(checkpoint, changed.read())
+    values, _ = read_sealed(run / "run.json")
+    values["model"]["solver_steps"] = steps
+    write_sealed(copy / "run.json", values)
+    record = RunRecord(**{field.name: values[field.name] for field in fields(RunRecord)})
+    for checkpoint in RunDirectory(copy).whole_checkpoints().values():
+        seal(checkpoint, record)
     return copy
 
 

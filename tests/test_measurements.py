@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 
 from bionemo.scale.config.overrides import overridden
 from bionemo.scale.config.presets import PRETRAINING
+from bionemo.scale.runs.directory import RunRecord
+from bionemo.scale.runs.sealed_json import write_sealed
 from experiments.ablations import run as ablations
 from experiments.ablations.job import row_file
 from experiments.ablations.screens import SCREENS
@@ -117,12 +120,14 @@ def test_a_variant_or_screen_that_is_not_there_is_named(tmp_path, capsys):
 def test_a_run_with_other_solver_steps_shares_its_weights(tmp_path):
     run = tmp_path / "run"
     (run / "checkpoints" / "step=1").mkdir(parents=True)
-    (run / "run.json").write_text(json.dumps({"model": {"solver_steps": 1, "head": "residual"}}))
+    (run / "checkpoints" / "step=1" / "shard").touch()
+    model = {"model": {"solver_steps": 1, "head": "residual"}}
+    write_sealed(run / "run.json", {field.name: {} for field in fields(RunRecord)} | model)
     for _ in range(2):
         copy = with_solver_steps(run, 4)
     assert json.loads((copy / "run.json").read_text())["model"] == {"solver_steps": 4, "head": "residual"}
     assert json.loads((run / "run.json").read_text())["model"]["solver_steps"] == 1
-    assert (copy / "checkpoints" / "step=1").samefile(run / "checkpoints" / "step=1")
+    assert (copy / "checkpoints" / "step=1" / "shard").samefile(run / "checkpoints" / "step=1" / "shard")
 
 
 def test_every_patient_is_left_out_once_and_short_runs_are_those_without_validation(tmp_path):

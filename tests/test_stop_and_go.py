@@ -1,6 +1,5 @@
 """A run that was killed, preempted or out of disk goes on as if nothing had happened."""
 
-import json
 import os
 import resource
 import shutil
@@ -8,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -245,10 +245,10 @@ def test_the_best_checkpoint_and_the_newest_are_kept(tmp_path, pretrain):
     run = tmp_path / "run"
     often = ("training.checkpoint_every=2", "training.validate_every=4", "training.keep_checkpoints=2")
     pretrain(run, "training.max_steps=4", *often)
-    best = json.loads((run / "best.json").read_text())
-    assert (best["step"], best["metric"]) == (4, "val_pdcorr")
+    best = RunDirectory(run).best()
+    assert (best.step, best.metric) == (4, "val_pdcorr")
     # Nothing will be better than this.
-    (run / "best.json").write_text(json.dumps({**best, "value": 2.0}))
+    RunDirectory(run).mark_best(replace(best, value=2.0))
     pretrain(run, "training.max_steps=10", *often)
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step=10", "step=4", "step=8"]
 

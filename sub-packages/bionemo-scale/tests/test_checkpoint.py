@@ -1,6 +1,5 @@
 """A model's weights on disk."""
 
-import json
 import shutil
 
 import pytest
@@ -10,6 +9,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTenso
 
 from bionemo.scale.runs.directory import RunDirectory
 from bionemo.scale.runs.load import load_model
+from bionemo.scale.runs.sealed_json import read_sealed, write_sealed
 from bionemo.screens.errors import InputError
 
 CPU = torch.device("cpu")
@@ -75,16 +75,16 @@ def test_a_flipped_bit_of_a_checkpoint_is_refused(run_path, groups, tmp_path, na
 def test_a_checkpoint_goes_with_one_record(run_path, record, groups, tmp_path):
     """Nothing in the weights tells which conditions they have seen."""
     shutil.copytree(run_path, tmp_path / "run")
-    changed = json.loads((tmp_path / "run" / "run.json").read_text())
+    changed, _ = read_sealed(tmp_path / "run" / "run.json")
     changed["split"]["fewshot"] = {"B": {"val": [], "test": ["MYC"]}}
-    (tmp_path / "run" / "run.json").write_text(json.dumps(changed))
+    write_sealed(tmp_path / "run" / "run.json", changed)
     with pytest.raises(InputError, match=r"step=1 does not belong to the run\.json beside it"):
         load_model(RunDirectory(tmp_path / "run"), CPU)
 
 
 def test_how_it_is_computed_and_how_long_may_be_said_otherwise(run_path, record, groups, tmp_path):
     shutil.copytree(run_path, tmp_path / "run")
-    changed = json.loads((tmp_path / "run" / "run.json").read_text())
+    changed, _ = read_sealed(tmp_path / "run" / "run.json")
     changed["training"]["max_steps"], changed["store"]["path"] = 1_000, "elsewhere"
-    (tmp_path / "run" / "run.json").write_text(json.dumps(changed))
+    write_sealed(tmp_path / "run" / "run.json", changed)
     assert load_model(RunDirectory(tmp_path / "run"), CPU)[1] == 1

@@ -128,3 +128,14 @@ def test_fewer_sets_than_ranks_are_refused(training):
     check_data(store, eligible, training, data_parallel=3)
     with pytest.raises(InputError, match="has 3 sets of 8 cells to train on, fewer than the 4 data-parallel ranks"):
         check_data(store, eligible, training, data_parallel=4)
+
+
+def test_ranks_that_would_wait_for_others_in_vain_are_refused(config, training, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(InputError, match=r"LOCAL_RANK=1 says .* MASTER_ADDR is not set: unset LOCAL_RANK"):
+        check_settings(config, ComputeConfig(), training)
+    for name, value in {"MASTER_ADDR": "localhost", "MASTER_PORT": "1234", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=r"torchrun has started 2 processes, .* asks for 1: set them to"):
+        check_settings(config, ComputeConfig(), training)
+    check_settings(config, ComputeConfig(devices=2), training)

@@ -1,6 +1,7 @@
 """The command line: help that shows how, and mistakes that end in one sentence."""
 
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -69,6 +70,42 @@ def test_a_message_moves_no_cursor(capsys):
     hush()
     logging.getLogger("bionemo.scale").info("context %s is new", "\x1b[2J")
     assert capsys.readouterr().err == "context \\x1b[2J is new\n"
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["OMP_NUM_THREADS=abc", "OMP_NUM_THREADS=0", "MASTER_PORT=x", "RANK=-1", "LOCAL_RANK=1.5", "SLURM_NTASKS=two"],
+)
+def test_a_variable_that_is_no_number_is_named(tmp_path, said):
+    """In a process of its own: libraries read such variables while they are imported."""
+    name, value = said.split("=")
+    ran = command("inspect", tmp_path, **{name: value})
+    assert ran.returncode == 2
+    assert ran.stderr.startswith(f"error: the environment variable {name}='{value}' is no number of")
+    assert len(ran.stderr.splitlines()) == 1
+
+
+def test_a_locale_without_the_characters_of_a_label_shows_their_numbers(written, tmp_path):
+    def renamed(cells):
+        cells.obs["line"] = cells.obs["line"].cat.rename_categories({"A": "β"})
+        return cells
+
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "COLUMNS": "200"}
+    keys = ("--perturbation-key", "target", "--control", "ctrl", "--context-key", "line")
+    prepare = ("prepare", written(renamed), "--store", tmp_path / "store", *keys)
+    for arguments in (prepare, ("inspect", tmp_path / "store")):
+        ran = command(*arguments, **ascii_only)
+        assert ran.returncode == 0, ran.stderr
+        assert r"\u03b2" in ran.stdout
+
+
+def command(*arguments, **environment) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "bionemo.scale.cli", *map(str, arguments)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 
 from bionemo.scale.errors import Stopped
 from bionemo.scale.runs.directory import Best, RunDirectory
+from bionemo.scale.runs.sealed_json import read_sealed, write_sealed
 from bionemo.screens.errors import InputError
 
 
@@ -104,9 +105,9 @@ def test_a_record_that_something_else_has_written_ends_the_run(run, record):
 
 @pytest.mark.parametrize("damage", [("vocabulary", "genes"), ("store", "keys"), ("training", "cells_per_set")])
 def test_a_record_without_a_part_is_damaged(run, damage):
-    values = json.loads(run.record_file.read_text())
+    values, _ = read_sealed(run.record_file)
     del values[damage[0]][damage[1]]
-    run.record_file.write_text(json.dumps(values))
+    write_sealed(run.record_file, values)
     with pytest.raises(InputError, match="damaged"):
         run.read()
 
@@ -148,11 +149,15 @@ def test_the_best_checkpoint_is_remembered(run):
     [
         (lambda text: text[: len(text) // 2], "is damaged"),
         (lambda text: "", "is damaged"),
-        (lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "model"}), "is damaged .*model"),
+        (lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "model"}), "is damaged"),
         (lambda text: text.replace('"format": 5', '"format": 99'), "is not of format 5"),
-        (lambda text: "[]", "is not of format 5"),
+        (lambda text: "[]", "is damaged .*no object"),
+        (lambda text: text.replace('"max_steps": 100', '"max_steps": 101'), "is damaged .*was changed after"),
+        (lambda text: "[" * 100_000, "is damaged .*nested too deeply"),
+        (lambda text: text.replace("100", "1" * 5_000), "is damaged"),
+        (lambda text: "\xff" + text, "is damaged"),
     ],
-    ids=["cut", "empty", "no model", "another format", "a list"],
+    ids=["cut", "empty", "no model", "another format", "a list", "a number", "nested", "giant", "no text"],
 )
 def test_a_damaged_record_is_named(run, damage, message):
     run.record_file.write_text(damage(run.record_file.read_text()))

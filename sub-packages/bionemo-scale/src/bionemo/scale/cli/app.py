@@ -10,6 +10,7 @@ from bionemo.perteval.cli import evaluate
 from bionemo.scale.cli.predict import ManyPerturbations, predict
 from bionemo.scale.cli.split import split
 from bionemo.scale.ending import end_now, told_to_end
+from bionemo.scale.environment import check_environment
 from bionemo.scale.errors import LostRank, Stopped
 from bionemo.screens.errors import InputError
 from bionemo.screens.printable import printable
@@ -30,6 +31,7 @@ def main() -> None:
 
     hush()
     try:
+        check_environment()
         app()
     except InputError as mistake:
         typer.secho(f"error: {printable(str(mistake))}", fg="red", err=True)

@@ -4,8 +4,6 @@ A checkpoint's ``checksums.json`` also has the hash of the record that says what
 with one ``run.json``. It guards against damage and mistakes. Somebody who forges the checksums as well gets through.
 """
 
-import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import torch.distributed as dist
 
 from bionemo.cellsets.store.manifest import file_checksum
 from bionemo.scale.runs.directory import RunRecord
+from bionemo.scale.runs.sealed_json import read_sealed, write_sealed
 from bionemo.screens.errors import InputError, brief, name_list
 
 CHECKSUMS = "checksums.json"
@@ -40,9 +39,7 @@ def seal(folder: Path, record: RunRecord | None = None) -> None:
     files = {name: digest for part in _of_all_ranks(ours) for name, digest in part.items()}
     if _rank() == 0:
         stated = {"files": dict(sorted(files.items()))} | ({"record": record.digest()} if record else {})
-        partial = folder / f"{CHECKSUMS}.partial"
-        partial.write_text(json.dumps(stated, indent=1))
-        os.replace(partial, folder / CHECKSUMS)
+        write_sealed(folder / CHECKSUMS, stated)
 
 
 def check_seal(folder: Path, mend: str, record: RunRecord | None = None) -> None:
@@ -63,7 +60,9 @@ def check_seal(folder: Path, mend: str, record: RunRecord | None = None) -> None
         A file is missing or differs, or the checkpoint belongs to another record.
     """
     try:
-        stated = json.loads((folder / CHECKSUMS).read_text())
+        stated, intact = read_sealed(folder / CHECKSUMS)
+        if not intact:
+            raise ValueError("it was changed after it was written")
         files: dict[str, str] = dict(stated["files"])
         if record is not None and stated["record"] != record.digest():
             raise InputError(
@@ -79,7 +78,7 @@ def check_seal(folder: Path, mend: str, record: RunRecord | None = None) -> None
                 differing.append(name)
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / CHECKSUMS} is missing or damaged ({brief(error)}): {mend}.") from None
     differing = sorted(name for part in _of_all_ranks(differing) for name in part)
     if differing:

@@ -1,9 +1,7 @@
 """`RunDirectory` is a training run on disk: what it was started with, and its whole checkpoints."""
 
 import contextlib
-import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -16,6 +14,7 @@ from bionemo.scale.config.model import ModelConfig
 from bionemo.scale.config.training import MAY_CHANGE
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.errors import Stopped
+from bionemo.scale.runs.sealed_json import digest, read_sealed, write_sealed
 from bionemo.screens.controls import ControlRoles
 from bionemo.screens.errors import InputError, brief
 from bionemo.screens.locks import locked
@@ -75,7 +74,7 @@ class RunRecord:
 
     def digest(self) -> str:
         """Return the SHA-256 of :meth:`meaning`, hexadecimal; checkpoints are sealed with it."""
-        return hashlib.sha256(json.dumps(self.meaning(), sort_keys=True).encode()).hexdigest()
+        return digest(self.meaning())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,15 +139,17 @@ class RunDirectory:
             The directory is not a run, or of another format.
         """
         try:
-            values = json.loads(self.record_file.read_text())
+            values, intact = read_sealed(self.record_file)
         except FileNotFoundError:
             raise InputError(
                 f"{self.path} holds no run.json: give the directory that `pretrain --out` wrote."
             ) from None
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             raise self._damaged(self.record_file, error) from None
-        if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+        if values.pop("format", None) != FORMAT:
             raise InputError(f"{self.record_file} is not of format {FORMAT}: use the version that wrote it.")
+        if not intact:
+            raise self._damaged(self.record_file, ValueError("it was changed after it was written"))
         values.pop("versions", None)
         try:
             record = RunRecord(**values)
@@ -158,7 +159,7 @@ class RunDirectory:
             _ = record.training["average_decay"]
             _ = record.store["fingerprint"], record.store["keys"]["context"], record.store["keys"]["perturbation"]
             _ = record.digest()
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise self._damaged(self.record_file, error) from None
         return record
 
@@ -182,17 +183,13 @@ class RunDirectory:
         if not write:
             return
         values = {"format": FORMAT, "versions": {name: version(name) for name in PACKAGES}} | vars(record)
-        partial = self.record_file.with_suffix(".partial")
-        written = json.dumps(values, indent=1).encode()
         with self._errors_named():
             self.path.mkdir(parents=True, exist_ok=True)
             for marker in self.checkpoints.glob(f"step=*{_UNFINISHED}"):
                 self.remove_unfinished(marker.with_name(marker.name.removesuffix(_UNFINISHED)))
             if self.last_checkpoint() is None:
                 self.best_file.unlink(missing_ok=True)  # of a run whose first checkpoint never became whole
-            partial.write_bytes(written)
-            os.replace(partial, self.record_file)
-        self._written = written
+            self._written = write_sealed(self.record_file, values)
 
     def check_record(self) -> None:
         """Make sure that ``run.json`` is what this process wrote there, so that it says what its checkpoints mean.
@@ -254,17 +251,18 @@ class RunDirectory:
             ``best.json`` is damaged.
         """
         try:
-            return Best(**json.loads(self.best_file.read_text()))
+            values, intact = read_sealed(self.best_file)
+            if not intact:
+                raise ValueError("it was changed after it was written")
+            return Best(**values)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{self.best_file} is damaged ({brief(error)}): remove it.") from None
 
     def mark_best(self, best: Best) -> None:
         """Say which checkpoint validated best so far."""
-        partial = self.best_file.with_suffix(".partial")
-        partial.write_text(json.dumps(vars(best)))
-        os.replace(partial, self.best_file)
+        write_sealed(self.best_file, vars(best))
 
     @staticmethod
     def _damaged(file: Path, error: Exception) -> InputError:

@@ -11,6 +11,7 @@ from bionemo.scale.config.agreement import check_agreement
 from bionemo.scale.config.compute import ComputeConfig, Device, Fp8, Precision
 from bionemo.scale.config.model import ModelConfig
 from bionemo.scale.config.training import TrainingConfig
+from bionemo.scale.environment import check_launcher
 from bionemo.scale.layers.specs import transformer_engine_works
 from bionemo.screens.errors import InputError
 
@@ -22,6 +23,7 @@ def check_settings(model: ModelConfig, compute: ComputeConfig, training: Trainin
     """Raise an InputError where the settings contradict each other, or the machine lacks what they ask for."""
     check_agreement(model, compute, training)
     _check_slurm(compute)
+    check_launcher(compute.world_size)
     if compute.device is Device.CUDA and not torch.cuda.is_available():
         raise InputError("compute.device=cuda needs a GPU, and this machine shows none: use compute.device=cpu.")
     if compute.on_gpu and compute.devices > torch.cuda.device_count():

@@ -1,0 +1,47 @@
+"""JSON files that a run keeps about itself, each with a checksum of what it says."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_sealed(path: Path, values: dict[str, Any]) -> bytes:
+    """Write values with their checksum, whole or not at all, and return what the file holds.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    """
+    values = json.loads(json.dumps(values))
+    written = json.dumps({**values, "sha256": digest(values)}, indent=1).encode()
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(written)
+    os.replace(partial, path)
+    return written
+
+
+def read_sealed(path: Path) -> tuple[dict[str, Any], bool]:
+    """Read values, and tell whether they are those that were written.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    ValueError
+        It is not JSON, or no object.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it holds no object")
+        return values, values.pop("sha256", None) == digest(values)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def digest(values: dict[str, Any]) -> str:
+    """Return the SHA-256 of values, hexadecimal, whatever their order."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
