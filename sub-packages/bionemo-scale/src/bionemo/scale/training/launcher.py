@@ -21,8 +21,12 @@ class Launcher(_SubprocessScriptLauncher):
     """The `Launcher` is Lightning's, but for its watch over the ranks, which kills the first one without a word.
 
     A rank that waits in a library for one that is gone may wait for half an hour. So each rank looks at those that it
-    has started, or at the process that has started it, and ends where one of them has.
+    has started, or at the process that has started it, and ends where one of them has. A process that trains twice
+    does so with the same ranks.
     """
+
+    _now: "Launcher | None" = None
+    """The last one of this process."""
 
     def __init__(self, run: RunDirectory, *args: Any):
         super().__init__(*args)
@@ -32,6 +36,9 @@ class Launcher(_SubprocessScriptLauncher):
         """Start the other ranks, unless that was done from outside, and call the function in this one."""
         environment = self.cluster_environment
         environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
+        before, Launcher._now = Launcher._now, self
+        if before is not None:
+            return function(*args, **kwargs)
         parent = os.getppid()
         lost: Callable[[], bool]
         if environment.creates_processes_externally:
@@ -53,4 +60,5 @@ class Launcher(_SubprocessScriptLauncher):
         time.sleep(GRACE)
         for process in self.procs:
             process.kill()
-        end_now(lost_rank(self._run))
+        assert Launcher._now is not None
+        end_now(lost_rank(Launcher._now._run))
