@@ -169,7 +169,7 @@ def test_ctrl_c_saves_the_step_and_leaves_as_many_checkpoints_as_promised(tmp_pa
     assert "stopped by SIGINT after step" in told.splitlines()[-1]
     assert "Traceback" not in told
     assert [path.name for path in left.checkpoints.iterdir()] == [left.last_checkpoint().name]
-    assert not members(process.pid)
+    wait_for(lambda: not members(process.pid), 20)
 
 
 @pytest.mark.slow
@@ -269,8 +269,11 @@ def test_a_finished_run_is_trained_further_and_a_half_written_checkpoint_passed_
     shutil.copytree(run / "checkpoints" / "step=4", run / "checkpoints" / "step=5")
     (run / "checkpoints" / "step=5-unfinished").touch()
     (run / "checkpoints" / "step=5" / "weights" / "metadata.json").unlink()
-    done = pretrain(run, "training.max_steps=12", "training.checkpoint_every=2")
+    done = pretrain(run, "training.max_steps=12", "training.checkpoint_every=2", "training.validate_every=6")
     assert "going on from step=4" in done.stderr
+    assert sorted(logged(run, "val_loss")) == [5, 11], (
+        "validation is logged under the steps of a run that never stopped"
+    )
     rates = {step: values[-1] for step, values in logged(run, "train/learning_rate").items()}
     assert max(rates[step] for step in range(5, 13)) > 2 * rates[4], "trained further at the rate it had come down to"
     assert "is done" in pretrain(run, "training.max_steps=12").stderr

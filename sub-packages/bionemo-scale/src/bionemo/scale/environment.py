@@ -2,6 +2,7 @@
 
 import os
 import sys
+from io import TextIOWrapper
 
 from bionemo.screens.errors import InputError
 
@@ -21,7 +22,7 @@ def check_environment() -> None:
         Naming the variable.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     for name in (*_COUNTS, *_RANKS):
         value, least = os.environ.get(name, ""), 1 if name in _COUNTS else 0
