@@ -67,6 +67,7 @@ def test_labels_are_shown_as_text_whatever_they_are(written, tmp_path, monkeypat
 
 
 def test_a_message_moves_no_cursor(capsys):
+    logging.getLogger("bionemo").handlers.clear()
     hush()
     logging.getLogger("bionemo.scale").info("context %s is new", "\x1b[2J")
     assert capsys.readouterr().err == "context \\x1b[2J is new\n"

@@ -372,7 +372,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(run_path, written, tmp_path, da
     run = tmp_path / "run"
     shutil.copytree(run_path, run)
     damage(run / "checkpoints" / "step=1" / "weights")
-    with pytest.raises(InputError, match=r"step=1 (is damaged|does not belong to the run\.json)") as refused:
+    with pytest.raises(InputError, match=r"(step=1|run\.json) is damaged") as refused:
         predict(run, written(), tmp_path / "out.h5ad", perturbations=["MYC"], progress=False)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "out.h5ad").exists()
