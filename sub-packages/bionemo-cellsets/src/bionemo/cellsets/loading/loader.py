@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -57,9 +57,6 @@ class SetLoader(IterableDataset):
         Which control cells have which role: control sets are of the role ``input`` alone.
     dtype : {torch.float32, torch.bfloat16}
         Of the cells of a `SetBatch`; a `CsrBatch` is told when it is made dense.
-    notice : callable, optional
-        Called with every batch in the thread that reads ahead, before the batch is handed out: for what takes time to
-        find out about it. It must not refer to the loader.
 
     Attributes
     ----------
@@ -84,7 +81,6 @@ class SetLoader(IterableDataset):
         controls: bool = True,
         roles: ControlRoles = ControlRoles(),
         dtype: torch.dtype = torch.float32,
-        notice: Callable[[Batch], None] | None = None,
     ):
         for name, value in (("epochs", epochs), ("prefetch", prefetch), ("threads", threads)):
             if value is not None and value < 1:
@@ -94,7 +90,7 @@ class SetLoader(IterableDataset):
         if staged and dtype != torch.float32:
             raise InputError("Staged batches hold stored values: give their dtype to densify, or leave staged out")
         self.store, self.sampler, self.epochs, self.prefetch = store, sampler, epochs, prefetch
-        self.threads, self.staged, self.dtype, self.notice = threads, staged, dtype, notice
+        self.threads, self.staged, self.dtype = threads, staged, dtype
         self.wait_seconds = 0.0
         self._pools = ControlPools(store, roles) if controls else None
         self._memory = Memory()
@@ -158,7 +154,7 @@ class SetLoader(IterableDataset):
                 for some in described
                 for one in unstacked(some)
             )
-        return batches if self.notice is None else _noticed(batches, self.notice)
+        return batches
 
     def close(self) -> None:
         """End the reading thread, if one runs; iterators handed out before end too."""
@@ -228,14 +224,6 @@ def _described(
         position += len(sets) * sampler.global_batch
         if position >= sampler.n_sets:
             epoch, position = epoch + 1, 0
-
-
-def _noticed(batches: Iterator[Batch], notice: Callable[[Batch], None]) -> Iterator[Batch]:
-    def noticed(batch: Batch) -> Batch:
-        notice(batch)
-        return batch
-
-    return map(noticed, batches)
 
 
 class _ReadAhead:

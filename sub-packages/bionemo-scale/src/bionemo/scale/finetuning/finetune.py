@@ -89,7 +89,7 @@ def finetune(
     write = rank_zero_only.rank == 0
     with run.held(write=write):
         run.start(record, write=write)
-        data = opened.data(vocabulary)
+        data = opened.data(run.linear_start, vocabulary)
         if run.last_checkpoint() is None:
             if write:
                 fitted = data.tables()

@@ -31,9 +31,9 @@ class Shown:
     weight
         Weight of each condition in every mean [n].
     delta, observed
-        Shifts from the control cells of the role input, and from those of the role target [n, G].
+        Shifts from the control cells of the role input, and from those of the role target, float32 [n, G].
     noise
-        Variance of the mean of each condition [n, G].
+        Variance of the mean of each condition, float32 [n, G].
     common
         Mean shift of the context's labels [G]; None if there are too few.
     common_of_others
@@ -130,8 +130,8 @@ class Evidence:
             if shown.common_of_others is not None:
                 elsewhere[rows] += shown.common_of_others
                 counted[rows] += 1
-        self.mean_shift /= self._weight
-        self.common_elsewhere = elsewhere / np.maximum(counted, 1)
+        self.mean_shift = (self.mean_shift / self._weight).astype(np.float32)
+        self.common_elsewhere = (elsewhere / np.maximum(counted, 1)).astype(np.float32)
 
     def shown(self, context: int) -> Shown:
         """Return what a context of `contexts` shows."""
@@ -139,20 +139,23 @@ class Evidence:
         conditions = [(context, label) for label in self._labels[context]]
         cells = np.array([means.cells[condition] for condition in conditions])
         weight = cells / (cells + self._half_weight)
-        mean = np.stack([means.mean[condition] for condition in conditions]).astype(np.float64)
-        scaled = self._scaled(mean)
-        noise = np.stack([means.noise[condition] for condition in conditions])
-        delta = scaled - self.level[context]
+        shape = len(conditions), len(self.middle)
+        delta, observed, noise = (np.empty(shape, dtype=np.float32) for _ in range(3))
+        for i, condition in enumerate(conditions):
+            mean = np.asarray(means.mean[condition], dtype=np.float64)
+            scaled = self._scaled(mean)
+            delta[i], observed[i] = scaled - self.level[context], scaled - self._target[context]
+            noise[i] = means.noise[condition] * np.square(self.unit * self._slope(mean))
         total = weight @ delta
         enough = len(conditions) > LEAST_COMMON
         return Shown(
             rows=self._rows[context],
             weight=weight,
             delta=delta,
-            observed=scaled - self._target[context],
-            noise=noise * np.square(self.unit * self._slope(mean)),
+            observed=observed,
+            noise=noise,
             common=total / weight.sum() if len(conditions) >= LEAST_COMMON else None,
-            common_of_others=(total - weight[:, None] * delta) / (weight.sum() - weight[:, None]) if enough else None,
+            common_of_others=_without_each(total, weight, delta) if enough else None,
         )
 
     def effects(self, without: Shown | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -166,7 +169,7 @@ class Evidence:
         Returns
         -------
         tuple
-            Effects and variances [L, G], 0 of labels that no other context shows; and which are shown, bool [L].
+            Effects and variances, float32 [L, G], 0 of labels that no other context shows; which are shown, bool [L].
         """
         weight, effect, error = self._weight.copy(), self._effect.copy(), self._error.copy()
         known = np.ones(len(weight), dtype=bool)
@@ -177,13 +180,24 @@ class Evidence:
             error[rows] -= np.square(own) * without.noise
             known[rows] = weight[rows, 0] > 1e-9
         weight[~known] = np.inf
-        return effect / weight, np.maximum(error, 0) / np.square(weight), known
+        effect /= weight
+        np.maximum(error, 0, out=error)
+        error /= np.square(weight)
+        return effect.astype(np.float32), error.astype(np.float32), known
 
     def _scaled(self, mean: np.ndarray) -> np.ndarray:
         return self.unit * to_fold(torch.from_numpy(mean), self._pseudocount).numpy()
 
     def _slope(self, mean: np.ndarray) -> np.ndarray:
         return np.exp(mean) / (np.expm1(mean) + self._pseudocount)
+
+
+def _without_each(total: np.ndarray, weight: np.ndarray, delta: np.ndarray) -> np.ndarray:
+    """Return the weighted mean without each row, float32 [n, G], of rows whose weighted sum is ``total``."""
+    left = (weight.sum() - weight)[:, None].astype(np.float32)
+    mean = total.astype(np.float32) - weight[:, None].astype(np.float32) * delta
+    mean /= left
+    return mean
 
 
 def own_effect(shown: Shown) -> np.ndarray:

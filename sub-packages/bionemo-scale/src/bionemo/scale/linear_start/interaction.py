@@ -40,16 +40,22 @@ def interactions(shown: Shown, effect_LG: np.ndarray, known: np.ndarray, apart: 
     rows = shown.rows[used]
     if shown.common is None or not len(rows):
         return np.zeros_like(effect_LG)
-    common = np.tile(shown.common, (len(effect_LG), 1))
-    common[shown.rows] = 0.0 if shown.common_of_others is None else shown.common_of_others
-    length = np.linalg.norm(effect_LG, axis=1, keepdims=True)
-    unit = effect_LG / np.where(length > 0, length, 1.0)
-    weight = np.square(np.maximum(unit @ unit[rows].T, 0)) * shown.weight[used]  # [L, n]
+    length = np.linalg.norm(effect_LG, axis=1)
+    length[length == 0] = 1.0
+    cosine = effect_LG @ effect_LG[rows].T / np.outer(length, length[rows])
+    weight = np.square(np.maximum(cosine, 0)) * shown.weight[used].astype(np.float32)  # [L, n]
     weight[rows, np.arange(len(rows))] = 0.0
     allowed = apart[:, rows]
     weight *= allowed | (allowed.sum(axis=1, keepdims=True) < LEAST_APART)
     total = weight.sum(axis=1, keepdims=True)
-    found = (weight @ (shown.delta[used] - effect_LG[rows]) - total * common) / (total + NOTHING)
+    deviation = shown.delta[used]
+    deviation -= effect_LG[rows]
+    found = weight @ deviation
+    others = np.ones(len(found), dtype=bool)
+    others[shown.rows] = False
+    found[others] -= total[others] * shown.common.astype(np.float32)
+    found[shown.rows] -= total[shown.rows] * (0.0 if shown.common_of_others is None else shown.common_of_others)
+    found /= total + NOTHING
     if shown.common_of_others is None:
         found[shown.rows] = 0.0
     return found

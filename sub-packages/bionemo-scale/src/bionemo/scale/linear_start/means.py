@@ -1,8 +1,13 @@
 """Read the means of conditions from the store: validation compares with them, and a linear start is fitted to them."""
 
+import hashlib
+import json
+from pathlib import Path
+
 import numpy as np
 
 from bionemo.cellsets import CellStore
+from bionemo.scale.linear_start.shared_arrays import Arrays, shared_arrays
 from bionemo.screens.controls import ControlRole, ControlRoles
 
 CELLS_OF_A_RUN = 1024
@@ -25,11 +30,13 @@ class ConditionMeans:
         bool [runs], the runs of perturbed cells to read; control runs among them are read by their roles alone.
     roles
         Which control cells are of the role input, and which of the role target; no others are read.
+    folder
+        Folder for files of means, which all processes of a run share; without one they are in memory.
 
     Attributes
     ----------
     mean
-        Condition -> mean log1p of its perturbed cells, float64 [G].
+        Condition -> mean log1p of its perturbed cells, float32 [G].
     cells
         Condition -> how many cells it has.
     noise
@@ -40,47 +47,73 @@ class ConditionMeans:
     control
         Role, input or target -> the store's index of a context -> mean log1p of its control cells, float64 [G].
     control_noise
-        Role -> context -> variance of that mean, float32 [G].
+        Role -> context -> variance of that mean, float64 [G].
+    key
+        What all this follows from, in a few letters.
     """
 
-    def __init__(self, store: CellStore, eligible: np.ndarray, roles: ControlRoles):
-        groups: dict[ControlRole | None, np.ndarray] = {role: store.has_role(role, roles) for role in _ROLES}
-        groups[None] = eligible & ~store.is_control
-        sums: dict[tuple, np.ndarray] = {}
-        variances: dict[tuple, np.ndarray] = {}
-        cells: dict[tuple, int] = {}
-        read: dict[tuple, int] = {}
+    def __init__(self, store: CellStore, eligible: np.ndarray, roles: ControlRoles, folder: Path | None = None):
+        self._store = store
+        self._perturbed = self._runs_by(eligible & ~store.is_control)
+        self._of_role = {role: self._runs_by(store.has_role(role, roles)) for role in _ROLES}
+        said = json.dumps([store.fingerprint, roles.to_dict(), hashlib.sha256(eligible.tobytes()).hexdigest()])
+        self.key = hashlib.sha256(said.encode()).hexdigest()[:16]
+        self.cells: dict[Condition, int] = {c: int(runs["length"].sum()) for c, runs in self._perturbed.items()}
         self.batches: dict[int, set[int]] = {}
-        for number in np.flatnonzero(np.any(list(groups.values()), axis=0)):
-            run = store.runs[number]
-            found = store.read(run["start"] + np.arange(min(run["length"], CELLS_OF_A_RUN)))
-            # A run counts with all its cells, however few of them were read.
-            total, spread = found.mean(0, dtype=np.float64) * run["length"], found.var(0, dtype=np.float64) * len(found)
-            if groups[None][number]:
-                self.batches.setdefault(int(run["perturbation"]), set()).add(int(run["batch"]))
-            for role in (role for role, runs in groups.items() if runs[number]):
-                group = role, int(run["context"]), int(run["perturbation"])
-                sums[group] = sums.get(group, 0.0) + total
-                variances[group] = variances.get(group, 0.0) + spread
-                read[group] = read.get(group, 0) + len(found)
-                cells[group] = cells.get(group, 0) + int(run["length"])
-        variance = {group: total / max(read[group] - 1, 1) for group, total in variances.items()}
-        self.mean: dict[Condition, np.ndarray] = {}
-        self.cells: dict[Condition, int] = {}
-        self.noise: dict[Condition, np.ndarray] = {}
-        self.control: dict[ControlRole, dict[int, np.ndarray]] = {role: {} for role in _ROLES}
-        self.control_noise: dict[ControlRole, dict[int, np.ndarray]] = {role: {} for role in _ROLES}
-        for group, total in sums.items():
-            role, context, label = group
-            mean, own = total / cells[group], variance[group]
-            if role is None:
-                least = variance[ControlRole.INPUT, context, store.control_index]
-                self.mean[context, label], self.cells[context, label] = mean, cells[group]
-                self.noise[context, label] = (np.maximum(own, least) / read[group]).astype(np.float32)
-            else:
-                self.control[role][context] = mean
-                self.control_noise[role][context] = (own / read[group]).astype(np.float32)
+        for (_, label), runs in self._perturbed.items():
+            self.batches.setdefault(label, set()).update(runs["batch"].tolist())
+        conditions, contexts = (len(self.cells), store.n_genes), (len(_ROLES), len(store.contexts), store.n_genes)
+        arrays = shared_arrays(
+            folder,
+            self.key,
+            {
+                "mean": (conditions, np.float32),
+                "noise": (conditions, np.float32),
+                "control": (contexts, np.float64),
+                "control_noise": (contexts, np.float64),
+            },
+            self._fill,
+        )
+        self.mean: dict[Condition, np.ndarray] = dict(zip(self.cells, arrays["mean"], strict=True))
+        self.noise: dict[Condition, np.ndarray] = dict(zip(self.cells, arrays["noise"], strict=True))
+        self.control, self.control_noise = (
+            {
+                role: {context: np.array(arrays[name][i, context]) for context, _ in self._of_role[role]}
+                for i, role in enumerate(_ROLES)
+            }
+            for name in ("control", "control_noise")
+        )
 
     def delta(self, condition: Condition, role: ControlRole) -> np.ndarray:
         """Return the shift of a condition from the control cells of a role, log1p, float64 [G]."""
         return self.mean[condition] - self.control[role][condition[0]]
+
+    def _runs_by(self, chosen: np.ndarray) -> dict[Condition, np.ndarray]:
+        """Return the chosen runs by their condition, in the store's order."""
+        found: dict[Condition, list[int]] = {}
+        for number in np.flatnonzero(chosen):
+            run = self._store.runs[number]
+            found.setdefault((int(run["context"]), int(run["perturbation"])), []).append(number)
+        return {condition: self._store.runs[numbers] for condition, numbers in found.items()}
+
+    def _fill(self, arrays: Arrays) -> None:
+        least: dict[int, np.ndarray] = {}
+        for i, role in reversed(list(enumerate(_ROLES))):  # the input last: its variance is the least of a cell
+            for (context, _), runs in self._of_role[role].items():
+                mean, least[context], read = self._moments(runs)
+                arrays["control"][i, context], arrays["control_noise"][i, context] = mean, least[context] / read
+        for row, ((context, _), runs) in enumerate(self._perturbed.items()):
+            mean, variance, read = self._moments(runs)
+            arrays["mean"][row], arrays["noise"][row] = mean, np.maximum(variance, least[context]) / read
+
+    def _moments(self, runs: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+        """Return the mean of the cells of runs and their variance, float64 [G], and how many cells were read."""
+        total = spread = np.zeros(self._store.n_genes)
+        read = 0
+        for run in runs:
+            cells = self._store.read(run["start"] + np.arange(min(run["length"], CELLS_OF_A_RUN)))
+            # A run counts with all its cells, however few of them were read.
+            total = total + cells.mean(0, dtype=np.float64) * run["length"]
+            spread = spread + cells.var(0, dtype=np.float64) * len(cells)
+            read += len(cells)
+        return total / runs["length"].sum(), spread / max(read - 1, 1), read

@@ -96,6 +96,7 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.record_file = self.path / "run.json"
         self.best_file = self.path / "best.json"
+        self.linear_start = self.path / "linear_start"
         self._written: bytes | None = None
 
     @contextlib.contextmanager

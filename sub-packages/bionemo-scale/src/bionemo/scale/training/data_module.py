@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from megatron.core import parallel_state
 from nemo import lightning as nl
 
-from bionemo.cellsets import CellStore, CsrBatch, DeviceBatches, SetBatch, SetLoader, SetSampler
+from bionemo.cellsets import CellStore, DeviceBatches, SetBatch, SetLoader, SetSampler
 from bionemo.scale.config.compute import ComputeConfig
 from bionemo.scale.config.model import Head, ModelConfig, Start
 from bionemo.scale.config.training import TrainingConfig
@@ -110,15 +111,10 @@ class TrainingBatches:
 
 
 class Shifts:
-    """`Shifts` works out once what the sets of each condition start from: a shift and a control mean."""
+    """`Shifts` say what the sets of a batch start from: a shift and a control mean."""
 
     def __init__(self, linear_start: FittedLinearStart):
         self._linear_start = linear_start
-
-    def prepare(self, batch: SetBatch | CsrBatch) -> None:
-        """Work out what a batch needs; called where batches are read ahead, since a first visit takes a while."""
-        for context, label in zip(batch.context.tolist(), batch.perturbation.tolist(), strict=True):
-            self._linear_start.delta(context, label)
 
     def of(self, batch: SetBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """Return both, float32 [B, G]."""
@@ -161,6 +157,7 @@ class CellSetsDataModule(pl.LightningDataModule):
         training: TrainingConfig,
         embeddings: torch.Tensor | None = None,
         shown: Vocabulary | None = None,
+        folder: Path | None = None,
     ):
         """Take a configuration.
 
@@ -174,6 +171,8 @@ class CellSetsDataModule(pl.LightningDataModule):
             Of the tokens that the store shows, [tokens, E], for a model that takes them.
         shown
             Names that the store shows, where the vocabulary has more; a linear start is fitted to them alone.
+        folder
+            Folder for files of the linear start, which the processes of a run share; without one it is in memory.
         """
         super().__init__()
         self.store, self.vocabulary = store, vocabulary
@@ -182,10 +181,10 @@ class CellSetsDataModule(pl.LightningDataModule):
         self.labels = [str(label) for label in store.perturbations]
         self.linear_start: FittedLinearStart | None = None
         if model.start is Start.LINEAR:
-            means = ConditionMeans(store, self._eligible("train"), training.control_roles)
+            means = ConditionMeans(store, self._eligible("train"), training.control_roles, folder)
             contexts = list(map(str, store.contexts))
             vectors = None if embeddings is None else embeddings.numpy()
-            self.linear_start = FittedLinearStart(means, contexts, self.labels, shown or vocabulary, vectors)
+            self.linear_start = FittedLinearStart(means, contexts, self.labels, shown or vocabulary, vectors, folder)
         self.data_sampler = _SetsAsTheyCome(training, compute.data_parallel)
         self.shifts = None if self.linear_start is None else Shifts(self.linear_start)
         self.batches: TrainingBatches | None = None
@@ -281,8 +280,7 @@ class CellSetsDataModule(pl.LightningDataModule):
         )
 
     def _loader(self, sampler: SetSampler, **options) -> SetLoader:
-        notice = None if self.shifts is None else self.shifts.prepare
-        return SetLoader(self.store, sampler, roles=self.training.control_roles, notice=notice, **options)
+        return SetLoader(self.store, sampler, roles=self.training.control_roles, **options)
 
     def _batches(self, loader: SetLoader) -> TrainingBatches:
         return TrainingBatches(loader, self.model, self.compute, self.vocabulary, self.shifts)

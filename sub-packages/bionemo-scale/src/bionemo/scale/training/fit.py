@@ -47,7 +47,7 @@ def begun(
     run, write = RunDirectory(Path(out)), rank_zero_only.rank == 0
     with run.held(write=write):
         run.start(opened.record(trial=trial), write=write)
-        data = opened.data()
+        data = opened.data(run.linear_start)
         tables = data.tables()
         if opened.vectors is not None:
             tables["condition_encoder.perturbation.embedding"] = opened.vectors

@@ -86,12 +86,21 @@ class Opened:
         """Return the embeddings of the tokens that the store shows, [tokens, E], if there are any."""
         return None if self.embeddings is None else self.embeddings.table(self.vocabulary)
 
-    def data(self, vocabulary: Vocabulary | None = None) -> CellSetsDataModule:
-        """Return the sets to train on, for a model with these names; those that the store shows if not given."""
+    def data(self, folder: Path | None = None, vocabulary: Vocabulary | None = None) -> CellSetsDataModule:
+        """Return the sets to train on.
+
+        Parameters
+        ----------
+        folder
+            Folder for files that the processes of the run share; without one all is in memory.
+        vocabulary
+            Names of the model; those that the store shows if not given.
+        """
         return CellSetsDataModule(
             *(self.store, self.split, vocabulary or self.vocabulary, self.model, self.compute, self.training),
             self.vectors,
             self.vocabulary,
+            folder,
         )
 
 
