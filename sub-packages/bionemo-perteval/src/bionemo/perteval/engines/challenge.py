@@ -9,6 +9,7 @@ measured against the observed control cells, so the noise of those is in both.
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ from bionemo.perteval.inputs.divisions import SHARED
 from bionemo.perteval.inputs.screen import Population, Screen, cell_count
 from bionemo.perteval.metrics import challenge
 from bionemo.perteval.metrics.challenge_points import Panel
+from bionemo.perteval.metrics.panel import Cells
 from bionemo.perteval.populations.catalogue import draw, list_arms
 from bionemo.perteval.populations.estimates import Estimates
 from bionemo.perteval.populations.views import View
@@ -30,9 +32,6 @@ from bionemo.screens.errors import InputError
 
 CELL_EVAL2 = Environment(package="cell-eval2", release="0.20.0", script="cell_eval2_driver.py")
 """The release, in an environment of its own."""
-
-Cells = Mapping[str, sp.csr_matrix]
-"""Perturbation -> counts of its cells, float64 [n, G]."""
 
 _LABEL = "perturbation"
 _SMALLEST_PANEL = 2
@@ -44,7 +43,7 @@ class Scorer(Protocol):
     zero: Mapping[str, float]
     one: Mapping[str, float]
 
-    def score(self, cells: Cells) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    def score(self, cells: Mapping[str, sp.csr_matrix]) -> tuple[Mapping[str, float], Mapping[str, float]]:
         """Return values and scaled values of predicted cells, by member; a member without one is left out."""
         ...
 
@@ -66,7 +65,7 @@ def score_challenge(
     original
         Whether cell-eval2 computes the members, in an environment of its own.
     threads
-        How many threads its tests take.
+        How many threads share the perturbations.
     progress
         Whether to show a bar on stderr.
 
@@ -94,12 +93,11 @@ def score_challenge(
     ):
         for context, names in scored.items():
             begin(f"challenge, {context}: its 0 and 1")
-            scorer = scorer_of(panel_of(screen, context))
+            scorer = scorer_of(panel_of(screen, context, threads=threads))
             view = View.of(screen, estimates, context, SHARED)
             for arm, repeat in drawn:
                 begin(f"challenge, {context}: {arm}")
-                cells = {name: draw(view, arm, name, seed=seed, repeat=repeat) for name in names}
-                values, scaled = scorer.score({name: _per_cell(population) for name, population in cells.items()})
+                values, scaled = scorer.score(Cells(names, partial(_drawn, view, arm, seed=seed, repeat=repeat)))
                 rows += [
                     {
                         "arm": arm,
@@ -117,7 +115,7 @@ def score_challenge(
     return pd.DataFrame(rows)
 
 
-def panel_of(screen: Screen, context: str) -> Panel:
+def panel_of(screen: Screen, context: str, *, threads: int = 1) -> Panel:
     """Return the observed cells of a context."""
     column = {gene: place for place, gene in enumerate(screen.genes.astype(str))}
     return Panel(
@@ -125,7 +123,8 @@ def panel_of(screen: Screen, context: str) -> Panel:
         own_gene={name: column.get(name) for name in screen.scored[context]},
         control=screen.control,
         controls=_counts(screen, screen.rows[context, screen.control]),
-        truth={name: _counts(screen, screen.rows[context, name]) for name in screen.scored[context]},
+        truth=Cells(screen.scored[context], lambda name: _counts(screen, screen.rows[context, name])),
+        threads=threads,
     )
 
 
@@ -135,7 +134,7 @@ class _Own:
     def __init__(self, panel: Panel) -> None:
         self._panel, self.zero, self.one = panel, panel.zero, panel.one
 
-    def score(self, cells: Cells) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    def score(self, cells: Mapping[str, sp.csr_matrix]) -> tuple[Mapping[str, float], Mapping[str, float]]:
         values = self._panel.values(cells)
         return values, challenge.scale(values, self.zero, self.one)
 
@@ -157,12 +156,12 @@ class _CellEval2:
         self._points = driver.ask(self._task)
         self.zero, self.one = self._points["baseline"], self._points["replicate"]
 
-    def score(self, cells: Cells) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    def score(self, cells: Mapping[str, sp.csr_matrix]) -> tuple[Mapping[str, float], Mapping[str, float]]:
         self._write(cells, self._folder / "predicted.h5ad")
         found = self._driver.ask({**self._task, **self._points, "predicted": str(self._folder / "predicted.h5ad")})
         return found["values"], found["scaled"]
 
-    def _write(self, cells: Cells, path: Path) -> None:
+    def _write(self, cells: Mapping[str, sp.csr_matrix], path: Path) -> None:
         parts = [self._panel.controls, *cells.values()]
         labels = np.repeat([self._panel.control, *cells], [cell_count(part) for part in parts])
         obs = pd.DataFrame({_LABEL: labels}, index=pd.Index([str(i) for i in range(labels.size)]))
@@ -182,6 +181,10 @@ def _cell_eval2(threads: int, *, progress: bool) -> Iterator[Callable[[Panel], S
             return _CellEval2(panel, driver, folder, threads)
 
         yield scorer_of
+
+
+def _drawn(view: View, arm: str, name: str, *, seed: int, repeat: int) -> sp.csr_matrix:
+    return _per_cell(draw(view, arm, name, seed=seed, repeat=repeat))
 
 
 def _counts(screen: Screen, rows: np.ndarray) -> sp.csr_matrix:

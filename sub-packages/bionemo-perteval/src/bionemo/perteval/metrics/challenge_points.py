@@ -9,7 +9,7 @@ import scipy.sparse as sp
 
 from bionemo.perteval.inputs.screen import cell_count
 from bionemo.perteval.metrics import challenge
-from bionemo.perteval.metrics.panel import FDR, Controls, Groups, mean_response
+from bionemo.perteval.metrics.panel import FDR, Cells, Controls, Groups, mean_response
 
 _DIVISIONS = 5
 
@@ -30,6 +30,8 @@ class Panel:
         Counts of control cells, float64 [n, G].
     truth
         Perturbation -> counts of its cells, float64 [n, G].
+    threads
+        How many share the perturbations.
     """
 
     genes: np.ndarray
@@ -37,11 +39,12 @@ class Panel:
     control: str
     controls: sp.csr_matrix
     truth: Mapping[str, sp.csr_matrix]
+    threads: int = 1
 
     @cached_property
     def observed(self) -> Groups:
         """Return the observed cells, measured."""
-        return Groups.of(list(self.truth.values()), Controls.of(self.controls))
+        return Groups.of(self.truth, Controls.of(self.controls), threads=self.threads)
 
     @cached_property
     def zero(self) -> dict[str, float]:
@@ -60,24 +63,32 @@ class Panel:
         return {name: float(np.mean([values[name] for values in found])) for name in names}
 
     def values(self, cells: Mapping[str, sp.csr_matrix]) -> dict[str, float]:
-        """Return the values of predicted cells, counts [n, G] of every perturbation."""
-        predicted = Groups.of([cells[name] for name in self.truth], self.observed.controls)
+        """Return the values of predicted cells, in the order of the observed perturbations."""
+        predicted = Groups.of(cells, self.observed.controls, threads=self.threads)
         return challenge.values(predicted, self.observed, self._own, self.genes)
 
     @property
     def _own(self) -> list[int | None]:
         return [self.own_gene[name] for name in self.truth]
 
+    def _cells(self, name: str) -> sp.csr_matrix:
+        return self.controls if name == self.control else self.truth[name]
+
     def _halved(self, seed: int) -> dict[str, float]:
         rng = np.random.default_rng(seed)
-        halves: tuple[dict[str, sp.csr_matrix], dict[str, sp.csr_matrix]] = ({}, {})
-        for name in sorted([self.control, *self.truth]):
-            cells = self.controls if name == self.control else self.truth[name]
-            order, half = rng.permutation(cell_count(cells)), cell_count(cells) // 2
-            for part, start in zip(halves, (0, half), strict=True):
-                part[name] = cells[order[start : start + half]]
+        orders = {name: rng.permutation(cell_count(self._cells(name))) for name in sorted([self.control, *self.truth])}
+
+        def half(name: str, which: int) -> sp.csr_matrix:
+            size = orders[name].size // 2
+            return self._cells(name)[orders[name][which * size : (which + 1) * size]]
+
         first, second = (
-            Groups.of([part[name] for name in self.truth], Controls.of(part[self.control])) for part in halves
+            Groups.of(
+                Cells(list(self.truth), lambda name, which=which: half(name, which)),
+                Controls.of(half(self.control, which)),
+                threads=self.threads,
+            )
+            for which in (0, 1)
         )
         values = challenge.values(second, first, self._own, self.genes)
         gate = self.observed.rate < FDR

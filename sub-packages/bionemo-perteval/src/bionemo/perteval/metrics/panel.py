@@ -4,7 +4,8 @@ The definitions are sections 1 to 3 of the challenge's metric reference (cell-ev
 are of cells, float64 [n, G], sparse; they need not be whole.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,31 @@ _CELL_SUM = 1e6
 _TESTED_ABOVE = 5.0
 _SMALL = 1e-9
 _CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Cells(Mapping[str, sp.csr_matrix]):
+    """`Cells` give the counts of each perturbation, float64 [n, G], made when they are asked for.
+
+    Attributes
+    ----------
+    names
+        Perturbations, in the order of a panel.
+    make
+        Perturbation -> its counts.
+    """
+
+    names: Collection[str]
+    make: Callable[[str], sp.csr_matrix]
+
+    def __getitem__(self, name: str) -> sp.csr_matrix:
+        return self.make(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,36 +109,42 @@ class Groups:
     change: np.ndarray
 
     @classmethod
-    def of(cls, counts: Sequence[sp.csr_matrix], controls: Controls) -> "Groups":
-        """Measure the cells of each perturbation."""
+    def of(cls, counts: Mapping[str, sp.csr_matrix], controls: Controls, *, threads: int = 1) -> "Groups":
+        """Measure the cells of each perturbation; a thread holds one perturbation in memory at a time."""
         groups, genes = len(counts), controls.profile.size
         profiles, noise = np.empty((groups, genes)), np.empty(groups)
         p_value, rate = np.ones((groups, genes)), np.ones((groups, genes))
         change = np.full((groups, genes), np.nan)
         tested = controls.tested
-        for place, cells in enumerate(counts):
+
+        def measure(place: int, name: str) -> None:
+            cells = counts[name]
             profiles[place], noise[place] = _profile(cells)
             per_million = _per_million(cells)
-            cells_by_gene = mann_whitney.sort_cells(_logged(per_million, tested))
-            found = mann_whitney.test(cells_by_gene, controls.ranked).p_value
+            by_gene = mann_whitney.sort_cells(_logged(per_million, tested))
+            found = mann_whitney.test(by_gene, controls.ranked).p_value
             p_value[place, tested] = found
             rate[place, tested] = stats.false_discovery_control(found, method="bh")
             ratio = (_mean(per_million)[tested] + _SMALL) / (controls.mean[tested] + _SMALL)
             change[place, tested] = np.log2(ratio)
+
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(measure, range(groups), counts))
         return cls(controls=controls, profiles=profiles, noise=noise, p_value=p_value, rate=rate, change=change)
 
 
 def mean_response(
     controls: sp.csr_matrix, truth: Mapping[str, sp.csr_matrix], own_gene: Mapping[str, int | None]
-) -> dict[str, sp.csr_matrix]:
+) -> Cells:
     """Return cells whose expected counts are the mean response: what a model knows that knows no perturbation.
 
     Control cells are drawn with replacement, as many as were observed, and their counts scaled gene by gene. A gene's
     mean leaves the perturbation of that gene out.
     """
     total, number = np.zeros(gene_count(controls)), np.full(gene_count(controls), float(len(truth)))
+    sizes = {}
     for name, cells in truth.items():
-        mean = _mean(cells)
+        mean, sizes[name] = _mean(cells), cell_count(cells)
         gene = own_gene[name]
         if gene is not None:
             mean[gene] = 0.0
@@ -121,13 +153,15 @@ def mean_response(
     control_mean = _mean(controls)
     scale = np.divide(total / number, control_mean, out=np.zeros_like(total), where=control_mean > 0)
     rng = np.random.default_rng(0)
-    drawn = {}
-    for name in sorted(truth):
-        cells = controls[rng.integers(0, cell_count(controls), size=cell_count(truth[name]))]
+    rows = {name: rng.integers(0, cell_count(controls), size=sizes[name]) for name in sorted(truth)}
+
+    def make(name: str) -> sp.csr_matrix:
+        cells = controls[rows[name]]
         # The challenge's file of these cells is in single precision.
         data = (cells.data.astype(np.float32) * scale[cells.indices]).astype(np.float32).astype(np.float64)
-        drawn[name] = sp.csr_matrix((data, cells.indices, cells.indptr), shape=cells.shape)
-    return drawn
+        return sp.csr_matrix((data, cells.indices, cells.indptr), shape=cells.shape)
+
+    return Cells(list(truth), make)
 
 
 def _profile(counts: sp.csr_matrix) -> tuple[np.ndarray, float]:
