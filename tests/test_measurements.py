@@ -130,12 +130,13 @@ def test_a_run_with_other_solver_steps_shares_its_weights(tmp_path):
     assert (copy / "checkpoints" / "step=1" / "shard").samefile(run / "checkpoints" / "step=1" / "shard")
 
 
-def test_every_patient_is_left_out_once_and_short_runs_are_those_without_validation(tmp_path):
+def test_every_patient_is_left_out_once_and_short_runs_are_those_where_nothing_chooses(tmp_path):
     folds = real_screens.folds(tmp_path)
-    assert [fold.name for fold in folds if fold.validated] == ["papalexi_validated"]
+    assert [fold.name for fold in folds if fold.chosen] == ["papalexi", "papalexi_validated"]
     for fold in folds:
-        assert ("val =" in fold.screen.split.read_text()) is fold.validated
-        assert ("training.max_steps=25" in fold.overrides(1)) is not fold.validated
+        assert ("val =" in fold.screen.split.read_text()) is (fold.name == "papalexi_validated")
+        assert ("training.max_steps=25" in fold.overrides(1)) is not fold.chosen
+        assert "training.control_rotation=1" in fold.overrides(4)
     patients = {fold.name.removeprefix("gbm_") for fold in folds if fold.name.startswith("gbm_")}
     assert patients == set(real_screens.PATIENTS)
 
@@ -161,6 +162,8 @@ def test_tables_over_folds():
         },
     }
     second = {**first, "arms": {**first["arms"], "scale": arm("prediction", 0.7, 0.6, 0.8)}}
+    for fold in (first, second):
+        fold["shared"] = {"arms": fold["arms"]}
     means = over_folds([first, second])
     assert means["scale"]["PDCorr"] == pytest.approx(0.6)
     # Of the seeds' means over folds, .5 and .7.

@@ -6,6 +6,7 @@ Signatures are effects of a perturbation in a context, z-scores of ranks, withou
 package's own, on a scale where a shift adds (pseudocount 1), every signature with the same weight and no known noise.
 """
 
+import argparse
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +114,9 @@ def scores(path: Path, held_out_contexts: int, held_out_share: float, seed: int)
 
 def main() -> None:
     """Write a table to stdout."""
+    argparse.ArgumentParser(
+        prog="python -m experiments.interaction.run", description=(__doc__ or "").splitlines()[0]
+    ).parse_args()
     rows = [["signatures", "seed", "held out", *ARMS], ["---", "---", "---:", *("---:" for _ in ARMS)]]
     for name, (file, contexts, share) in SCREENS.items():
         for seed in SEEDS:
