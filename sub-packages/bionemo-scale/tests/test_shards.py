@@ -11,6 +11,7 @@ import h5py
 import pytest
 
 import bionemo.scale as scale
+from bionemo.scale.errors import Stopped
 from bionemo.scale.inference import populations as choosing
 from bionemo.scale.inference import shards
 from bionemo.scale.inference.generate import Generator
@@ -187,13 +188,48 @@ def test_a_rank_says_what_is_wrong_with_its_environment(monkeypatch):
         pass
 
 
+SMALL_SHARDS = """
+from bionemo.scale.inference import populations
+
+populations.CELLS_PER_SHARD = 1
+from bionemo.scale.cli.app import main
+
+main()
+"""
+
+
 @pytest.mark.slow
 def test_two_processes_predict_what_one_does(run_path, written, tmp_path):
-    screen = written()
+    screen, script = written(), tmp_path / "small_shards.py"
+    script.write_text(SMALL_SHARDS)
     words = ["predict", "--checkpoint", run_path, "--controls", screen, "--like", screen, "--part", "all"]
     for name, more in (("one", []), ("two", ["--devices", "2"])):
-        command = [sys.executable, "-m", "bionemo.scale.cli", *words, "--out", tmp_path / name, *more]
+        command = [sys.executable, script, *words, "--out", tmp_path / name, *more]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
+        assert f"wrote {tmp_path / name}: 37 cells" in done.stdout
+    assert len(content(tmp_path / "one")) == 5
     assert content(tmp_path / "one") == content(tmp_path / "two")
-    assert (tmp_path / "two" / "index.json").exists()
+
+
+def test_processes_that_were_started_end_with_a_failure_of_the_first(monkeypatch):
+    others, popen = [], subprocess.Popen
+
+    def remembered(*words, **given):
+        others.append(popen(*words, **given))
+        return others[-1]
+
+    def fail():
+        with started(3) as rank:
+            assert rank == Rank(0, 3)
+            raise InputError("mistake")
+
+    monkeypatch.setattr(subprocess, "Popen", remembered)
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-c", "import time; time.sleep(60)", "--devices", "3"])
+    with pytest.raises(InputError, match="mistake"):
+        fail()
+    assert [process.poll() for process in others] == [-15, -15]
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-c", "import os; exit(int(os.environ['RANK']))"])
+    message = "rank 1 with 1, rank 2 with 2 ended early: start the same command again"
+    with pytest.raises(Stopped, match=message), started(3):
+        pass

@@ -85,13 +85,14 @@ def predict(
     ] = 1,
 ) -> None:
     """Predict perturbed cells from control cells. A command that was ended goes on when it is given again."""
+    from bionemo.scale.inference.predict import is_whole
     from bionemo.scale.inference.predict import predict as run
     from bionemo.scale.inference.ranks import started
     from bionemo.scale.threads import use_threads
 
     use_threads(threads)
     with started(devices) as rank:
-        model, cells, whole = run(
+        model, cells = run(
             checkpoint,
             controls,
             out,
@@ -111,5 +112,5 @@ def predict(
             rank=rank,
         )
     if not rank.number:
-        done = "wrote" if whole or devices > 1 else f"rank 0 of {rank.of} has done its part of"
+        done = "wrote" if is_whole(out) else f"rank 0 of {rank.of} has done its part of"
         typer.echo(f"{done} {out}: {cells:,} cells, {model.summary()}")

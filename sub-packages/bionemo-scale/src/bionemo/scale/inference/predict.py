@@ -9,7 +9,7 @@ from bionemo.scale.inference.inputs import Cells
 from bionemo.scale.inference.output import check_target, is_one_file
 from bionemo.scale.inference.progress import shown
 from bionemo.scale.inference.ranks import Rank
-from bionemo.scale.inference.shards import ShardFolder
+from bionemo.scale.inference.shards import INDEX, ShardFolder
 from bionemo.scale.inference.trained_model import TrainedModel
 
 ALONE = Rank()
@@ -26,7 +26,7 @@ def predict(
     progress: bool = True,
     rank: Rank = ALONE,
     **choices: Any,
-) -> tuple[TrainedModel, int, bool]:
+) -> tuple[TrainedModel, int]:
     """Predict populations of perturbed cells, shard by shard, and write each as it comes.
 
     Memory grows with a shard and with the control cells of a context, not with the number of cells or conditions. The
@@ -53,8 +53,6 @@ def predict(
         The model that predicted.
     cells : int
         The number of cells of the whole prediction.
-    whole : bool
-        Whether all of it is there; if not, other ranks are not done.
 
     Raises
     ------
@@ -75,11 +73,16 @@ def predict(
     mend = None if one_file else "name another folder, or replace them with --overwrite"
     sizes, own = request.sizes, range(rank.number, len(request.shards), rank.of)
     if not own:  # the others may be done already
-        return model, sum(sizes), False
+        return model, sum(sizes)
     with folder.held(mend=mend, overwrite=overwrite):
         absent = folder.absent(own)
         with shown(sum(sizes[number] for number in absent), progress and not rank.number) as report:
             for number in absent:
                 folder.write(number, request.shard(number, report))
-        whole = folder.finish({"prediction": dict(request.facts)}, sizes, out if one_file else None)
-    return model, sum(sizes), whole
+        folder.finish({"prediction": dict(request.facts)}, sizes, out if one_file else None)
+    return model, sum(sizes)
+
+
+def is_whole(out: Path) -> bool:
+    """Say whether all of a prediction is there, of several ranks too."""
+    return out.is_file() or (out / INDEX).is_file()

@@ -34,7 +34,7 @@ class Rank:
             A variable is no number, or the rank is not among the processes.
         """
         try:
-            number, of, local = (int(os.environ.get(f"{name}", "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+            number, of, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
         except ValueError as error:
             raise InputError(f"RANK, WORLD_SIZE and LOCAL_RANK must be numbers ({error}).") from None
         of = of or 1
@@ -64,14 +64,8 @@ def started(devices: int) -> Iterator[Rank]:
     try:
         for number in range(1, devices):
             place = {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(devices)}
-            words = [word for word in _without_devices(sys.argv[1:])]
-            others.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "bionemo.scale.cli", *words],
-                    env=os.environ | place,
-                    preexec_fn=_end_with_parent,
-                )
-            )
+            words = [sys.executable, *_without_devices(sys.orig_argv[1:])]
+            others.append(subprocess.Popen(words, env=os.environ | place, preexec_fn=_end_with_parent))
         yield Rank(0, devices, 0)
         codes = {number: process.wait() for number, process in enumerate(others, 1)}
         failed = [f"rank {number} with {code}" for number, code in codes.items() if code]

@@ -126,7 +126,7 @@ class ShardFolder:
         image = _h5ad(cells)
         write_whole(self.path / f"part-{number:05d}-{_checksum(image)}.h5ad", image)
 
-    def finish(self, index: Mapping[str, Any], cells: Sequence[int], one_file: Path | None) -> bool:
+    def finish(self, index: Mapping[str, Any], cells: Sequence[int], one_file: Path | None) -> None:
         """Write the index, or make one file of the shards and remove them, if all of them are there.
 
         Parameters
@@ -137,36 +137,30 @@ class ShardFolder:
             How many each shard has.
         one_file
             Where all cells go.
-
-        Returns
-        -------
-        bool
-            Whether the prediction is whole now.
         """
         try:
             lock = (self.path / FINISHING).open("a")
         except FileNotFoundError:
-            return True  # by another rank
+            return  # another rank has done it
         with lock:
             with suppress(OSError):
                 fcntl.flock(lock, fcntl.LOCK_EX)
             if not (self.path / PLAN).exists() or (self.path / INDEX).exists():
-                return True
+                return
             files = self._files()
             if len(files) < self._shards:
-                return False
+                return
             paths = [files[number] for number in range(self._shards)]
             if one_file is not None:
                 merge(paths, one_file)
                 shutil.rmtree(self.path)
-                return True
+                return
             stated = [
                 {"file": path.name, "cells": n, "checksum": _stated_checksum(path)}
                 for path, n in zip(paths, cells, strict=True)
             ]
             content = {"format": FORMAT, **index, "cells": sum(cells), "shards": stated}
             write_whole(self.path / INDEX, json.dumps(content, indent=1).encode())
-            return True
 
     def _files(self) -> dict[int, Path]:
         return {int(path.name.split("-")[1]): path for path in self.path.glob("part-*-*.h5ad")}
