@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from bionemo.scale.ending import end_now
@@ -21,8 +22,8 @@ class Launcher(_SubprocessScriptLauncher):
     """The `Launcher` is Lightning's, but for its watch over the ranks, which kills the first one without a word.
 
     A rank that waits in a library for one that is gone may wait for half an hour. So each rank looks at those that it
-    has started, or at the process that has started it, and ends where one of them has. A process that trains twice
-    does so with the same ranks.
+    has started, or at the process that has started it, and ends where one of them has; under Slurm, Slurm does. A
+    process that trains twice does so with the same ranks.
     """
 
     _now: "Launcher | None" = None
@@ -37,7 +38,7 @@ class Launcher(_SubprocessScriptLauncher):
         environment = self.cluster_environment
         environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         before, Launcher._now = Launcher._now, self
-        if before is not None:
+        if before is not None or isinstance(environment, SLURMEnvironment):
             return function(*args, **kwargs)
         parent = os.getppid()
         lost: Callable[[], bool]
