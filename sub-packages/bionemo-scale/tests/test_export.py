@@ -119,10 +119,14 @@ def test_a_model_that_with_a_linear_start_predicts_the_same(build, sets, vocabul
     _check_portable(model, config, weights)
     portable = scale_portable.ScaleModel(config["model"], config["vocabulary"], config["labels"])
     portable.load_state_dict(weights)
-    assert portable.start_rows("MYC+TP53") == [[2]]
-    assert portable.start_rows("MYC") == [[0, 1]]
-    assert portable.start_rows("TP53+MYC") == [[3], [0, 1]]
+    assert portable.start_rows("MYC+TP53") == [[(2, 1.0)]]
+    assert portable.start_rows("MYC") == [[(0, 0.5), (1, 0.5)]]
+    assert portable.start_rows("TP53+MYC") == [[(3, 1.0)], [(0, 0.5), (1, 0.5)]]
     assert portable.start_rows("ctrl") == []
+    low, high = ((np.log10(dose) - 0.5) / 0.5 for dose in (1, 10))
+    (between,) = portable.start_rows("MYC", [0.75 * low + 0.25 * high])
+    assert between == [(0, pytest.approx(0.75)), (1, pytest.approx(0.25))]
+    assert portable.start_rows("MYC", [high + 1]) == [[(1, 1.0)]]
     control = sets(6, 6)["control"]
     answer = portable.eval().predict(control, perturbation=["MYC+10uM", "ctrl"], context=["A", "B"])
     mean = control.mean(1)

@@ -12,7 +12,14 @@ from scipy import sparse
 from bionemo.scale.inference.controls import ControlCells, read_controls
 from bionemo.scale.inference.genes import MissingGenes
 from bionemo.scale.inference.inputs import Columns
-from bionemo.scale.inference.populations import check_known, populations_like, populations_of, shards
+from bionemo.scale.inference.populations import (
+    Population,
+    check_known,
+    doses_beyond,
+    populations_like,
+    populations_of,
+    shards,
+)
 from bionemo.scale.inference.starts import Draw, Pools
 from bionemo.screens import Split
 from bionemo.screens.controls import ControlRole, ControlRoles, Controls
@@ -397,3 +404,16 @@ def test_thousands_of_populations_take_no_longer_each_than_hundreds(vocabulary):
     assert len(starts) == 4_000
     assert len(starts[-1]) == 100
     assert time.perf_counter() - started < 5
+
+
+def test_a_dose_beyond_those_of_training_is_named(vocabulary):
+    names = replace(vocabulary, start_labels=("MYC+1uM", "MYC+10uM", "TP53"), dose_unit="uM", log_dose=(0.5, 0.5))
+
+    def notices(*labels: str) -> list[str]:
+        return doses_beyond([Population("A", label, None, 1) for label in labels], names)
+
+    assert notices("MYC+1uM", "MYC+3uM", "MYC+10uM", "MYC", "TP53", "TP53+MYC+2uM") == []
+    above, below = notices("MYC+100nM", "TP53+MYC+20uM")
+    assert "'MYC+100nM' has a dose beyond those of training, 1 to 10uM of MYC: the linear start is that of 1uM" in above
+    assert "'TP53+MYC+20uM'" in below
+    assert "that of 10uM" in below

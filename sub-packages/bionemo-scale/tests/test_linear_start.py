@@ -239,11 +239,33 @@ def test_combinations_and_doses_are_made_of_what_was_shown_alone(vocabulary):
         perturbations=("ctrl", "A", "B", "C"),
         start_labels=("A", "B+1uM", "B+10uM", "A+C"),
     )
-    assert rows_of("A", names) == [[0]]
-    assert rows_of("A+C", names) == [[3]]
-    assert rows_of("A+C", names, without=("A+C",)) == [[0], [4]]
-    assert rows_of("A+B", names) == [[0], [1, 2]]
-    assert rows_of("B+3uM", names) == [[1, 2]]
+    assert rows_of("A", names) == [[(0, 1.0)]]
+    assert rows_of("A+C", names) == [[(3, 1.0)]]
+    assert rows_of("A+C", names, without=("A+C",)) == [[(0, 1.0)], [(4, 1.0)]]
+    assert rows_of("A+B", names) == [[(0, 1.0)], [(1, 0.5), (2, 0.5)]]
+    assert rows_of("B+100nM", names) == [[(1, 1.0)]]
+    assert rows_of("B+30uM", names) == [[(2, 1.0)]]
+    assert rows_of("A+B+10uM", names) == [[(0, 1.0)], [(2, 1.0)]]
+
+
+def test_a_series_of_doses_follows_a_curve_through_the_trained_ones(names):
+    """Between two doses of training nothing jumps, also at the labels that were trained."""
+    labels = ["ctrl", *(f"p{i}+{dose}uM" for i in range(1, 5) for dose in (1, 10))]
+    means = screen()
+    dosed = replace(names, perturbations=("ctrl", "p1", "p2", "p3", "p4"), start_labels=tuple(labels[1:]))
+    start = model_of(FittedLinearStart(means, CONTEXTS, labels, dosed), dosed)
+    middle = torch.from_numpy(means.control[ControlRole.INPUT][0]).float()[None]
+
+    def at(dose: float) -> torch.Tensor:
+        return start.delta([f"p2+{dose:.6g}uM"], torch.tensor([0]), middle, dosed)[0]
+
+    series = torch.stack([at(dose) for dose in np.geomspace(1, 10, 41)])
+    whole = (series[-1] - series[0]).abs().max()
+    assert whole > 0.5
+    assert (series[1:] - series[:-1]).abs().max() < 1.5 * whole / 40
+    assert torch.equal(series[0], start.delta(["p2+1uM"], torch.tensor([0]), middle, dosed)[0])
+    torch.testing.assert_close(at(20), series[-1])
+    torch.testing.assert_close(at(0.1), series[0])
 
 
 def test_moved_cells_have_the_mean_that_was_asked_for_and_keep_their_zeros():
@@ -338,5 +360,5 @@ def test_thousands_of_combinations_are_found_among_thousands_of_labels(vocabular
     names = replace(vocabulary, perturbations=("ctrl", *labels), start_labels=labels)
     started = time.perf_counter()
     found = [rows_of(f"p{i}+p{i + 1}", names) for i in range(3_999)]
-    assert found[7] == [[7], [8]]
+    assert found[7] == [[(7, 1.0)], [(8, 1.0)]]
     assert time.perf_counter() - started < 5

@@ -77,13 +77,13 @@ class Vocabulary:
         return {name: row for row, name in enumerate(self.start_rows)}
 
     @cached_property
-    def start_rows_alone(self) -> dict[str, list[int]]:
-        """Rows of the labels that have one perturbation alone, at any dose, by its name."""
-        alone: dict[str, list[int]] = {}
+    def start_rows_alone(self) -> dict[str, dict[int, float | None]]:
+        """Rows of the labels that have one perturbation alone, by its name, and the dose of each."""
+        alone: dict[str, dict[int, float | None]] = {}
         for label, row in self.start_row_of.items():
-            names = [treatment.name for treatment in self.treatments(label)]
-            if len(names) == 1:
-                alone.setdefault(names[0], []).append(row)
+            treatments = self.treatments(label)
+            if len(treatments) == 1:
+                alone.setdefault(treatments[0].name, {})[row] = treatments[0].dose
         return alone
 
     def to_dict(self) -> dict:

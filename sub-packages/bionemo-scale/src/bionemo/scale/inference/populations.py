@@ -137,6 +137,23 @@ def check_known(populations: Sequence[Population], vocabulary: Vocabulary) -> No
             )
 
 
+def doses_beyond(populations: Sequence[Population], vocabulary: Vocabulary) -> list[str]:
+    """Say which doses lie beyond those that training has shown of the perturbation, where there is a linear start."""
+    found = []
+    for label in sorted({p.perturbation for p in populations} - set(vocabulary.start_labels)):
+        for treatment in vocabulary.treatments(label):
+            alone = vocabulary.start_rows_alone.get(treatment.name, {}).values()
+            shown = [dose for dose in alone if dose is not None]
+            if treatment.dose is None or not shown or min(shown) <= treatment.dose <= max(shown):
+                continue
+            unit, nearest = treatment.unit, min(shown) if treatment.dose < min(shown) else max(shown)
+            found.append(
+                f"perturbation {label!r} has a dose beyond those of training, {min(shown):g} to {max(shown):g}{unit} "
+                f"of {treatment.name}: the linear start is that of {nearest:g}{unit}, and the network extrapolates."
+            )
+    return found
+
+
 def unseen_contexts(populations: Sequence[Population], vocabulary: Vocabulary) -> list[str]:
     """Say which contexts the model knows by their control cells alone."""
     unseen = sorted({p.context for p in populations} - set(vocabulary.contexts))

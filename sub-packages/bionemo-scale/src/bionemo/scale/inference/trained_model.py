@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from bionemo.scale.inference.output import condition_table
 from bionemo.scale.inference.populations import (
     Population,
     check_known,
+    doses_beyond,
     populations_like,
     populations_of,
     shards,
@@ -259,9 +261,9 @@ class TrainedModel:
         if not chosen:
             raise InputError("nothing to predict: name --perturbations, or give an observed file with --like.")
         check_known(chosen, self.network.vocabulary)
-        unseen = unseen_contexts(chosen, self.network.vocabulary)
+        unseen = [notice(chosen, self.network.vocabulary) for notice in (unseen_contexts, doses_beyond)]
         pools.check(chosen)
-        for notice in (*pools.cells.notices, *pools.notices(chosen), *unseen):
+        for notice in (*pools.cells.notices, *pools.notices(chosen), *chain(*unseen)):
             _log.warning("note: %s", notice)
         return chosen
 

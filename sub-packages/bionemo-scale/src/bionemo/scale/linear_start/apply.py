@@ -3,8 +3,9 @@
 Axes: B sets, S cells, G genes.
 """
 
-from collections.abc import Collection, Sequence
-from itertools import chain
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain, pairwise
+from math import log
 
 import torch
 from torch import nn
@@ -62,7 +63,7 @@ class LinearStart(nn.Module):
         """
         rows = [rows_of(label, vocabulary) for label in labels]
         effect_BG = torch.stack([combine(self.effect, found) for found in rows])
-        elsewhere_BG = torch.stack([self.elsewhere[list(chain(*found))].mean(0) for found in rows])
+        elsewhere_BG = torch.stack([combine(self.elsewhere, found) / len(found) for found in rows])
         common_BG = torch.where(self.known[context_B, None] > 0, self.common[context_B], elsewhere_BG)
         interaction_BR = torch.stack(
             [combine(self.interaction[k], found) for k, found in zip(context_B.tolist(), rows, strict=True)]
@@ -81,11 +82,15 @@ def interaction_rank(vocabulary: Vocabulary) -> int:
     return max(1, min(INTERACTION_RANK, len(vocabulary.genes), pairs))
 
 
-def rows_of(label: str, vocabulary: Vocabulary, without: Collection[str] = ()) -> list[list[int]]:
-    """Return the rows of ``LinearStart.effect`` that a label's effect is made of: averaged in each list, then summed.
+Rows = list[list[tuple[int, float]]]
+"""For each perturbation of a label, the rows of a table that its effect is made of, and their weights."""
+
+
+def rows_of(label: str, vocabulary: Vocabulary, without: Collection[str] = ()) -> Rows:
+    """Return the rows of ``LinearStart.effect`` that a label's effect is made of.
 
     These are the row of the label itself; else, for each of its perturbations, the rows of labels that have it alone,
-    at any dose, or the row of its embedding; else the last row.
+    weighted by dose as in `weights_by_dose`, or the row of its embedding; else the last row.
 
     Parameters
     ----------
@@ -97,15 +102,45 @@ def rows_of(label: str, vocabulary: Vocabulary, without: Collection[str] = ()) -
         Labels whose rows are taken for absent.
     """
     if label in vocabulary.start_row_of and label not in without:
-        return [[vocabulary.start_row_of[label]]]
-    names, last = vocabulary.start_rows, [len(vocabulary.start_rows)]
-    alone = [vocabulary.start_rows_alone.get(treatment.name, []) for treatment in vocabulary.treatments(label)]
-    return [[row for row in rows if names[row] not in without] or last for rows in alone]
+        return [[(vocabulary.start_row_of[label], 1.0)]]
+    names, last = vocabulary.start_rows, [(len(vocabulary.start_rows), 1.0)]
+    found: Rows = []
+    for treatment in vocabulary.treatments(label):
+        alone = vocabulary.start_rows_alone.get(treatment.name, {})
+        known = {row: dose for row, dose in alone.items() if names[row] not in without}
+        found.append(weights_by_dose(treatment.dose, known) or last)
+    return found
 
 
-def combine(effects: torch.Tensor, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Return the sum over the lists of the mean of their rows of ``effects``, [L, ...] to [...]."""
-    return torch.stack([effects[list(part)].mean(0) for part in rows]).sum(0)
+def weights_by_dose(dose: float | None, known: Mapping[int, float | None]) -> list[tuple[int, float]]:
+    """Return rows and weights that say what a perturbation does at a dose, from rows of other doses of it.
+
+    Between two doses the effect is linear in the logarithm of the dose, and beyond the lowest or the highest it is that
+    of this one. Without a dose, or where no row has one, all rows count alike.
+
+    Parameters
+    ----------
+    dose
+        Above 0, or None.
+    known
+        Row -> its dose.
+    """
+    series = sorted((log(given), row) for row, given in known.items() if given is not None)
+    if dose is None or not series:
+        return [(row, 1 / len(known)) for row in known]
+    place = log(dose)
+    if place <= series[0][0] or place >= series[-1][0]:
+        return [(series[0 if place <= series[0][0] else -1][1], 1.0)]
+    (low, under), (high, over) = next(pair for pair in pairwise(series) if pair[0][0] <= place < pair[1][0])
+    share = (place - low) / (high - low)
+    return [(under, 1 - share), (over, share)]
+
+
+def combine(effects: torch.Tensor, rows: Rows) -> torch.Tensor:
+    """Return the sum of weighted rows of ``effects``, [L, ...] to [...]."""
+    pairs = list(chain(*rows))
+    weights = torch.tensor([weight for _, weight in pairs], dtype=effects.dtype, device=effects.device)
+    return torch.tensordot(weights, effects[[row for row, _ in pairs]], dims=1)
 
 
 def move_cells(

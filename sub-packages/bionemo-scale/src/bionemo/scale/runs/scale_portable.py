@@ -314,6 +314,15 @@ class Decoder(nn.Module):
         return self.to_genes(z_BSD + self.mlp(self.norm(z_BSD)))[..., : self.genes] + self.gene_bias
 
 
+Rows = list[list[tuple[int, float]]]
+"""For each perturbation of a label, the rows of a table that its effect is made of, and their weights."""
+
+
+def weighted(table: torch.Tensor, rows: Rows) -> torch.Tensor:
+    """Return the sum of weighted rows of a table; 0 without rows."""
+    return sum((weight * table[row] for part in rows for row, weight in part), torch.zeros_like(table[0]))
+
+
 class LinearStart(nn.Module):
     """`LinearStart` shifts control cells by what a perturbation did elsewhere; L training labels, K contexts."""
 
@@ -344,9 +353,9 @@ class LinearStart(nn.Module):
         }.items():
             self.register_buffer(name, torch.zeros(shape))
 
-    def delta(self, rows: list[list[list[int]]], context_B, control_mean_BG) -> torch.Tensor:
-        """Return the shift of each set, [B, G]; ``rows`` of its parts are averaged, then summed; no parts, no shift."""
-        elsewhere_BG = torch.stack([self.elsewhere[[row for part in parts for row in part]].mean(0) for parts in rows])
+    def delta(self, rows: list[Rows], context_B, control_mean_BG) -> torch.Tensor:
+        """Return the shift of each set, [B, G]; no rows, no shift."""
+        elsewhere_BG = torch.stack([weighted(self.elsewhere, parts) / max(len(parts), 1) for parts in rows])
         common_BG = torch.where(self.known[context_B, None] > 0, self.common[context_B], elsewhere_BG)
         b, a = self.shares
         # Tables hold logarithms of normalised counts plus a pseudocount, where a shift is a fold change.
@@ -355,8 +364,8 @@ class LinearStart(nn.Module):
         for parts, context, common, level, mean in zip(
             rows, context_B, common_BG, level_BG, control_mean_BG, strict=True
         ):
-            shift = sum((self.effect[part].mean(0) for part in parts), b * common) + a * (self.middle - level)
-            shift = shift + sum(self.interaction[context, part].mean(0) @ self.basis for part in parts)
+            shift = weighted(self.effect, parts) + b * common + a * (self.middle - level)
+            shift = shift + weighted(self.interaction[context], parts) @ self.basis
             moved = torch.log1p((torch.exp(level + shift) - PSEUDOCOUNT).clamp(min=0))
             deltas.append(moved - mean if parts else torch.zeros_like(mean))
         return torch.stack(deltas)
@@ -511,7 +520,10 @@ class ScaleModel(nn.Module):
         if self.linear_start is not None:
             if control_mean is None:
                 control_mean = (control * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
-            parts = [self.start_rows(label) for label in perturbation]
+            parts = [
+                self.start_rows(label, None if dose is None else of_set)
+                for label, of_set in zip(perturbation, doses.tolist(), strict=True)
+            ]
             delta = self.linear_start.delta(parts, others[0], control_mean)
             start = (delta, control_mean)
         keys = list(range(sets)) if key is None else key
@@ -552,12 +564,35 @@ class ScaleModel(nn.Module):
         is_up_BSG = passed_BSG > F.pad(passed_BSG, (0, 0, 1, 0))[:, :-1]
         return torch.where(is_up_BSG, upper_BSG, lower_BSG).to(x1.dtype)
 
-    def start_rows(self, label: str) -> list[list[int]]:
-        """Name the rows of the linear start that a label is made of: its own, or those of its parts alone."""
-        if label in self.labels:
+    def start_rows(self, label: str, doses: Sequence[float] | None = None) -> Rows:
+        """Name the rows of the linear start that a label is made of: its own, or those of its parts alone.
+
+        With ``doses``, the standardised log10 dose of each part, the effect of a part is linear in it between the doses
+        of training, and that of the nearest dose beyond them.
+        """
+        if label in self.labels and doses is None:
             return self.labels[label]["rows"]
         parts = [self.perturbations[token] for token in self._tokens(label)[0]]
-        return [self.labels[name]["rows"][0] for name in parts if name != self.control]
+        parts = [name for name in parts if name != self.control]
+        if doses is None:
+            return [self.labels[name]["rows"][0] for name in parts]
+        return [self._at_dose(name, dose) for name, dose in zip(parts, doses, strict=False)]
+
+    def _at_dose(self, name: str, dose: float) -> list[tuple[int, float]]:
+        """Return the rows of a perturbation at a standardised dose."""
+        token, series = self.perturbations.index(name), []
+        for known in self.labels.values():
+            if known["tokens"] == [token] and known["doses"] != [None] and known["rows"]:
+                series.append((known["doses"][0], known["rows"][0][0][0]))
+        series.sort()
+        if math.isnan(dose) or not series:
+            return self.labels[name]["rows"][0]
+        if dose <= series[0][0] or dose >= series[-1][0]:
+            return [(series[0 if dose <= series[0][0] else -1][1], 1.0)]
+        above = next(i for i, (known, _) in enumerate(series) if known > dose)
+        (low, under), (high, over) = series[above - 1], series[above]
+        share = (dose - low) / (high - low)
+        return [(under, 1 - share), (over, share)]
 
     def _tokens(self, label: str) -> tuple[list[int], list[float]]:
         """Return the rows of the tokens of a label, and their doses, NaN where there is none."""
