@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
-from bionemo.perteval import METRICS, evaluate, render, write
+from bionemo.perteval import METRICS, evaluate, render, warnings, write
 from bionemo.perteval.report.page import html
 from bionemo.screens import InputError
 
@@ -117,6 +117,60 @@ def test_both_releases_of_cell_eval_stand_on_the_page(evaluation):
     assert f"cell-eval {evaluation.versions['cell-eval']} / 9.9.9" in page
     assert f"<td>{evaluation.table.loc['prediction', 'DEOver']:.3f} / 0.125</td>" in page
     assert "9.9.9" not in html(evaluation)
+
+
+def _changed(evaluation, metric, values):
+    """The evaluation with other values of a metric of the prediction."""
+    from dataclasses import replace
+
+    frame = evaluation.per_perturbation.copy()
+    frame.loc[frame.arm == "prediction", metric] = values
+    return replace(evaluation, per_perturbation=frame)
+
+
+def _of(evaluation, arm, metric):
+    frame = evaluation.per_perturbation
+    return frame.loc[frame.arm == arm, metric].to_numpy()
+
+
+def test_a_passed_ceiling_is_a_warning(evaluation):
+    above = _changed(evaluation, "PDCorr", _of(evaluation, "split halves", "PDCorr") + 0.05)
+    said = "prediction passes the ceiling in PDCorr with independent control cells"
+    assert any(line.startswith(said) for line in warnings(above))
+    assert not any("passes the ceiling" in line for line in warnings(evaluation))
+
+
+def test_an_advantage_with_shared_control_cells_alone_is_a_warning(evaluation):
+    from dataclasses import replace
+
+    shared = _changed(evaluation.shared, "PDCorr", _of(evaluation.shared, evaluation.target, "PDCorr") + 0.05)
+    (said,) = (line for line in warnings(replace(evaluation, shared=shared)) if " is ahead of " in line)
+    assert "in PDCorr with shared control cells, but not with independent ones" in said
+    assert any("one noise into both shifts" in line for line in warnings(replace(evaluation, shared=shared)))
+    assert not any("ahead of" in line for line in warnings(replace(evaluation, shared=None)))
+
+
+def test_conditions_without_de_genes_and_noisy_contexts_are_warnings(evaluation, tmp_path):
+    from dataclasses import replace
+
+    few = replace(_changed(evaluation, "n_de_observed", [0, 2, 3, 40]), noise={"A": 0.71, "B": 0.1})
+    said = warnings(few)
+    assert any(line.startswith("2 of 4 conditions have fewer than 3 observed DE genes") for line in said)
+    (noisy,) = (line for line in said if "Sampling noise" in line)
+    assert "71% in A. " in noisy
+    assert "B" not in noisy
+    assert any("26% in B, 23% in A" in note for note in evaluation.notes)
+    top = html(few)
+    assert noisy in top[: top.index("<h2>Scores")]
+    assert "Warning: 2 of 4 conditions" in _terminal(few)
+
+
+def _terminal(evaluation) -> str:
+    from rich.console import Console
+
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(render(evaluation))
+    return console.export_text()
 
 
 def test_labels_are_escaped(evaluation, tmp_path):

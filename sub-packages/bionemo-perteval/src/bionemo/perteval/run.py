@@ -227,7 +227,7 @@ def made_of(predictions: Sequence[CellFile]) -> list[str]:
     """Say what each prediction was made of, where its file says it: start, network, control cells, evidence."""
     notices = []
     for file in predictions:
-        said = {name: value for name, value in file.stated.items() if value not in (None, "")}
+        said = {name: value for name, value in file.stated.items() if str(value) not in ("None", "none", "")}
         facts = []
         if "network_share" in said:
             begin = _STARTS.get(str(said.get("start")), "its start")

@@ -105,7 +105,7 @@ def divide(
                 "Shared control cells have no rotation; leave --control-rotation or --controls shared out."
             )
         return Divisions(modes=(Controls.SHARED,), own=_by_arm(predictions, [None] * len(predictions))), []
-    rows = np.concatenate([screen.rows[context, screen.control] for context in screen.scored])
+    rows = np.concatenate([of for (_, label), of in screen.rows.items() if label == screen.control])
     known = set(map(str, observed.cells.obs_names[rows]))
     own, notices = [], []
     for file in predictions:
@@ -154,8 +154,8 @@ def _roles_of(file: CellFile, rotation: int | None, known: Collection[str]) -> t
     strangers = sum(name not in known for name in origins)
     if strangers:
         return roles, (
-            f"{strangers} of the {len(origins)} cells that {file.name} was made from are no control cells of the "
-            "scored contexts by their names, so that nobody can check their role"
+            f"{strangers} of the {len(origins)} cells that {file.name} was made from are no observed control "
+            "cells by their names, so that nobody can check their role"
         )
     wrong = int((~roles.has(origins, ControlRole.INPUT)).sum())
     if wrong:
