@@ -29,8 +29,8 @@ hvg_from = "train"
 [held_out]
 column = "context"
 labels = ["context_2"]
-val = 1
-test = 2
+val = ["perturbation_1"]
+test = ["perturbation_2", "perturbation_3"]
 """
 KEYS = "--perturbation-key perturbation --control control --context-key context --batch-key batch"
 SMALL = (

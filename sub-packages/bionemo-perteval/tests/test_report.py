@@ -189,6 +189,15 @@ def test_writing_again_replaces_and_leaves_other_files(folder, evaluation):
     (folder / "mine.txt").unlink()
 
 
+def test_what_a_killed_evaluation_left_is_removed(evaluation, tmp_path):
+    write(evaluation, tmp_path / "whole")
+    for left in (".report.html.partial", ".report.html.partial.0123abcd"):
+        (tmp_path / "report" / left / "new").mkdir(parents=True)
+        (tmp_path / "report" / left / "new" / "other.csv").write_text("1")
+    write(evaluation, tmp_path / "report")
+    assert sorted(os.listdir(tmp_path / "report")) == sorted(os.listdir(tmp_path / "whole"))
+
+
 def test_output_that_is_a_file(evaluation, tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(InputError, match="is a file"):

@@ -275,6 +275,14 @@ def test_a_failed_run_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == [out]
 
 
+def test_what_a_killed_run_left_is_removed(tmp_path):
+    for left in (".s.h5ad.partial", ".s.h5ad.partial.0123abcd"):
+        (tmp_path / left / "new").mkdir(parents=True)
+        (tmp_path / left / "new" / "s.h5ad").write_text("half")
+    simulate(tmp_path / "s.h5ad", cells=60, genes=20, contexts=1, perturbations=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["s.h5ad"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -7,11 +7,12 @@ one with the same target finds, and removes where it is of no use to it.
 import contextlib
 import ctypes
 import errno
+import glob
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,13 +35,44 @@ def made_whole(target: Path) -> Iterator[Path]:
     OSError
         It cannot be written.
     """
+    with scratch_folder(target) as place:
+        yield place
+        place.rename(target)
+
+
+@contextlib.contextmanager
+def file_made_whole(target: Path) -> Iterator[Path]:
+    """Yield a file to write, which gets the name of `target` when that is done, and is removed on an error.
+
+    Raises
+    ------
+    InputError
+        Another process is making `target`.
+    OSError
+        It cannot be written.
+    """
+    with scratch_folder(target) as place:
+        yield place / target.name
+        os.replace(place / target.name, target)
+
+
+@contextlib.contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty directory beside `target`, for this process alone, and remove it in the end.
+
+    Raises
+    ------
+    InputError
+        Another process is making `target`.
+    OSError
+        It cannot be made.
+    """
     with hidden_folder(target) as folder:
         try:
             place = folder / _NEW
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
             yield place
-            place.rename(target)
         finally:
             remove(folder)
 
@@ -80,6 +112,14 @@ def _lock_of(folder: Path, target: Path) -> IO[Any]:
         if file is None:
             raise InputError(f"Another process is writing {target}: wait until it is done, or choose another directory")
         return file
+
+
+def sweep(target: Path, is_of_use: Callable[[Path], bool] = lambda _: False) -> None:
+    """Remove what a killed process left hidden beside `target`, unless it is of use to the next one, or is in use."""
+    if any(target.absolute().parent.glob(f".{glob.escape(target.name)}.partial*")):
+        with contextlib.suppress(InputError, OSError), hidden_folder(target) as folder:
+            if not is_of_use(folder):
+                remove(folder)
 
 
 def remove(folder: Path) -> None:

@@ -25,7 +25,6 @@ label. Rows are in random order. `obs` holds `context`, `perturbation` (with the
 - `context_labels`, `perturbation_labels`, `subpopulation_labels`: the labels of these axes.
 """
 
-import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -42,6 +41,7 @@ from tqdm import tqdm
 
 from bionemo.screens.errors import InputError, choices
 from bionemo.screens.forgiving_file import ForgivingFile
+from bionemo.screens.making import file_made_whole
 from bionemo.screens.simulated_shift import LIBRARY_SPREAD, expected_shifts, rates
 from bionemo.screens.simulated_truth import CONTROL_SHARE, COUNTS_PER_GENE, SimulationSize, draw_truth, numbered
 
@@ -81,11 +81,10 @@ def simulate(out: str | Path, *, progress: bool = True, **size: Any) -> Path:
         raise InputError(f"{out} cannot be the simulated file: give the path of a file that ends in .h5ad")
     plan = screen.plan()
     cells, genes = len(plan), screen.size.genes
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         with (
-            ForgivingFile(partial, "w+") as disk,
+            file_made_whole(out) as new,
+            ForgivingFile(new, "w+") as disk,
             File(disk, "w") as file,
             tqdm(total=cells, unit="cell", disable=not progress) as bar,
         ):
@@ -102,15 +101,12 @@ def simulate(out: str | Path, *, progress: bool = True, **size: Any) -> Path:
                     sparse_dataset(file["X"]).append(counts)  # pyright: ignore
                 bar.update(counts.indptr.size - 1)
                 disk.check()
-        disk.check()
-        os.replace(partial, out)
+            file.close()
+            disk.check()
     except OSError as error:
         raise InputError(
             f"{out} cannot be written ({error.strerror or error}): free space there or choose another path"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
     return out
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from bionemo.cellsets.store.manifest import MANIFEST, foreign_files
 from bionemo.screens.errors import InputError, name_list
-from bionemo.screens.making import hidden_folder, remove, replace
+from bionemo.screens.making import hidden_folder, remove, replace, sweep
 
 _log = logging.getLogger(__name__)
 
@@ -91,6 +91,7 @@ def check_target(store: Path, *, overwrite: bool) -> None:
     if not os.path.lexists(store):
         return
     if not overwrite:
+        sweep(store, lambda folder: any((folder / name).exists() for name in ("store", "new")))
         raise InputError(f"{store} exists: remove it, choose another directory, or say --overwrite")
     if store.is_symlink():
         raise InputError(f"{store} is a link, so it is not overwritten: name the directory itself")

@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,15 @@ from bionemo.perteval.populations.ceiling import SPLIT_HALVES
 from bionemo.perteval.report.page import html
 from bionemo.perteval.report.warnings import warnings
 from bionemo.screens.errors import InputError
+from bionemo.screens.making import scratch_folder
+
+REPORT = "report.html"
 
 
 def write(evaluation: Evaluation, out: Path | str) -> Path:
     """Write report.html, metrics.json, metrics.csv, comparisons.csv and per_perturbation.csv into a folder.
 
-    Each file is written beside the folder and moved in whole, so that no half file is ever there.
+    Each file is written in a hidden folder and moved in whole, so that no half file is ever there.
 
     Parameters
     ----------
@@ -46,27 +48,24 @@ def write(evaluation: Evaluation, out: Path | str) -> Path:
     out = Path(out)
     content = json.dumps(to_dict(evaluation), indent=2, allow_nan=False) + "\n"
     page = html(evaluation)
-    with _writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out, prefix=".writing-") as scratch:
-            folder = Path(scratch)
-            (folder / "metrics.json").write_text(content, "utf-8")
-            long_table(evaluation).to_csv(folder / "metrics.csv", index=False)
-            kinds = evaluation.kinds
-            compared = [of.comparisons.reset_index().assign(controls=str(of.controls)) for of in kinds]
-            scores = [of.per_perturbation.assign(controls=str(of.controls)) for of in kinds]
-            for name, tables in (("comparisons", compared), ("per_perturbation", scores)):
-                table = pd.concat(tables)
-                table.insert(0, "controls", table.pop("controls"))
-                table.to_csv(folder / f"{name}.csv", index=False)
-            if evaluation.other_engine is not None:
-                evaluation.other_engine.to_csv(folder / "per_perturbation_other_engine.csv", index=False)
-            if evaluation.challenge is not None:
-                evaluation.challenge.to_csv(folder / "challenge.csv", index=False)
-            (folder / "report.html").write_text(page, "utf-8")
-            for path in sorted(folder.iterdir()):
-                os.replace(path, out / path.name)
-    return out / "report.html"
+    with _writing(out), scratch_folder(out / REPORT) as folder:
+        (folder / "metrics.json").write_text(content, "utf-8")
+        long_table(evaluation).to_csv(folder / "metrics.csv", index=False)
+        kinds = evaluation.kinds
+        compared = [of.comparisons.reset_index().assign(controls=str(of.controls)) for of in kinds]
+        scores = [of.per_perturbation.assign(controls=str(of.controls)) for of in kinds]
+        for name, tables in (("comparisons", compared), ("per_perturbation", scores)):
+            table = pd.concat(tables)
+            table.insert(0, "controls", table.pop("controls"))
+            table.to_csv(folder / f"{name}.csv", index=False)
+        if evaluation.other_engine is not None:
+            evaluation.other_engine.to_csv(folder / "per_perturbation_other_engine.csv", index=False)
+        if evaluation.challenge is not None:
+            evaluation.challenge.to_csv(folder / "challenge.csv", index=False)
+        (folder / REPORT).write_text(page, "utf-8")
+        for path in sorted(folder.iterdir()):
+            os.replace(path, out / path.name)
+    return out / REPORT
 
 
 def long_table(evaluation: Evaluation) -> pd.DataFrame:
@@ -198,11 +197,13 @@ def _other_engine(evaluation: Evaluation) -> dict[str, Any] | None:
 def check_writable(out: Path) -> None:
     """Raise InputError where the folder could not be made and written into; nothing of the check stays."""
     with _writing(out):
-        folder = out.absolute()
-        while not os.path.lexists(folder):
-            folder = folder.parent
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-"):
+        absent = [folder for folder in (out.absolute(), *out.absolute().parents) if not os.path.lexists(folder)]
+        os.scandir(absent[-1].parent if absent else out).close()  # what is not a folder is called so, and not "exists"
+        with scratch_folder(out / REPORT):
             pass
+        with contextlib.suppress(OSError):  # another process may have put something there
+            for folder in absent:
+                folder.rmdir()
 
 
 @contextlib.contextmanager

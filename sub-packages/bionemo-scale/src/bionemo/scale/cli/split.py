@@ -15,9 +15,11 @@ def split(
 ) -> None:
     """Write what a benchmark holds out of your files, as the split file that the other commands read."""
     from bionemo.cellsets.inputs.conditions import observed_conditions
+    from bionemo.screens.making import file_made_whole, sweep
     from bionemo.screens.protocol import find_protocol
 
     if out.exists():
+        sweep(out)
         raise InputError(f"--out {out} exists: name another file, or remove it.")
     rules = find_protocol(protocol)
     observed = observed_conditions(inputs, perturbation_key=rules.perturbation_key, context_key=rules.context_key)
@@ -35,7 +37,8 @@ def split(
         )
     comment = f"What the protocol {rules.name} holds out of the files that `bionemo-scale split` was given."
     try:
-        out.write_text(held_out.to_toml(rules.name, comment), encoding="utf-8")
+        with file_made_whole(out) as new:
+            new.write_text(held_out.to_toml(rules.name, comment), encoding="utf-8")
     except OSError as error:
         raise InputError(f"--out {out} cannot be written ({error.strerror}): name another file.") from error
     count = len(held_out.held_out(observed, rules.control))

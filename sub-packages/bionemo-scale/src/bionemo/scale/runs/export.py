@@ -21,7 +21,7 @@ from bionemo.scale.runs.directory import PACKAGES
 from bionemo.scale.runs.failures import reason
 from bionemo.scale.runs.load import find_checkpoint, load_model, torch_device
 from bionemo.screens.errors import InputError
-from bionemo.screens.making import made_whole
+from bionemo.screens.making import made_whole, sweep
 
 TOLERANCE = 1e-5
 
@@ -50,6 +50,7 @@ def export(checkpoint: str | Path, out: str | Path, device: str = "auto") -> Non
     """
     out = Path(out)
     if out.exists():
+        sweep(out)
         raise InputError(f"--out {out} exists: name a directory that does not.")
     run, found = find_checkpoint(Path(checkpoint))
     record = run.read()

@@ -17,7 +17,7 @@ from bionemo.scale.runs.failures import reason
 from bionemo.scale.runs.load import one_process_groups, torch_device
 from bionemo.scale.runs.starting_point import write_starting_point
 from bionemo.screens.errors import InputError, brief
-from bionemo.screens.making import made_whole
+from bionemo.screens.making import made_whole, sweep
 
 
 def import_export(folder: str | Path, out: str | Path, device: str = "auto") -> None:
@@ -42,6 +42,7 @@ def import_export(folder: str | Path, out: str | Path, device: str = "auto") -> 
     """
     folder, out, place = Path(folder), Path(out), torch_device(device)
     if out.exists():
+        sweep(out)
         raise InputError(f"--out {out} exists: name a directory that does not.")
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
