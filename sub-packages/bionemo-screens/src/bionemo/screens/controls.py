@@ -116,6 +116,7 @@ def check_roles(cells: Mapping[str, Mapping[ControlRole, int]], source: str) -> 
     if least == 0:
         raise InputError(
             f"The {sum(cells[context].values())} control cells of context '{context}' in {source} are too few to "
-            f"divide: none has the role '{role}'. Add control cells, leave the context out, or choose --controls shared"
+            f"divide: none has the role '{role}'. Add control cells, leave the context out, or let the roles share "
+            "them: training.controls=shared, evaluate --controls shared"
         )
     return context, role, least

@@ -100,7 +100,7 @@ class SetLoader(IterableDataset):
         without = 0 if self._pools is None else int(self._pools.fallback[sampler.eligible_runs].sum())
         if without:
             _log.warning(
-                "%s of %s runs of %s have no control cells of their batch: "
+                "%s of %s runs of %s have no control cells of their batch to start from: "
                 "their control sets are drawn from all batches of the context",
                 *(without, len(sampler.eligible_runs), store.path),
             )

@@ -5,6 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bionemo.cellsets import Inspection
+from bionemo.screens.controls import ControlRole
 from bionemo.screens.printable import printable
 
 
@@ -24,6 +25,7 @@ def inspection_table(store: Inspection) -> RenderableType:
         ("values", f"{_scale(store)}, {store.values_per_cell:,.0f} non-zero a cell"),
         ("perturbations", f"{store.perturbations:,} and the control {store.control!r}"),
         ("cells per condition", _spread(store.cells_per_condition)),
+        ("fewest controls of a role", _fewest(store)),
         ("library size", _spread(store.library_size)),
         ("checksums", "verified" if store.checksums_verified else "not verified"),
         ("fingerprint", store.fingerprint[:16]),
@@ -31,7 +33,14 @@ def inspection_table(store: Inspection) -> RenderableType:
         if value:
             facts.add_row(name, _text(value))
     contexts = Table("context")
-    for column in ("cells", "controls", "input/target/truth", "perturbations", "batches", "batches without controls"):
+    for column in (
+        "cells",
+        "controls",
+        "input / target / truth",
+        "perturbations",
+        "batches",
+        "batches without controls",
+    ):
         contexts.add_column(column, justify="right")
     for context in store.by_context:
         contexts.add_row(
@@ -46,6 +55,14 @@ def inspection_table(store: Inspection) -> RenderableType:
 def _text(text: str) -> Text:
     """Return text that rich shows as it is, whatever brackets a label has."""
     return Text(printable(text))
+
+
+def _fewest(store: Inspection) -> str:
+    cells = {
+        context.context: dict(zip(ControlRole, context.control_parts, strict=True)) for context in store.by_context
+    }
+    least, role, context = min((count, role, name) for name, roles in cells.items() for role, count in roles.items())
+    return f"{least:,}, {role} of {context}"
 
 
 def _scale(store: Inspection) -> str:
