@@ -73,6 +73,18 @@ def test_a_message_moves_no_cursor(capsys):
     assert capsys.readouterr().err == "context \\x1b[2J is new\n"
 
 
+def test_ctrl_c_ends_any_command_with_a_sentence(tmp_path, monkeypatch, capsys):
+    def interrupted(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bionemo.screens.simulation.simulate", interrupted)
+    monkeypatch.setattr(sys, "argv", ["bionemo-scale", "simulate", str(tmp_path / "screen.h5ad")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "stopped by SIGINT: the same command can be started again.\n"
+
+
 @pytest.mark.parametrize(
     "said",
     ["OMP_NUM_THREADS=abc", "OMP_NUM_THREADS=0", "MASTER_PORT=x", "RANK=-1", "LOCAL_RANK=1.5", "SLURM_NTASKS=two"],

@@ -210,6 +210,11 @@ def main() -> None:
     except InputError as mistake:
         typer.echo(f"perteval: {printable(str(mistake))}", err=True)
         sys.exit(2)
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if isinstance(ended, SystemExit) and ended.code != 130:
+            raise
+        typer.echo("perteval: stopped by SIGINT: the same command can be started again.", err=True)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,11 @@ def main() -> None:
     except Stopped as stopped:
         typer.secho(printable(stopped.sentence), fg="red", err=True)
         sys.exit(stopped.exit_code)
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if isinstance(ended, SystemExit) and ended.code != 130:
+            raise
+        typer.secho("stopped by SIGINT: the same command can be started again.", fg="red", err=True)
+        sys.exit(130)
 
 
 @app.command(epilog="Example: `bionemo-scale simulate screen.h5ad --cells 20000 --contexts 4 --perturbations 12`")
