@@ -11,10 +11,10 @@ PYTEST_JOBS ?= -n logical --maxprocesses 4 --dist loadfile
 FAULTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow faults test-slurm test-gpu lint docs clean
+.PHONY: help setup demo test test-slow faults test-slurm test-container test-gpu lint docs clean
 
 help:  ## print this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "make %-14s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed  ## make .venv with the pinned packages, once
 
@@ -32,13 +32,16 @@ test: setup  ## run the tests that take seconds each
 	$(BIN)/python -m pytest $(PYTEST_JOBS)
 
 test-slow: setup  ## run the tests that take minutes each
-	$(BIN)/python -m pytest $(PYTEST_JOBS) -rs -m "slow and not gpu and not slurm"
+	$(BIN)/python -m pytest $(PYTEST_JOBS) -rs -m "slow and not gpu and not slurm and not container"
 
 faults: setup  ## kill, damage and disturb every command, and count how it ends (an hour; FAULTS=--short: minutes)
 	$(BIN)/python tests/faults/run.py $(FAULTS)
 
 test-slurm: setup  ## run recipes' jobs on a Slurm cluster that is made on this machine (Debian: slurm-wlm, munge)
 	$(BIN)/python -m pytest -rs -m slurm tests/test_real_slurm.py
+
+test-container: setup  ## build both Dockerfiles on stand-ins for NVIDIA's images (root; Debian: buildah, debootstrap)
+	$(BIN)/python -m pytest -rs -m container tests/test_container.py
 
 test-gpu:  ## run the tests that need an NVIDIA GPU, with the python of this environment (a container)
 	python -m pytest -m gpu

@@ -4,6 +4,7 @@
 all of them, and with ``--kill-on-bad-exit`` they end when one fails. Every call is noted in ``$FAKE_SLURM_LOG``.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -25,14 +26,20 @@ def srun(arguments: list[str]) -> int:
     tasks = int(options.get("ntasks", os.environ["SLURM_NTASKS"]))
     per_node = int(options.get("ntasks-per-node", os.environ["SLURM_NTASKS_PER_NODE"]))
     started = [
-        subprocess.Popen(command, env={**os.environ, **_variables(rank, tasks, per_node)}) for rank in range(tasks)
+        subprocess.Popen(command, env={**os.environ, **_variables(rank, tasks, per_node)}, start_new_session=True)
+        for rank in range(tasks)
     ]
+
+    def end(*_) -> None:
+        for task in started:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(task.pid, signal.SIGTERM)
+
     Path(os.environ["FAKE_SLURM_LOG"] + ".pid").write_text(str(os.getpid()))
-    signal.signal(signal.SIGTERM, lambda *_: [task.terminate() for task in started])
+    signal.signal(signal.SIGTERM, end)
     while any(task.poll() is None for task in started):
         if "kill-on-bad-exit" in options and any(task.returncode for task in started):
-            for task in started:
-                task.kill()
+            end()
         time.sleep(0.05)
     return max(code if code >= 0 else 128 - code for code in (task.wait() for task in started))
 

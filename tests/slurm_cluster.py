@@ -106,19 +106,18 @@ class Cluster:
 
     def kill_node(self, name: str) -> None:
         """Kill the daemon of a node and all that runs there, as a power cut would."""
-        own = int((self.folder / f"{name}.pid").read_text())
+        file = self.folder / f"{name}.pid"
+        own = [int(file.read_text())] if file.exists() else []
         log = str(self.folder / f"{name}.log")
         steps = [pid for pid, command in _processes() if command.startswith("slurmstepd: ") and _writes(pid, log)]
-        for pid in [own, *(task for step in steps for task in _descendants(step)), *steps]:
+        for pid in [*own, *(task for step in steps for task in _descendants(step)), *steps]:
             _kill(pid)
 
     def stop(self) -> None:
         """End every job and every daemon."""
-        self.command("scancel", "--full", "--signal=KILL", "--user", getpass.getuser(), check=False)
-        pids = [self.folder / "munge" / "pid", self.folder / "slurmctld.pid"]
-        pids += [self.folder / f"{name}.pid" for name in self.nodes]
-        time.sleep(1)
-        for file in reversed(pids):
+        for name in self.nodes:
+            self.kill_node(name)
+        for file in (self.folder / "slurmctld.pid", self.folder / "munge" / "pid"):
             if file.exists():
                 _kill(int(file.read_text()), signal.SIGTERM)
 
@@ -142,7 +141,7 @@ class Cluster:
         return done.stdout
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:
     """Wait until a condition holds, and fail when it does not in time."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -233,6 +233,15 @@ def test_a_job_that_was_told_to_stop_goes_back_into_the_queue_unless_it_was_canc
     assert (["scontrol", "requeue", "4242"] in calls(cluster)) == requeued
 
 
+def test_a_task_that_fails_is_told_from_those_that_are_ended_for_it(cluster):
+    """Slurm ends them by SIGTERM, as if it took the machine away, and srun answers with the highest code."""
+    submit(cluster, "bash", "-c", "[[ $SLURM_PROCID == 0 ]] && exit 2; sleep 60")
+    with start(cluster) as process:
+        pass
+    assert process.returncode == 2
+    assert ["scontrol", "requeue", "4242"] not in calls(cluster)
+
+
 def test_real_screens_are_not_queued_without_their_folder(cluster, tmp_path):
     done = subprocess.run(
         [ROOT / "experiments" / "real_screens" / "slurm.sh"],

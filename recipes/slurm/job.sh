@@ -8,6 +8,7 @@ set -euo pipefail
 told=
 finish() {
     local code=$?
+    [[ $code -lt 200 ]] || code=$((code - 200))
     if [[ $code -eq 143 && -z $told ]]; then
         scontrol requeue "$SLURM_JOB_ID"
     fi
@@ -58,7 +59,17 @@ if [[ -n $LOCAL_DIR && -n $STORE ]]; then
     STORE=$staged
 fi
 
+# In every task. Where one fails, Slurm ends the others by SIGTERM, which is 143 as well, and srun answers with the highest
+# code of all: so any other code is put above it.
+run() {
+    trap : TERM # the program is told too, and is waited for
+    local code=0
+    "$@" || code=$?
+    [[ $code -eq 0 || $code -eq 143 ]] || code=$((200 + (code < 56 ? code : 1)))
+    exit "$code"
+}
+
 # Lightning reads SLURM_PROCID, SLURM_LOCALID and SLURM_NTASKS. Every task sees all GPUs and cores of its node.
 # shellcheck disable=SC2154 # submit.sh writes task
 srun --mpi="$MPI" --cpu-bind=none --kill-on-bad-exit=1 "${container[@]}" \
-    "${task[@]//\{store\}/$STORE}"
+    bash -c "$(declare -f run)"'; run "$@"' run "${task[@]//\{store\}/$STORE}"
