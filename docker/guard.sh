@@ -4,7 +4,7 @@
 #   guard.sh pins FILE PINS    print the pins of PINS that are not of the stack
 #   guard.sh check FILE        fail where something of the stack is gone or has changed
 set -euo pipefail
-stack='^(torch|torchvision|torchaudio|(pytorch[-_])?triton|torchao|transformer[-_]engine.*|apex|flash[-_]attn.*|megatron[-_]core|nemo[-_]toolkit|nvidia[-_].*)=='
+stack='^(torch|torchvision|torchaudio|(pytorch[-_])?triton|torchao|transformer[-_]engine.*|apex|flash[-_]attn.*|nvidia[-_].*|cuda[-_](bindings|python|pathfinder)|protobuf|onnx)=='
 installed() { pip list --format=freeze --disable-pip-version-check | sed -nE "/$stack/Ip" | sort; }
 
 case $1 in

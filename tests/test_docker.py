@@ -1,4 +1,4 @@
-"""What the images must keep to, where they cannot be built."""
+"""What the Dockerfiles must keep to; `make test-container` builds them."""
 
 import os
 import re
@@ -15,6 +15,8 @@ IMAGE = {
     "transformer_engine": "2.9.0+70f53666",
     "apex": "0.1",
     "nvidia-modelopt": "0.39.0",
+    "protobuf": "6.33.0",
+    "cuda-bindings": "13.0.3",
     "torchmetrics": "1.0",
     "numpy": "1.26.4",
 }
@@ -42,7 +44,7 @@ def test_the_guard_notes_the_gpu_stack_and_sees_what_changed(guard, tmp_path):
     stack = tmp_path / "stack.txt"
     assert guard("write", stack).returncode == 0
     assert [line.partition("==")[0] for line in stack.read_text().splitlines()] == [
-        "apex", "nvidia-modelopt", "torch", "transformer_engine",
+        "apex", "cuda-bindings", "nvidia-modelopt", "protobuf", "torch", "transformer_engine",
     ]  # fmt: skip
     assert guard("check", stack, installed={**IMAGE, "numpy": "2.0", "megatron-core": "0.15.3"}).returncode == 0
     for wrong in ({**IMAGE, "torch": "2.13.0"}, {name: IMAGE[name] for name in IMAGE if name != "torch"}):
@@ -58,7 +60,7 @@ def test_the_pins_of_the_cpu_leave_the_gpu_stack_out(guard, tmp_path):
     pins = ROOT / "constraints" / "cpu.txt"
     kept = guard("pins", stack, pins).stdout.splitlines()
     left_out = {line.partition("==")[0] for line in pins.read_text().splitlines() if line not in kept}
-    assert left_out == {"torch", "nvidia-modelopt"}
+    assert left_out == {"torch", "nvidia-modelopt", "protobuf", "cuda-bindings"}
     assert any(line.startswith("torchmetrics==") for line in kept)
 
 
