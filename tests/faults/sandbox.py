@@ -16,7 +16,7 @@ HANG = 30.0
 """Seconds that a command may take beyond those it needs; more is a hang."""
 PATIENCE = 20.0
 """Seconds after which a process whose main process has ended is an orphan."""
-STARTS = ("error:", "stopped:", "perteval:", "Aborted", "╰", "Usage:")
+STARTS = ("error:", "stopped", "perteval:", "Aborted", "╰", "Usage:")
 """What the sentence of a command begins with."""
 
 

@@ -1,6 +1,7 @@
 """Every layout that expression and labels come in makes the same store, in one block or in many."""
 
 import itertools
+import shutil
 from collections import Counter
 
 import anndata as ad
@@ -309,6 +310,19 @@ def test_a_damaged_matrix_is_refused(altered, tmp_path, keys, layout, array, val
         file[f"X/{array}"][3] = value
     with pytest.raises(InputError, match=f"X of .* is a damaged matrix .*{message}.*: write the file again"):
         prepare([path], tmp_path / "s", **ALL, **keys)
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "value"), [("obs", "column-order", 5), ("obs", "_index", "gone"), ("X", "shape", 3)]
+)
+def test_a_file_that_says_nonsense_of_itself_is_refused(screen_path, tmp_path, place, name, value):
+    path = tmp_path / "nonsense.h5ad"
+    shutil.copy(screen_path, path)
+    with h5py.File(path, "a") as file:
+        del file[place].attrs[name]
+        file[place].attrs[name] = value
+    with pytest.raises(InputError, match="cannot be read"):
+        observed_conditions([path], perturbation_key="gene", context_key="line")
 
 
 def test_a_directory_that_is_no_anndata_is_refused(tmp_path, keys):

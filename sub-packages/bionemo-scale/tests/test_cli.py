@@ -112,6 +112,14 @@ def test_a_locale_without_the_characters_of_a_label_shows_their_numbers(written,
         assert r"\u03b2" in ran.stdout
 
 
+@pytest.mark.parametrize("program", ["bionemo.scale.cli", "bionemo.perteval.cli"])
+def test_output_that_cannot_be_printed_is_a_sentence(program):
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run([sys.executable, "-m", program, "--help"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ran.returncode == 1
+    assert ran.stderr == "error: the output cannot be printed (No space left on device): send it elsewhere\n"
+
+
 def command(*arguments, **environment) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "bionemo.scale.cli", *map(str, arguments)],

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from bionemo.screens.errors import InputError
-from bionemo.screens.printable import printable
+from bionemo.screens.printable import not_printed, printable
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False
@@ -215,6 +215,8 @@ def main() -> None:
             raise
         typer.echo("perteval: stopped by SIGINT: the same command can be started again.", err=True)
         sys.exit(130)
+    except OSError as error:  # commands name the files that they cannot read or write
+        sys.exit(not_printed(error))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Show labels as text: what a file calls its cells may be written to be taken for more."""
 
+import os
+import sys
 import unicodedata
 
 
@@ -14,3 +16,18 @@ def printable(text: str) -> str:
         else char.encode("unicode_escape", "backslashreplace").decode()
         for char in text
     )
+
+
+def not_printed(error: OSError) -> int:
+    """Say why standard output takes no more, print nothing further, and return the exit code 1.
+
+    Raises
+    ------
+    OSError
+        The error is one of a file, which has a name.
+    """
+    if error.filename is not None:
+        raise error
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python prints the rest when it ends
+    sys.stderr.write(f"error: the output cannot be printed ({error.strerror}): send it elsewhere\n")
+    return 1

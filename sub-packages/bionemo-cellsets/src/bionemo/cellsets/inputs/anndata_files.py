@@ -51,12 +51,11 @@ class AnnDataInput(CellInput):
             self._matrix, self.where, self.genes = self._expression(layer)
             self.n_cells = _length(self._obs) if self._table is None else len(self._table)
             self._check_shape()
-            try:
-                self._rows = row_reader(self._matrix)
-            except Exception as error:
-                raise self.damaged(error) from error
-        except BaseException:
+            self._rows = row_reader(self._matrix)
+        except BaseException as error:
             self.close()
+            if isinstance(error, Exception) and not isinstance(error, InputError):
+                raise self._unreadable("The content", error) from error
             raise
 
     def _stored_names(self, start: int, stop: int) -> np.ndarray:
@@ -67,7 +66,10 @@ class AnnDataInput(CellInput):
         """Return the names of the obs columns."""
         if self._table is not None:
             return list(map(str, self._table.columns))
-        return [str(name) for name in self._obs.attrs.get("column-order", self._obs.keys()) if name in self._obs]
+        try:
+            return [str(name) for name in self._obs.attrs.get("column-order", self._obs.keys()) if name in self._obs]
+        except Exception as error:
+            raise self._unreadable("The list of obs columns", error) from error
 
     def labels(self, column: str, start: int, stop: int) -> np.ndarray:
         """Return one of `columns` in rows [start, stop), object array of str; empty where it has no value."""

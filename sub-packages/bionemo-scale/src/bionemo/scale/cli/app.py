@@ -13,7 +13,7 @@ from bionemo.scale.ending import end_now, told_to_end
 from bionemo.scale.environment import check_environment
 from bionemo.scale.errors import LostRank, Stopped
 from bionemo.screens.errors import InputError
-from bionemo.screens.printable import printable
+from bionemo.screens.printable import not_printed, printable
 
 app = typer.Typer(
     name="bionemo-scale",
@@ -36,6 +36,8 @@ def main() -> None:
     except InputError as mistake:
         typer.secho(f"error: {printable(str(mistake))}", fg="red", err=True)
         sys.exit(2)
+    except OSError as error:  # commands name the files that they cannot read or write
+        sys.exit(not_printed(error))
     except LostRank as lost:
         end_now(lost)  # the libraries would wait for the others at their exit
     except Stopped as stopped:
