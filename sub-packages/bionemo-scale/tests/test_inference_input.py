@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+from bionemo.cellsets import prepare
 from bionemo.scale.inference.controls import ControlCells, read_controls
 from bionemo.scale.inference.genes import MissingGenes
 from bionemo.scale.inference.inputs import Columns
@@ -58,6 +59,27 @@ def test_control_cells_are_normalised_and_the_others_left_out(read, written, scr
     assert list(cells.obs["target"].unique()) == ["ctrl"]
     assert list(cells.obs.columns) == ["line", "target", "plate", "age"]
     assert cells.notices == ()
+
+
+def test_control_cells_of_a_store_are_those_of_its_file(read, written, screen, tmp_path, vocabulary):
+    keys = {"perturbation_key": "target", "control": "ctrl", "context_key": "line", "batch_key": "plate"}
+    names = list(screen.var_names[::-1][:18])
+    store = prepare([written()], tmp_path / "store", gene_names=names, n_genes=None, progress=False, **keys).path
+    fewer = replace(vocabulary, genes=tuple(names[:15]))
+    cells = read(store, fewer, batch="plate", roles=ControlRoles())
+    found = pd.DataFrame(read.expression.toarray(), index=cells.obs.index)
+    library = pd.Series(read.library, index=cells.obs.index)
+    of_file = read(written(), fewer, batch="plate", roles=ControlRoles())
+    order = of_file.obs.index
+    assert set(order) == set(cells.obs.index)
+    np.testing.assert_allclose(found.loc[order], read.expression.toarray(), rtol=1e-6)
+    np.testing.assert_array_equal(library.loc[order], read.library)  # of all genes, those that the store lacks too
+    assert cells.sizes == of_file.sizes
+    assert counted(populations_like(store, COLUMNS, SPLIT, "all")) == counted(
+        populations_like(written(), COLUMNS, SPLIT, "all")
+    )
+    with pytest.raises(InputError, match="is a store, which has no layers: leave --layer out"):
+        read(store, layer="counts")
 
 
 @pytest.mark.parametrize("rotation", [0, 1, 2])

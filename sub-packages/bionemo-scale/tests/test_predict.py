@@ -236,6 +236,19 @@ def test_a_loaded_model_answers_in_memory_as_often_as_it_is_asked(run_path, scre
     assert (model.contexts, model.perturbations) == (("A", "B"), ("MYC", "TP53"))
 
 
+def test_control_cells_are_read_and_encoded_once_for_many_calls(run_path, written, screen, monkeypatch):
+    model = scale.load(run_path)
+    start = model.start_from(written(), seed=4)
+    start.predict(perturbations="TP53")
+    monkeypatch.setattr(start.pools.cells.cells, "read", None)
+    monkeypatch.setattr(model.network.encoder.within_cell, "forward", None)
+    once = start.predict(perturbations="MYC")
+    monkeypatch.undo()
+    expected = model.predict(screen, perturbations="MYC", seed=4)
+    assert (once.X != expected.X).nnz == 0
+    assert (once.obs["control_cell"] == expected.obs["control_cell"]).all()
+
+
 def test_cells_that_stay_on_disk_are_read(run_path, written, screen):
     model = scale.load(run_path)
     on_disk = ad.read_h5ad(written(), backed="r")

@@ -65,7 +65,8 @@ def predict(
     if torch.cuda.is_available():
         torch.cuda.set_device(rank.local % torch.cuda.device_count())
     model = TrainedModel.load(checkpoint, device)
-    request = model.request(controls, like=like, **choices)
+    asked = {name: choices.pop(name) for name in ("perturbations", "part") if name in choices}
+    request = model.start_from(controls, **choices).request(like=like, **asked)
     one_file = is_one_file(out)
     folder = ShardFolder(
         out.with_name(out.name + ".shards") if one_file else out, request.plan(model.network), len(request.shards)

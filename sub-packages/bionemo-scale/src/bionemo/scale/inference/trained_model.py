@@ -1,10 +1,9 @@
 """Hold a trained model in memory, where it predicts from AnnData to AnnData as often as it is asked."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -151,11 +150,8 @@ class TrainedModel:
             The arguments do not fit each other or the model, a label or a gene is missing or unknown, or the model's
             output is not finite.
         """
-        request = self.request(
+        start = self.start_from(
             controls,
-            perturbations=perturbations,
-            like=like,
-            part=part,
             perturbation_key=perturbation_key,
             context_key=context_key,
             batch_key=batch_key,
@@ -165,16 +161,12 @@ class TrainedModel:
             control_roles=control_roles,
             seed=seed,
         )
-        with shown(sum(request.sizes), progress) as report:
-            return request.whole(report)
+        return start.predict(perturbations=perturbations, like=like, part=part, progress=progress)
 
-    def request(
+    def start_from(
         self,
         controls: Cells,
         *,
-        perturbations: str | Sequence[str] = (),
-        like: Cells | None = None,
-        part: str | None = None,
         perturbation_key: str | None = None,
         context_key: str | None = None,
         batch_key: str | None = None,
@@ -183,12 +175,14 @@ class TrainedModel:
         missing_genes: str | None = None,
         control_roles: str | None = None,
         seed: int = 0,
-    ) -> Request:
-        """Check what :meth:`predict` is asked for, and predict nothing yet."""
+    ) -> "Start":
+        """Find control cells, to predict from them again and again; the arguments are those of :meth:`predict`.
+
+        What is read and encoded for one call of :meth:`Start.predict` is kept for the next, so the control cells must
+        stay as they are.
+        """
         if seed < 0:
             raise InputError(f"--seed {seed} is negative: give 0 or more.")
-        if like is None and part is not None:
-            raise InputError(f"--part {part} chooses among the conditions of --like, which was not given: give both.")
         columns = self._columns(perturbation_key, context_key, batch_key, control)
         cells = read_controls(
             controls,
@@ -199,9 +193,7 @@ class TrainedModel:
             missing_genes=None if missing_genes is None else _choice(missing_genes),
             gene_mean_G=self.network.gene_mean.float().cpu().numpy(),
         )
-        pools = Pools(cells)
-        populations = self._populations(pools, columns, perturbations, like, part or "test")
-        size = self.record.training["cells_per_set"]
+        pools, size = Pools(cells), self.record.training["cells_per_set"]
         facts = {
             "tool": f"bionemo-scale {version('bionemo-scale')}",
             "perturbation_key": columns.perturbation,
@@ -212,20 +204,11 @@ class TrainedModel:
             "controls": cells.roles.to_dict(),
             "controls_file": "" if isinstance(controls, ad.AnnData) else str(controls),
             "layer": layer or "",
-            "part": str(part or "test") if like is not None else "",
             "seed": seed,
             "missing_genes": str(missing_genes or "") if cells.filled_genes else "",
             "filled_genes": ", ".join(cells.filled_genes),
         }
-        return Request(
-            generator=Generator(self.network, pools, cells_per_set=size, seed=seed),
-            cells=cells,
-            columns=columns,
-            genes=self.genes,
-            shards=shards(populations),
-            facts=facts,
-            trained=None if self.record.trained is None else condition_table(self.record.trained),
-        )
+        return Start(self, columns, pools, Generator(self.network, pools, cells_per_set=size, seed=seed), facts)
 
     def _roles(self, chosen: str | None) -> ControlRoles:
         """Return the run's roles of control cells, independent or shared as it was chosen."""
@@ -247,26 +230,6 @@ class TrainedModel:
             control=control or self.network.vocabulary.control,
         )
 
-    def _populations(
-        self, pools: Pools, columns: Columns, perturbations: str | Sequence[str], like: Cells | None, part: str
-    ) -> list[Population]:
-        """Choose what to predict, and say what a user may not expect of it."""
-        asked = [perturbations] if isinstance(perturbations, str) else list(dict.fromkeys(perturbations))
-        if like is None:
-            chosen = populations_of(asked, pools.cells)
-        elif part not in PARTS:
-            raise InputError(f"--part {part!r} is not one of {', '.join(PARTS)}.")
-        else:
-            chosen = populations_like(like, columns, Split.from_dict(self.record.split), part, asked)
-        if not chosen:
-            raise InputError("nothing to predict: name --perturbations, or give an observed file with --like.")
-        check_known(chosen, self.network.vocabulary)
-        unseen = [notice(chosen, self.network.vocabulary) for notice in (unseen_contexts, doses_beyond)]
-        pools.check(chosen)
-        for notice in (*pools.cells.notices, *pools.notices(chosen), *chain(*unseen)):
-            _log.warning("note: %s", notice)
-        return chosen
-
     def _facts(self) -> dict[str, Any]:
         """Say what the model is, what it was trained on and how its genes were chosen; empty where the run did not."""
         vocabulary, genes = self.network.vocabulary, self.record.store.get("genes") or {}
@@ -283,6 +246,68 @@ class TrainedModel:
             "hvg_from": genes.get("hvg_from") or "",
             "hvg_split": genes.get("hvg_split") or "",
         }
+
+
+@dataclass(frozen=True)
+class Start:
+    """A `Start` is control cells that a model answers from as often as it is asked; :meth:`TrainedModel.start_from`."""
+
+    model: TrainedModel
+    columns: Columns
+    pools: Pools
+    generator: Generator
+    facts: Mapping[str, Any]
+    """What ``uns["prediction"]`` says of every prediction."""
+
+    def predict(
+        self,
+        *,
+        perturbations: str | Sequence[str] = (),
+        like: Cells | None = None,
+        part: str | None = None,
+        progress: bool = False,
+    ) -> ad.AnnData:
+        """Predict populations of perturbed cells, as :meth:`TrainedModel.predict` does."""
+        request = self.request(perturbations=perturbations, like=like, part=part)
+        with shown(sum(request.sizes), progress) as report:
+            return request.whole(report)
+
+    def request(
+        self, *, perturbations: str | Sequence[str] = (), like: Cells | None = None, part: str | None = None
+    ) -> Request:
+        """Check what :meth:`predict` is asked for, and predict nothing yet."""
+        if like is None and part is not None:
+            raise InputError(f"--part {part} chooses among the conditions of --like, which was not given: give both.")
+        populations = self._populations(perturbations, like, part or "test")
+        trained = self.model.record.trained
+        return Request(
+            generator=self.generator,
+            cells=self.pools.cells,
+            columns=self.columns,
+            genes=self.model.genes,
+            shards=shards(populations),
+            facts={**self.facts, "part": str(part or "test") if like is not None else ""},
+            trained=None if trained is None else condition_table(trained),
+        )
+
+    def _populations(self, perturbations: str | Sequence[str], like: Cells | None, part: str) -> list[Population]:
+        """Choose what to predict, and say what a user may not expect of it."""
+        asked = [perturbations] if isinstance(perturbations, str) else list(dict.fromkeys(perturbations))
+        pools, vocabulary = self.pools, self.model.network.vocabulary
+        if like is None:
+            chosen = populations_of(asked, pools.cells)
+        elif part not in PARTS:
+            raise InputError(f"--part {part!r} is not one of {', '.join(PARTS)}.")
+        else:
+            chosen = populations_like(like, self.columns, Split.from_dict(self.model.record.split), part, asked)
+        if not chosen:
+            raise InputError("nothing to predict: name --perturbations, or give an observed file with --like.")
+        check_known(chosen, vocabulary)
+        pools.check(chosen)
+        of_model = *unseen_contexts(chosen, vocabulary), *doses_beyond(chosen, vocabulary)
+        for notice in (*pools.cells.notices, *pools.notices(chosen), *of_model):
+            _log.warning("note: %s", notice)
+        return chosen
 
 
 def _choice(name: str) -> MissingGenes:
