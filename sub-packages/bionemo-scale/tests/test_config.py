@@ -58,6 +58,8 @@ def test_a_model_that_cannot_be_built_is_refused(config, changes, message):
         ({"warmup_steps": 100}, "warmup_steps=100 leaves nothing of max_steps=100"),
         ({"average_decay": 1.0}, "average_decay=1.0 must be below 1"),
         ({"patience": -1}, "patience=-1 must be at least 0"),
+        ({"controls": "share"}, "controls='share' is not one of independent, shared"),
+        ({"control_rotation": 3}, "rotation of control cells in training must be 0, 1 or 2, not 3"),
     ],
 )
 def test_training_that_cannot_run_is_refused(changes, message):

@@ -5,14 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
+from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.config.tuning import TuningConfig
 from bionemo.scale.data.batches import TrainingBatch
+from bionemo.scale.finetuning.finetune import _with_roles
 from bionemo.scale.finetuning.names import extended_vocabulary
 from bionemo.scale.finetuning.weights import joined_embeddings, known_rows, take_over
 from bionemo.scale.model.low_rank import LowRank
 from bionemo.scale.model.tuning import tune
 from bionemo.scale.runs.directory import RunDirectory
 from bionemo.scale.runs.load import load_model
+from bionemo.screens.controls import ControlRoles
 from bionemo.screens.errors import InputError
 
 ORDER = torch.randperm(20, generator=torch.Generator().manual_seed(4)).tolist()
@@ -305,3 +308,11 @@ def test_a_checkpoint_with_adapters_is_read_as_plain_weights(tmp_path, larger, e
 def test_settings_that_cannot_be_are_refused(fields, message):
     with pytest.raises(InputError, match=message):
         TuningConfig(**fields)
+
+
+def test_the_roles_of_control_cells_are_those_of_the_run():
+    training, roles = TrainingConfig(max_steps=30, sets_per_batch=1, cells_per_set=1), ControlRoles(rotation=2)
+    assert _with_roles(training, roles).control_roles == roles
+    assert _with_roles(replace(training, control_rotation=2), roles).control_roles == roles
+    with pytest.raises(InputError, match=r"training\.control_rotation=1 are not those of the run"):
+        _with_roles(replace(training, control_rotation=1), roles)
