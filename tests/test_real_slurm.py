@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -125,6 +126,8 @@ def kill_a_node(cluster: Cluster, number: str, **_) -> None:
     cluster.kill_node(cluster.nodes[1])
     cluster.wait(number, "PENDING")
     cluster.start_node(cluster.nodes[1])
+    # A job that starts at once meets what Slurm still has to tell the node of the job as it was, and loses it again.
+    time.sleep(45)
 
 
 def let_the_time_run_out(cluster: Cluster, number: str, run: Path, **_) -> None:
@@ -160,8 +163,7 @@ def test_one_job_is_interrupted_in_five_ways_and_ends_as_if_it_never_had_been(cl
         before = len(log_of(run, number))
         happen(cluster=cluster, number=number, run=run, submit=submit)
         wait_for(lambda before=before: runs(cluster, number) and "going on from step=" in log_of(run, number)[before:])
-        # A node that comes back may still have to be told to end the job as it was: it then ends the new one.
-        assert int(cluster.job(number)["Restarts"]) > times, happen.__name__
+        assert cluster.job(number)["Restarts"] == str(times + 1), happen.__name__
         told = log_of(run, number)[before:]
         assert all(sentence in told for sentence in sentences), f"{happen.__name__}: {told}"
     assert ended(cluster, number) == "COMPLETED", log_of(run, number)[-3000:]
