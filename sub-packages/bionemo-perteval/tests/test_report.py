@@ -318,6 +318,17 @@ def test_command(noisy, counts, tmp_path):
     assert unknown.stderr.startswith("perteval: There is no protocol 'tahoe100n': did you mean 'tahoe100m'")
 
 
+def test_a_locale_without_the_characters_of_a_table_shows_their_numbers():
+    ran = subprocess.run(
+        [sys.executable, "-m", "bionemo.perteval.cli", "reference", "--cells", "8", "--genes", "20", "--no-progress"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "\\u" in ran.stdout
+
+
 def test_importing_is_quiet_and_scoring_leaves_logging_alone(evaluation):
     assert evaluation is not None
     assert not any(type(handler) is logging.StreamHandler for handler in logging.getLogger().handlers)

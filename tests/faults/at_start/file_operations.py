@@ -19,11 +19,14 @@ def watch(plan: dict) -> None:
     """Install the hook for a plan."""
     seen = 0
     folder, at, only = plan["folder"], plan.get("at", 0), plan.get("only", "")
+    fails = not plan.get("do", "SIG").startswith("SIG")
     count = os.open(plan["count"], os.O_WRONLY | os.O_CREAT | os.O_APPEND) if "count" in plan else None
 
     def hook(event: str, arguments: tuple) -> None:
         nonlocal seen
         if not (event in OPERATIONS or (event == "open" and (arguments[2] or 0) & WRITES)) or only not in event:
+            return
+        if fails and event in ("os.remove", "os.rmdir"):  # what no full disk refuses
             return
         path = os.fsdecode(arguments[0]) if isinstance(arguments[0], str | bytes) else ""
         if path.startswith("/") and not path.startswith(folder):
@@ -33,11 +36,10 @@ def watch(plan: dict) -> None:
             os.write(count, b".")
         if seen != at:
             return
-        if plan["do"].startswith("SIG"):
-            os.kill(os.getpid(), getattr(signal, plan["do"]))
-        else:
+        if fails:
             code = getattr(errno, plan["do"])
             raise OSError(code, os.strerror(code))
+        os.kill(os.getpid(), getattr(signal, plan["do"]))
 
     sys.addaudithook(hook)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from bionemo.screens.errors import InputError
-from bionemo.screens.printable import not_printed, printable
+from bionemo.screens.printable import not_printed, printable, write_other_characters_out
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False
@@ -205,6 +205,7 @@ def by_name(given: list[str] | None, option: str, read: Callable[[str], Value]) 
 
 def main() -> None:
     """Run the `perteval` command; a user's mistake ends it with one sentence and exit code 2."""
+    write_other_characters_out()
     try:
         app()
     except InputError as mistake:

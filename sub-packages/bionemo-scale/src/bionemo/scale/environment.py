@@ -1,10 +1,9 @@
 """Check the environment variables that libraries read when they are imported, and the text that streams can take."""
 
 import os
-import sys
-from io import TextIOWrapper
 
 from bionemo.screens.errors import InputError
+from bionemo.screens.printable import write_other_characters_out
 
 _COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS")
 _RANKS = (
@@ -21,9 +20,7 @@ def check_environment() -> None:
     InputError
         Naming the variable.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    write_other_characters_out()
     for name in (*_COUNTS, *_RANKS):
         value, least = os.environ.get(name, ""), 1 if name in _COUNTS else 0
         if value and not (value.isascii() and value.isdecimal() and least <= int(value[:9])):

@@ -3,6 +3,7 @@
 import os
 import sys
 import unicodedata
+from io import TextIOWrapper
 
 
 def printable(text: str) -> str:
@@ -16,6 +17,13 @@ def printable(text: str) -> str:
         else char.encode("unicode_escape", "backslashreplace").decode()
         for char in text
     )
+
+
+def write_other_characters_out() -> None:
+    """Let a label be printed whatever the locale: what standard output and error cannot take is written out."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def not_printed(error: OSError) -> int:
