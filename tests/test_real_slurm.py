@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -126,8 +125,9 @@ def kill_a_node(cluster: Cluster, number: str, **_) -> None:
     cluster.kill_node(cluster.nodes[1])
     cluster.wait(number, "PENDING")
     cluster.start_node(cluster.nodes[1])
-    # A job that starts at once meets what Slurm still has to tell the node of the job as it was, and loses it again.
-    time.sleep(45)
+    # Within a minute Slurm repeats to the node what it could not be told: to end the job as it was. A job that starts
+    # before, as `runs` lets it, is ended by that. So it starts when Slurm has it start.
+    cluster.wait(number, "RUNNING")
 
 
 def let_the_time_run_out(cluster: Cluster, number: str, run: Path, **_) -> None:
