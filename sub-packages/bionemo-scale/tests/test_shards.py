@@ -119,6 +119,13 @@ def test_what_was_interrupted_goes_on_with_what_is_absent(asked, stopping, tmp_p
     assert (ad.read_h5ad(tmp_path / "predicted.h5ad").obs_names[-1]).startswith("predicted_")
 
 
+def test_a_plan_that_a_kill_has_cut_is_no_other_prediction(asked, tmp_path):
+    (tmp_path / "predicted").mkdir()
+    (tmp_path / "predicted" / "plan.json.1.partial").write_text("{")
+    asked(tmp_path / "predicted")
+    assert not list((tmp_path / "predicted").glob("*.partial"))
+
+
 def test_shards_of_another_prediction_are_refused(asked, stopping, tmp_path):
     stopping(2)
     with pytest.raises(KeyboardInterrupt):

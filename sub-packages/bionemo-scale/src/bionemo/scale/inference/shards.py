@@ -87,7 +87,8 @@ class ShardFolder:
 
     def _take(self, mend: str | None, *, overwrite: bool) -> None:
         """Bring the folder to the state in which this prediction begins or goes on."""
-        there, stated = {path.name for path in self.path.iterdir()} - {LOCK}, self._stated()
+        cut = {path.name for path in self.path.glob(f"{PLAN}.*.partial")}  # by a kill, before anything else was there
+        there, stated = {path.name for path in self.path.iterdir()} - {LOCK, *cut}, self._stated()
         if there and stated is None:
             raise InputError(f"{self.path} holds something else than a prediction: name another folder.")
         if stated == self._plan and not (overwrite and INDEX in there):
