@@ -44,6 +44,7 @@ ReturnToService=2
 SlurmdTimeout=10
 KillWait=20
 JobRequeue=1
+MinJobAge=3600
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
