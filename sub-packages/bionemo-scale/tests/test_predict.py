@@ -279,7 +279,7 @@ def test_cells_are_what_the_model_predicts_of_the_same_control_cells(build, voca
     cells = ad.AnnData(screen.X.log1p(), obs=screen.obs, var=screen.var)
     observed = cells[cells.obs["line"] != "C"]
     made = model.predict(cells, like=observed, part="all", control_roles="shared")
-    for (line, target), rows in made.obs.groupby(["line", "target"], observed=True).indices.items():
+    for (line, target), rows in made.obs.groupby(["line", "target"], observed=True).indices.items():  # pyright: ignore
         controls = (cells.obs["line"] == line) & (cells.obs["target"] == "ctrl")
         mean = torch.tensor(cells.X[controls.to_numpy()].mean(0)).float()
         for plate in made.obs["plate"].iloc[rows].unique():
