@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -89,6 +90,7 @@ def runs(cluster: Cluster, number: str) -> bool:
     """Tell whether a job runs. One that was put back into the queue starts now, where Slurm would wait two minutes."""
     state = cluster.job(number)["JobState"]
     if state == "PENDING":
+        time.sleep(3)  # Slurm counts in seconds, and takes what starts in the second of a requeue for what it has ended
         cluster.command("scontrol", "update", f"JobId={number}", "StartTime=now", check=False)
     return state == "RUNNING"
 
