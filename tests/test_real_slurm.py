@@ -143,6 +143,8 @@ def let_the_time_run_out(cluster: Cluster, number: str, run: Path, **_) -> None:
     hours, minutes, _ = map(int, cluster.job(number)["RunTime"].split(":"))
     cluster.command("scontrol", "update", f"JobId={number}", f"TimeLimit={60 * hours + minutes + 4}")
     wait_for(lambda: log_of(run, number).count("CANCELLED AT") > notices)
+    # Else the time of the next start would be short from its beginning.
+    cluster.command("scontrol", "update", f"JobId={number}", "TimeLimit=30")
     cluster.command("scancel", "--signal=CONT", number)
 
 
