@@ -203,16 +203,18 @@ def test_the_fused_optimizer_is_used_where_it_is_installed():
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_gpu_writes_and_reduces_beside_the_computation_and_a_cpu_does_not(device, fused, monkeypatch):
+def test_a_gpu_writes_and_reduces_beside_the_computation_and_a_cpu_does_not(device, fused, monkeypatch, tmp_path):
     from megatron.core import optimizer
 
     from bionemo.scale.config.compute import ComputeConfig
     from bionemo.scale.config.training import TrainingConfig
+    from bionemo.scale.runs.directory import RunDirectory
     from bionemo.scale.training.strategy import strategy
 
     kind = type("FusedAdam", (), {"__module__": "transformer_engine.pytorch.optimizers" if fused else "torch.optim"})
     monkeypatch.setattr(optimizer, "Adam", kind)
-    made: Any = strategy(ComputeConfig(device=device), TrainingConfig(max_steps=100, sets_per_batch=4, cells_per_set=8))
+    training = TrainingConfig(max_steps=100, sets_per_batch=4, cells_per_set=8)
+    made: Any = strategy(ComputeConfig(device=device), training, RunDirectory(tmp_path))
     beside, divided = device == "cuda", device == "cuda" and fused
     assert made.async_save is beside
     assert made.ddp_config.overlap_grad_reduce is beside

@@ -9,6 +9,7 @@ import torch
 from megatron.core import optimizer as megatron
 
 from bionemo.scale.config.training import TrainingConfig
+from bionemo.scale.runs.directory import RunDirectory
 from bionemo.scale.training import module as training_module
 from bionemo.scale.training.module import ScaleModule, optimizer
 from bionemo.scale.training.strategy import strategy
@@ -25,10 +26,12 @@ class FusedAdam:
     [("cpu", FusedAdam, False), ("cuda", FusedAdam, True), ("cuda", torch.optim.AdamW, False)],
     ids=["cpu", "gpu", "gpu without apex and transformer-engine"],
 )
-def test_the_optimizer_is_divided_where_its_state_can_be_restored(monkeypatch, compute, device, adam, divided):
+def test_the_optimizer_is_divided_where_its_state_can_be_restored(
+    monkeypatch, tmp_path, compute, device, adam, divided
+):
     monkeypatch.setattr(megatron, "Adam", adam)
     compute = replace(compute, device=device)
-    made = strategy(compute, TRAINING)
+    made = strategy(compute, TRAINING, RunDirectory(tmp_path))
     assert made.ddp_config.use_distributed_optimizer is divided
     assert made.ddp_config.overlap_param_gather is divided
     assert made.ddp_config.overlap_grad_reduce is (device == "cuda")

@@ -163,7 +163,7 @@ TRICKS = (
     Trick(
         "latents are projected to G columns, not to a multiple of 64",
         False,
-        lambda _: patch.object(Decoder, "_projected", _project_to_genes),
+        lambda _: patch.object(Decoder, "project", _project_to_genes),
     ),
     Trick("SiLU is applied to packed rows", False, _packed_silu),
 )
