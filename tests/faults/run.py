@@ -56,14 +56,17 @@ def main() -> int:
         futures = {
             pool.submit(one, name, number, told.seed, folder, commands): (name, number) for _, name, number in trials
         }
-        for done in concurrent.futures.as_completed(futures):
-            name, number = futures[done]
-            column, words = done.result()
-            ended.append((name, number, column, words))
-            if column in COLUMNS[2:]:
-                print(f"{name} {number}: {column}: {words}\n  {repeat(name, number, told.seed)}", flush=True)
+        try:
+            for done in concurrent.futures.as_completed(futures):
+                name, number = futures[done]
+                column, words = done.result()
+                ended.append((name, number, column, words))
+                if column in COLUMNS[2:]:
+                    print(f"{name} {number}: {column}: {words}\n  {repeat(name, number, told.seed)}", flush=True)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
     failed = print_table(ended, told.seed)
-    print(f"{len(trials)} trials took {time.monotonic() - began:.0f} s; seed {told.seed}")
+    print(f"{len(ended)} of {len(trials)} trials took {time.monotonic() - began:.0f} s; seed {told.seed}")
     if failed:
         print(f"The folders of the trials that failed are in {folder}.")
     else:

@@ -139,8 +139,7 @@ def start(
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL if die_at_limit else signal.SIG_IGN)
         words = list(map(str, words))
         if real:
-            program = [sys.executable, "-c", f"from {MAINS[words[0]]} import main; main()"]
-            os.execve(sys.executable, program + words[1:], variables)
+            os.execve(sys.executable, [sys.executable, "-m", MAINS[words[0]], *words[1:]], variables)
         code = _main(words, variables, plan)
     except BaseException:
         os.write(2, traceback.format_exc().encode())

@@ -35,6 +35,19 @@ multiprocessing.get_context("fork").Process(target=call_and_die_with_parent, arg
 time.sleep(60)
 """
 
+LOSES_A_FORK = """
+import multiprocessing, os, time
+from bionemo.scale.ending import forks_die_with_this
+
+print("ready", flush=True)
+with forks_die_with_this():
+    fork = multiprocessing.get_context("fork")
+    counted = fork.JoinableQueue()
+    counted.put(1)
+    fork.Process(target=os.abort).start()
+    counted.join()
+"""
+
 
 @pytest.fixture
 def running():
@@ -110,3 +123,10 @@ def members(session: int) -> list[str]:
         if int(its_session) == session and state != "Z":
             found.append(path.parent.name)
     return found
+
+
+def test_a_fork_that_is_killed_is_not_waited_for(running):
+    process = running(LOSES_A_FORK)
+    _, told = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert told == "\nstopped: a process that writes for this one was killed: start the same command again.\n"

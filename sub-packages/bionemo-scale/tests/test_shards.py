@@ -126,6 +126,17 @@ def test_a_plan_that_a_kill_has_cut_is_no_other_prediction(asked, tmp_path):
     assert not list((tmp_path / "predicted").glob("*.partial"))
 
 
+def test_shards_that_a_kill_has_left_beside_their_file_are_removed(asked, tmp_path, monkeypatch):
+    out = tmp_path / "predicted.h5ad"
+    monkeypatch.setattr(shards, "remove_merged", lambda *_: None)
+    asked(out)
+    assert (tmp_path / "predicted.h5ad.shards").is_dir()
+    with pytest.raises(InputError, match="exists: name another file"):
+        asked(out)
+    assert out.is_file()
+    assert not (tmp_path / "predicted.h5ad.shards").exists()
+
+
 def test_shards_of_another_prediction_are_refused(asked, stopping, tmp_path):
     stopping(2)
     with pytest.raises(KeyboardInterrupt):

@@ -26,7 +26,7 @@ def watch(plan: dict) -> None:
         nonlocal seen
         if not (event in OPERATIONS or (event == "open" and (arguments[2] or 0) & WRITES)) or only not in event:
             return
-        if fails and event in ("os.remove", "os.rmdir"):  # what no full disk refuses
+        if fails and event in ("os.remove", "os.rmdir", "mmap.__new__"):  # what no full disk refuses
             return
         path = os.fsdecode(arguments[0]) if isinstance(arguments[0], str | bytes) else ""
         if path.startswith("/") and not path.startswith(folder):

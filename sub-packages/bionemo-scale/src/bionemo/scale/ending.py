@@ -7,6 +7,7 @@ interpreter writes them to.
 
 import contextlib
 import ctypes
+import multiprocessing.process
 import os
 import signal
 import threading
@@ -126,16 +127,29 @@ def die_with_parent() -> None:
 
 @contextlib.contextmanager
 def forks_die_with_this() -> Iterator[None]:
-    """Leave no process behind that this one forks while this lasts, however this one ends."""
+    """Leave no process behind that this one forks while this lasts, however this one ends.
+
+    Where one of them is killed this one ends with a sentence: Megatron would wait for it for ever.
+    """
     global _hooked, _forking
     if not _hooked:
         os.register_at_fork(after_in_child=lambda: die_with_parent() if _forking else None)
         _hooked = True
     before, _forking = _forking, True
+    over = threading.Event()
+    threading.Thread(target=_end_with_killed_forks, args=(over,), daemon=True, name="forks").start()
     try:
         yield
     finally:
         _forking = before
+        over.set()
+
+
+def _end_with_killed_forks(over: threading.Event) -> None:
+    while not over.wait(0.5):
+        # active_children() would forget those that have ended.
+        if any((fork.exitcode or 0) < 0 for fork in list(multiprocessing.process._children)):  # type: ignore[attr-defined]
+            end_now(Stopped("a process that writes for this one was killed: start the same command again."))
 
 
 def call_and_die_with_parent(parent: int, function: Callable, *args: Any, **kwargs: Any) -> Any:

@@ -13,6 +13,7 @@ from bionemo.scale.inference.controls import ORIGIN, ControlCells
 from bionemo.scale.inference.generate import Prediction
 from bionemo.scale.inference.inputs import Cells, Columns
 from bionemo.scale.inference.populations import Population
+from bionemo.scale.inference.shards import remove_merged, shards_of
 from bionemo.screens.errors import InputError
 
 OTHER_FILES = (".h5", ".hdf5", ".zarr", ".loom", ".csv", ".npz", ".parquet")
@@ -104,6 +105,7 @@ def check_target(out: Path, inputs: Mapping[str, Cells | None], *, overwrite: bo
     if not is_one_file(out) and (out.suffix in OTHER_FILES or out.is_file()):
         raise InputError(f"--out {out} must be an .h5ad file, or a folder of such files without a suffix.")
     if out.is_file() and not overwrite:
+        remove_merged(shards_of(out), out)
         raise InputError(f"--out {out} exists: name another file, or replace it with --overwrite.")
     above = next(folder for folder in out.absolute().parents if folder.exists())
     if not above.is_dir():

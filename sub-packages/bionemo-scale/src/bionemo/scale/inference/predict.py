@@ -9,7 +9,7 @@ from bionemo.scale.inference.inputs import Cells
 from bionemo.scale.inference.output import check_target, is_one_file
 from bionemo.scale.inference.progress import shown
 from bionemo.scale.inference.ranks import Rank
-from bionemo.scale.inference.shards import INDEX, ShardFolder
+from bionemo.scale.inference.shards import INDEX, ShardFolder, shards_of
 from bionemo.scale.inference.trained_model import TrainedModel
 
 ALONE = Rank()
@@ -68,9 +68,7 @@ def predict(
     asked = {name: choices.pop(name) for name in ("perturbations", "part") if name in choices}
     request = model.start_from(controls, **choices).request(like=like, **asked)
     one_file = is_one_file(out)
-    folder = ShardFolder(
-        out.with_name(out.name + ".shards") if one_file else out, request.plan(model.network), len(request.shards)
-    )
+    folder = ShardFolder(shards_of(out) if one_file else out, request.plan(model.network), len(request.shards))
     mend = None if one_file else "name another folder, or replace them with --overwrite"
     sizes, own = request.sizes, range(rank.number, len(request.shards), rank.of)
     if not own:  # the others may be done already

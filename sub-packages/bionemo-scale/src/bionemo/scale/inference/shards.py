@@ -154,7 +154,7 @@ class ShardFolder:
             paths = [files[number] for number in range(self._shards)]
             if one_file is not None:
                 merge(paths, one_file)
-                shutil.rmtree(self.path)
+                remove_merged(self.path, one_file)
                 return
             stated = [
                 {"file": path.name, "cells": n, "checksum": _stated_checksum(path)}
@@ -283,6 +283,20 @@ def write_whole(out: Path, content: bytes) -> None:
             os.replace(partial, out)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def shards_of(file: Path) -> Path:
+    """Return the folder of the shards that one file is made of."""
+    return file.with_name(file.name + ".shards")
+
+
+def remove_merged(folder: Path, file: Path) -> None:
+    """Remove the shards that a file was made of, if it was; what a kill has left of them too."""
+    with suppress(OSError):
+        if (folder / FINISHING).stat().st_mtime_ns <= file.stat().st_mtime_ns:
+            for path in sorted(folder.iterdir(), key=lambda path: path.name == FINISHING):
+                path.unlink()
+            folder.rmdir()
 
 
 def remove(paths: Iterator[Path]) -> None:

@@ -6,6 +6,7 @@ import torch
 from megatron.core import dist_checkpointing
 from megatron.core.transformer.module import MegatronModule
 
+from bionemo.scale.ending import forks_die_with_this
 from bionemo.scale.runs.checksums import seal
 from bionemo.scale.runs.directory import RunDirectory
 from bionemo.scale.runs.writing import writing_without_cuda
@@ -32,7 +33,7 @@ def write_starting_point(run: RunDirectory, model: MegatronModule, origin: dict)
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     run.mark_unfinished(place)
     (place / "weights").mkdir(parents=True, exist_ok=True)
-    with writing_without_cuda(), torch.no_grad():
+    with forks_die_with_this(), writing_without_cuda(), torch.no_grad():
         dist_checkpointing.save({"state_dict": model.sharded_state_dict(prefix="module.")}, str(place / "weights"))
     (place / "origin.json").write_text(json.dumps(origin))
     seal(place, run.read())
