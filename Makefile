@@ -34,7 +34,7 @@ test: setup  ## run the tests that take seconds each
 test-slow: setup  ## run the tests that take minutes each
 	$(BIN)/python -m pytest $(PYTEST_JOBS) -rs -m "slow and not gpu and not slurm and not container"
 
-faults: setup  ## kill, damage and disturb every command, and count how it ends (an hour; FAULTS=--short: minutes)
+faults: setup  ## kill, damage and disturb every command, and count how it ends (FAULTS=--short: fewer trials)
 	$(BIN)/python tests/faults/run.py $(FAULTS)
 
 test-slurm: setup  ## run recipes' jobs on a Slurm cluster that is made on this machine (Debian: slurm-wlm, munge)
