@@ -35,7 +35,7 @@ def _part(evaluation, other):
 
 @pytest.mark.parametrize("controls", list(Controls))
 def test_equal_to_cell_eval_called_directly(noisy, log1p, evaluation, controls, tmp_path):
-    """With control cells of its own on each side, or with all of them on both."""
+    """Each side has control cells of its own, or both have all of them."""
     import anndata as ad
     from cell_eval import MetricsEvaluator
 

@@ -90,7 +90,7 @@ def test_ctrl_c_ends_any_command_with_a_sentence(tmp_path, monkeypatch, capsys):
     ["OMP_NUM_THREADS=abc", "OMP_NUM_THREADS=0", "MASTER_PORT=x", "RANK=-1", "LOCAL_RANK=1.5", "SLURM_NTASKS=two"],
 )
 def test_a_variable_that_is_no_number_is_named(tmp_path, said):
-    """In a process of its own: libraries read such variables while they are imported."""
+    """The command has a process of its own: libraries read such variables while they are imported."""
     name, value = said.split("=")
     ran = command("inspect", tmp_path, **{name: value})
     assert ran.returncode == 2

@@ -138,7 +138,7 @@ def test_perturbations_of_the_same_batch_are_no_neighbours_where_there_are_other
 
 
 def test_the_model_keeps_more_interactions_than_it_has_directions_for(vocabulary):
-    """With more pairs than directions, those are kept that interactions have most of."""
+    """The directions that interactions have most of are kept, where there are more pairs than directions."""
     rng, contexts, labels, genes = np.random.default_rng(0), 12, 40, 300
     names = replace(
         vocabulary,

@@ -18,7 +18,7 @@ from bionemo.screens.obs import ObsKey, look_alikes
 KINDS = ("context", "perturbation", "batch")
 _log = logging.getLogger(__name__)
 _BITS = 20
-"""Of the number of a label of one kind, so that three, and the part of a control cell, make one integer."""
+"""The number of a label takes so many bits: three labels and the part of a control cell then make one integer."""
 _MASK, _PART_BITS = 2**_BITS - 1, 2
 
 

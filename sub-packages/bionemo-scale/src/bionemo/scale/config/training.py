@@ -64,7 +64,7 @@ class TrainingConfig:
     """Which control cells are trained on, and which shifts are measured against: ``independent`` ones, parts of the
     control cells that have none in common, or ``shared``, all for everything, as published protocols do."""
     control_rotation: int = 0
-    """By how many parts, 0 to 2, the roles of independent control cells are moved on; seeds take turns."""
+    """The roles of independent control cells are moved on by so many parts, 0 to 2; seeds take turns."""
     checkpoint_every: int = 100
     """Steps from one checkpoint to the next."""
     async_save: AsyncSave = AsyncSave.AUTO

@@ -51,7 +51,7 @@ class _Piece:
     """Which, among all."""
     names: tuple[str | None, ...]
     number: int
-    """Of its source set."""
+    """The number counts the source sets of its (context, batch)."""
     cells: int
     is_last: bool
 

@@ -152,7 +152,7 @@ class _PlaceDraw:
     """The order of a place's control cells, and what follows from it."""
 
     draw: Draw
-    """Of :meth:`Pools.of_context`."""
+    """The value comes from :meth:`Pools.of_context`."""
     mean_G: np.ndarray
     """float64 [G], of all that are drawn from."""
     scales: dict[int, np.ndarray]

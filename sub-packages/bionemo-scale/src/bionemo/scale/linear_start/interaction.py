@@ -19,7 +19,7 @@ from bionemo.scale.linear_start.evidence import Shown
 NOTHING = 0.3
 """w_0, in neighbours that do the same as p elsewhere."""
 LEAST_APART = 8
-"""With fewer labels of other batches than these, labels of the same batch are neighbours too."""
+"""Labels of the same batch are neighbours too where fewer labels than these are of other batches."""
 
 
 def interactions(shown: Shown, effect_LG: np.ndarray, known: np.ndarray, apart: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ class Selection(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: ScaleModule) -> None:
         """Repeat a whole validation where a resumed run repeats one: the loop remembers that its batches were taken."""
         trainer.fit_loop.epoch_loop.val_loop.restarting = False
-        # By this Lightning numbers what validation logs; a checkpoint has it without the step that it was saved after.
+        # Lightning numbers what validation logs by this; a checkpoint has it without the step that it was saved after.
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: ScaleModule, *_) -> None:
