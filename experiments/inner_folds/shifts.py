@@ -119,9 +119,9 @@ FORMS: dict[str, Shifts] = {
     "and J": fitted(JamesStein, **LOG1P),
     "and W, every gene shrunk alone": fitted(GeneByGene, **LOG1P),
     "W on fold changes": fitted(GeneByGene, prior_conditions=3.0, interacts=False),
-    **{f"and K beyond {clear:g} standard errors": fitted(clear=clear, **LOG1P) for clear in (3.0, 4.0, 5.0)},
+    **{f"and K beyond {clear:g} standard errors": fitted(clear=clear, **LOG1P) for clear in (2.0, 3.0, 4.0, 5.0)},
     **{
-        f"K beyond 4 on fold changes, pseudocount {pseudocount:g}": fitted(
+        f"K beyond 3 on fold changes, pseudocount {pseudocount:g}": fitted(
             pseudocount=pseudocount, prior_conditions=3.0, interacts=False
         )
         for pseudocount in (0.05, 0.2, 0.5)

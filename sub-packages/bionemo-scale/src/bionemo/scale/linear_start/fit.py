@@ -46,7 +46,7 @@ class FittedLinearStart:
 
     plain = np.array([1.0, 1.0, 1.0, 1.0, 0.0, 0.0])
     """The transferred delta: all parts of an effect, all that is common, no pull and no interaction."""
-    clear = 4.0
+    clear = 3.0
     """Standard errors beyond which what a perturbation does to a gene is not taken for noise."""
     prior_conditions = 5.0
     """``plain`` counts as much as so many training conditions: with a handful of contexts the fit alone misleads."""
