@@ -17,25 +17,19 @@ screen=$2 split=$3 state=${7:-}
 
 [[ -e $out/store ]] || bionemo-scale prepare "$screen" --store "$out/store" --all-genes --perturbation-key "$4" --control "$5" --context-key "$6"
 
-# The network adds nothing at a share of 0, so that a few steps do.
-declare -A settings=(
-    [linear start alone]="model.network_share=0 training.max_steps=25 training.warmup_steps=5"
-    [network alone]="model.start=none"
-    [both]=""
-)
+declare -A share=([linear start alone]="--network-share 0" [network alone]="--network-share 1" [both]="")
 predictions=()
-for arm in "linear start alone" "network alone" both; do
-    files=()
-    for ((seed = 0; seed < seeds; seed++)); do
-        run=$out/${arm// /_}-$seed
-        read -ra own <<<"${settings[$arm]}"
-        bionemo-scale pretrain --store "$out/store" --split "$split" --out "$run" \
-            "${overrides[@]}" "${own[@]}" training.seed="$seed" training.control_rotation="$((seed % 3))"
-        [[ -e $run/predicted.h5ad ]] || bionemo-scale predict --checkpoint "$run" --controls "$screen" --like "$screen" \
-            --seed "$seed" --out "$run/predicted.h5ad"
-        files+=("$run/predicted.h5ad")
+for ((seed = 0; seed < seeds; seed++)); do
+    run=$out/run-$seed
+    bionemo-scale pretrain --store "$out/store" --split "$split" --out "$run" \
+        "${overrides[@]}" training.seed="$seed" training.control_rotation="$((seed % 3))"
+    for arm in "linear start alone" "network alone" both; do
+        read -ra asked <<<"${share[$arm]}"
+        file=$run/${arm// /_}.h5ad
+        [[ -e $file ]] || bionemo-scale predict --checkpoint "$run" --controls "$screen" --like "$screen" \
+            --seed "$seed" "${asked[@]}" --out "$file"
+        predictions+=(--predicted "$arm=$file")
     done
-    predictions+=(--predicted "$arm=$(IFS=,; echo "${files[*]}")")
 done
 [[ -z $state ]] || predictions+=(--predicted "STATE=$state")
 bionemo-scale evaluate "${predictions[@]}" --observed "$screen" --split "$split" --out "$out/report" \

@@ -221,9 +221,9 @@ def test_the_share_of_the_network_stands_first(perfect, counts, tmp_path):
     perfect.uns["prediction"] |= {"network_share": 0.25, "start": "linear", "evidence": "none"}
     found = evaluate(perfect, counts, arms="main", threads=1, progress=False, out=tmp_path)
     notice = found.notices[0]
-    assert notice == "the predicted AnnData is a linear start with 25% of the network's change added."
+    assert notice == "the predicted AnnData is 75% of a linear start and 25% of the network."
     page = (tmp_path / "report.html").read_text()
-    assert 0 < page.index("a linear start with 25%") < page.index("<h2>Scores")
+    assert 0 < page.index("of a linear start and 25%") < page.index("<h2>Scores")
     assert json.loads((tmp_path / "metrics.json").read_text())["settings"]["prediction"]["network_share"] == 0.25
 
 

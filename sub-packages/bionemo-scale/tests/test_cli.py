@@ -230,7 +230,7 @@ def test_a_word_that_belongs_to_no_option_is_refused_by_name(written, run_path, 
 def test_predict_says_what_a_prediction_is_made_of(written, run_path, tmp_path):
     where = ["--checkpoint", str(run_path), "--controls", str(written()), "--out", str(tmp_path / "p.h5ad")]
     shown = CliRunner().invoke(app, ["predict", *where, "--perturbations", "MYC", "--missing-genes", "zero"])
-    assert "10 cells, step 1, the control cells + 100% of the network's change" in shown.output
+    assert "10 cells, step 1, the network alone" in shown.output
 
 
 def test_a_wrong_setting_of_pretrain_is_one_line_in_a_process_of_its_own(tmp_path):

@@ -273,26 +273,32 @@ def test_moved_cells_have_the_mean_that_was_asked_for_and_keep_their_zeros():
     cells = torch.randn(1, 500, 6).relu()
     mean = cells.mean(1)
     delta = torch.tensor([[-0.3, -0.1, 0.0, 0.2, 1.0, -9.0]])
-    moved = move_cells(cells, delta, mean, 10.0)
+    moved = move_cells(cells, delta, mean)
     torch.testing.assert_close(moved.mean(1), (mean + delta).clamp(min=0), atol=1e-5, rtol=0)
     down = delta[0] <= 0
     assert (moved[..., down][cells[..., down] == 0] == 0).all()
+    torch.testing.assert_close(move_cells(cells, delta, mean, 0.25), 0.75 * cells + 0.25 * moved)
 
 
-def test_an_untrained_model_that_transfers_predicts_the_moved_cells(build, sets, vocabulary):
+def test_start_and_network_are_mixed_by_the_share(build, sets, vocabulary):
     model = build(start="linear", names=replace(vocabulary, start_labels=("MYC", "TP53")))
     batch = sets(6, 4)
     given = dict(delta=torch.randn(2, 20), control_mean=batch["control"].mean(1))
     condition = replace(batch["condition"], **given)
     answer = model.predict(batch["control"], batch["mask"], condition, batch["key"])
-    expected = move_cells(batch["control"], given["delta"], given["control_mean"], model.expression_decoder.ceiling)
-    assert torch.equal(answer, expected)
-    model.network_share.fill_(0.5)
-    half = model.predict(batch["control"], batch["mask"], condition, batch["key"])
-    whole = model.predict(batch["control"], batch["mask"], condition, batch["key"], network_share=1.0)
-    inside = (whole > 0) & (whole < model.expression_decoder.ceiling) & (half > 0)
-    torch.testing.assert_close((half - expected)[inside], (whole - expected)[inside] / 2, atol=1e-5, rtol=1e-4)
-    assert (whole - expected).abs().max() > 1e-3
+    expected = move_cells(batch["control"], given["delta"], given["control_mean"])
+    torch.testing.assert_close(answer, expected.clamp(0, model.expression_decoder.ceiling))
+    model.network_share.fill_(0.25)
+    mixed = model.predict(batch["control"], batch["mask"], condition, batch["key"])
+    alone = build(names=model.vocabulary)
+    alone.load_state_dict(model.state_dict(), strict=False)
+    network = alone.predict(batch["control"], batch["mask"], batch["condition"], batch["key"], network_share=1.0)
+    torch.testing.assert_close(
+        model.predict(batch["control"], batch["mask"], condition, batch["key"], network_share=1.0), network
+    )
+    inside = (network > 0) & (answer > 0) & (mixed > 0)
+    torch.testing.assert_close(mixed[inside], (0.75 * answer + 0.25 * network)[inside], atol=1e-5, rtol=1e-4)
+    assert (network - answer).abs().max() > 1e-3
 
 
 def test_a_perturbation_that_has_only_an_embedding_gets_the_effect_it_says(names):

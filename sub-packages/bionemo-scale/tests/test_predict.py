@@ -13,6 +13,7 @@ import bionemo.scale as scale
 from bionemo.scale.data.condition import Condition
 from bionemo.scale.inference import generate as generation
 from bionemo.scale.inference.predict import predict
+from bionemo.scale.linear_start.apply import move_cells
 from bionemo.scale.runs.directory import RunDirectory
 from bionemo.screens import Split
 from bionemo.screens.controls import ControlRole, ControlRoles, Controls
@@ -92,7 +93,7 @@ def test_the_file_says_what_produced_it(predicted, run_path, written):
     assert stated["checkpoint"] == str(run_path)
     assert stated["controls_file"] == str(written())
     expected = {
-        **{"step": 1, "seed": 3, "training_seed": 0, "start": "control", "network_share": 1.0},
+        **{"step": 1, "seed": 3, "training_seed": 0, "start": "none", "network_share": 1.0},
         **{"evidence": "none", "controls": {"controls": "independent", "rotation": 0}},
         **{"part": "val", "control": "ctrl", "input_kind": "counts", "layer": ""},
     }
@@ -236,8 +237,11 @@ def test_a_loaded_model_answers_in_memory_as_often_as_it_is_asked(run_path, scre
     assert (model.contexts, model.perturbations) == (("A", "B"), ("MYC", "TP53"))
 
 
-def test_control_cells_are_read_and_encoded_once_for_many_calls(run_path, written, screen, monkeypatch):
-    model = scale.load(run_path)
+@pytest.mark.parametrize("linear", [False, True])
+def test_control_cells_are_read_and_encoded_once_for_many_calls(
+    linear, with_start, run_path, written, screen, monkeypatch
+):
+    model = with_start("counts") if linear else scale.load(run_path)
     start = model.start_from(written(), seed=4)
     start.predict(perturbations="TP53")
     monkeypatch.setattr(start.pools.cells.cells, "read", None)
@@ -247,6 +251,37 @@ def test_control_cells_are_read_and_encoded_once_for_many_calls(run_path, writte
     expected = model.predict(screen, perturbations="MYC", seed=4)
     assert (once.X != expected.X).nnz == 0
     assert (once.obs["control_cell"] == expected.obs["control_cell"]).all()
+
+
+def test_start_and_network_are_mixed_as_it_is_asked_for(with_start, run_path, screen):
+    cells = ad.AnnData(screen.X.log1p(), obs=screen.obs, var=screen.var)
+    model = with_start("log1p")
+    chosen, start, network, half = (
+        model.predict(cells, perturbations="MYC", network_share=share) for share in (None, 0.0, 1.0, 0.5)
+    )
+    assert [made.uns["prediction"]["network_share"] for made in (chosen, start, network, half)] == [0.25, 0.0, 1.0, 0.5]
+    start, network, half = (made.X.toarray() for made in (start, network, half))
+    inside = (start > 0) & (network > 0)
+    assert np.abs(start - network)[inside].max() > 0.05
+    np.testing.assert_allclose(half[inside], (start + network)[inside] / 2, atol=1e-5)
+    with pytest.raises(InputError, match=r"--network-share 1\.5 is outside \[0, 1\]"):
+        model.predict(cells, perturbations="MYC", network_share=1.5)
+    with pytest.raises(InputError, match="--network-share 0: the model has no linear start"):
+        scale.load(run_path).predict(screen, perturbations="MYC", network_share=0)
+
+
+@pytest.fixture
+def with_start(build, vocabulary, run_path):
+    """Make a model that has some linear start, whose validation chose a share of a quarter."""
+
+    def make(kind: str):
+        network = build(start="linear", names=replace(vocabulary, kind=kind, start_labels=("MYC", "TP53"))).eval()
+        for buffer in network.linear_start.buffers():
+            buffer.copy_(torch.randn(buffer.shape) / 4)
+        network.network_share.fill_(0.25)
+        return replace(scale.load(run_path), network=network)
+
+    return make
 
 
 def test_cells_that_stay_on_disk_are_read(run_path, written, screen):
@@ -309,12 +344,12 @@ def expected_cells(network, x0_SG, scale_G, names, mean_1G) -> np.ndarray:
     mask, key = torch.ones(1, len(x0_SG), dtype=torch.bool), torch.tensor([0])
     answer = network.predict(x0_SG[None], mask, condition, key)
     if network.scale.head == "residual":
-        as_they_are = network.starting_cells(x0_SG[None], condition)
-        scaled = network.starting_cells((x0_SG * torch.tensor(scale_G))[None], condition)
-        share = network.network_share
-        z0 = network.encoder(as_they_are - network.gene_mean, mask)
+        start, share = (x0_SG * torch.tensor(scale_G))[None], float(network.network_share)
+        if network.linear_start is not None:
+            start = move_cells(start, condition.delta, mean_1G, 1 - share)
+        z0 = network.encoder(x0_SG[None] - network.gene_mean, mask)
         z1 = network.transported(z0, mask, network.condition_encoder(condition)[0], torch.zeros_like(z0))
-        answer = (scaled + share * network.expression_decoder.change(z1, z0)).clamp(min=0)
+        answer = (start + share * network.expression_decoder.change(z1, z0)).clamp(min=0)
     return answer[0].detach().numpy()
 
 

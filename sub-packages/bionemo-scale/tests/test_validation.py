@@ -31,11 +31,8 @@ class Shift:
     def parameters(self):
         return iter([torch.zeros(1)])
 
-    def starting_cells(self, control, condition):
-        return control + self.start
-
     def predict(self, control, mask, condition, key, network_share):
-        return control + self.start + network_share * self.change
+        return control + (1 - network_share) * self.start + network_share * self.change
 
 
 def scored(model, observed, shares=(1.0,), sizes=((3, 4), (3, 2), (5, 4))):
@@ -70,7 +67,7 @@ def test_the_network_share_is_what_predicts_best(groups):
     torch.manual_seed(0)
     start, change = torch.randn(10), torch.randn(10)
     for share in NETWORK_SHARES:
-        observed = {3: start + share * change, 5: start + share * change}
+        observed = dict.fromkeys((3, 5), (1 - share) * start + share * change)
         assert scored(Shift(start, change), observed, NETWORK_SHARES) == (pytest.approx(1.0, abs=1e-5), share)
 
 

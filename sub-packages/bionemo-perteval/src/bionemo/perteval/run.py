@@ -220,9 +220,6 @@ def _stated(predictions: Sequence[CellFile]) -> dict[str, Any]:
     return next((file.stated for file in predictions if file.stated), {})
 
 
-_STARTS = {"linear": "a linear start", "control": "the control cells"}
-
-
 def made_of(predictions: Sequence[CellFile]) -> list[str]:
     """Say what each prediction was made of, where its file says it: start, network, control cells, evidence."""
     notices = []
@@ -230,8 +227,9 @@ def made_of(predictions: Sequence[CellFile]) -> list[str]:
         said = {name: value for name, value in file.stated.items() if str(value) not in ("None", "none", "")}
         facts = []
         if "network_share" in said:
-            begin = _STARTS.get(str(said.get("start")), "its start")
-            facts.append(f"is {begin} with {float(said['network_share']):.0%} of the network's change added")
+            share = float(said["network_share"])
+            mixed = f"{1 - share:.0%} of a linear start and {share:.0%} of the network"
+            facts.append(f"is {mixed if said.get('start') == 'linear' else 'the network alone'}")
         if "evidence" in said:
             facts.append(f"had as evidence: {plain(said['evidence'])}")
         if hasattr(said.get("controls"), "keys"):

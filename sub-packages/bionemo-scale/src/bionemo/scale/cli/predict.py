@@ -74,6 +74,10 @@ def predict(
             show_default="the training run's",
         ),
     ] = None,
+    network_share: Annotated[
+        float | None,
+        typer.Option(help="0 is the linear start alone, 1 the network alone.", show_default="as validation chose"),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
     seed: Annotated[int, typer.Option(help="The same seed gives the same cells.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -92,7 +96,7 @@ def predict(
 
     use_threads(threads)
     with started(devices) as rank:
-        model, cells = run(
+        made_of, cells = run(
             checkpoint,
             controls,
             out,
@@ -106,6 +110,7 @@ def predict(
             layer=layer,
             missing_genes=missing_genes,
             control_roles=control_roles,
+            network_share=network_share,
             overwrite=overwrite,
             seed=seed,
             device=device,
@@ -113,4 +118,4 @@ def predict(
         )
     if not rank.number:
         done = "wrote" if is_whole(out) else f"rank 0 of {rank.of} has done its part of"
-        typer.echo(f"{done} {out}: {cells:,} cells, {model.summary()}")
+        typer.echo(f"{done} {out}: {cells:,} cells, {made_of}")

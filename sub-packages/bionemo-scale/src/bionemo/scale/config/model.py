@@ -58,10 +58,17 @@ class PerturbationTokens(StrEnum):
 
 
 class Start(StrEnum):
-    """Which cells the network moves: control cells as they are, or moved by the fitted linear start."""
+    """What a prediction mixes with the network's: nothing, or the shift of a fitted linear start."""
 
     NONE = "none"
     LINEAR = "linear"
+
+
+def mixture(start: Start, network_share: float) -> str:
+    """Say in a few words what a prediction is made of."""
+    if start is Start.NONE:
+        return "the network alone"
+    return f"{1 - network_share:.0%} of a linear start and {network_share:.0%} of the network"
 
 
 class Head(StrEnum):
@@ -128,7 +135,7 @@ class ModelConfig:
     head: Head = Head.RESIDUAL
     start: Start = Start.LINEAR
     network_share: float | None = None
-    """Share of the network's change that is added to the linear start, in [0, 1]. Where not given, validation
+    """Share of the network in a prediction, in [0, 1]; the rest is the linear start's. Where not given, validation
     conditions choose it, marked by the split or drawn for a trial; without any it is 0."""
 
     endpoint_weight: float = 1.0
@@ -158,7 +165,7 @@ class ModelConfig:
                 f"head={self.head} are none: set set_loss=none."
             )
         if self.start is Start.LINEAR and self.head is not Head.RESIDUAL:
-            raise InputError(f"start=linear moves control cells, which head={self.head} does not: set start=none.")
+            raise InputError(f"start=linear shifts control cells, which head={self.head} does not: set start=none.")
         share = self.network_share
         if share is not None and not (self.start is Start.LINEAR and 0 <= share <= 1):
             raise InputError(f"network_share={share} is outside [0, 1], or given without start=linear: leave it out.")

@@ -24,7 +24,7 @@ class Genes(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class TuningConfig:
-    """Which weights a finetuning moves, and how much of the network's change is kept."""
+    """Which weights a finetuning moves, and the share of the network."""
 
     method: Method = Method.FULL
     rank: int = 8

@@ -20,7 +20,7 @@ class Condition:
     batch: torch.Tensor
     """int64 [B], -1 where the batch has no token."""
     delta: torch.Tensor | None = None
-    """float32 [B, G], log1p: the shift of a linear start."""
+    """float32 [B, G], log1p: the shift of a linear start, which predictions alone need."""
     control_mean: torch.Tensor | None = None
     """float32 [B, G], mean log1p of the control cells of each set's context, which that shift is relative to."""
 

@@ -58,14 +58,12 @@ class _Piece:
 
 @dataclass(frozen=True)
 class _Move:
-    """A `_Move` is what happens to all control cells of one population, whatever the network says."""
+    """A `_Move` is what happens to all control cells of one population beside what the network says."""
 
     factor_G: np.ndarray
     """float32; genes are multiplied by it."""
     shift_G: np.ndarray
     """float32; it is added then."""
-    start_2G: torch.Tensor | None
-    """The linear start's factors and shifts, which move cells before they are encoded; None where there is none."""
     rounding: CountRounding | None
     """None where cells are not rounded."""
 
@@ -96,12 +94,14 @@ class Generator:
         The size of the sets that the model was trained on.
     seed
         Of the choice of control cells, the model's noise and the rounding.
+    network_share
+        Share of the network, in [0, 1]; the rest is the linear start's.
     """
 
-    def __init__(self, model: ScaleModel, pools: Pools, *, cells_per_set: int, seed: int):
-        self._model, self._pools, self._seed = model, pools, seed
+    def __init__(self, model: ScaleModel, pools: Pools, *, cells_per_set: int, seed: int, network_share: float):
+        self._model, self._pools, self._seed, self._share = model, pools, seed, network_share
         self._sources = SourceSets(model, pools, cells_per_set=cells_per_set, seed=seed)
-        self._device, self._share = model.gene_mean.device, float(model.network_share)
+        self._device = model.gene_mean.device
         self._make = CellMaker(len(model.vocabulary.genes), model.expression_decoder.ceiling)
 
     @torch.inference_mode()
@@ -131,14 +131,15 @@ class Generator:
             new = list(dict.fromkeys(piece.population for piece in batch if piece.population not in moves))
             moves |= dict(zip(new, self._moves([populations[i] for i in new], conditions.context[new]), strict=True))
             sets = [sources.get(populations[piece.population].place, piece.number) for piece in batch]
-            answer = self._network(batch, sets, [moves[piece.population] for piece in batch], condition_PD)
+            answer = self._network(batch, sets, condition_PD)
             first = 0
             for i, (piece, source) in enumerate(zip(batch, sets, strict=True)):
                 change_SG = None if answer.change_NG is None else answer.change_NG[first : first + piece.cells]
                 first += piece.cells
-                cells = self._cells(piece, source, moves[piece.population], change_SG)
+                move = moves[piece.population]
+                cells = self._cells(piece, source, move, change_SG)
                 if cells is None:
-                    raise _not_finite(populations[piece.population], answer.stages, i)
+                    raise _not_finite(populations[piece.population], move, answer.stages, i)
                 parts[piece.population].append(cells)
                 if piece.is_last:
                     del moves[piece.population]
@@ -159,43 +160,35 @@ class Generator:
     def _moves(self, populations: Sequence[Population], context_B: torch.Tensor) -> Iterator[_Move]:
         model, head = self._model, self._model.scale.head
         start_B2G = None
-        if model.linear_start is not None and populations:
+        if model.linear_start is not None and self._share < 1 and populations:
             means = [self._pools.of_context(p.context).mean_G for p in populations]
             mean_BG = torch.from_numpy(np.stack(means)).float().to(self._device)
             labels = [p.perturbation for p in populations]
             delta_BG = model.linear_start.delta(labels, context_B, mean_BG, model.vocabulary)
-            start_B2G = torch.stack(movement(delta_BG, mean_BG), dim=1)
+            start_B2G = torch.stack(movement(delta_BG, mean_BG, 1 - self._share), dim=1).cpu().numpy()
         for i, population in enumerate(populations):
             factor_G = self._sources.scale_G(population.place, population.cells)
             shift_G, rounding = np.zeros_like(factor_G), None
             if start_B2G is not None:
-                keep_G, shift_G = start_B2G[i].cpu().numpy()
+                keep_G, shift_G = start_B2G[i]
                 factor_G = factor_G * keep_G
             if head is not Head.RESIDUAL:
                 factor_G, shift_G = np.zeros_like(factor_G), np.zeros_like(factor_G)
             if head is not Head.NEGATIVE_BINOMIAL and model.vocabulary.kind == "counts":
                 library = self._sources.library(population.place, population.cells)
                 rounding = CountRounding(len(factor_G), library, chance(self._seed, "rounding", *population.names))
-            yield _Move(factor_G, shift_G, None if start_B2G is None else start_B2G[i], rounding)
+            yield _Move(factor_G, shift_G, rounding)
 
-    def _network(
-        self, batch: Sequence[_Piece], sets: Sequence[SourceSet], moves: Sequence[_Move], condition_PD: torch.Tensor
-    ) -> _Answer:
+    def _network(self, batch: Sequence[_Piece], sets: Sequence[SourceSet], condition_PD: torch.Tensor) -> _Answer:
         """Return what the network changes in the cells of a batch, or what it answers in their place."""
         model, decoder = self._model, self._model.expression_decoder
         head, sizes = model.scale.head, [piece.cells for piece in batch]
-        starts = [move.start_2G for move in moves if move.start_2G is not None]
-        start = {"linear start": torch.stack(starts)} if starts else {}
         if head is Head.RESIDUAL and not self._share:
-            return _Answer(None, start)
+            return _Answer(None, {})
         mask_BS = (torch.arange(max(sizes))[None] < torch.tensor(sizes)[:, None]).to(self._device)
-        if not starts:
-            encoded = [self._sources.encoded(source, cells) for source, cells in zip(sets, sizes, strict=True)]
-            z0_BSD = pad_sequence([z0_SD for z0_SD, _ in encoded], batch_first=True)
-            trunk0_ND = torch.cat([trunk_SD for _, trunk_SD in encoded])
-        else:
-            z0_BSD = model.encoder(self._moved(sets, sizes, starts), mask_BS)
-            trunk0_ND = decoder.trunk(z0_BSD[mask_BS][None])[0]
+        encoded = [self._sources.encoded(source, cells) for source, cells in zip(sets, sizes, strict=True)]
+        z0_BSD = pad_sequence([z0_SD for z0_SD, _ in encoded], batch_first=True)
+        trunk0_ND = torch.cat([trunk_SD for _, trunk_SD in encoded])
         gaussian_BSD = pad_sequence(
             [source.gaussian_SD[:cells] for source, cells in zip(sets, sizes, strict=True)], batch_first=True
         )
@@ -209,15 +202,7 @@ class Generator:
         else:
             change_NG = decoder.project(trunk_ND) + decoder.gene_bias + model.gene_mean
         stages = {"condition encoder": condition_BD, "cell encoder": z0_BSD, "transport": z1_BSD}
-        return _Answer(change_NG.float().cpu().numpy(), start | stages)
-
-    def _moved(self, sets: Sequence[SourceSet], sizes: Sequence[int], starts: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return control cells as the linear start moves them, less the mean of each gene, [B, S, G]."""
-        mean_G, ceiling = self._model.gene_mean, self._model.expression_decoder.ceiling
-        x_BSG = torch.zeros(len(sets), max(sizes), len(mean_G), device=self._device)
-        for x_SG, source, cells, (keep_G, add_G) in zip(x_BSG, sets, sizes, starts, strict=True):
-            torch.addcmul(add_G, self._sources.dense_SG(source)[:cells], keep_G, out=x_SG[:cells])
-        return x_BSG.clamp_(max=ceiling).sub_(mean_G)
+        return _Answer(change_NG.float().cpu().numpy(), stages)
 
     def _drawn(self, log_NG: torch.Tensor, batch: Sequence[_Piece], sets: Sequence[SourceSet]) -> torch.Tensor:
         """Draw counts from logarithms of rates, log1p [N, G]; a piece that is not finite stays as it is."""
@@ -274,9 +259,11 @@ def _conditions(populations: Sequence[Population], vocabulary: Vocabulary, devic
     )
 
 
-def _not_finite(population: Population, stages: dict[str, torch.Tensor], row: int) -> InputError:
+def _not_finite(population: Population, move: _Move, stages: dict[str, torch.Tensor], row: int) -> InputError:
     """Return the error for cells that are not finite, which names the first part of the model that answered so."""
     part = next((name for name, values in stages.items() if not values[row].isfinite().all()), "decoder")
+    if not (np.isfinite(move.factor_G).all() and np.isfinite(move.shift_G).all()):
+        part = "linear start"
     return InputError(
         f"what the model predicts of perturbation {population.perturbation!r} in context {population.context!r} is not "
         f"finite, from its {part} on: its weights are damaged or its training diverged; take an earlier checkpoint, or "

@@ -26,7 +26,7 @@ def predict(
     progress: bool = True,
     rank: Rank = ALONE,
     **choices: Any,
-) -> tuple[TrainedModel, int]:
+) -> tuple[str, int]:
     """Predict populations of perturbed cells, shard by shard, and write each as it comes.
 
     Memory grows with a shard and with the control cells of a context, not with the number of cells or conditions. The
@@ -49,8 +49,8 @@ def predict(
 
     Returns
     -------
-    model : TrainedModel
-        The model that predicted.
+    made_of : str
+        The step of the model, and what the prediction is made of.
     cells : int
         The number of cells of the whole prediction.
 
@@ -67,19 +67,20 @@ def predict(
     model = TrainedModel.load(checkpoint, device)
     asked = {name: choices.pop(name) for name in ("perturbations", "part") if name in choices}
     request = model.start_from(controls, **choices).request(like=like, **asked)
+    made_of = model.summary(request.facts["network_share"])
     one_file = is_one_file(out)
     folder = ShardFolder(shards_of(out) if one_file else out, request.plan(model.network), len(request.shards))
     mend = None if one_file else "name another folder, or replace them with --overwrite"
     sizes, own = request.sizes, range(rank.number, len(request.shards), rank.of)
     if not own:  # the others may be done already
-        return model, sum(sizes)
+        return made_of, sum(sizes)
     with folder.held(mend=mend, overwrite=overwrite):
         absent = folder.absent(own)
         with shown(sum(sizes[number] for number in absent), progress and not rank.number) as report:
             for number in absent:
                 folder.write(number, request.shard(number, report))
         folder.finish({"prediction": dict(request.facts)}, sizes, out if one_file else None)
-    return model, sum(sizes)
+    return made_of, sum(sizes)
 
 
 def is_whole(out: Path) -> bool:

@@ -158,7 +158,7 @@ def _make(
                 base, more = row[gene] * factor[gene] + shift[gene], share * change[cell, gene]
                 seen = base + more
                 finite &= seen - seen == nothing
-                row[gene] = min(max(min(base, ceiling) + more, nothing), ceiling)
+                row[gene] = min(max(seen, nothing), ceiling)
         else:
             for gene in range(genes):
                 base = row[gene] * factor[gene] + shift[gene]

@@ -35,10 +35,8 @@ class SourceSet:
     grid: CountGrid
     gaussian_SD: torch.Tensor
     """The noise of the source."""
-    dense_SG: torch.Tensor | None = None
-    """The expression on the model's device, where conditions move the cells before they are encoded."""
     alone_SD: torch.Tensor | None = None
-    """The cells encoded each on its own, where they are encoded as they are."""
+    """The cells encoded each on its own."""
     whole: tuple[torch.Tensor, torch.Tensor] | None = None
     """Latents of the whole set, and what the decoder makes of them before its projection to genes, [S, D] each."""
 
@@ -108,14 +106,8 @@ class SourceSets:
             self._sets.popitem(last=False)
         return made
 
-    def dense_SG(self, source: SourceSet) -> torch.Tensor:
-        """Return the set's expression on the model's device, float32 log1p [S, G]."""
-        if source.dense_SG is None:
-            source.dense_SG = torch.from_numpy(source.expression.toarray()).to(self._model.gene_mean.device)
-        return source.dense_SG
-
     def encoded(self, source: SourceSet, cells: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode the first cells of a set as they are; only what is across cells depends on how many they are.
+        """Encode the first cells of a set; only what is across cells depends on how many they are.
 
         Returns
         -------
@@ -127,8 +119,8 @@ class SourceSets:
             return source.whole
         if source.alone_SD is None:
             # Set by set, so that the numbers do not depend on which others are encoded.
-            source.alone_SD = model.encoder.within_cell((self.dense_SG(source) - model.gene_mean)[None])[0]
-            source.dense_SG = None
+            dense_SG = torch.from_numpy(source.expression.toarray()).to(model.gene_mean.device)
+            source.alone_SD = model.encoder.within_cell((dense_SG - model.gene_mean)[None])[0]
         assert source.alone_SD is not None
         z0_1SD = source.alone_SD[None, :cells]
         if model.encoder.across_cells is not None:

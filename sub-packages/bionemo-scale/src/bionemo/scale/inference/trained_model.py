@@ -9,6 +9,7 @@ from typing import Any
 
 import anndata as ad
 
+from bionemo.scale.config.model import mixture
 from bionemo.scale.inference.controls import read_controls
 from bionemo.scale.inference.generate import Generator
 from bionemo.scale.inference.genes import MissingGenes
@@ -78,13 +79,13 @@ class TrainedModel:
 
     @property
     def network_share(self) -> float:
-        """Return the share of the network's change that a prediction adds to its start, 0 to 1."""
+        """Return the share of the network in a prediction, 0 to 1, as the run chose it; the rest is a linear start."""
         return float(self.network.network_share)
 
-    def summary(self) -> str:
-        """Say in a few words what a prediction is made of."""
-        start = "a linear start" if self.network.linear_start is not None else "the control cells"
-        return f"step {self.step}, {start} + {self.network_share:.0%} of the network's change"
+    def summary(self, network_share: float | None = None) -> str:
+        """Say in a few words what a prediction is made of, with the run's share of the network or another."""
+        share = self.network_share if network_share is None else network_share
+        return f"step {self.step}, {mixture(self.network.scale.start, share)}"
 
     def predict(
         self,
@@ -100,6 +101,7 @@ class TrainedModel:
         layer: str | None = None,
         missing_genes: str | None = None,
         control_roles: str | None = None,
+        network_share: float | None = None,
         seed: int = 0,
         progress: bool = False,
     ) -> ad.AnnData:
@@ -131,6 +133,8 @@ class TrainedModel:
             ``independent``: populations start from the control cells of role `input` alone, see
             :mod:`bionemo.screens.controls`, so that others are left to score against. ``shared``: from all of them.
             As the training run had it if not given.
+        network_share
+            Share of the network, 0 to 1, in place of the run's: 0 is the linear start alone, 1 the network alone.
         seed
             Of the choice of control cells, the model's noise and the rounding; not negative.
         progress
@@ -159,6 +163,7 @@ class TrainedModel:
             layer=layer,
             missing_genes=missing_genes,
             control_roles=control_roles,
+            network_share=network_share,
             seed=seed,
         )
         return start.predict(perturbations=perturbations, like=like, part=part, progress=progress)
@@ -174,6 +179,7 @@ class TrainedModel:
         layer: str | None = None,
         missing_genes: str | None = None,
         control_roles: str | None = None,
+        network_share: float | None = None,
         seed: int = 0,
     ) -> "Start":
         """Find control cells, to predict from them again and again; the arguments are those of :meth:`predict`.
@@ -183,6 +189,7 @@ class TrainedModel:
         """
         if seed < 0:
             raise InputError(f"--seed {seed} is negative: give 0 or more.")
+        share = self._share(network_share)
         columns = self._columns(perturbation_key, context_key, batch_key, control)
         cells = read_controls(
             controls,
@@ -194,6 +201,7 @@ class TrainedModel:
             gene_mean_G=self.network.gene_mean.float().cpu().numpy(),
         )
         pools, size = Pools(cells), self.record.training["cells_per_set"]
+        generator = Generator(self.network, pools, cells_per_set=size, seed=seed, network_share=share)
         facts = {
             "tool": f"bionemo-scale {version('bionemo-scale')}",
             "perturbation_key": columns.perturbation,
@@ -201,6 +209,7 @@ class TrainedModel:
             "batch_key": columns.batch or "",
             "control": columns.control,
             **self._facts(),
+            "network_share": share,
             "controls": cells.roles.to_dict(),
             "controls_file": "" if isinstance(controls, ad.AnnData) else str(controls),
             "layer": layer or "",
@@ -208,7 +217,17 @@ class TrainedModel:
             "missing_genes": str(missing_genes or "") if cells.filled_genes else "",
             "filled_genes": ", ".join(cells.filled_genes),
         }
-        return Start(self, columns, pools, Generator(self.network, pools, cells_per_set=size, seed=seed), facts)
+        return Start(self, columns, pools, generator, facts)
+
+    def _share(self, asked: float | None) -> float:
+        """Return the share of the network that is asked for, or that of the run."""
+        if asked is None:
+            return self.network_share
+        if self.network.linear_start is None:
+            raise InputError(f"--network-share {asked}: the model has no linear start to mix with; leave it out.")
+        if not 0 <= asked <= 1:
+            raise InputError(f"--network-share {asked} is outside [0, 1].")
+        return float(asked)
 
     def _roles(self, chosen: str | None) -> ControlRoles:
         """Return the run's roles of control cells, independent or shared as it was chosen."""
@@ -236,8 +255,7 @@ class TrainedModel:
         return {
             "checkpoint": str(self.checkpoint),
             "step": self.step,
-            "start": "linear" if self.network.linear_start is not None else "control",
-            "network_share": self.network_share,
+            "start": str(self.network.scale.start),
             "evidence": "none",
             "training_seed": self.record.training["seed"],
             "target_sum": vocabulary.target_sum,

@@ -1,4 +1,4 @@
-"""Start from control cells that are already moved by what the perturbation did in other contexts.
+"""Move control cells by what the perturbation did in other contexts.
 
 The shift of perturbation p in context k is that of a linear model of condition means,
 

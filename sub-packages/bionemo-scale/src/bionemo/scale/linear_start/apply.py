@@ -144,19 +144,20 @@ def combine(effects: torch.Tensor, rows: Rows) -> torch.Tensor:
 
 
 def move_cells(
-    x0_BSG: torch.Tensor, delta_BG: torch.Tensor, control_mean_BG: torch.Tensor, ceiling: float
+    x0_BSG: torch.Tensor, delta_BG: torch.Tensor, control_mean_BG: torch.Tensor, share: float = 1.0
 ) -> torch.Tensor:
-    """Move control cells so that their mean shifts by a delta, log1p [B, S, G].
+    """Move control cells so that their mean shifts by a share of a delta, log1p [B, S, G].
 
     Upwards every cell is shifted. Downwards a gene is scaled, so that its zeros stay and none is asked to go below
     them: clamping a shift at 0 instead would lose most of the delta of a gene that is mostly zero.
     """
-    keep_BG, add_BG = movement(delta_BG, control_mean_BG)
-    moved_BSG = x0_BSG * keep_BG[:, None].to(x0_BSG.dtype) + add_BG[:, None].to(x0_BSG.dtype)
-    return moved_BSG.clamp(max=ceiling)
+    keep_BG, add_BG = movement(delta_BG, control_mean_BG, share)
+    return x0_BSG * keep_BG[:, None].to(x0_BSG.dtype) + add_BG[:, None].to(x0_BSG.dtype)
 
 
-def movement(delta_BG: torch.Tensor, control_mean_BG: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def movement(
+    delta_BG: torch.Tensor, control_mean_BG: torch.Tensor, share: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what :func:`move_cells` multiplies each gene by, and then adds to it, [B, G] each."""
-    keep_BG = (1 + delta_BG.clamp(max=0) / control_mean_BG.clamp(min=1e-6)).clamp(min=0)
-    return keep_BG, delta_BG.clamp(min=0)
+    down_BG = (delta_BG / control_mean_BG.clamp(min=1e-6)).clamp(-1, 0)
+    return 1 + share * down_BG, share * delta_BG.clamp(min=0)

@@ -71,20 +71,20 @@ class Decoder(MegatronModule):
         self,
         z1_BSD: torch.Tensor,
         z0_BSD: torch.Tensor,
-        x0_BSG: torch.Tensor,
+        start_BSG: torch.Tensor,
         gene_mean_G: torch.Tensor,
         network_share: float = 1.0,
     ) -> torch.Tensor:
         """Return the expression of the predicted cells, log1p [B, S, G].
 
-        The residual head answers ``x0 + network_share * (h(z1) - h(z0))``: what the latent cannot hold of a cell, its
-        own noise and its zeros, is taken from the control cell. The regression head answers ``h(z1)``, the negative
+        The residual head answers ``start + network_share * (h(z1) - h(z0))``: what the latent cannot hold of a cell,
+        its own noise and its zeros, is taken from the control cell. The regression head answers ``h(z1)``, the negative
         binomial head ``log1p`` of its rates, which counts are yet to be drawn from.
         """
         if self.rates is not None:
             return self.rates(self.trunk(z1_BSD), gene_mean_G).log1p()
         if self.head is Head.RESIDUAL:
-            return (x0_BSG + network_share * self.change(z1_BSD, z0_BSD)).clamp(0, self.ceiling)
+            return (start_BSG + network_share * self.change(z1_BSD, z0_BSD)).clamp(0, self.ceiling)
         return (self(z1_BSD) + gene_mean_G).clamp(0, self.ceiling)
 
 

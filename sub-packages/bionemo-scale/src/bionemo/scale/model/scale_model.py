@@ -58,7 +58,7 @@ class ScaleModel(MegatronModule):
         # would dominate every cell's encoding, and latents would collapse towards one point.
         self.register_buffer("gene_mean", torch.zeros(len(vocabulary.genes)))
         self.linear_start = LinearStart(vocabulary) if config.start is Start.LINEAR else None
-        # The share of the network's change that is kept: with a linear start validation chooses it.
+        # The share of the network in a prediction, the rest is the linear start's: validation chooses it.
         share = 1.0 if self.linear_start is None else config.network_share or 0.0
         self.register_buffer("network_share", torch.full((1,), share))
         shares = {Source.CONTROL: 1.0, Source.GAUSSIAN: 0.0, Source.MIXED: config.source_control_share}
@@ -90,9 +90,8 @@ class ScaleModel(MegatronModule):
         config, decoder, mask_BS = self.scale, self.expression_decoder, batch.mask
         noise = self._noise(batch)
         # Cells come in float32, and are rounded to the precision of the weights only when they are centred.
-        x0_BSG, dtype = self.starting_cells(batch.control, batch.condition), self.gene_mean.dtype
-        centred_2BSG = (torch.cat([x0_BSG, batch.perturbed]) - self.gene_mean).to(dtype)
-        x0_BSG, centred_x1_BSG = x0_BSG.to(dtype), centred_2BSG.chunk(2)[1]
+        centred_2BSG = (torch.cat([batch.control, batch.perturbed]) - self.gene_mean).to(self.gene_mean.dtype)
+        x0_BSG, centred_x1_BSG = batch.control.to(centred_2BSG.dtype), centred_2BSG.chunk(2)[1]
 
         # The auto-encoder: gradients reach the encoder through the first cells of each set.
         first, mask_2BS = slice(config.reconstructed_cells(mask_BS.shape[1])), mask_BS.repeat(2, 1)
@@ -138,14 +137,6 @@ class ScaleModel(MegatronModule):
         loss = torch.stack([weight * terms[name] for name, (weight, _) in weighted.items()]).sum()
         return {"loss": loss, **terms, "filled": mask_BS.any(1).float().mean()}
 
-    def starting_cells(self, x0_BSG: torch.Tensor, condition: Condition) -> torch.Tensor:
-        """Return the control cells, moved by the condition's delta where there is a linear start, log1p [B, S, G]."""
-        if self.linear_start is None:
-            return x0_BSG
-        assert condition.delta is not None
-        assert condition.control_mean is not None
-        return move_cells(x0_BSG, condition.delta, condition.control_mean, self.expression_decoder.ceiling)
-
     @torch.no_grad()
     def predict(
         self,
@@ -157,6 +148,8 @@ class ScaleModel(MegatronModule):
     ) -> torch.Tensor:
         """Predict perturbed populations, one cell for each control cell.
 
+        With a linear start a cell moves by ``1 - s`` of that start's movement and by s of the network's change.
+
         Parameters
         ----------
         x0_BSG
@@ -164,23 +157,26 @@ class ScaleModel(MegatronModule):
         mask_BS, condition, key_B
             Mask, conditions and keys, as in a :class:`TrainingBatch`.
         network_share
-            Share of the network's change to keep, which is not computed where it is 0; the one that validation has
-            chosen if not given.
+            s; the network is not computed where it is 0. The one that validation has chosen if not given.
 
         Returns
         -------
         torch.Tensor
             log1p [B, S, G], before any rounding to counts.
         """
-        x0_BSG = self.starting_cells(x0_BSG, condition)
         share = float(self.network_share if network_share is None else network_share)
+        start_BSG = x0_BSG
+        if self.linear_start is not None and share < 1:
+            assert condition.delta is not None
+            assert condition.control_mean is not None
+            start_BSG = move_cells(x0_BSG, condition.delta, condition.control_mean, 1 - share)
         if self.scale.head is Head.RESIDUAL and not share:
-            return x0_BSG.clamp(0, self.expression_decoder.ceiling)
+            return start_BSG.clamp(0, self.expression_decoder.ceiling)
         noise = set_noise(key_B, cells=x0_BSG.shape[1], width=self.scale.hidden_size, device=x0_BSG.device)
         z0_BSD = self.encoder(x0_BSG - self.gene_mean, mask_BS)
         condition_BD, _ = self.condition_encoder(condition)
         z1_BSD = self.transported(z0_BSD, mask_BS, condition_BD, noise.gaussian_BSD)
-        return self.expression_decoder.predict(z1_BSD, z0_BSD, x0_BSG, self.gene_mean, share)
+        return self.expression_decoder.predict(z1_BSD, z0_BSD, start_BSG, self.gene_mean, share)
 
     def transported(
         self, z0_BSD: torch.Tensor, mask_BS: torch.Tensor, condition_BD: torch.Tensor, gaussian_BSD: torch.Tensor

@@ -85,7 +85,7 @@ class Best:
     metric: str
     value: float
     network_share: float
-    """Share of the network's change that predicts best with it."""
+    """Share of the network that predicts best with it."""
 
 
 class RunDirectory:

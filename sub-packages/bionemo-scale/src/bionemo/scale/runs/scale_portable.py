@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-FORMAT = 3
+FORMAT = 4
 EPSILON = 1e-5
 PSEUDOCOUNT = 0.2
 INTERACTION_RANK = 256
@@ -371,10 +371,10 @@ class LinearStart(nn.Module):
         return torch.stack(deltas)
 
     @staticmethod
-    def move(x_BSG, delta_BG, control_mean_BG, ceiling: float) -> torch.Tensor:
-        """Return cells whose mean moves by delta: up by a shift, down by a factor, which keeps zeros."""
-        keep_BG = (1 + delta_BG.clamp(max=0) / control_mean_BG.clamp(min=1e-6)).clamp(min=0)
-        return (x_BSG * keep_BG[:, None] + delta_BG.clamp(min=0)[:, None]).clamp(max=ceiling)
+    def move(x_BSG, delta_BG, control_mean_BG, share) -> torch.Tensor:
+        """Return cells whose mean moves by a share of delta: up by a shift, down by a factor, which keeps zeros."""
+        down_BG = (delta_BG / control_mean_BG.clamp(min=1e-6)).clamp(-1, 0)
+        return x_BSG * (1 + share * down_BG)[:, None] + share * delta_BG.clamp(min=0)[:, None]
 
 
 class ScaleModel(nn.Module):
@@ -440,8 +440,6 @@ class ScaleModel(nn.Module):
 
     def _answer(self, x0_BSG, mask_BS, perturbation, dose, context, batch, key, delta, control_mean) -> torch.Tensor:
         """Predict before values are brought into their range, which would hide what is infinite."""
-        if self.linear_start is not None:
-            x0_BSG = self.linear_start.move(x0_BSG, delta, control_mean, self.ceiling)
         z0_BSD = self.encoder(x0_BSG - self.gene_mean, mask_BS)
         condition_BD = self.condition_encoder(perturbation, dose, context, batch)
         noise_BSD = torch.stack([self._noise(int(k), z0_BSD.shape[1:]) for k in key]).to(z0_BSD.device)
@@ -454,6 +452,8 @@ class ScaleModel(nn.Module):
             z_BSD = z_BSD + (self.transport(z_BSD, t_B, condition_BD, z0_BSD, mask_BS) - z_BSD) / (steps - step)
         x1_BSG = self.expression_decoder(z_BSD)
         if self.config["head"] == "residual":
+            if self.linear_start is not None:
+                x0_BSG = self.linear_start.move(x0_BSG, delta, control_mean, 1 - self.network_share)
             x1_BSG = x0_BSG + self.network_share * (x1_BSG - self.expression_decoder(z0_BSD))
         else:
             x1_BSG = x1_BSG + self.gene_mean

@@ -48,7 +48,10 @@ def table_rows(names: np.ndarray, table: tuple[str, ...]) -> torch.Tensor:
 
 
 class TrainingBatches:
-    """`TrainingBatches` makes the model's batches of a loader's sets: the store's numbers become rows of its tables."""
+    """`TrainingBatches` makes the model's batches of a loader's sets: the store's numbers become rows of its tables.
+
+    With a fitted linear start they say what it shifts each set by, as predictions need it.
+    """
 
     def __init__(
         self,
@@ -56,9 +59,9 @@ class TrainingBatches:
         model: ModelConfig,
         compute: ComputeConfig,
         vocabulary: Vocabulary,
-        shifts: "Shifts | None",
+        linear_start: FittedLinearStart | None = None,
     ):
-        self.loader, self.shifts, self.wait_seconds = loader, shifts, 0.0
+        self.loader, self.linear_start, self.wait_seconds = loader, linear_start, 0.0
         self._on_gpu = compute.on_gpu
         store = loader.store
         self._context_rows = table_rows(store.contexts, vocabulary.contexts)
@@ -89,7 +92,11 @@ class TrainingBatches:
         if self._with_library:
             rows = torch.stack([batch.control_rows, batch.rows]).numpy()
             library = torch.from_numpy(store.library_size[np.maximum(rows, 0)]).masked_fill(~batch.mask, 0.0)
-        delta, control_mean = (None, None) if self.shifts is None else self.shifts.of(batch)
+        delta = control_mean = None
+        if self.linear_start is not None:
+            conditions = list(zip(batch.context.tolist(), batch.perturbation.tolist(), strict=True))
+            delta = torch.stack([self.linear_start.delta(*condition) for condition in conditions])
+            control_mean = torch.stack([self.linear_start.control_mean(context) for context, _ in conditions])
         return TrainingBatch(
             control=batch.control,
             perturbed=batch.perturbed,
@@ -108,20 +115,6 @@ class TrainingBatches:
             # Control sets are trained on too, and count into no throughput.
             perturbed_cells=int(batch.mask[batch.perturbation != store.control_index].sum()),
         )
-
-
-class Shifts:
-    """`Shifts` say what the sets of a batch start from: a shift and a control mean."""
-
-    def __init__(self, linear_start: FittedLinearStart):
-        self._linear_start = linear_start
-
-    def of(self, batch: SetBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return both, float32 [B, G]."""
-        contexts = batch.context.tolist()
-        conditions = zip(contexts, batch.perturbation.tolist(), strict=True)
-        delta = torch.stack([self._linear_start.delta(*condition) for condition in conditions])
-        return delta, torch.stack([self._linear_start.control_mean(context) for context in contexts])
 
 
 def condition_number(store: CellStore, context, perturbation):
@@ -186,7 +179,6 @@ class CellSetsDataModule(pl.LightningDataModule):
             vectors = None if embeddings is None else embeddings.numpy()
             self.linear_start = FittedLinearStart(means, contexts, self.labels, shown or vocabulary, vectors, folder)
         self.data_sampler = _SetsAsTheyCome(training, compute.data_parallel)
-        self.shifts = None if self.linear_start is None else Shifts(self.linear_start)
         self.batches: TrainingBatches | None = None
 
     @property
@@ -224,7 +216,7 @@ class CellSetsDataModule(pl.LightningDataModule):
         """Return the same validation sets every time."""
         if not self.has_validation:
             return []
-        return self._batches(self._loader(self._sampler("val"), epochs=1))
+        return self._batches(self._loader(self._sampler("val"), epochs=1), self.linear_start)
 
     def tables(self) -> dict[str, torch.Tensor]:
         """Return what the data say of the model's buffers: name of the buffer -> values."""
@@ -282,5 +274,5 @@ class CellSetsDataModule(pl.LightningDataModule):
     def _loader(self, sampler: SetSampler, **options) -> SetLoader:
         return SetLoader(self.store, sampler, roles=self.training.control_roles, **options)
 
-    def _batches(self, loader: SetLoader) -> TrainingBatches:
-        return TrainingBatches(loader, self.model, self.compute, self.vocabulary, self.shifts)
+    def _batches(self, loader: SetLoader, linear_start: FittedLinearStart | None = None) -> TrainingBatches:
+        return TrainingBatches(loader, self.model, self.compute, self.vocabulary, linear_start)

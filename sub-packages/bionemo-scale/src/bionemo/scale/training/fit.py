@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from nemo import lightning as nl
 
 from bionemo.scale.config.compute import ComputeConfig
-from bionemo.scale.config.model import ModelConfig, Start
+from bionemo.scale.config.model import ModelConfig, Start, mixture
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.runs.directory import RunDirectory, checkpoint_step
 from bionemo.scale.runs.failures import one_sentence
@@ -120,7 +120,7 @@ def fit(
         _log.info("%s, %s", data.summary(), f"going on from {last.name}" if last else f"{training.max_steps} steps")
         if model.start is Start.LINEAR and model.network_share is None and not data.has_validation:
             _log.warning(
-                "nothing tells how much the network adds to the linear start, so predictions will be that start alone: "
+                "nothing tells what share the network should have, so predictions will be the linear start alone: "
                 "%s marks no validation conditions; list some under val, or set model.network_share",
                 split,
             )
@@ -134,10 +134,9 @@ def fit(
     if rank_zero_only.rank == 0:
         best = run.best()
         share = float(module.model.network_share) if best is None else best.network_share
-        from_what = "a linear start" if model.start is Start.LINEAR else "control cells"
         _log.info(
-            "trained: %s; predictions come from %s: %s + %.0f%% of the network's change",
-            *(run.last_checkpoint(), run.best_checkpoint(), from_what, 100 * share),
+            "trained: %s; predictions come from %s: %s",
+            *(run.last_checkpoint(), run.best_checkpoint(), mixture(model.start, share)),
         )
 
 

@@ -126,7 +126,7 @@ class ScaleModule(pl.LightningModule):
         return self.model if average is None else average.model
 
     def set_network_share(self, share: float) -> None:
-        """Set the share of the network's change that is kept, unless the configuration says it."""
+        """Set the share of the network, unless the configuration says it."""
         if self.scale.network_share is not None:
             return
         for model in (self.model, self.predicting_model):

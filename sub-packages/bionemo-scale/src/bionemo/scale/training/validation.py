@@ -9,7 +9,7 @@ from bionemo.scale.data.batches import TrainingBatch
 from bionemo.scale.model.scale_model import ScaleModel
 
 NETWORK_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Shares of the network's change that validation chooses from, where there is a linear start."""
+"""Shares of the network that validation chooses from, where there is a linear start."""
 
 
 class ConditionScores:
@@ -17,7 +17,7 @@ class ConditionScores:
 
     The observed delta is that of all cells, measured against the control cells of the role target; the predicted one is
     the mean change of the control cells of the validation sets, which have the role input. Predicted means are linear
-    in the share but for the clamp to expression's range, so one prediction serves every share.
+    in the network's share but for the clamp to expression's range, so two predictions serve every share.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class ConditionScores:
 
     def reset(self) -> None:
         """Forget what was predicted."""
-        # Summed change of cells by what they start with, and by the whole prediction; then the number of cells.
+        # Summed change of cells at a share of 0, and at a share of 1; then the number of cells.
         self._sums = torch.zeros(2, *self._observed.shape, dtype=torch.float64)
         self._cells = torch.zeros(len(self._observed), dtype=torch.float64)
 
@@ -44,12 +44,11 @@ class ConditionScores:
         """Predict the sets of a batch, and add them to the sums of their conditions."""
         assert batch.place is not None
         control, mask, condition = batch.control.to(next(model.parameters()).dtype), batch.mask, batch.condition
-        predicted = model.predict(control, mask, condition, batch.key, network_share=1.0)
+        start, predicted = (model.predict(control, mask, condition, batch.key, share) for share in (0.0, 1.0))
         if (rates := model.expression_decoder.rates) is not None:
             assert batch.library is not None
             generator = torch.Generator(device=control.device).manual_seed(int(batch.key[0]))
             predicted = rates.draw(predicted, batch.library[0], generator)
-        start = model.starting_cells(control, condition)
         weight = mask[..., None].double()
         changes = torch.stack([((x.double() - control.double()) * weight).sum(1) for x in (start, predicted)]).cpu()
         rows = [self._row.get(place, -1) for place in batch.place.tolist()]

@@ -57,7 +57,7 @@ class Selection(pl.Callback):
         if best is None or score >= best.value:
             if rank_zero_only.rank == 0:
                 self.run.mark_best(Best(step=step, metric=METRIC, value=score, network_share=share))
-                kept = f", {share:.0%} of the network's change kept" if chosen else ""
+                kept = f", with {share:.0%} of the network" if chosen else ""
                 _log.info("step %d predicts the validation conditions best so far: PDCorr %.4f%s", step, score, kept)
             torch.distributed.barrier()
             return
