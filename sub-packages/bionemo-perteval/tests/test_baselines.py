@@ -3,6 +3,7 @@
 import anndata as ad
 import numpy as np
 import pytest
+from scipy import stats
 
 from bionemo.perteval import BASELINES, evaluate
 from bionemo.perteval.inputs.alignment import align, hold_out, training_notes
@@ -11,7 +12,7 @@ from bionemo.perteval.inputs.keys import Keys
 from bionemo.perteval.inputs.reading import CellFile
 from bionemo.perteval.inputs.screen import generator, mean_cell
 from bionemo.perteval.populations.baselines import Request
-from bionemo.perteval.populations.ceiling import split_halves
+from bionemo.perteval.populations.ceiling import Sums, interpolated_duplicate, split_halves
 from bionemo.perteval.populations.estimates import Estimates
 from bionemo.perteval.populations.rounding import round_to_counts
 from bionemo.perteval.populations.views import View
@@ -244,6 +245,23 @@ def test_split_halves_are_disjoint_and_equal(screen):
     assert not first & second
     assert first | second <= {row.tobytes() for row in screen.cells("A", "p1").toarray()}
     assert cells(1)[0] != first
+
+
+def test_interpolated_means_by_hand(screen):
+    perturbed = Sums.of_perturbed(screen, "A")
+    duplicate, truth = interpolated_duplicate(screen, "A", "p1", 0, perturbed)
+    half, other = split_halves(screen, "A", "p1", 0)
+    assert (truth != other).nnz == 0
+    one = half.toarray().astype(np.float64)
+    others = np.concatenate([screen.cells("A", f"p{i}").toarray() for i in range(2, 6)]).astype(np.float64)
+    test = stats.ttest_ind_from_stats(
+        one.mean(0), one.std(0, ddof=1), len(one), others.mean(0), others.std(0, ddof=1), len(one), equal_var=False
+    )
+    rate = stats.false_discovery_control(np.nan_to_num(test.pvalue, nan=1.0))
+    expected = np.where(one.mean(0) > 0, (1 - rate) * one.mean(0) + rate * others.mean(0), 0.0)
+    assert 0.05 < rate.mean() < 0.95
+    np.testing.assert_allclose(duplicate.toarray().mean(0, dtype=np.float64), expected, atol=1e-5)
+    assert ((duplicate > 0) != (half > 0)).nnz == 0
 
 
 def test_without_training_conditions_only_control_cells_remain(noisy, counts):

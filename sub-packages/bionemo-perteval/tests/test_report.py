@@ -25,7 +25,8 @@ def folder(evaluation, tmp_path_factory):
 
 def test_files(folder):
     assert sorted(path.name for path in folder.iterdir()) == [
-        "comparisons.csv", "metrics.csv", "metrics.json", "per_perturbation.csv", "report.html",
+        "calibration.csv", "comparisons.csv", "conditions.csv", "metrics.csv", "metrics.json", "per_perturbation.csv",
+        "report.html", "strata.csv",
     ]  # fmt: skip
 
 
@@ -185,7 +186,7 @@ def test_writing_again_replaces_and_leaves_other_files(folder, evaluation):
     (folder / "mine.txt").write_text("kept")
     write(evaluation, folder)
     assert (folder / "mine.txt").read_text() == "kept"
-    assert len(list(folder.iterdir())) == 6
+    assert len(list(folder.iterdir())) == 9
     (folder / "mine.txt").unlink()
 
 

@@ -11,8 +11,8 @@ import pandas as pd
 from bionemo.perteval.checks import flags
 from bionemo.perteval.checks.flags import Flag
 from bionemo.perteval.checks.profiles import Profiles
-from bionemo.perteval.metrics import challenge, intervals
-from bionemo.perteval.metrics.registry import METRICS, STRONG_EFFECT, directed
+from bionemo.perteval.metrics import calibration, challenge, intervals, strata
+from bionemo.perteval.metrics.registry import METRICS, STRONG_EFFECT, directed, headline
 from bionemo.perteval.metrics.scores import failed
 from bionemo.perteval.populations.baselines import CONTROL_CELLS, TRANSFERRED_DELTA
 from bionemo.perteval.populations.catalogue import Arm
@@ -195,6 +195,40 @@ class Evaluation:
         return TRANSFERRED_DELTA if TRANSFERRED_DELTA in self.arms else CONTROL_CELLS
 
     @cached_property
+    def calibration(self) -> pd.DataFrame:
+        """Whether each metric tells a replicate from a prediction that knows no perturbation; see `calibrate`."""
+        return calibration.calibrate(
+            self.per_perturbation,
+            self.table,
+            negatives=[name for name, arm in self.arms.items() if arm.generic],
+            positives=self._of_kind("ceiling"),
+            metrics=[metric for metric in directed() if metric.name in self.metrics],
+            seed=self.settings["seed"],
+        )
+
+    @cached_property
+    def placed(self) -> pd.DataFrame:
+        """Strata of every condition, as `strata.place` returns them. Index: (context, perturbation)."""
+        return strata.place(
+            self.per_perturbation,
+            baseline=self.best_baseline(strata.METRIC),
+            negative=CONTROL_CELLS,
+            replicate=SPLIT_HALVES,
+        )
+
+    @cached_property
+    def strata(self) -> pd.DataFrame:
+        """Every prediction against the best baseline of each stratum in the headline metrics; see `strata.ahead`."""
+        return strata.ahead(
+            self.per_perturbation,
+            self.placed,
+            predictions=self.predictions,
+            baselines=self._of_kind("baseline"),
+            metrics=headline(),
+            seed=self.settings["seed"],
+        )
+
+    @cached_property
     def comparisons(self) -> pd.DataFrame:
         """Every prediction against every later one and against the baseline to beat.
 
@@ -287,6 +321,14 @@ class Evaluation:
             return set()
         extreme = max(scores.values()) if direction == "high" else min(scores.values())
         return {str(arm) for arm, score in scores.items() if math.isclose(score, extreme, rel_tol=1e-6)}
+
+    def best_baseline(self, metric: str) -> str:
+        """Return the baseline with the best mean; the control cells where none has a value."""
+        found = calibration.best_of(self.table, self._of_kind("baseline"), METRICS[metric])
+        return CONTROL_CELLS if found is None else found
+
+    def _of_kind(self, kind: str) -> list[str]:
+        return [name for name, arm in self.arms.items() if arm.kind == kind]
 
     def _per_context(self, scores: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(scores.groupby(["arm", "context"], sort=False)[self.metrics].mean())

@@ -20,7 +20,7 @@ from bionemo.perteval.inputs.screen import Screen
 from bionemo.perteval.metrics.scores import versions
 from bionemo.perteval.populations.baselines import BASELINES
 from bionemo.perteval.populations.catalogue import list_arms, population_notes
-from bionemo.perteval.populations.ceiling import SPLIT_HALVES, SPLIT_REPEATS
+from bionemo.perteval.populations.ceiling import INTERPOLATED, SPLIT_HALVES, SPLIT_REPEATS
 from bionemo.perteval.report.files import check_writable, plain, write
 from bionemo.perteval.report.warnings import noise_of
 from bionemo.perteval.rules.ruleset import Held, HvgFrom, Ruleset, TrainedOn
@@ -142,7 +142,7 @@ def evaluate(
     if out is not None:
         check_writable(Path(out))
     rules = Ruleset.read(protocol, split, pairs=held_out or (), strict=strict)
-    predictions = read_predictions(predicted, reserved=(*BASELINES, SPLIT_HALVES))
+    predictions = read_predictions(predicted, reserved=(*BASELINES, SPLIT_HALVES, INTERPOLATED))
     truth = read_observed(observed)
 
     given = {"perturbation_key": perturbation_key, "context_key": context_key, "control": control}

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,13 @@ from bionemo.perteval.metrics.registry import METRICS
 from bionemo.perteval.metrics.scores import over_repeats, score
 from bionemo.perteval.metrics.sides import Side
 from bionemo.perteval.populations.catalogue import Turn, draw, list_arms, turns
-from bionemo.perteval.populations.ceiling import SPLIT_HALVES, split_halves
+from bionemo.perteval.populations.ceiling import (
+    INTERPOLATED,
+    SPLIT_HALVES,
+    Sums,
+    interpolated_duplicate,
+    split_halves,
+)
 from bionemo.perteval.populations.estimates import Estimates
 from bionemo.perteval.populations.views import View
 from bionemo.perteval.progress import bar
@@ -222,6 +229,10 @@ class ContextScorer:
         common, whole = self._variances
         return float(1 - common / whole) if whole else float("nan")
 
+    @cached_property
+    def _perturbed(self) -> Sums:
+        return Sums.of_perturbed(self._screen, self._context)
+
     def score(self, turn: Turn, *, keep: bool = False) -> Iterator[Scored]:
         """Draw and score one population of every scored perturbation, under each division of the turn.
 
@@ -232,12 +243,14 @@ class ContextScorer:
         keep
             Whether to summarise the populations.
         """
-        prints = turn.arm in self._screen.predictions
+        prints, halved = turn.arm in self._screen.predictions, turn.arm in (SPLIT_HALVES, INTERPOLATED)
+        perturbed = self._perturbed if turn.arm == INTERPOLATED else None
 
         def work(name: str) -> tuple[list[Tested], list[Tested], Summary | None]:
             seen: list[Tested] = []
-            if turn.arm == SPLIT_HALVES:
-                cells, other = split_halves(self._screen, self._context, name, self._seed + turn.repeat)
+            if halved:
+                asked = self._screen, self._context, name, self._seed + turn.repeat
+                cells, other = interpolated_duplicate(*asked, perturbed) if perturbed else split_halves(*asked)
                 seen = self._test(other, turn.roles, ControlRole.TRUTH)
             else:
                 view = self._views[turn.roles[0]]
@@ -249,9 +262,9 @@ class ContextScorer:
         for place, roles in enumerate(turn.roles):
             predicted = self._side(roles, ControlRole.INPUT, [tests[place] for tests in made])
             observed = self.observed[roles]
-            if turn.arm == SPLIT_HALVES:
+            if halved:
                 observed = self._side(roles, ControlRole.TRUTH, [tests[place] for tests in seen])
-                if roles.controls is Controls.INDEPENDENT:
+                if turn.arm == SPLIT_HALVES and roles.controls is Controls.INDEPENDENT:
                     whole = self.observed[roles].delta
                     self._variances += [
                         covariances(predicted.delta, observed.delta).sum(),

@@ -19,7 +19,7 @@ from bionemo.perteval.inputs.screen import Population, Screen, cell_count
 from bionemo.perteval.metrics.registry import METRICS
 from bionemo.perteval.metrics.scores import over_repeats
 from bionemo.perteval.populations.catalogue import draw, list_arms, turns
-from bionemo.perteval.populations.ceiling import SPLIT_HALVES, split_halves
+from bionemo.perteval.populations.ceiling import INTERPOLATED, SPLIT_HALVES, split_halves
 from bionemo.perteval.populations.estimates import Estimates
 from bionemo.perteval.populations.views import View
 from bionemo.perteval.progress import bar
@@ -61,7 +61,7 @@ def score_arms(
         (turn, roles)
         for turn in turns(list_arms(screen, main=main), divisions)
         for roles in turn.roles
-        if roles.controls is mode
+        if roles.controls is mode and turn.arm != INTERPOLATED  # which calibrates this package's table
     ]
     frames = []
     with (

@@ -53,7 +53,10 @@ METRICS: dict[str, Metric] = {}
 """Name -> metric, in the order of the tables."""
 
 STRONG_EFFECT = 10
-"""A perturbation with at least so many observed DE genes belongs to the strong-effect subset."""
+"""A condition with at least so many observed DE genes has a strong effect, as in Replogle et al. 2022."""
+
+FEW_DE_GENES = 3
+"""A condition with fewer observed DE genes has a weak effect: the metrics of DE genes say next to nothing there."""
 
 
 def register(metric: Metric) -> Metric:

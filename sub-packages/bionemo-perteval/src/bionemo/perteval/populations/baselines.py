@@ -106,6 +106,8 @@ class Baseline:
         Whether it is drawn from the observed cells that it is scored against.
     uses_controls
         Whether it is made from control cells of the scored context.
+    generic
+        Whether it is the same for every perturbation of a context, so that it knows nothing of any.
     needs_training, needs_counts, needs_factors
         Without training conditions, without counts, or without contexts that are joined from several columns, the
         baseline does not exist.
@@ -117,6 +119,7 @@ class Baseline:
     main: bool = False
     oracle: bool = False
     uses_controls: bool = False
+    generic: bool = False
     needs_training: bool = True
     needs_counts: bool = False
     needs_factors: bool = False
@@ -189,6 +192,7 @@ def _delta_baselines(
             draw=_shifted(delta),
             main=main,
             uses_controls=True,
+            generic=name == "mean",
             needs_factors=needs_factors,
         ),
         Baseline(
@@ -197,6 +201,7 @@ def _delta_baselines(
             draw=_zero_preserving(delta),
             main=name == "transferred",
             uses_controls=True,
+            generic=name == "mean",
             needs_counts=True,
             needs_factors=needs_factors,
         ),
@@ -205,6 +210,7 @@ def _delta_baselines(
             definition=_SHIFT_TILED,
             draw=_tiled_shift(delta),
             uses_controls=True,
+            generic=name == "mean",
             needs_factors=needs_factors,
         ),
     )
@@ -219,6 +225,7 @@ BASELINES: dict[str, Baseline] = {
             draw=lambda asked: asked.screen.observed[asked.control_rows()],
             main=True,
             uses_controls=True,
+            generic=True,
             needs_training=False,
         ),
         Baseline(
@@ -226,6 +233,7 @@ BASELINES: dict[str, Baseline] = {
             definition="Every cell is the mean control cell of the context.",
             draw=_tiled_shift(lambda estimates, context, perturbation: np.zeros(1)),
             uses_controls=True,
+            generic=True,
             needs_training=False,
         ),
         Baseline(
@@ -243,11 +251,13 @@ BASELINES: dict[str, Baseline] = {
             name="context cells",
             definition="Cells of the context's training perturbations, every perturbation weighing the same.",
             draw=_of_context,
+            generic=True,
         ),
         Baseline(
             name="context mean",
             definition="Every cell is the mean cell of the context's training perturbations.",
             draw=_tiled(Estimates.context_mean),
+            generic=True,
         ),
         *_delta_baselines(
             "mean",

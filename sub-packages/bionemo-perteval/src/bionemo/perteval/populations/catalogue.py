@@ -10,7 +10,7 @@ from typing import Literal
 from bionemo.perteval.inputs.divisions import Divisions
 from bionemo.perteval.inputs.screen import Population, Screen, generator
 from bionemo.perteval.populations.baselines import BASELINES, Request, available
-from bionemo.perteval.populations.ceiling import SPLIT_HALVES, SPLIT_REPEATS
+from bionemo.perteval.populations.ceiling import INTERPOLATED, INTERPOLATED_REPEATS, SPLIT_HALVES, SPLIT_REPEATS
 from bionemo.perteval.populations.views import View
 from bionemo.screens.controls import ControlRoles
 
@@ -25,6 +25,8 @@ class Arm:
     definition: str
     repeats: int = 1
     """Training seeds of a prediction, splits of the ceiling."""
+    generic: bool = False
+    """Whether it is a baseline that is the same for every perturbation of a context."""
 
 
 def list_arms(screen: Screen, *, main: bool = False) -> dict[str, Arm]:
@@ -35,14 +37,15 @@ def list_arms(screen: Screen, *, main: bool = False) -> dict[str, Arm]:
     screen
         The cells.
     main
-        Whether to take only the short list of baselines, and no oracles.
+        Whether to take only the short list of baselines, no oracles, and of the ceilings the split halves.
     """
     arms: dict[str, Arm] = {}
     for name, seeds in screen.predictions.items():
         several = f", mean over {len(seeds)} training seeds" if len(seeds) > 1 else ""
         arms[name] = Arm(kind="prediction", definition=f"Predicted cells{several}.", repeats=len(seeds))
     for name, baseline in available(screen, main=main).items():
-        arms[name] = Arm(kind="oracle" if baseline.oracle else "baseline", definition=baseline.definition)
+        kind: Kind = "oracle" if baseline.oracle else "baseline"
+        arms[name] = Arm(kind=kind, definition=baseline.definition, generic=baseline.generic)
     arms[SPLIT_HALVES] = Arm(
         kind="ceiling",
         definition="One half of the observed cells scored against the other, mean over six splits: what a second "
@@ -50,6 +53,15 @@ def list_arms(screen: Screen, *, main: bool = False) -> dict[str, Arm]:
         "cautious ceiling.",
         repeats=SPLIT_REPEATS,
     )
+    if not main:
+        arms[INTERPOLATED] = Arm(
+            kind="ceiling",
+            definition="One half of the observed cells, its means drawn towards those of the other perturbed cells of "
+            "the context where the half is not significantly different from them, scored against the other half; mean "
+            "over three splits. A second experiment whose noise is where it does not hurt: the positive control of "
+            "Miller et al. 2026.",
+            repeats=INTERPOLATED_REPEATS,
+        )
     return arms
 
 

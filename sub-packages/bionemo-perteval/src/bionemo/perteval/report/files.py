@@ -1,10 +1,10 @@
-"""Write the files of an evaluation: report.html, metrics.json and three tables as CSV."""
+"""Write the files of an evaluation: report.html, metrics.json and tables as CSV."""
 
 import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,22 @@ from bionemo.screens.making import scratch_folder
 
 REPORT = "report.html"
 
+_TABLES: dict[str, Callable[[Evaluation], pd.DataFrame]] = {
+    "comparisons": lambda of: of.comparisons.reset_index(),
+    "per_perturbation": lambda of: of.per_perturbation,
+    "calibration": lambda of: of.calibration.reset_index(),
+    "strata": lambda of: of.strata,
+    "conditions": lambda of: of.placed.reset_index(),
+}
+"""Name of a CSV file -> its rows under one kind of control cells."""
+
 
 def write(evaluation: Evaluation, out: Path | str) -> Path:
-    """Write report.html, metrics.json, metrics.csv, comparisons.csv and per_perturbation.csv into a folder.
+    """Write report.html, metrics.json and tables as CSV into a folder.
 
-    Each file is written in a hidden folder and moved in whole, so that no half file is ever there.
+    The tables are metrics, comparisons, per_perturbation, calibration, strata and conditions; those of other engines
+    where they were asked for. Each file is written in a hidden folder and moved in whole, so that no half file is ever
+    there.
 
     Parameters
     ----------
@@ -51,13 +62,9 @@ def write(evaluation: Evaluation, out: Path | str) -> Path:
     with _writing(out), scratch_folder(out / REPORT) as folder:
         (folder / "metrics.json").write_text(content, "utf-8")
         long_table(evaluation).to_csv(folder / "metrics.csv", index=False)
-        kinds = evaluation.kinds
-        compared = [of.comparisons.reset_index().assign(controls=str(of.controls)) for of in kinds]
-        scores = [of.per_perturbation.assign(controls=str(of.controls)) for of in kinds]
-        for name, tables in (("comparisons", compared), ("per_perturbation", scores)):
-            table = pd.concat(tables)
-            table.insert(0, "controls", table.pop("controls"))
-            table.to_csv(folder / f"{name}.csv", index=False)
+        for name, of in _TABLES.items():
+            tables = {str(kind.controls): of(kind) for kind in evaluation.kinds}
+            pd.concat(tables, names=["controls"]).reset_index("controls").to_csv(folder / f"{name}.csv", index=False)
         if evaluation.other_engine is not None:
             evaluation.other_engine.to_csv(folder / "per_perturbation_other_engine.csv", index=False)
         if evaluation.challenge is not None:
@@ -167,6 +174,8 @@ def _tables(evaluation: Evaluation) -> dict[str, Any]:
         },
         "ceiling_after_spearman_brown": evaluation.corrected_ceiling.to_dict(),
         "comparisons": evaluation.comparisons.reset_index().to_dict("records"),
+        "calibration": evaluation.calibration.T.to_dict(),
+        "strata": evaluation.strata.to_dict("records"),
         "conditions": evaluation.conditions,
         "strong_effect": {
             "observed_de_genes": STRONG_EFFECT,

@@ -8,11 +8,31 @@ from jinja2 import Environment, PackageLoader
 from bionemo.perteval.checks.flags import CHECKS
 from bionemo.perteval.checks.profiles import OBSERVED
 from bionemo.perteval.evaluation import Evaluation
-from bionemo.perteval.metrics.registry import DE_RULE, METRICS, MISSING_RULE, STRONG_EFFECT, Metric, directed, headline
+from bionemo.perteval.metrics.registry import (
+    DE_RULE,
+    FEW_DE_GENES,
+    METRICS,
+    MISSING_RULE,
+    STRONG_EFFECT,
+    Metric,
+    directed,
+    headline,
+)
+from bionemo.perteval.metrics.strata import METRIC, RESISTANT, SATURATED
 from bionemo.perteval.populations.baselines import CONTROL_CELLS
 from bionemo.perteval.populations.ceiling import SPLIT_HALVES
 from bionemo.perteval.report import figures
-from bionemo.perteval.report.text import ARROWS, counted, de_counts, difference, number, p_value, signed
+from bionemo.perteval.report.text import (
+    ARROWS,
+    cannot_tell,
+    counted,
+    de_counts,
+    difference,
+    number,
+    p_value,
+    signed,
+    verdict,
+)
 from bionemo.perteval.report.warnings import warnings
 from bionemo.screens.printable import printable
 
@@ -32,7 +52,7 @@ def html(evaluation: Evaluation) -> str:
         lstrip_blocks=True,
         finalize=lambda value: printable(value) if type(value) is str else value,  # not what is markup already
     )
-    settings, strong = evaluation.settings, evaluation.strong
+    settings = evaluation.settings
     further = [m for m in directed() if not m.headline and m.name in evaluation.metrics]
     overlaps, overlapping = figures.overlaps(evaluation)
     maps, mapped = figures.maps(evaluation)
@@ -49,10 +69,12 @@ def html(evaluation: Evaluation) -> str:
         scores=_scores(evaluation, headline()),
         shared=None if evaluation.shared is None else _scores(evaluation.shared, headline()),
         controls=str(evaluation.controls),
-        strong=None if strong is None else _scores(strong, headline()),
-        strong_size=None if strong is None else strong.conditions,
-        strong_effect=STRONG_EFFECT,
         comparisons=_comparisons(evaluation),
+        grey={metric.name: said for metric in directed() if (said := cannot_tell(evaluation, metric))},
+        calibration=_calibration(evaluation),
+        strata=_strata(evaluation),
+        cuts={"saturated": SATURATED, "resistant": RESISTANT, "weak": FEW_DE_GENES, "strong": STRONG_EFFECT},
+        solver=evaluation.best_baseline(METRIC),
         normalised=_normalised(evaluation),
         corrected=[(name, signed(float(value), 3)) for name, value in evaluation.corrected_ceiling.items()],
         baseline=CONTROL_CELLS,
@@ -132,6 +154,46 @@ def _comparisons(evaluation: Evaluation) -> list[dict[str, Any]]:
                 }
             )
         rows.append({"first": first, "second": second, "cells": cells})
+    return rows
+
+
+def _calibration(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Return one row a metric: its two controls, how far they lie apart, and whether it tells them apart."""
+    return [
+        {
+            "metric": name,
+            "tells": row["tells"],
+            "cells": [
+                row["negative"] or "–",
+                row["positive"] or "–",
+                difference(float(row["difference"]), METRICS[name]),
+                signed(float(row["separation"]), 1),
+                "–" if row["wins"] != row["wins"] else f"{row['wins']:.0%}",
+            ],
+        }
+        for name, row in evaluation.calibration.to_dict("index").items()
+    ]
+
+
+def _strata(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Return one row a stratum and prediction: how much better it is than the best baseline of the stratum."""
+    rows = []
+    for _, found in evaluation.strata.groupby(["by", "stratum", "arm"], sort=False):
+        by, stratum, conditions, arm = found.iloc[0][["by", "stratum", "conditions", "arm"]]
+        cells = []
+        for metric in headline():
+            row = found.set_index("metric").loc[metric.name]
+            low, high = float(row["low"]), float(row["high"])
+            cells.append(
+                {
+                    "text": difference(float(row["difference"]), metric),
+                    "interval": "" if low != low else f"{difference(low, metric)} to {difference(high, metric)}",
+                    "verdict": verdict(low, high),
+                    "baseline": row["baseline"],
+                }
+            )
+        name = {"all": "all", "difficulty": stratum, "strength": f"{stratum} effect"}[by]
+        rows.append({"name": name, "by": by, "conditions": conditions, "arm": arm, "cells": cells})
     return rows
 
 

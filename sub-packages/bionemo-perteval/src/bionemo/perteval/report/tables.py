@@ -8,9 +8,20 @@ from rich.table import Table
 from rich.text import Text
 
 from bionemo.perteval.evaluation import Evaluation
-from bionemo.perteval.metrics.registry import METRICS, STRONG_EFFECT, headline
+from bionemo.perteval.metrics.registry import FEW_DE_GENES, METRICS, STRONG_EFFECT, headline
+from bionemo.perteval.metrics.strata import METRIC, RESISTANT, SATURATED
 from bionemo.perteval.populations.ceiling import SPLIT_HALVES
-from bionemo.perteval.report.text import ARROWS, counted, de_counts, difference, number, p_value, signed
+from bionemo.perteval.report.text import (
+    ARROWS,
+    cannot_tell,
+    counted,
+    de_counts,
+    difference,
+    number,
+    p_value,
+    signed,
+    verdict,
+)
 from bionemo.perteval.report.warnings import warnings
 from bionemo.screens.printable import printable
 
@@ -41,6 +52,7 @@ class _Tables:
         yield Text()
         for arm in names:
             yield _prediction(evaluation, arm, wide=options.max_width >= _WIDE)
+            yield _strata(evaluation, arm)
         for place, first in enumerate(names):
             for second in names[place + 1 :]:
                 yield _comparison(evaluation, first, second)
@@ -77,6 +89,7 @@ def _all_arms(evaluation: Evaluation) -> RenderableType:
     for column in table.columns[1:]:
         column.no_wrap = True
     winners = {metric.name: evaluation.best(metric.name) for metric in headline()}
+    grey = {metric.name for metric in headline() if cannot_tell(evaluation, metric)}
     before = ""
     for arm in evaluation.table.index:
         kind = evaluation.arms[arm].kind
@@ -88,13 +101,36 @@ def _all_arms(evaluation: Evaluation) -> RenderableType:
         for metric in headline():
             best = arm in winners[metric.name]
             score = number(float(evaluation.table.loc[arm, metric.name]), metric)  # type: ignore[arg-type]
-            cells.append(_text(_short(score) + ("*" if best else " "), "bold" if best else ""))
+            style = "dim" if metric.name in grey else "bold" if best else ""
+            cells.append(_text(_short(score) + ("*" if best else " "), style))
             if metric.name == "DEOver":
                 cells.append(_text(de_counts(evaluation, arm, places=0, separator="/")))
         table.add_row(*cells)
-    return Group(
-        table, Text("* best without oracles and ceiling; means over perturbations, then contexts", style="dim")
+    legend = "* best without oracles and ceiling; means over perturbations, then contexts"
+    said = [text for metric in headline() if (text := cannot_tell(evaluation, metric))]
+    return Group(table, *(_text(text, "dim") for text in (legend, *said)))
+
+
+def _strata(evaluation: Evaluation, arm: str) -> RenderableType:
+    """Return how much better a prediction is than the best baseline of each stratum."""
+    table = _table(f"{arm} less the best baseline, above 0 where it is better", *(m.name for m in headline()))
+    mine = evaluation.strata[evaluation.strata["arm"] == arm]
+    for _, rows in mine.groupby(["by", "stratum"], sort=False):
+        by, stratum, conditions = rows.iloc[0][["by", "stratum", "conditions"]]
+        of = {"all": "all", "difficulty": stratum, "strength": f"{stratum} effect"}[by]
+        found = rows.set_index("metric")
+        cells = (
+            _short(difference(float(found.loc[metric.name, "difference"]), metric))  # type: ignore[arg-type]
+            + verdict(float(found.loc[metric.name, "low"]), float(found.loc[metric.name, "high"]), empty=" ")  # type: ignore[arg-type]
+            for metric in headline()
+        )
+        table.add_row(f"{of} ({conditions})", *cells)
+    legend = (
+        f"▲ ahead, ▽ behind, and the interval leaves out 0; saturated: {evaluation.best_baseline(METRIC)} has at least "
+        f"{SATURATED:.0%} of the way from control cells to a replicate in {METRIC}, resistant: less than "
+        f"{RESISTANT:.0%}; weak: fewer than {FEW_DE_GENES} observed DE genes, strong: at least {STRONG_EFFECT}"
     )
+    return Group(table, _text(legend, "dim"), Text())
 
 
 def _prediction(evaluation: Evaluation, arm: str, *, wide: bool) -> RenderableType:

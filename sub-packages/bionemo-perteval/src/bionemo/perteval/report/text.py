@@ -30,9 +30,29 @@ def signed(value: float, places: int) -> str:
     return "–" if value != value else f"{value:.{places}f}".replace("-", "−")
 
 
+def verdict(low: float, high: float, *, empty: str = "") -> str:
+    """Return a sign for an interval of how much better something is: ▲ above 0, ▽ below it, else `empty`."""
+    return "▲" if low > 0 else "▽" if high < 0 else empty
+
+
 def p_value(value: float) -> str:
     """Return a p value as text; a dash for none."""
     return "–" if value != value else "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def cannot_tell(evaluation: Evaluation, metric: Metric) -> str:
+    """Say why a metric says nothing on this screen; empty where it tells a replicate from what knows nothing."""
+    row = evaluation.calibration.loc[metric.name]
+    if row["tells"]:
+        return ""
+    begin = f"{metric.name} cannot tell another measurement of the cells from a baseline that knows no perturbation"
+    if row["low"] != row["low"]:
+        return f"{begin}: one of them has no value, or there are too few conditions for an interval."
+    low, high, found = (difference(float(row[name]), metric) for name in ("low", "high", "difference"))
+    return (
+        f"{begin}: {row['positive']} is better than {row['negative']} by {found} (95 % interval {low} to {high}), and "
+        f"in {row['wins']:.0%} of the conditions."
+    )
 
 
 def counted(conditions: int, contexts: int) -> str:

@@ -6,11 +6,8 @@ import numpy as np
 import pandas as pd
 
 from bionemo.perteval.evaluation import Evaluation
-from bionemo.perteval.metrics.registry import Metric, headline
+from bionemo.perteval.metrics.registry import FEW_DE_GENES, Metric, headline
 from bionemo.perteval.populations.ceiling import SPLIT_HALVES
-
-FEW_DE_GENES = 3
-"""A condition with fewer observed DE genes says next to nothing in the metrics of DE genes."""
 
 MUCH_NOISE = 0.5
 """Share of noise in the observed shifts of a context from which on it is a warning."""

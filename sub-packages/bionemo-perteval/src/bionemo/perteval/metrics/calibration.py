@@ -1,0 +1,86 @@
+"""Say which metrics tell a positive control from a negative one on this screen, and by how much.
+
+After the metric calibration of Miller et al. 2026 (Nature Biotechnology): a metric in which a replicate of the
+experiment is no better than a prediction that knows no perturbation cannot show that a model is good.
+"""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from bionemo.perteval.metrics.intervals import compare
+from bionemo.perteval.metrics.registry import Metric
+
+
+def best_of(table: pd.DataFrame, arms: Sequence[str], metric: Metric) -> str | None:
+    """Return the arm with the best mean score; None where none of them has one."""
+    scores = table.loc[list(arms), metric.name].dropna()
+    if scores.empty:
+        return None
+    return str(scores.idxmax() if metric.best == "high" else scores.idxmin())
+
+
+def calibrate(
+    scores: pd.DataFrame,
+    table: pd.DataFrame,
+    *,
+    negatives: Sequence[str],
+    positives: Sequence[str],
+    metrics: Sequence[Metric],
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Compare the best positive with the best negative control, metric by metric.
+
+    Parameters
+    ----------
+    scores
+        One row per arm, context and perturbation.
+    table
+        Mean scores. Index: arm; columns: metrics.
+    negatives
+        Arms that know no perturbation.
+    positives
+        Arms that are another measurement of the same cells.
+    metrics
+        Metrics that have a better direction.
+    seed
+        Seed of the bootstrap.
+
+    Returns
+    -------
+    pd.DataFrame
+        Index: metric. ``negative`` and ``positive`` are the two arms, ``difference`` is how much better the positive
+        one is (above 0 where it is), with its bootstrap interval ``low`` and ``high``; ``separation`` is the difference
+        in units of half its interval, ``wins`` the share of conditions where the positive control is better (ties count
+        half), and ``tells`` whether the interval is above 0. NaN and False where a control has no score or there are
+        too few conditions for an interval.
+    """
+    rows = {}
+    for metric in metrics:
+        negative, positive = (best_of(table, arms, metric) for arms in (negatives, positives))
+        row = {"negative": negative, "positive": positive, "tells": False}
+        rows[metric.name] = row | dict.fromkeys(("difference", "low", "high", "separation", "wins"), float("nan"))
+        if negative is None or positive is None:
+            continue
+        found = compare(scores, [(positive, negative)], [metric.name], seed=seed).iloc[0]
+        ends = sorted(_better(metric, float(found[end])) for end in ("low", "high"))
+        difference, half = _better(metric, float(found["difference"])), (ends[1] - ends[0]) / 2
+        rows[metric.name] |= {
+            "difference": difference,
+            "low": ends[0],
+            "high": ends[1],
+            "separation": difference / half if half else float("nan"),
+            "wins": _wins(scores, positive, negative, metric),
+            "tells": ends[0] > 0,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("metric")
+
+
+def _better(metric: Metric, difference: float) -> float:
+    return difference if metric.best == "high" else -difference
+
+
+def _wins(scores: pd.DataFrame, first: str, second: str, metric: Metric) -> float:
+    by_condition = scores.pivot(index=["context", "perturbation"], columns="arm", values=metric.name)
+    difference = _better(metric, 1.0) * (by_condition[first] - by_condition[second]).dropna()
+    return float(((difference > 0) + 0.5 * (difference == 0)).mean())
