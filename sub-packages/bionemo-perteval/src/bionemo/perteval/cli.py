@@ -26,8 +26,8 @@ def evaluate(
     predicted: Annotated[
         list[str],
         typer.Option(
-            help="Predicted cells (h5ad, zarr), X in log1p. Several predictions: repeat as `name=file.h5ad`; several "
-            "training seeds of one: `name=a.h5ad,b.h5ad`, or repeat the name."
+            help="Predicted cells (h5ad, zarr, a folder of shards), X in log1p. Several predictions: repeat as "
+            "`name=file.h5ad`; several training seeds of one: `name=a.h5ad,b.h5ad`, or repeat the name."
         ),
     ],
     observed: Annotated[

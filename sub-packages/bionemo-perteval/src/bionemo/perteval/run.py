@@ -75,9 +75,10 @@ def evaluate(
     Parameters
     ----------
     predicted
-        Path or AnnData of predicted cells: `X` in log1p, `obs` with perturbation and context. Control cells in it are
-        ignored. The genes of the first are the panel. Several predictions as name -> source; several training seeds of
-        one as name -> list of sources. All have to predict the same conditions.
+        Path or AnnData of predicted cells: `X` in log1p, `obs` with perturbation and context. A path is an h5ad file, a
+        zarr directory or a folder of prediction shards. Control cells in it are ignored. The genes of the first are the
+        panel. Several predictions as name -> source; several training seeds of one as name -> list of sources. All have
+        to predict the same conditions.
     observed
         Path or AnnData of observed cells, best the whole screen: what is neither scored nor held out is what the
         baselines are made from. Counts (normalised here by their sum over all genes of the file) or log1p.

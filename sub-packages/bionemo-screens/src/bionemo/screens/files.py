@@ -6,6 +6,7 @@ files here.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,27 @@ def open_anndata_file(path: str | Path) -> h5py.File | zarr.Group:
     return file
 
 
+@contextmanager
+def reading(path: str | Path) -> Iterator[Any]:
+    """Open an AnnData file as `open_anndata_file` does, close it afterwards, and blame the file for what fails.
+
+    Raises
+    ------
+    InputError
+        The file cannot be opened, or reading it fails.
+    """
+    file: Any = open_anndata_file(path)
+    try:
+        yield file
+    except InputError:
+        raise
+    except Exception as error:  # whatever the reader stumbles over, the file is the cause
+        raise InputError(f"{path} cannot be read as AnnData ({brief(error)}): write the file again") from error
+    finally:
+        if isinstance(file, h5py.File):
+            file.close()
+
+
 def read_anndata(path: str | Path, *, obs_only: bool = False) -> ad.AnnData:
     """Read an AnnData file into memory, checked as `open_anndata_file` does.
 
@@ -90,8 +112,7 @@ def read_anndata(path: str | Path, *, obs_only: bool = False) -> ad.AnnData:
     InputError
         If the file cannot be opened, is no AnnData, or is damaged.
     """
-    file: Any = open_anndata_file(path)
-    try:
+    with reading(path) as file:
         missing = [table for table in ("obs", "var") if table not in file]
         if missing:
             raise InputError(f"{path} has no '{missing[0]}' table: name an AnnData file")
@@ -106,13 +127,6 @@ def read_anndata(path: str | Path, *, obs_only: bool = False) -> ad.AnnData:
         else:
             cells = ad.read_h5ad(path)
         return ad.AnnData(obs=pd.DataFrame(cells.obs), var=pd.DataFrame(cells.var)) if obs_only else cells
-    except InputError:
-        raise
-    except Exception as error:  # whatever anndata stumbles over, the file is the cause
-        raise InputError(f"{path} cannot be read as AnnData ({brief(error)}): write the file again") from error
-    finally:
-        if isinstance(file, h5py.File):
-            file.close()
 
 
 def _is_group(node: Any) -> bool:

@@ -14,6 +14,7 @@ from bionemo.perteval.inputs.keys import Keys
 from bionemo.perteval.inputs.labels import factors_of, rows_by_condition
 from bionemo.perteval.inputs.reading import CellFile
 from bionemo.perteval.inputs.screen import Predicted, Screen, generator
+from bionemo.perteval.inputs.stored import names_of
 from bionemo.screens.controls import control_parts
 from bionemo.screens.errors import InputError
 from bionemo.screens.labels import Condition
@@ -60,28 +61,22 @@ def align(
     genes = first.cells.var_names
     arms: dict[str, tuple[Predicted, ...]] = {}
     for prediction, conditions in zip(predictions, predicted, strict=True):
-        matrix = predicted_log1p(prediction)
-        if prediction is not first:
-            matrix = matrix[:, prediction.cells.var_names.get_indexer(pd.Index(genes))]
+        cells = predicted_log1p(prediction, conditions, prediction.cells.var_names.get_indexer(pd.Index(genes)))
         kept = {condition: of for condition, of in conditions.items() if condition not in small}
         equal, said = _equalised(kept, rows, prediction.name if len(predictions) > 1 else "", seed)
-        arms[prediction.arm] = (*arms.get(prediction.arm, ()), Predicted(matrix, equal))
+        arms[prediction.arm] = (*arms.get(prediction.arm, ()), Predicted(cells, equal))
         notes += said
-    matrix, library, target_sum, said = observed_log1p(observed, keys, columns)
+    cells, library, target_sum, said = observed_log1p(observed, rows, keys, columns)
     notes += said + _scale_notes(predictions, observed, keys, "log1p" if library is None else "counts")
     screen = Screen(
         genes=genes.to_numpy(str),
-        observed=matrix,
+        observed=cells,
         library=library,
         target_sum=target_sum,
         rows=rows,
         predictions=arms,
         control=keys.control,
-        control_parts={
-            context: control_parts(observed.cells.obs_names[of])
-            for (context, perturbation), of in rows.items()
-            if perturbation == keys.control
-        },
+        control_parts=_control_parts(observed, rows, keys.control),
         factors=factors_of(observed, keys, rows),
         left_out=tuple(small),
         notices=tuple(_left_out(small, predicted, rows, min_cells)),
@@ -139,6 +134,14 @@ def _perturbed(prediction: CellFile, keys: Keys) -> dict[Condition, np.ndarray]:
             f"{keys.control!r}; predict perturbations, or give the right --control."
         )
     return perturbed
+
+
+def _control_parts(observed: CellFile, rows: Rows, control: str) -> dict[str, np.ndarray]:
+    """Return context -> part of each of its control cells, from their names, which are read once."""
+    controls = {context: of for (context, perturbation), of in rows.items() if perturbation == control}
+    parts = control_parts(names_of(observed.cells, np.concatenate(list(controls.values()))))
+    ends = np.cumsum([of.size for of in controls.values()])
+    return dict(zip(controls, np.split(parts, ends[:-1]), strict=True))
 
 
 def _equalised(predicted: Rows, observed: Rows, name: str, seed: int) -> tuple[dict[Condition, np.ndarray], list[str]]:

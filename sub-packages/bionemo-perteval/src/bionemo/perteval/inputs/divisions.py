@@ -9,8 +9,10 @@ import numpy as np
 
 from bionemo.perteval.inputs.reading import CellFile
 from bionemo.perteval.inputs.screen import Screen
+from bionemo.perteval.inputs.stored import names_of
 from bionemo.screens.controls import ControlRole, ControlRoles, Controls, check_roles
 from bionemo.screens.errors import InputError
+from bionemo.screens.obs import text_of
 
 ORIGIN = "control_cell"
 """Column of `obs` in which a prediction names the control cell that each of its cells was made from."""
@@ -106,7 +108,7 @@ def divide(
             )
         return Divisions(modes=(Controls.SHARED,), own=_by_arm(predictions, [None] * len(predictions))), []
     rows = np.concatenate([of for (_, label), of in screen.rows.items() if label == screen.control])
-    known = set(map(str, observed.cells.obs_names[rows]))
+    known = set(map(str, names_of(observed.cells, rows)))
     own, notices = [], []
     for file in predictions:
         roles, doubt = _roles_of(file, rotation, known)
@@ -148,9 +150,9 @@ def _roles_of(file: CellFile, rotation: int | None, known: Collection[str]) -> t
             f"{file.name} was made with rotation {roles.rotation} of the control cells, not {rotation}; leave "
             "--control-rotation out."
         )
-    if ORIGIN not in file.cells.obs:
+    if ORIGIN not in file.cells.obs.columns:
         return roles, ""
-    origins = file.cells.obs[ORIGIN].astype(str).unique()
+    origins = list(dict.fromkeys(text_of(file.cells.obs[ORIGIN]).tolist()))
     strangers = sum(name not in known for name in origins)
     if strangers:
         return roles, (

@@ -1,52 +1,105 @@
-"""Check expression values and bring observed counts to log1p."""
+"""Check expression values and bring them to log1p on the panel, block by block."""
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
 
 from bionemo.perteval.inputs.keys import Keys
 from bionemo.perteval.inputs.reading import CellFile
+from bionemo.perteval.inputs.scratch import ScratchCells
 from bionemo.perteval.inputs.screen import gene_count
+from bionemo.perteval.inputs.stored import blocks_of
 from bionemo.screens.errors import InputError, nearest
+from bionemo.screens.labels import Condition
 
 LOG1P_LIMIT = 15.0
 """cell-eval takes values from here on for counts."""
 
-_CELLS_AT_ONCE = 20_000
+
+@dataclass
+class _Seen:
+    """`_Seen` says which values the blocks of a file had that were looked at so far."""
+
+    values: int = 0
+    bad: int = 0
+    lowest: float = np.inf
+    highest: float = -np.inf
+    integers: bool = True
+
+    def look(self, block: sp.csr_matrix) -> None:
+        """Look at the values of the next block."""
+        finite = np.isfinite(block.data)
+        self.values += block.data.size
+        self.bad += int((~finite).sum())
+        if block.data.size:
+            self.lowest = min(self.lowest, float(block.data.min(where=finite, initial=np.inf)))
+            self.highest = max(self.highest, float(block.data.max(where=finite, initial=-np.inf)))
+            self.integers = self.integers and bool(np.all(block.data == np.rint(block.data)))
+
+    @property
+    def sound(self) -> bool:
+        """Whether all values may be expression."""
+        return not self.bad and self.lowest >= 0
+
+    def check(self, name: str) -> None:
+        """Refuse NaN, infinite and negative values."""
+        if self.bad:
+            raise InputError(f"{name} has {self.bad} values that are NaN or infinite; drop those cells or genes.")
+        if self.lowest < 0:
+            raise InputError(
+                f"{name} has negative values (lowest {self.lowest:.3g}), but expression starts at 0; clip at 0."
+            )
 
 
-def predicted_log1p(file: CellFile) -> sp.csr_matrix:
-    """Return the predicted cells, log1p float32 [N, G]; refuse them where they are on another scale."""
-    csr = _csr(file.cells.X, file.name)
-    if csr.data.size and _is_integer(csr):
+def predicted_log1p(file: CellFile, rows: Mapping[Condition, np.ndarray], columns: np.ndarray) -> ScratchCells:
+    """Return the predicted cells, log1p float32 [N, G]; refuse them where they are on another scale.
+
+    Parameters
+    ----------
+    file
+        The prediction.
+    rows
+        Rows of all cells of each condition that will be asked for.
+    columns
+        Columns of the panel's genes in the file [G].
+    """
+    seen, cells = _Seen(), ScratchCells(_groups(rows, file), columns.size)
+    for block in blocks_of(file.cells, None):
+        csr = _canonical(block)
+        seen.look(csr)
+        if seen.sound:
+            cells.append(sp.csr_matrix(_columns(csr, columns), dtype=np.float32))
+    _check_there(cells, seen, file.name)
+    seen.check(file.name)
+    if seen.values and seen.integers:
         raise InputError(
-            f"{file.name} holds integers (up to {csr.data.max():g}), which are counts, not log1p; normalise and log1p "
-            "it."
+            f"{file.name} holds integers (up to {seen.highest:g}), which are counts, not log1p; normalise and log1p it."
         )
-    if csr.data.size and csr.data.max() >= LOG1P_LIMIT:
+    if seen.values and seen.highest >= LOG1P_LIMIT:
         raise InputError(
-            f"{file.name} has a value of {csr.data.max():.4g}, but log1p values stay below {LOG1P_LIMIT:g}; take log1p "
+            f"{file.name} has a value of {seen.highest:.4g}, but log1p values stay below {LOG1P_LIMIT:g}; take log1p "
             "of the normalised counts."
         )
-    return sp.csr_matrix(csr, dtype=np.float32)
+    return cells
 
 
 def observed_log1p(
-    file: CellFile, keys: Keys, columns: np.ndarray
-) -> tuple[sp.csr_matrix, np.ndarray | None, float | None, list[str]]:
+    file: CellFile, rows: Mapping[Condition, np.ndarray], keys: Keys, columns: np.ndarray
+) -> tuple[ScratchCells, np.ndarray | None, float | None, list[str]]:
     """Return the observed cells on the panel, and the scale that they come from.
 
     Parameters
     ----------
-    file, keys
-        The observed file, its layer and the target sum.
+    file, rows, keys
+        The observed file, the rows of each condition, the layer and the target sum.
     columns
         Columns of the panel's genes in the file [G].
 
     Returns
     -------
-    matrix
+    cells
         log1p float32 [N, G].
     library
         Counts of each cell over all genes of the file [N]; None where the file holds log1p values.
@@ -61,54 +114,80 @@ def observed_log1p(
         Where the layer is missing, the values are neither counts nor log1p, or the target sum is not known.
     """
     where = file.name
-    matrix = file.cells.X
     if keys.layer is not None:
         if keys.layer not in file.cells.layers:
-            hint = nearest(keys.layer, file.cells.layers.keys())
+            hint = nearest(keys.layer, file.cells.layers)
             raise InputError(f"{file.name} has no layer {keys.layer!r}{hint}; give --layer.")
-        where, matrix = f"layer {keys.layer!r} of {file.name}", file.cells.layers[keys.layer]
-    csr = _csr(matrix, where)
-    if not csr.data.size:
+        where = f"layer {keys.layer!r} of {file.name}"
+    groups = _groups(rows, file)
+    seen, cells, library = _read_counts(file, groups, keys, columns)
+    if not seen.integers:
+        seen, cells, library = _Seen(), ScratchCells(groups, columns.size), None
+        for block in blocks_of(file.cells, keys.layer):
+            csr = _canonical(block)
+            seen.look(csr)
+            if seen.sound:
+                cells.append(sp.csr_matrix(_columns(csr, columns), dtype=np.float32))
+    _check_there(cells, seen, where)
+    seen.check(where)
+    if not seen.values:
         raise InputError(f"{where} holds nothing but zeros; choose the right layer with --layer.")
-    if not _is_integer(csr):
-        if csr.data.max() >= LOG1P_LIMIT:
+    if library is None:
+        if seen.highest >= LOG1P_LIMIT:
             raise InputError(
-                f"{where} holds neither counts (it has fractions) nor log1p values (it reaches {csr.data.max():.4g}); "
+                f"{where} holds neither counts (it has fractions) nor log1p values (it reaches {seen.highest:.4g}); "
                 "give raw counts or log1p of normalised counts."
             )
-        return sp.csr_matrix(_columns(csr, columns), dtype=np.float32), None, None, []
+        return cells, None, None, []
     if keys.target_sum is None:
         raise InputError(f"{file.name} holds counts but the target sum is not known: give --target-sum (often 10000).")
     if not keys.target_sum > 0:
         raise InputError(f"target_sum is {keys.target_sum:g}, but it has to be above 0, for example 10000.")
-    library = np.asarray(csr.sum(axis=1, dtype=np.float64)).ravel()
     empty = int((library == 0).sum())
     notes = [f"{empty} observed cells have no counts at all and stay zero in every gene."] if empty else []
-    scale = np.divide(keys.target_sum, library, out=np.zeros_like(library), where=library > 0)
-    return _log1p(_columns(csr, columns), scale), library, keys.target_sum, notes
+    return cells, library, keys.target_sum, notes
 
 
-def _csr(matrix: Any, name: str) -> sp.csr_matrix:
-    """Return the values as CSR without NaN, infinite or negative ones; not to be changed, they may be the caller's."""
-    if matrix is None:
+def _read_counts(
+    file: CellFile, groups: np.ndarray, keys: Keys, columns: np.ndarray
+) -> tuple[_Seen, ScratchCells, np.ndarray]:
+    """Return what was seen, the cells, log1p [N, G], and their counts [N]; stop where values are no counts."""
+    seen, cells, libraries = _Seen(), ScratchCells(groups, columns.size), [np.zeros(0)]
+    for block in blocks_of(file.cells, keys.layer):
+        csr = _canonical(block)
+        seen.look(csr)
+        if not seen.integers:
+            break
+        if not seen.sound:
+            continue
+        library = np.asarray(csr.sum(axis=1, dtype=np.float64)).ravel()
+        scale = np.divide(keys.target_sum or 0.0, library, out=np.zeros_like(library), where=library > 0)
+        cells.append(_log1p(_columns(csr, columns), scale))
+        libraries.append(library)
+    return seen, cells, np.concatenate(libraries)
+
+
+def _groups(rows: Mapping[Condition, np.ndarray], file: CellFile) -> np.ndarray:
+    """Return the number of the condition of each cell of a file [N]; cells of none come last."""
+    groups = np.full(file.cells.n_obs, len(rows), dtype=np.int32)
+    for number, of in enumerate(rows.values()):
+        groups[of] = number
+    return groups
+
+
+def _check_there(cells: ScratchCells, seen: _Seen, name: str) -> None:
+    """Refuse a file without values."""
+    if seen.sound and cells.rows < cells.shape[0]:
         raise InputError(f"{name} has no X; write the expression there, or name a layer with --layer.")
-    csr = sp.csr_matrix(matrix)
+
+
+def _canonical(csr: sp.csr_matrix) -> sp.csr_matrix:
+    """Return values without zeros, each place once; not to be changed, they may be the caller's."""
     if not csr.data.all() or not csr.has_canonical_format:
         csr = csr.copy()
         csr.sum_duplicates()
         csr.eliminate_zeros()
-    if not np.isfinite(csr.data).all():
-        bad = int((~np.isfinite(csr.data)).sum())
-        raise InputError(f"{name} has {bad} values that are NaN or infinite; drop those cells or genes.")
-    if csr.data.size and csr.data.min() < 0:
-        raise InputError(
-            f"{name} has negative values (lowest {csr.data.min():.3g}), but expression starts at 0; clip at 0."
-        )
     return csr
-
-
-def _is_integer(csr: sp.csr_matrix) -> bool:
-    return bool(np.all(csr.data == np.rint(csr.data)))
 
 
 def _columns(matrix: sp.csr_matrix, columns: np.ndarray) -> sp.csr_matrix:
@@ -118,11 +197,6 @@ def _columns(matrix: sp.csr_matrix, columns: np.ndarray) -> sp.csr_matrix:
 
 
 def _log1p(counts: sp.csr_matrix, scale: np.ndarray) -> sp.csr_matrix:
-    """Return log1p(counts * scale of the cell) in single precision, computed in double, some cells at a time."""
-    values = np.empty(counts.data.size, dtype=np.float32)
-    for start in range(0, scale.size, _CELLS_AT_ONCE):
-        bounds = counts.indptr[start : start + _CELLS_AT_ONCE + 1]
-        some = slice(bounds[0], bounds[-1])
-        times = np.repeat(scale[start : start + _CELLS_AT_ONCE], np.diff(bounds))
-        values[some] = np.log1p(counts.data[some] * times)
+    """Return log1p(counts * scale of the cell) in single precision, computed in double."""
+    values = np.log1p(counts.data * np.repeat(scale, np.diff(counts.indptr))).astype(np.float32)
     return sp.csr_matrix((values, counts.indices, counts.indptr), shape=counts.shape)

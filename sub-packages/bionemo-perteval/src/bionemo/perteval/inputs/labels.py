@@ -38,5 +38,5 @@ def factors_of(file: CellFile, keys: Keys, rows: Mapping[Condition, np.ndarray])
     if len(columns) == 1:
         return {}
     first = {context: int(of[0]) for (context, _), of in rows.items()}
-    parts = [text_of(obs[column].iloc[list(first.values())]) for column in columns]
+    parts = [text_of(obs[column])[list(first.values())] for column in columns]
     return dict(zip(first, (tuple(map(str, labels)) for labels in zip(*parts, strict=True)), strict=True))

@@ -7,11 +7,11 @@ from typing import Any
 
 import anndata as ad
 
+from bionemo.perteval.inputs.stored import Cells, open_cells
 from bionemo.screens.errors import InputError
-from bionemo.screens.files import read_anndata
 
 Source = str | Path | ad.AnnData
-"""An h5ad file or zarr directory, or the cells themselves."""
+"""An h5ad file, a zarr directory, a folder of prediction shards, or the cells themselves."""
 
 PREDICTION = "prediction"
 """Name of a prediction that the caller gave no name."""
@@ -19,19 +19,19 @@ PREDICTION = "prediction"
 
 @dataclass(frozen=True, kw_only=True)
 class CellFile:
-    """A `CellFile` holds the cells of one file.
+    """A `CellFile` is the cells of one file.
 
     Attributes
     ----------
     cells
-        Cells by genes.
+        Cells by genes, in memory or read as they are asked for.
     name
         What messages and the report call the file.
     arm
         Row of the tables that a prediction belongs to; several files of one arm are its training seeds.
     """
 
-    cells: ad.AnnData
+    cells: Cells
     name: str
     arm: str = "observed"
 
@@ -79,8 +79,8 @@ def read_predictions(
     return files
 
 
-def _read(source: Source, role: str) -> tuple[ad.AnnData, str]:
+def _read(source: Source, role: str) -> tuple[Cells, str]:
     """Return the cells and their name; `role` is ``"predicted"`` or ``"observed"``."""
     if isinstance(source, ad.AnnData):
         return source.to_memory() if source.isbacked else source, f"the {role} AnnData"
-    return read_anndata(source), Path(source).name
+    return open_cells(Path(source)), Path(source).name

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 
+from bionemo.perteval.inputs.scratch import ScratchCells
 from bionemo.screens.controls import ControlRole, ControlRoles
 from bionemo.screens.labels import Condition
 
@@ -21,17 +22,17 @@ class Predicted(Mapping[Condition, sp.csr_matrix]):
 
     Attributes
     ----------
-    matrix
+    cells
         All cells of the file, log1p float32 [N, G].
     rows
-        Condition -> rows of `matrix`; a row may stand there more than once.
+        Condition -> rows of `cells`; a row may stand there more than once.
     """
 
-    matrix: sp.csr_matrix
+    cells: ScratchCells
     rows: Mapping[Condition, np.ndarray]
 
     def __getitem__(self, condition: Condition) -> sp.csr_matrix:
-        return self.matrix[self.rows[condition]]
+        return self.cells[self.rows[condition]]
 
     def __iter__(self) -> Iterator[Condition]:
         return iter(self.rows)
@@ -74,7 +75,7 @@ class Screen:
     """
 
     genes: np.ndarray
-    observed: sp.csr_matrix
+    observed: ScratchCells
     library: np.ndarray | None
     target_sum: float | None
     rows: dict[Condition, np.ndarray]

@@ -4,9 +4,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import anndata as ad
 import pandas as pd
 
+from bionemo.perteval.inputs.stored import Cells
 from bionemo.screens.errors import InputError
 from bionemo.screens.labels import Condition
 from bionemo.screens.protocol import HVG_SOURCES
@@ -36,7 +36,7 @@ class TrainingRecord:
 
     @classmethod
     def of(
-        cls, predicted: ad.AnnData, name: str, *, trained_on: Collection[Condition] | None, hvg_from: str | None
+        cls, predicted: Cells, name: str, *, trained_on: Collection[Condition] | None, hvg_from: str | None
     ) -> "TrainingRecord":
         """Read what a prediction says, and add what the user says.
 

@@ -2,22 +2,20 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
-import h5py
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
 from bionemo.cellsets import CellStore
 from bionemo.cellsets.inputs.anndata_files import row_reader
-from bionemo.screens.errors import InputError, brief
-from bionemo.screens.files import open_anndata_file, read_anndata
+from bionemo.screens.errors import InputError
+from bionemo.screens.files import read_anndata, reading
 from bionemo.screens.obs import labels_of, look_alikes
 
 Cells = str | Path | ad.AnnData
@@ -113,28 +111,13 @@ class _OnDisk(OpenCells):
         self._path, self._layer = path, layer
 
     def check(self) -> None:
-        with self._open() as file:
+        with reading(self._path) as file:
             layers = list(file["layers"].keys()) if "layers" in file else []
             _check_layer(self._layer, layers, "X" in file, self.source)
 
-    @contextmanager
-    def _open(self) -> Iterator[Any]:
-        file = open_anndata_file(self._path)
-        try:
-            yield file
-        except InputError:
-            raise
-        except Exception as error:  # whatever the reader stumbles over, the file is the cause
-            raise InputError(
-                f"{self.source} cannot be read as AnnData ({brief(error)}): write the file again"
-            ) from error
-        finally:
-            if isinstance(file, h5py.File):
-                file.close()
-
     def read(self, rows: np.ndarray) -> sparse.csr_matrix:
         parts = [sparse.csr_matrix((0, len(self.genes)), dtype=np.float32)]
-        with self._open() as file:
+        with reading(self._path) as file:
             matrix = row_reader(file["X" if self._layer is None else f"layers/{self._layer}"])
             for run in _runs(rows):
                 for block in matrix.blocks(int(run[0]), int(run[-1]) + 1):

@@ -9,8 +9,9 @@ from bionemo.scale.inference.inputs import Cells
 from bionemo.scale.inference.output import check_target, is_one_file
 from bionemo.scale.inference.progress import shown
 from bionemo.scale.inference.ranks import Rank
-from bionemo.scale.inference.shards import INDEX, ShardFolder, shards_of
+from bionemo.scale.inference.shards import ShardFolder, shards_of
 from bionemo.scale.inference.trained_model import TrainedModel
+from bionemo.screens.shards import INDEX
 
 ALONE = Rank()
 

@@ -6,7 +6,6 @@ checksum of its bytes, and at the end an ``index.json``. Several ranks may fill 
 
 import errno
 import fcntl
-import hashlib
 import io
 import json
 import os
@@ -22,10 +21,9 @@ from anndata.experimental import concat_on_disk
 from anndata.io import write_elem
 
 from bionemo.screens.errors import InputError
+from bionemo.screens.shards import CHECKSUM, FORMAT, INDEX, PLAN, file_checksum
 
-PLAN, INDEX = "plan.json", "index.json"
 LOCK, FINISHING = ".lock", ".finishing"
-FORMAT = 1
 
 
 class ShardFolder:
@@ -112,7 +110,7 @@ class ShardFolder:
         """Return which of the shards are absent; one whose bytes have another checksum is removed, and absent."""
         there = self._files()
         for number in numbers:
-            if number in there and _checksum(there[number].read_bytes()) != _stated_checksum(there[number]):
+            if number in there and file_checksum(there[number]) != _stated_checksum(there[number]):
                 there.pop(number).unlink()
         return [number for number in numbers if number not in there]
 
@@ -125,7 +123,7 @@ class ShardFolder:
             The place is full, or cannot be written to.
         """
         image = _h5ad(cells)
-        write_whole(self.path / f"part-{number:05d}-{_checksum(image)}.h5ad", image)
+        write_whole(self.path / f"part-{number:05d}-{CHECKSUM(image).hexdigest()}.h5ad", image)
 
     def finish(self, index: Mapping[str, Any], cells: Sequence[int], one_file: Path | None) -> None:
         """Write the index, or make one file of the shards and remove them, if all of them are there.
@@ -311,10 +309,6 @@ def _h5ad(cells: ad.AnnData) -> bytes:
         write_elem(file, "/", cells)
         file.flush()
         return file.id.get_file_image()
-
-
-def _checksum(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 
 def _stated_checksum(path: Path) -> str:
