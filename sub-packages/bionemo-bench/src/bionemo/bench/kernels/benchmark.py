@@ -1,12 +1,10 @@
 """Time training steps and predictions with and without each trick, alternating, on synthetic cells."""
 
-import json
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -27,7 +25,7 @@ STEPS = 2
 """Steps of one measurement, after one that is not measured."""
 CLOCKS = ("training", "prediction")
 """What is judged, in CPU seconds."""
-MEMORY, FUSED = "freed memory is kept for the next step", "the optimizer is torch's fused AdamW"
+MEMORY = "freed memory is kept for the next step"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +84,9 @@ class Trainer:
             key=row_B,
         )
         self.weights = [parameter.detach().float().clone().requires_grad_() for parameter in model.parameters()]
-        self.optimizers = {fused: torch.optim.AdamW(self.weights, lr=1e-4, fused=fused) for fused in (False, True)}
+        self.optimizer = torch.optim.AdamW(self.weights, lr=1e-4)
 
-    def step(self, fused: bool = False) -> float:
+    def step(self) -> float:
         """Carry out one step and return its loss."""
         loss = self.model(self.batch)["loss"]
         loss.backward()
@@ -97,17 +95,17 @@ class Trainer:
                 weight.grad = None if parameter.grad is None else parameter.grad.float()
                 parameter.grad = None
             torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
-            self.optimizers[fused].step()
+            self.optimizer.step()
             for weight, parameter in zip(self.weights, self.model.parameters(), strict=True):
                 parameter.copy_(weight)
         return float(loss.detach())
 
-    def measure(self, fused: bool = False) -> dict[str, float]:
+    def measure(self) -> dict[str, float]:
         """Return CPU and wall seconds of a training step, and in float32 the CPU seconds of a prediction."""
-        self.step(fused)
+        self.step()
         cpu, wall = time.process_time(), time.perf_counter()
         for _ in range(STEPS):
-            self.step(fused)
+            self.step()
         trained = time.process_time()
         seconds = {"training": trained - cpu, "training_wall": time.perf_counter() - wall}
         if self.model.gene_mean.dtype == torch.float32:  # as `predict` computes, whatever the training did
@@ -124,8 +122,7 @@ class Trainer:
 
 def run(rounds: int, settings: tuple[Setting, ...] = SETTINGS, report: Callable[[str], None] = print) -> dict[str, Any]:
     """Measure every trick at every setting, ``rounds`` times in each form, and judge it by the best setting."""
-    in_code = {trick.name: trick.in_code for trick in TRICKS} | {MEMORY: True, FUSED: False}
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in in_code}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in (*(trick.name for trick in TRICKS), MEMORY)}
     for setting in settings:
         for name, forms in (_in_one_process(setting, rounds) | {MEMORY: _memory(setting, rounds)}).items():
             medians = {
@@ -133,8 +130,11 @@ def run(rounds: int, settings: tuple[Setting, ...] = SETTINGS, report: Callable[
                 for form, taken in forms.items()
             }
             pairs = list(zip(forms["plain"], forms["fast"], strict=True))
-            clocks = [clock for clock in CLOCKS if clock in pairs[0][0] and (clock, name) != ("prediction", FUSED)]
-            gains = {clock: median(plain[clock] / fast[clock] for plain, fast in pairs) for clock in clocks}
+            gains = {
+                clock: median(plain[clock] / fast[clock] for plain, fast in pairs)
+                for clock in CLOCKS
+                if clock in pairs[0][0]
+            }
             found[name].append({"setting": asdict(setting), **medians, "plain_over_fast": gains})
             told = ", ".join(f"{clock} {gain:.3f}" for clock, gain in gains.items())
             report(f"{setting.model} S={setting.cells} {setting.precision}: {told}: {name}")
@@ -145,13 +145,7 @@ def run(rounds: int, settings: tuple[Setting, ...] = SETTINGS, report: Callable[
         "rounds": rounds,
         "least_gain": GAIN,
         "tricks": [
-            {
-                "name": name,
-                "in_code": in_code[name],
-                "best": best[name],
-                "kept": best[name] >= GAIN,
-                "results": results,
-            }
+            {"name": name, "best": best[name], "kept": best[name] >= GAIN, "results": results}
             for name, results in found.items()
         ],
     }
@@ -162,16 +156,12 @@ def _in_one_process(setting: Setting, rounds: int) -> dict[str, dict[str, list[d
     trainer = Trainer(setting)
     for _ in range(3):
         trainer.step()
-    taken: dict[str, dict[str, list]] = {name: {"plain": [], "fast": []} for name in (*(t.name for t in TRICKS), FUSED)}
+    taken: dict[str, dict[str, list]] = {trick.name: {"plain": [], "fast": []} for trick in TRICKS}
     for turn in range(rounds):
         for trick in TRICKS:
-            forms = ("plain", "fast") if turn % 2 else ("fast", "plain")
-            for form in forms:
-                as_installed = (form == "fast") is trick.in_code
-                with nullcontext() if as_installed else trick.switch(trainer.model):
+            for form in ("plain", "fast") if turn % 2 else ("fast", "plain"):
+                with trick.plainly() if form == "plain" else nullcontext():
                     taken[trick.name][form].append(trainer.measure())
-        for fused in (bool(turn % 2), not turn % 2):
-            taken[FUSED]["fast" if fused else "plain"].append(trainer.measure(fused))
     return taken
 
 
@@ -192,9 +182,3 @@ def _alone(setting: Setting, keep: bool) -> dict[str, float]:
     trainer.step()
     measured = [trainer.measure() for _ in range(3)]
     return {clock: median(one[clock] for one in measured) for clock in measured[0]}
-
-
-def write(result: dict[str, Any], out: Path) -> None:
-    """Write the result as JSON."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
