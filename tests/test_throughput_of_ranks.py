@@ -7,7 +7,7 @@ import pytest
 
 from bionemo.bench.harness.formats import OWN
 from bionemo.bench.harness.worker import Bench
-from bionemo.bench.throughput.measuring import DRIVERS
+from bionemo.bench.throughput.benchmark import DRIVERS
 
 pytestmark = pytest.mark.slow
 SETS, CELLS, STEPS = 2, 16, 5

@@ -14,15 +14,13 @@ import numpy as np
 import pytest
 
 from bionemo.bench.harness import page_cache
-from bionemo.bench.harness.alternation import alternate
 from bionemo.bench.harness.environments import ArmError, Environment
 from bionemo.bench.harness.formats import OWN, Format, Formats
+from bionemo.bench.harness.run import alternate
 from bionemo.bench.harness.screen import ScreenSize, reference_counts
 from bionemo.bench.harness.worker import DRIVERS, Bench, Worker
-from bionemo.bench.loader.arms import Arm, own_arms, peer_arms
+from bionemo.bench.loader.arms import FORMATS, Arm, own_arms, peer_arms
 from bionemo.bench.loader.benchmark import LoaderBenchmark, run_loader_benchmark
-from bionemo.bench.loader.formats import FORMATS
-from bionemo.bench.loader.large_store import write_large_store
 from bionemo.bench.loader.report import ratios, write_report
 from bionemo.cellsets import CellStore
 from bionemo.screens import InputError
@@ -64,7 +62,7 @@ def result(tmp_path_factory, broken_drivers):
         replace(h5py_arm, name="ending", label="ends", driver=str(broken_drivers / "ending")),
         replace(h5py_arm, name="future", label="needs another Python", environment=elsewhere),
     ]
-    benchmark = LoaderBenchmark(size=SIZE, set_size=16, sets_per_batch=2, seconds=0.1, large_cells=0)
+    benchmark = LoaderBenchmark(size=SIZE, set_size=16, sets_per_batch=2, seconds=0.1)
     return run_loader_benchmark(benchmark, tmp_path_factory.mktemp("cache"), arms=arms, progress=False)
 
 
@@ -115,11 +113,10 @@ def test_the_loop_of_ours_hands_out_each_perturbed_cell_once_an_epoch(
 
 @pytest.mark.slow
 def test_every_loop_of_ours_gives_the_same_cells(tmp_path):
-    benchmark = LoaderBenchmark(size=SIZE, set_size=16, sets_per_batch=2, seconds=0.1, large_cells=1_000_000)
+    benchmark = LoaderBenchmark(size=SIZE, set_size=16, sets_per_batch=2, seconds=0.1)
     found = run_loader_benchmark(benchmark, tmp_path, progress=False)
     assert [arm["name"] for arm in found["arms"] if arm["not_run"]] == []
     assert ratios(found)["dense"] == {"wall": 1, "cpu": 1}
-    assert found["large_store"]["cells"] == 1_000_000
 
 
 def test_the_report_is_made_of_the_json_alone(result, tmp_path):
@@ -155,7 +152,7 @@ def test_the_page_describes_every_entry_of_the_json(result):
 def test_a_format_is_used_again_unless_other_code_made_it(tmp_path):
     convert = "def convert(source, target, options):\n    (target / 'data').write_text('{}')\n"
     driver = tmp_path / "copy.py"
-    known = {"tiny": Format(name="tiny", driver=str(tmp_path / "copy"), environment=OWN, source="screen")}
+    known = {"tiny": Format(driver=str(tmp_path / "copy"), source="screen")}
     bench, folder, made = Bench(tmp_path / "cache"), tmp_path / "formats", []
     for content in ("one", "one", "two"):
         head = f"import sys; sys.path.insert(0, {str(DRIVERS)!r})\nimport driver_protocol\n"
@@ -263,17 +260,6 @@ def test_files_are_dropped_from_the_page_cache_and_read_back(tmp_path):
     page_cache.warm([tmp_path])
     assert page_cache.resident_share([tmp_path]) == 1
     assert dropped in (0, 1)  # a file system in memory keeps its pages
-
-
-def test_a_large_store_is_opened_and_sampled_and_takes_no_disk(tmp_path, monkeypatch):
-    write_large_store(tmp_path / "store", 100_000_000, contexts=5, perturbations=20)
-    assert sum(file.stat().st_blocks for file in page_cache.files_of(tmp_path)) * 512 < 1e7
-    store = CellStore.open(tmp_path / "store")
-    assert store.runs["length"][store.is_control].sum() == pytest.approx(1e7, rel=0.01)
-    monkeypatch.syspath_prepend(DRIVERS)
-    found = importlib.import_module("read_store").open_large(tmp_path / "store", 512, 4, 3)
-    assert (found["cells"], found["runs"]) == (100_000_000, 105)
-    assert 0 < found["step_seconds"] < found["first_step_seconds"] + 1
 
 
 def test_every_peer_is_pinned_and_has_a_driver():

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import re
 from copy import deepcopy
 from pathlib import Path
@@ -15,15 +14,13 @@ from bionemo.bench.harness.environments import ArmError, Environment
 from bionemo.bench.harness.screen import ScreenSize
 from bionemo.bench.harness.worker import DRIVERS as PROTOCOL
 from bionemo.bench.throughput import benchmark as throughput
-from bionemo.bench.throughput.arms import INFERENCE, TRAINING, inference_arms, training_arms
-from bionemo.bench.throughput.benchmark import SCHEMA, run_throughput_benchmark
-from bionemo.bench.throughput.measuring import DRIVERS
+from bionemo.bench.throughput.arms import INFERENCE, TRAINING, inference_arms, state_environment, training_arms
+from bionemo.bench.throughput.benchmark import DRIVERS, SCHEMA, run_throughput_benchmark
 from bionemo.bench.throughput.records import headline, inference_rates, percentiles, ratios, summaries, training_rates
 from bionemo.bench.throughput.regression import check_comparable, read_baseline, regressions, sentences
 from bionemo.bench.throughput.report import markdown, write_report
 from bionemo.bench.throughput.settings import ThroughputBenchmark, settings_of
 from bionemo.bench.throughput.sizes import SIZES
-from bionemo.bench.throughput.state_environment import DEFAULT, StateEnvironment
 from bionemo.scale.config.model import ModelConfig
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.screens.errors import InputError
@@ -305,10 +302,10 @@ def test_an_environment_of_state_that_is_not_finished_is_named(tmp_path, monkeyp
     monkeypatch.setenv("STATE_VENV", str(tmp_path))
     (tmp_path / "something").touch()
     with pytest.raises(ArmError, match="holds no finished environment"):
-        StateEnvironment().make(tmp_path)
+        state_environment().make(tmp_path)
     (tmp_path / ".installed").touch()
     with pytest.raises(ArmError, match="has no bin/python"):
-        StateEnvironment().make(tmp_path)
+        state_environment().make(tmp_path)
 
 
 SMALL = ThroughputBenchmark(
@@ -336,8 +333,8 @@ def test_without_state_the_other_arms_are_measured(tmp_path):
 
 @pytest.mark.slow
 def test_a_whole_run_beside_state(tmp_path):
-    made = Path(os.environ.get("STATE_VENV", DEFAULT)).expanduser()
-    if not (made / ".installed").is_file():
+    made = state_environment().home
+    if made is None or not (made / ".installed").is_file():
         pytest.skip("STATE's environment is not there: recipes/throughput_vs_state makes it")
     found = run_throughput_benchmark(SMALL, tmp_path, progress=False)
     assert [arm["not_run"] for arm in found["arms"]] == [None] * 5

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from bionemo.bench.loader.rank_scaling import measure_rank_scaling
 from bionemo.cellsets import CellStore, DeviceBatches, SetLoader, SetSampler, prepare
 from bionemo.cellsets.loading import loader
 from bionemo.cellsets.sampling.controls import ControlPools
@@ -494,15 +493,6 @@ def test_uploads_are_equal_and_run_beside_the_computation(store):
         assert not begun[-1].query()
         for cells, reference in zip(copies, (wanted.perturbed, wanted.control), strict=True):
             torch.testing.assert_close(cells.cpu(), reference, rtol=2e-7, atol=0)
-
-
-@pytest.mark.slow  # processes that import torch
-def test_ranks_are_measured_side_by_side(store):
-    scaling = measure_rank_scaling(store.path, seconds=0.2, set_size=16, sets_per_batch=3, controls=False)
-    assert scaling.ranks == 2
-    assert scaling.speedup > 0
-    assert str(scaling).startswith("2 ranks on ")
-    assert 0.2 < scaling.memset_speedup < 4
 
 
 def test_a_dataloader_passes_batches_and_state_through(store):

@@ -1,15 +1,18 @@
 """The ``bionemo-bench`` command: measurements beside other projects' tools, each in an environment of its own."""
 
+import json
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from bionemo.bench.harness.environments import ArmError
 from bionemo.screens.errors import InputError
 from bionemo.screens.printable import printable
 
+_CACHE = Path("~/.cache/bionemo-bench")
 app = typer.Typer(help="Measure beside other tools.", no_args_is_help=True, rich_markup_mode="markdown")
 
 
@@ -35,21 +38,17 @@ def loader(
         list[str] | None, typer.Option("--arm", help="Measure only this loop; give it several times for several.")
     ] = None,
     cold: Annotated[bool, typer.Option(help="Measure with the files dropped from the page cache as well.")] = True,
-    large_cells: Annotated[
-        int, typer.Option(help="Cells of the store whose opening is timed; 0 for none.")
-    ] = 100_000_000,
     convert_again: Annotated[
         bool, typer.Option("--convert-again", help="Make and time every format anew, those in the cache too.")
     ] = False,
     cache: Annotated[
         Path, typer.Option(help="Directory of environments and data; what is there is used again.")
-    ] = Path("~/.cache/bionemo-bench"),
+    ] = _CACHE,
 ) -> None:
     """Time loops that read sets of cells: this project's, sorted h5py slices and, with --peers, other projects'."""
     from bionemo.bench.harness.screen import ScreenSize
     from bionemo.bench.loader.benchmark import LoaderBenchmark, run_loader_benchmark
-    from bionemo.bench.loader.report import ratios, write_report
-    from bionemo.bench.tables import rates_table, show
+    from bionemo.bench.loader.report import write_report
 
     size = ScreenSize(cells=cells, genes=genes, values_per_cell=nnz, contexts=contexts, perturbations=perturbations)
     benchmark = LoaderBenchmark(
@@ -61,14 +60,10 @@ def loader(
         peers=peers,
         arms=tuple(arms or ()),
         cold=cold,
-        large_cells=large_cells,
         convert_again=convert_again,
     )
     _check_writable(out)
-    result = run_loader_benchmark(benchmark, cache.expanduser())
-    files = write_report(result, out)
-    show(rates_table(result, ratios(result)))
-    typer.echo("wrote " + ", ".join(str(file) for file in files.values()))
+    _show(write_report(run_loader_benchmark(benchmark, cache.expanduser()), out))
 
 
 @app.command(
@@ -101,22 +96,16 @@ def throughput(
     convert_again: Annotated[
         bool, typer.Option("--convert-again", help="Make and time every format anew, those in the cache too.")
     ] = False,
-    cache: Annotated[Path, typer.Option(help="Directory of data and runs; what is there is used again.")] = Path(
-        "~/.cache/bionemo-bench"
-    ),
+    cache: Annotated[Path, typer.Option(help="Directory of data and runs; what is there is used again.")] = _CACHE,
 ) -> None:
     """Train and predict beside STATE at matched sizes; STATE's environment is made once, or named in STATE_VENV."""
     from bionemo.bench.harness.screen import ScreenSize
-    from bionemo.bench.tables import headline_table, show
     from bionemo.bench.throughput.arms import INFERENCE, TRAINING
     from bionemo.bench.throughput.benchmark import SCHEMA, run_throughput_benchmark
     from bionemo.bench.throughput.regression import check_comparable, read_baseline, regressions, sentences
     from bionemo.bench.throughput.report import write_report
     from bionemo.bench.throughput.settings import ThroughputBenchmark, settings_of
 
-    for task in tasks or ():
-        if task not in (TRAINING, INFERENCE):
-            raise InputError(f"--task {task} is neither {TRAINING} nor {INFERENCE}.")
     benchmark = ThroughputBenchmark(
         size=size,
         screen=ScreenSize(
@@ -140,9 +129,7 @@ def throughput(
         if before is not None and baseline is not None:
             check_comparable(before, machine, settings, baseline)
         result = run_throughput_benchmark(benchmark, cache.expanduser())
-    files = write_report(result, out)
-    show(headline_table(result))
-    typer.echo("wrote " + ", ".join(str(file) for file in files.values()))
+    _show(write_report(result, out))
     if before is not None:
         found = regressions(result, before)
         for sentence in sentences(found):
@@ -165,10 +152,9 @@ def scoring(
     ] = "both",
     repeats: Annotated[int, typer.Option(min=0, help="Of the comparison, alternating.")] = 3,
     threads: Annotated[int, typer.Option(min=1, help="Threads of perteval, worker processes of cell-eval.")] = 2,
+    cache: Annotated[Path, typer.Option(help="Directory of the measurements' logs.")] = _CACHE,
 ) -> None:
     """Time scoring beside cell-eval itself, and how it grows with the number of cells."""
-    import json
-
     from bionemo.bench.scoring.benchmark import run
 
     try:
@@ -176,9 +162,8 @@ def scoring(
     except ValueError:
         raise InputError(f"--growth is {growth!r}, but it takes whole numbers with commas between.") from None
     size = {"cells": cells, "genes": genes, "perturbations": perturbations}
-    found = run(**size, growth=sizes, controls=controls, repeats=repeats, threads=threads)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    found = run(cache.expanduser(), **size, growth=sizes, controls=controls, repeats=repeats, threads=threads)
+    _write(found, out)
     for engine, seconds in found["median_seconds"].items():
         typer.echo(f"{engine}: {seconds:.1f} s for {cells} cells, median of {repeats}")
     if found["median_seconds"]:
@@ -195,15 +180,14 @@ def kernels(
     out: Annotated[Path, typer.Option(help="JSON file for the times, the verdicts and the machine.")],
     rounds: Annotated[int, typer.Option(min=1, help="Measurements of each form of each trick, alternating.")] = 8,
 ) -> None:
-    """Time training and prediction with and without each form that was written for speed; a tenth keeps it."""
-    from bionemo.bench.kernels.benchmark import run, write
+    """Time training and prediction with and without each form that was written for speed; a tenth is worth it."""
+    from bionemo.bench.kernels.benchmark import run
 
     result = run(rounds, report=typer.echo)
-    write(result, out)
+    _write(result, out)
     for trick in result["tricks"]:
-        verdict = "kept" if trick["kept"] else "not kept"
-        stray = "" if trick["kept"] is trick["in_code"] else ", unlike the code"
-        typer.echo(f"{trick['best']:.3f} at best, {verdict}{stray}: {trick['name']}")
+        verdict = "worth its lines" if trick["kept"] else "not worth its lines here"
+        typer.echo(f"{trick['best']:.3f} at best, {verdict}: {trick['name']}")
 
 
 def _check_writable(out: Path) -> None:
@@ -214,6 +198,17 @@ def _check_writable(out: Path) -> None:
         raise InputError(f"--out {out} cannot be written ({error.strerror}): name another directory.") from error
 
 
+def _write(result: dict[str, Any], out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+
+
+def _show(files: dict[str, Path]) -> None:
+    """Print the tables of a report, and where its files are."""
+    typer.echo(files["md"].read_text("utf-8"))
+    typer.echo("wrote " + ", ".join(map(str, files.values())))
+
+
 def main() -> None:
     """Run the command; a user's mistake ends it with one sentence and exit code 2."""
     try:
@@ -221,3 +216,6 @@ def main() -> None:
     except InputError as mistake:
         typer.secho(f"error: {printable(str(mistake))}", fg="red", err=True)
         sys.exit(2)
+    except ArmError as failed:
+        typer.secho(f"not measured: {printable(str(failed))}", fg="red", err=True)
+        sys.exit(1)

@@ -1,4 +1,4 @@
-"""An environment for each peer: a virtual environment with pinned packages, made once and kept."""
+"""Make an environment for each peer: a virtual environment with pinned packages, made once and kept."""
 
 import hashlib
 import shutil
@@ -11,56 +11,68 @@ _INSTALL_SECONDS = 3600
 
 
 class ArmError(Exception):
-    """An arm cannot be measured; the message says why, and the others go on."""
+    """An `ArmError` says why an arm cannot be measured; the others go on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Where an arm's driver runs.
+    """An `Environment` is where an arm's driver runs: this process's own, or a virtual environment that is made for it.
 
     Attributes
     ----------
     name : str
-        Of the folder.
+        The name of its folder.
     requirements : tuple of str
         What pip installs, pinned; empty for the environment that this process runs in.
     least_python : tuple of int
         Lowest Python version that the packages support.
+    home : Path, optional
+        The folder to make it in, in place of one beside the other environments; it may be there and finished.
     """
 
     name: str
     requirements: tuple[str, ...] = ()
     least_python: tuple[int, int] = (3, 11)
+    home: Path | None = None
 
     @property
     def is_own(self) -> bool:
-        """Whether this is the environment of this process."""
+        """Tell whether this is the environment of this process."""
         return not self.requirements
 
     def make(self, folder: Path) -> Path:
-        """Return the environment's interpreter, after making the environment if `folder` does not hold it.
+        """Return the environment's interpreter, after making the environment in `folder` if it is not there.
 
         Raises
         ------
         ArmError
-            If there is no such Python, or a package cannot be installed.
+            If there is no such Python, a package cannot be installed, or something else is in the way.
         """
         if self.is_own:
             return Path(sys.executable)
+        pins = hashlib.sha256("\n".join((sys.version, *self.requirements)).encode()).hexdigest()[:8]
+        target = self.home or folder / f"{self.name}-{pins}"
+        python = target / "bin/python"
+        # Making it ends with this file, so that an installation broken off is not taken for a whole one.
+        complete = target / ".installed"
+        if complete.is_file():
+            if not python.is_file():
+                raise ArmError(f"the environment {target} has no bin/python: remove it")
+            return python
+        if self.home is not None and target.exists() and any(target.iterdir()):
+            raise ArmError(f"{target} holds no finished environment of {self.name}: remove it, or name another")
         base = find_python(self.least_python)
         if base is None:
             raise ArmError(f"needs Python {'.'.join(map(str, self.least_python))}")
-        pins = hashlib.sha256("\n".join((str(base), *self.requirements)).encode()).hexdigest()[:8]
-        target = folder / f"{self.name}-{pins}"
-        python = target / "bin/python"
-        # pip's last act is to be listed here, so that an installation broken off is not taken for a whole one.
-        complete = target / "installed.txt"
-        if not complete.is_file():
+        shutil.rmtree(target, ignore_errors=True)
+        try:
+            _install([base, "-m", "venv", target], "no virtual environment could be made")
+            pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", *self.requirements]
+            _install(pip, f"pip could not install {' '.join(self.requirements)}")
+        except BaseException:
             shutil.rmtree(target, ignore_errors=True)
-            run_installer([base, "-m", "venv", target], "no virtual environment could be made")
-            install = [python, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", *self.requirements]
-            run_installer(install, f"pip could not install {' '.join(self.requirements)}")
-            complete.write_text("\n".join(self.requirements))
+            raise
+        complete.touch()
         return python
 
 
@@ -84,7 +96,7 @@ def find_python(least: tuple[int, int]) -> Path | None:
     return None
 
 
-def run_installer(command: list[str | Path], failure: str) -> None:
+def _install(command: list[str | Path], failure: str) -> None:
     """Run a command that installs something; raise an ArmError that says `failure` and why if it does not succeed."""
     try:
         subprocess.run(

@@ -1,4 +1,4 @@
-"""`Formats` keeps the screen in the layouts that arms read; each is made once, and timed."""
+"""Keep the screen in the layouts that arms read; each is made once, and timed."""
 
 import hashlib
 import json
@@ -19,49 +19,41 @@ OWN = Environment(name="own")
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """The screen in one layout on disk.
+    """A `Format` is a layout of the screen on disk, in a folder of its name."""
 
-    Attributes
-    ----------
-    name : str
-        Of its folder or file.
-    driver : str
-        Script that converts.
-    environment : Environment
-        Where it does.
-    source : str
-        The format it is made of; "screen" is the file in random order.
-    """
-
-    name: str
     driver: str
-    environment: Environment
+    """The script that converts."""
+    environment: Environment = OWN
     source: str = "sorted"
+    """The format that it is made of; "screen" is the file in random order."""
 
 
-OWN_FORMATS = {
-    "store": Format(name="store", driver="read_store", environment=OWN, source="screen"),
-    "sorted": Format(name="sorted", driver="read_h5ad", environment=OWN, source="screen"),
+FORMATS = {
+    "store": Format(driver="read_store", source="screen"),
+    "sorted": Format(driver="read_h5ad", source="screen"),
+    "plain": Format(driver="write_dense", source="screen"),
+    "dense": Format(driver="write_dense"),
 }
+"""`plain` and `dense` are STATE's, of the screen as it is and of the sorted one."""
 
 
 class Formats:
-    """The folder of one screen, with a folder in it for each format.
+    """A `Formats` is the folder of one screen, with a folder in it for each format.
 
     Parameters
     ----------
     bench : Bench
         Starts the drivers that convert.
     folder : Path
-        Of the screen.
+        The folder.
     size : ScreenSize
-        Of the screen.
+        The size of the screen.
     again : bool
         Make formats anew that are there.
     progress : bool
         Show a progress bar while the screen is written.
     known : mapping
-        Formats by name.
+        Name -> format.
 
     Attributes
     ----------
@@ -77,7 +69,7 @@ class Formats:
         *,
         again: bool,
         progress: bool,
-        known: Mapping[str, Format],
+        known: Mapping[str, Format] = FORMATS,
     ):
         self._known = known
         self._bench, self._folder, self._size = bench, folder, size

@@ -1,19 +1,19 @@
-"""What NVML says of the GPUs: what they are, and the energy they use."""
+"""Ask NVML and torch about the GPUs: what they are, and the energy that they have used."""
 
 from typing import Any
 
 from bionemo.screens.errors import InputError
 
 
-def gpu_facts(device: str, gpus: int) -> dict[str, Any]:
-    """Return names of the GPUs that are used and versions of driver and CUDA; nothing for a CPU.
+def gpu_facts(gpus: int) -> dict[str, Any]:
+    """Return the names of the first GPUs and the versions of driver and CUDA; without GPUs only that there are none.
 
     Raises
     ------
     InputError
-        If there are fewer GPUs.
+        There are fewer GPUs.
     """
-    if device == "cpu":
+    if not gpus:
         return {"gpus": []}
     import torch
 
@@ -22,45 +22,25 @@ def gpu_facts(device: str, gpus: int) -> dict[str, Any]:
         found = f"torch sees {there} GPUs" if there else "torch sees no GPU"
         raise InputError(f"--device cuda --gpus {gpus}: {found} here; use --device cpu, or fewer.")
     names = [torch.cuda.get_device_name(number) for number in range(gpus)]
-    return {"gpus": names, "cuda": torch.version.cuda, "gpu_driver": _driver()}
+    driver = _told(lambda nvml: nvml.nvmlSystemGetDriverVersion())
+    return {"gpus": names, "cuda": torch.version.cuda, "gpu_driver": driver}
 
 
-class Energy:
-    """A meter of the joules that the first `gpus` GPUs have used; None where they do not tell."""
+def joules(gpus: int) -> float | None:
+    """Return the joules that the first GPUs have used since the driver was loaded; None where they do not tell."""
 
-    def __init__(self, gpus: int):
-        self._handles = []
-        if gpus:
-            try:
-                import pynvml
+    def used(nvml: Any) -> float:
+        handles = [nvml.nvmlDeviceGetHandleByIndex(number) for number in range(gpus)]
+        return sum(nvml.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in handles) / 1000
 
-                pynvml.nvmlInit()
-                self._handles = [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(gpus)]
-            except Exception:  # no library, no driver, or no right to ask: then nothing is told
-                self._handles = []
-
-    def read(self) -> float | None:
-        """Return joules since the driver was loaded."""
-        if not self._handles:
-            return None
-        import pynvml
-
-        try:
-            return sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in self._handles) / 1000
-        except pynvml.NVMLError:
-            return None
-
-    def since(self, before: float | None) -> float | None:
-        """Return joules used since `before` was read."""
-        now = self.read()
-        return None if now is None or before is None else now - before
+    return _told(used) if gpus else None
 
 
-def _driver() -> str | None:
+def _told(ask: Any) -> Any:
     try:
         import pynvml
 
         pynvml.nvmlInit()
-        return str(pynvml.nvmlSystemGetDriverVersion())
-    except Exception:  # as above
+        return ask(pynvml)
+    except Exception:  # no library, no driver, or no right to ask: then nothing is told
         return None

@@ -1,7 +1,6 @@
-"""The loader benchmark: one screen, every arm's format of it, outputs compared, then loops timed in turn."""
+"""Run the loader benchmark: one screen, every arm's format of it, outputs compared, then loops timed in turn."""
 
 import contextlib
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -9,80 +8,54 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from bionemo.bench.harness import page_cache
-from bionemo.bench.harness.alternation import alternate, summary
 from bionemo.bench.harness.environments import ArmError
 from bionemo.bench.harness.formats import Formats
 from bionemo.bench.harness.machine import machine_facts, memory_rates
 from bionemo.bench.harness.report import described
+from bionemo.bench.harness.run import Run, summary
 from bionemo.bench.harness.screen import TARGET_SUM, ScreenSize, reference_counts
 from bionemo.bench.harness.worker import Bench, Worker
-from bionemo.bench.loader.arms import Arm, own_arms, peer_arms
-from bionemo.bench.loader.formats import FORMATS
-from bionemo.bench.loader.large_store import write_large_store
+from bionemo.bench.loader.arms import FORMATS, Arm, own_arms, peer_arms
 from bionemo.screens.errors import InputError, choices
 
-SCHEMA = "bionemo-cellsets loader benchmark 1"
+SCHEMA = "bionemo-cellsets loader benchmark 2"
 _SAMPLED_BATCHES = 2
 _BUFFERS = 8  # a loader that holds one batch and reads two ahead writes target and control cells in so many
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderBenchmark:
-    """What is measured, and how long.
-
-    Attributes
-    ----------
-    size : ScreenSize
-        Of the screen.
-    set_size, sets_per_batch : int
-        Cells of a set, S, and sets of a batch, B.
-    seconds : float
-        Of one measurement; epochs follow each other until then.
-    repeats : int
-        Measurements of each arm, at least 3.
-    peers : bool
-        Measure other projects' loaders too, each in an environment that is made for it.
-    arms : tuple of str
-        Names of the arms to measure; all where empty.
-    cold : bool
-        Measure once more with the files dropped from the page cache.
-    large_cells : int
-        Rows of the store whose opening is measured; 0 for none.
-    convert_again : bool
-        Make and time the formats anew where they are in the cache.
-    """
+    """A `LoaderBenchmark` says what is measured, and how long."""
 
     size: ScreenSize
     set_size: int = 64
+    """Cells of a set, S."""
     sets_per_batch: int = 16
+    """Sets of a batch, B."""
     seconds: float = 10.0
+    """Time of one measurement; epochs follow each other until then."""
     repeats: int = 3
+    """Measurements of each arm, at least 3."""
     peers: bool = False
+    """Measure other projects' loaders too, each in an environment that is made for it."""
     arms: tuple[str, ...] = ()
+    """Names of the arms to measure; all where empty."""
     cold: bool = True
-    large_cells: int = 100_000_000
+    """Measure once more with the files dropped from the page cache."""
     convert_again: bool = False
+    """Make and time the formats anew where they are in the cache."""
 
     def __post_init__(self):
-        for name, least in (("set_size", 1), ("sets_per_batch", 1), ("repeats", 3), ("large_cells", 0)):
+        for name, least in (("set_size", 1), ("sets_per_batch", 1), ("repeats", 3)):
             if (value := getattr(self, name)) < least:
                 raise InputError(f"{name} is {value}: it must be at least {least}")
-        if 0 < self.large_cells < 100_000:
-            raise InputError(f"large_cells is {self.large_cells}: give 0, or at least 100000")
         if self.seconds <= 0:
             raise InputError(f"seconds is {self.seconds}: it must be above 0")
 
     def chosen_arms(self, cores: int) -> list[Arm]:
-        """Return the arms to measure.
-
-        Raises
-        ------
-        InputError
-            If a name is none of theirs.
-        """
+        """Return the arms to measure; an InputError for a name that is none of theirs."""
         known = {arm.name: arm for arm in (*own_arms(), *peer_arms(cores))}
         for name in self.arms:
             if name not in known:
@@ -95,16 +68,16 @@ class LoaderBenchmark:
 def run_loader_benchmark(
     benchmark: LoaderBenchmark, cache: Path, *, arms: Sequence[Arm] | None = None, progress: bool = True
 ) -> dict[str, Any]:
-    """Measure.
+    """Measure what a `LoaderBenchmark` says.
 
     Parameters
     ----------
     benchmark : LoaderBenchmark
-        What.
+        What to measure.
     cache : Path
         Directory of environments, data and logs; what is there from an earlier run is used.
     arms : sequence of Arm, optional
-        Instead of those that `benchmark` names.
+        Arms to measure in place of those that `benchmark` names.
     progress : bool
         Show a progress bar on standard error.
 
@@ -120,28 +93,27 @@ def run_loader_benchmark(
     """
     began = time.monotonic()
     facts = machine_facts()
-    arms = benchmark.chosen_arms(facts["cores"]) if arms is None else list(arms)
-    run = _Run(benchmark, arms, cache, progress)
+    run = _LoaderRun(benchmark, benchmark.chosen_arms(facts["cores"]) if arms is None else arms, cache, progress)
     run.make_data()
     run.compare_outputs()
-    batch_bytes = benchmark.set_size * benchmark.sets_per_batch * benchmark.size.genes * 4
     run.say("memory rates")
+    batch_bytes = benchmark.set_size * benchmark.sets_per_batch * benchmark.size.genes * 4
     rates = memory_rates(batch_bytes, _BUFFERS, min(1.0, benchmark.seconds))
     run.measure()
-    large = run.large_store() if benchmark.large_cells else None
-    run.bar.close()
+    run.close()
     return described(SCHEMA, began, facts | {"bytes_per_second": rates}, asdict(benchmark)) | {
         "formats": run.formats.made,
-        "arms": [run.arm_result(arm) for arm in arms],
-        "large_store": large,
+        "arms": [run.arm_result(arm) for arm in run.arms.values()],
     }
 
 
-class _Run:
-    """The state of a run: what has been found so far."""
+class _LoaderRun(Run):
+    """A `_LoaderRun` carries the benchmark out, step by step."""
 
-    def __init__(self, benchmark: LoaderBenchmark, arms: list[Arm], cache: Path, progress: bool):
-        self._benchmark, self._arms, self._bench = benchmark, arms, Bench(cache)
+    def __init__(self, benchmark: LoaderBenchmark, arms: Sequence[Arm], cache: Path, progress: bool):
+        steps = len(arms) * (2 + benchmark.repeats * (1 + benchmark.cold)) + 1
+        super().__init__(arms, "bench loader", steps, progress)
+        self._benchmark, self._bench = benchmark, Bench(cache)
         self.formats = Formats(
             self._bench,
             self._bench.data / benchmark.size.name,
@@ -150,41 +122,24 @@ class _Run:
             progress=progress,
             known=FORMATS,
         )
-        self._failed: dict[str, str] = {}
-        self._found: dict[str, dict[str, Any]] = {arm.name: {} for arm in arms}
-        steps = len(arms) * (2 + benchmark.repeats * (1 + benchmark.cold)) + 1 + bool(benchmark.large_cells)
-        self.bar = tqdm(total=steps, desc="bench loader", unit="step", disable=not progress)
-
-    def say(self, what: str) -> None:
-        """Show what is being done."""
-        self.bar.set_postfix_str(what)
-        self.bar.update()
 
     def make_data(self) -> None:
         """Write the screen and convert it to every format that an arm reads."""
         self.formats.make_screen()
-        for arm in self._arms:
+        for arm in self.arms.values():
             self.say(f"{arm.label}: data")
-            try:
+            with self.attempt(arm.name):
                 for name in ("sorted", arm.format):
                     self.formats.make(name)
-            except ArmError as error:
-                self._failed[arm.name] = str(error)
 
     def compare_outputs(self) -> None:
         """Check every arm's cells against the counts of the screen; an arm that differs is not timed."""
-        for arm in self._arms:
+        for name in self.left():
+            arm = self.arms[name]
             self.say(f"{arm.label}: comparing its output")
-            if arm.name in self._failed:
-                continue
-            try:
-                with self._opened(arm) as workers:
-                    self._found[arm.name] |= {
-                        "versions": workers[0].ask("versions"),
-                        "check": self._compared(arm, workers[0]),
-                    }
-            except ArmError as error:
-                self._failed[arm.name] = str(error)
+            with self.attempt(name), self._opened(arm) as workers:
+                self.found[name]["versions"] = workers[0].ask("versions")
+                self.found[name]["check"] = self._compared(arm, workers[0])
 
     def _compared(self, arm: Arm, worker: Worker) -> dict[str, Any]:
         out = self.formats.folder_of("sample.npz")
@@ -205,13 +160,12 @@ class _Run:
 
     def measure(self) -> None:
         """Time the arms, warm and then cold, each time in new processes: all arms' memory at once may not fit."""
-        arms = {arm.name: arm for arm in self._arms}
-        page_cache.warm({path for arm in self._arms for path in self.formats.data_of(arm.format)})
+        page_cache.warm({path for arm in self.arms.values() for path in self.formats.data_of(arm.format)})
 
         def warm_run(name: str) -> dict[str, Any]:
-            self.say(f"{arms[name].label}: warm")
-            resident = page_cache.resident_share(self.formats.data_of(arms[name].format))
-            with self._opened(arms[name]) as workers:
+            self.say(f"{self.arms[name].label}: warm")
+            resident = page_cache.resident_share(self.formats.data_of(self.arms[name].format))
+            with self._opened(self.arms[name]) as workers:
                 # What is compiled or mapped on first use is no part of a long run.
                 warmed = self._ask_all(workers, "run", seconds=min(1.0, self._benchmark.seconds), epochs=None)
                 # The first batch after opening: ours goes on with its iterator afterwards, others begin a new one.
@@ -219,21 +173,17 @@ class _Run:
                 return {"resident_before": resident, **self._timed(workers, epochs=None), "first_batch_seconds": first}
 
         def cold_run(name: str) -> dict[str, Any]:
-            self.say(f"{arms[name].label}: cold")
-            data = self.formats.data_of(arms[name].format)
+            self.say(f"{self.arms[name].label}: cold")
+            data = self.formats.data_of(self.arms[name].format)
             page_cache.drop(data)
             resident = page_cache.resident_share(data)
-            with self._opened(arms[name]) as workers:
+            with self._opened(self.arms[name]) as workers:
                 return {"resident_before": resident, **self._timed(workers, epochs=1)}
 
-        names = [name for name in arms if name not in self._failed]
-        for phase, measure in (("warm", warm_run), ("cold", cold_run)):
-            if phase == "warm" or self._benchmark.cold:
-                runs, failed = alternate(names, self._benchmark.repeats, measure)
-                self._failed |= failed
-                names = list(runs)
-                for name, taken in runs.items():
-                    self._found[name][phase] = _rates(taken)
+        phases = {"warm": warm_run} | ({"cold": cold_run} if self._benchmark.cold else {})
+        for phase, measure in phases.items():
+            for name, taken in self.in_turn(self.left(), self._benchmark.repeats, measure).items():
+                self.found[name][phase] = _rates(taken)
 
     def _timed(self, workers: list[Worker], epochs: int | None) -> dict[str, Any]:
         answers = self._ask_all(workers, "run", seconds=self._benchmark.seconds, epochs=epochs)
@@ -243,8 +193,7 @@ class _Run:
         return {
             "wall_seconds": max(answer["end"] for answer in answers) - min(answer["begin"] for answer in answers),
             **{name: sum(answer[name] for answer in answers) for name in summed},
-            "epochs": max(answer["epochs"] for answer in answers),
-            "first_batch_seconds": max(answer["first_batch_seconds"] for answer in answers),
+            **{name: max(answer[name] for answer in answers) for name in ("epochs", "first_batch_seconds")},
         }
 
     def _ask_all(self, workers: list[Worker], do: str, **arguments: Any) -> list[dict[str, Any]]:
@@ -253,40 +202,25 @@ class _Run:
             worker.send(do, **arguments)
         return [worker.receive(timeout=600 + 10 * self._benchmark.seconds) for worker in workers]
 
-    def large_store(self) -> dict[str, Any]:
-        """Measure the opening of a store that has only its tables."""
-        self.say("a large store")
-        folder = self._bench.data / "large"
-        shutil.rmtree(folder, ignore_errors=True)
-        store = FORMATS["store"]
-        try:
-            write_large_store(folder, self._benchmark.large_cells)
-            with self._bench.start(store.driver, store.environment) as worker:
-                sizes = {name: getattr(self._benchmark, name) for name in ("set_size", "sets_per_batch")}
-                return worker.ask("open_large", path=folder, steps=200, **sizes)
-        except (ArmError, OSError) as error:
-            return {"not_run": str(error)}
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
     def arm_result(self, arm: Arm) -> dict[str, Any]:
         """Return what was found of an arm, as it is written to JSON."""
-        described = {name: getattr(arm, name) for name in ("name", "label", "reads", "format", "ranks", "is_peer")}
-        described |= {"options": arm.options, "requirements": list(arm.environment.requirements)}
-        return described | {"not_run": self._failed.get(arm.name)} | self._found[arm.name]
+        said = {
+            name: getattr(arm, name) for name in ("name", "label", "reads", "format", "ranks", "is_peer", "options")
+        }
+        said |= {"requirements": list(arm.environment.requirements), "not_run": self.failed.get(arm.name)}
+        return said | self.found[arm.name]
 
     @contextlib.contextmanager
     def _opened(self, arm: Arm) -> Iterator[list[Worker]]:
         """Start an arm's ranks and open its data; end them at the end."""
         options = {name: getattr(self._benchmark, name) for name in ("set_size", "sets_per_batch")}
         options |= {"sorted": str(self.formats.folder_of("sorted")), "world_size": arm.ranks} | arm.options
+        path = self.formats.folder_of(arm.format)
         with contextlib.ExitStack() as stack:
             workers = [stack.enter_context(self._bench.start(arm.driver, arm.environment)) for _ in range(arm.ranks)]
             for rank, worker in enumerate(workers):
-                path = self.formats.folder_of(arm.format)
-                self._found[arm.name]["open_seconds"] = worker.ask("open", path=path, options=options | {"rank": rank})[
-                    "seconds"
-                ]
+                opened = worker.ask("open", path=path, options=options | {"rank": rank})
+                self.found[arm.name]["open_seconds"] = opened["seconds"]
             yield workers
 
 

@@ -1,4 +1,4 @@
-"""A loader benchmark's result as files: JSON, a Markdown table, a plot. Made from the JSON alone."""
+"""Write a loader benchmark's result as files: JSON, a Markdown table, a plot, made from the JSON alone."""
 
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from bionemo.bench.harness.report import (
     grid,
     listed,
     machine_line,
+    memory,
     screen_line,
     spread,
     table,
@@ -16,27 +17,13 @@ from bionemo.bench.harness.report import (
 )
 from bionemo.bench.loader.arms import CELLS, PAIRS, SETS
 
-_NAME = "loader"
 _LIKE = {PAIRS: ("dense",), SETS: ("dense-sets", "dense"), CELLS: ("dense-sets", "dense")}
 """The arm of ours that one is compared with, by what it reads; the second where the first was not measured."""
 
 
 def write_report(result: dict[str, Any], out: Path) -> dict[str, Path]:
-    """Write ``loader.json``, ``loader.md`` and ``loader.svg``.
-
-    Parameters
-    ----------
-    result : dict
-        From `run_loader_benchmark`.
-    out : Path
-        Directory; made if need be.
-
-    Returns
-    -------
-    dict
-        The files, by ending.
-    """
-    return write_files(result, out, _NAME, markdown, plot)
+    """Write ``loader.json``, ``loader.md`` and ``loader.svg``, and return the files by ending."""
+    return write_files(result, out, "loader", markdown, plot)
 
 
 def ratios(result: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -58,9 +45,8 @@ def ratios(result: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 def markdown(result: dict[str, Any]) -> str:
     """Return the tables: arms, formats, and what was measured beside them."""
-    return "\n\n".join(
-        [_conditions(result), _arm_table(result), formats_table(result, _cells(result)), listed(_beside(result))]
-    ) + "\n"  # fmt: skip
+    formats = formats_table(result, result["settings"]["size"]["cells"])
+    return "\n\n".join([_conditions(result), _arm_table(result), formats, listed(_beside(result))]) + "\n"
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
@@ -139,19 +125,14 @@ def _arm_table(result: dict[str, Any]) -> str:
                 f"{100 * of_memset:.0f}%" if dense else "",
                 _median(arm.get("cold", {}), "cells_per_second"),
                 f"{last['first_batch_seconds']:.2f}",
-                f"{max(run['peak_rss_bytes'] for run in warm['runs']) / 1e6:,.0f}",
-                f"{max(run['own_bytes'] for run in warm['runs']) / 1e6:,.0f}",
+                *memory(warm["runs"]),
             )
         )
     return table(head, rows, left=2) + ("\n\n" + listed(missing) if missing else "")
 
 
-def _cells(result: dict[str, Any]) -> int:
-    return result["settings"]["size"]["cells"]
-
-
 def _beside(result: dict[str, Any]) -> list[str]:
-    """Return the lines about preparing, ranks, the large store and the page cache."""
+    """Return the lines about preparing, ranks and the page cache."""
     lines, arms = [], {arm["name"]: arm for arm in result["arms"]}
     cells, memset = result["settings"]["size"]["cells"], result["machine"]["bytes_per_second"]["memset"]
     if made := result["formats"].get("store"):
@@ -166,12 +147,6 @@ def _beside(result: dict[str, Any]) -> list[str]:
                 f"two ranks over one, {one}: {rates[1] / rates[0]:.2f} (memset with two threads over one: "
                 f"{memset['2'] / memset['1']:.2f})"
             )
-    if (large := result["large_store"]) and "not_run" not in large:
-        lines.append(
-            f"a store of {large['cells']:,} cells in {large['runs']:,} runs: opened in {large['open_seconds']:.2f} s, "
-            f"first step of the sampler {large['first_step_seconds']:.2f} s, further ones "
-            f"{1000 * large['step_seconds']:.2f} ms, {large['rss_bytes'] / 1e6:,.0f} MB RSS"
-        )
     kept, there = ([run["resident_before"] for run in _runs(result, phase)] for phase in ("cold", "warm"))
     if kept and max(kept) > 0.01:
         lines.append(

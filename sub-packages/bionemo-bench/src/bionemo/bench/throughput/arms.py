@@ -1,41 +1,42 @@
-"""What is measured: ways of training and ways of predicting."""
+"""Name what is measured: ways of training and ways of predicting, and where STATE runs."""
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from bionemo.bench.harness.environments import Environment
 
 STATE, SCALE = "state", "scale"
 TRAINING, INFERENCE = "training", "inference"
 SHIPPED_WORKERS = 12
-WHOLE, WHOLE_BF16 = "scale", "scale-bf16"
+_STATE_PACKAGES = ("torch==2.13.0", "arc-state==0.11.1", "cell-load==0.10.4")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One way.
-
-    Attributes
-    ----------
-    name, label : str
-        For the command line and JSON; for the table.
-    task : str
-        `TRAINING` or `INFERENCE`.
-    system : str
-        `STATE` or `SCALE`: whose training or prediction runs.
-    precision : str
-        "fp32" or "bf16".
-    options : dict
-        For the driver.
-    as_is : bool
-        Whether it is STATE with nothing of ours in it.
-    """
+    """An `Arm` is one way of training or predicting."""
 
     name: str
+    """Its name on the command line and in JSON."""
     label: str
+    """Its name in the table."""
     task: str
+    """`TRAINING` or `INFERENCE`."""
     system: str
+    """`STATE` or `SCALE`: whose training or prediction runs."""
     precision: str = "fp32"
+    """`fp32` or `bf16`."""
     options: dict[str, Any] = field(default_factory=dict)
+    """What the driver is told."""
     as_is: bool = False
+    """Whether it is STATE with nothing of ours in it."""
+
+
+def state_environment() -> Environment:
+    """Return STATE's environment, which experiments/state_baseline makes and uses too; STATE_VENV names another."""
+    home = os.environ.get("STATE_VENV") or "~/.cache/bionemo-scale/state-0.11.1"
+    return Environment(name="STATE", requirements=_STATE_PACKAGES, home=Path(home).expanduser().absolute())
 
 
 def training_arms(spare_cores: int) -> list[Arm]:
@@ -72,8 +73,8 @@ def training_arms(spare_cores: int) -> list[Arm]:
         state("loader", "our loader", **ours),
         state("blocks", "our loader and blocks", blocks=True, **ours),
         state("precision", "our loader and blocks, bf16", blocks=True, precision="bf16", **ours),
-        scale(WHOLE, "SCALE", "fp32"),
-        scale(WHOLE_BF16, "SCALE, bf16", "bf16"),
+        scale("scale", "SCALE", "fp32"),
+        scale("scale-bf16", "SCALE, bf16", "bf16"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""The cells of the benchmark in the formats of both projects, with one split."""
+"""Write the cells of the benchmark in the formats of both projects, with one split."""
 
 import json
 import shutil
@@ -11,49 +11,29 @@ import numpy as np
 
 import bionemo.cellsets as cellsets
 import bionemo.screens as screens
-from bionemo.bench.harness.formats import OWN, OWN_FORMATS, Format, Formats
+from bionemo.bench.harness.formats import FORMATS, Formats
 from bionemo.bench.harness.screen import ScreenSize
 from bionemo.bench.harness.worker import Bench
 from bionemo.bench.throughput.arms import SCALE, Arm
 from bionemo.bench.throughput.sizes import CONTROL
 from bionemo.scale.runs import scale_portable
 
-_DENSE = str(Path(__file__).parent / "drivers/write_dense")
-FORMATS = OWN_FORMATS | {
-    "plain": Format(name="plain", driver=_DENSE, environment=OWN, source="screen"),
-    "dense": Format(name="dense", driver=_DENSE, environment=OWN),
-}
-"""`plain` and `dense` are STATE's, of the screen as it is and of the sorted one."""
 _TESTED_CONTEXTS = 2
 
 
 class BenchmarkData:
-    """The files of a screen.
-
-    Parameters
-    ----------
-    bench : Bench
-        Starts the drivers that convert.
-    cache : Path
-        Where packages for other environments are linked.
-    size : ScreenSize
-        Of the screen.
-    again : bool
-        Make formats anew that are there.
-    progress : bool
-        Show a progress bar while the screen is written.
-    """
+    """A `BenchmarkData` has the files of a screen; `cache` is where packages for other environments are linked."""
 
     def __init__(self, bench: Bench, cache: Path, size: ScreenSize, *, again: bool, progress: bool):
         self._folder, self._cache, self._size = bench.data / f"throughput-{size.name}", cache, size
-        self._formats = Formats(bench, self._folder, size, again=again, progress=progress, known=FORMATS)
+        self._formats = Formats(bench, self._folder, size, again=again, progress=progress)
         self.store = self._formats.folder_of("store") / "data"
         self.split = self._folder / "split.toml"
         self.part_counts, self.part_dense = self._folder / "part-counts.h5ad", self._folder / "part-dense.h5ad"
 
     @property
     def made(self) -> dict[str, Any]:
-        """What was found of each format."""
+        """Return what was found of each format."""
         return self._formats.made
 
     def make(self) -> None:

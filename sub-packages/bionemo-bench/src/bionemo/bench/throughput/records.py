@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import quantiles
 from typing import Any
 
-from bionemo.bench.harness.alternation import summary
+from bionemo.bench.harness.run import summary
 from bionemo.bench.throughput.arms import INFERENCE, SCALE, TRAINING
 
 Record = dict[str, Any]

@@ -1,4 +1,4 @@
-"""A throughput benchmark's result as files: JSON, Markdown tables, a plot. Made from the JSON alone."""
+"""Write a throughput benchmark's result as files: JSON, Markdown tables, a plot, made from the JSON alone."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,25 +19,10 @@ from bionemo.bench.harness.report import (
 from bionemo.bench.throughput.arms import INFERENCE, TRAINING
 from bionemo.bench.throughput.records import LOOP_RATE
 
-_NAME = "throughput"
-
 
 def write_report(result: dict[str, Any], out: Path) -> dict[str, Path]:
-    """Write ``throughput.json``, ``throughput.md`` and ``throughput.svg``.
-
-    Parameters
-    ----------
-    result : dict
-        From `run_throughput_benchmark`.
-    out : Path
-        Directory; made if need be.
-
-    Returns
-    -------
-    dict
-        The files, by ending.
-    """
-    return write_files(result, out, _NAME, markdown, plot)
+    """Write ``throughput.json``, ``throughput.md`` and ``throughput.svg``, and return the files by ending."""
+    return write_files(result, out, "throughput", markdown, plot)
 
 
 def markdown(result: dict[str, Any]) -> str:

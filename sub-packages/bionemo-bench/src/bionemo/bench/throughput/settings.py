@@ -1,4 +1,4 @@
-"""What a throughput benchmark measures, and on what."""
+"""Say what a throughput benchmark measures, and on what."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -14,42 +14,26 @@ from bionemo.screens.errors import InputError, choices
 
 @dataclass(frozen=True, kw_only=True)
 class ThroughputBenchmark:
-    """What is measured, and on what.
-
-    Attributes
-    ----------
-    size : str
-        Name of one of `SIZES`.
-    screen : ScreenSize
-        The cells.
-    device : str
-        "cpu" or "cuda".
-    gpus : int
-        Processes that share a training; above 1 for CUDA only.
-    steps : int
-        Of one measurement; 0 for what the size says.
-    repeats : int
-        Measurements of each arm, at least 3.
-    tasks : tuple of str
-        `TRAINING`, `INFERENCE` or both.
-    arms : tuple of str
-        Names of the arms to measure; all where empty.
-    threads : int
-        That each process computes with.
-    convert_again : bool
-        Make and time the formats anew where they are in the cache.
-    """
+    """A `ThroughputBenchmark` says what is measured, and on what."""
 
     size: str
+    """Name of one of `SIZES`."""
     screen: ScreenSize
     device: str = "cpu"
+    """`cpu` or `cuda`."""
     gpus: int = 1
+    """Processes that share a training; above 1 for CUDA only."""
     steps: int = 0
+    """Steps of one measurement; 0 for what the size says."""
     repeats: int = 3
+    """Measurements of each arm, at least 3."""
     tasks: tuple[str, ...] = (TRAINING, INFERENCE)
     arms: tuple[str, ...] = ()
+    """Names of the arms to measure; all where empty."""
     threads: int = 1
+    """Threads that each process computes with."""
     convert_again: bool = False
+    """Make and time the formats anew where they are in the cache."""
 
     def __post_init__(self):
         if self.size not in SIZES:
@@ -57,6 +41,9 @@ class ThroughputBenchmark:
         for name, least in (("repeats", 3), ("threads", 1), ("gpus", 1), ("steps", 0)):
             if (value := getattr(self, name)) < least:
                 raise InputError(f"--{name} {value} must be at least {least}.")
+        for task in self.tasks:
+            if task not in (TRAINING, INFERENCE):
+                raise InputError(f"--task {task} is neither {TRAINING} nor {INFERENCE}.")
         if self.device not in ("cpu", "cuda"):
             raise InputError(f"--device {self.device} is neither cpu nor cuda.")
         if self.gpus > 1 and self.device == "cpu":
@@ -79,22 +66,16 @@ class ThroughputBenchmark:
 
     @property
     def sizes(self) -> Size:
-        """Sizes of the models."""
+        """Return the sizes of the models."""
         return SIZES[self.size]
 
     @property
     def window(self) -> int:
-        """Steps of one measurement."""
+        """Return the steps of one measurement."""
         return self.steps or self.sizes.steps[self.device == "cuda"]
 
     def chosen_arms(self, cores: int) -> list[Arm]:
-        """Return the arms to measure on a machine of so many cores.
-
-        Raises
-        ------
-        InputError
-            If a name is none of theirs.
-        """
+        """Return the arms to measure on a machine of so many cores; an InputError for a name that is none of theirs."""
         every = [*training_arms(max(0, cores - self.threads)), *inference_arms(self.sizes.sets_per_batch)]
         known = {arm.name: arm for arm in every if arm.task in self.tasks}
         for name in self.arms:
@@ -111,7 +92,7 @@ def settings_of(benchmark: ThroughputBenchmark) -> tuple[dict[str, Any], dict[st
     InputError
         If there is no such device.
     """
-    machine = machine_facts() | gpu_facts(benchmark.device, benchmark.gpus)
+    machine = machine_facts() | gpu_facts(benchmark.gpus if benchmark.device == "cuda" else 0)
     # As they are read back from JSON, so that they can be compared with what was.
     settings = json.loads(
         json.dumps(asdict(benchmark) | {"models": asdict(benchmark.sizes), "steps": benchmark.window})

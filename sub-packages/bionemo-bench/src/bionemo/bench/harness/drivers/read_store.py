@@ -1,6 +1,5 @@
 """bionemo-cellsets: `SetLoader` over a `CellStore`."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from bionemo.cellsets import CellStore, SetLoader, SetSampler, prepare
 
 
 class StoreReader:
-    """An epoch of the loader over all perturbed cells."""
+    """A `StoreReader` loops over the loader's batches of all perturbed cells."""
 
     def __init__(self, path: Path, options: dict[str, Any]):
         store = CellStore.open(path / "data")
@@ -72,32 +71,5 @@ def convert(source: Path, target: Path, options: dict[str, Any]) -> None:
     np.save(target / "cell_of_row.npy", store.obs().index.to_numpy().astype(np.int64))
 
 
-def open_large(path: str, set_size: int, sets_per_batch: int, steps: int) -> dict[str, Any]:
-    """Open a store of which only the tables are there, and time steps of its sampler."""
-    before = time.monotonic()
-    store = CellStore.open(path)
-    opened = time.monotonic()
-    sampler = SetSampler(store, ~store.is_control, set_size=set_size, sets_per_batch=sets_per_batch, seed=0)
-    sampler.step(0, 0)
-    first = time.monotonic()
-    places = np.random.default_rng(0).integers(0, sampler.steps_per_epoch, steps)
-    for place in places:
-        sampler.step(0, int(place))
-    end = time.monotonic()
-    return {
-        "cells": store.n_cells,
-        "runs": len(store.runs),
-        "open_seconds": opened - before,
-        "first_step_seconds": first - opened,
-        "step_seconds": (end - first) / steps,
-        "rss_bytes": _resident_bytes(),
-    }
-
-
-def _resident_bytes() -> int:
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.split("VmHWM:")[1].split()[0])
-
-
 if __name__ == "__main__":
-    serve(StoreReader, convert, open_large=open_large)
+    serve(StoreReader, convert)
