@@ -13,6 +13,14 @@ WIDTHS = [390, 800, 1280]
 # The page in frames of several widths; the parent measures them and writes what it saw into itself.
 HARNESS = """<!DOCTYPE html><meta charset="utf-8"><body><script>
 const page = PAGE, widths = WIDTHS, seen = [];
+function sorted(table, name) {  // the orders of a column after each of two clicks on its head, and what the head says
+  const head = [...table.tHead.rows[0].cells].find(cell => cell.textContent.startsWith(name));
+  return [0, 1].map(() => {
+    head.firstElementChild.click();
+    const column = [...table.tBodies[0].rows].map(row => row.cells[head.cellIndex].firstChild.data);
+    return [head.getAttribute("aria-sort"), ...column];
+  });
+}
 for (const width of widths) {
   const frame = document.createElement("iframe");
   frame.style = `width:${width}px;height:900px;border:0`;
@@ -31,6 +39,7 @@ for (const width of widths) {
         .filter(name => !name.startsWith("data:")),
       cut: [...inside.querySelectorAll(".scroll")].filter(box => width >= 1280 && box.scrollWidth > box.clientWidth + 1)
         .map(box => box.getAttribute("aria-label")),
+      sorted: [sorted(inside.querySelector("table"), "PDCorr"), sorted(inside.querySelector("table"), "arm")],
     });
     if (seen.length === widths.length) document.body.innerHTML = `<pre>${JSON.stringify(seen)}</pre>`;
   };
@@ -59,6 +68,22 @@ def shown(evaluation, tmp_path_factory):
     frames = json.loads(done.stdout.split("<pre>")[1].split("</pre>")[0].replace("&lt;", "<").replace("&gt;", ">"))
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     return {frame["width"]: frame for frame in frames}, console
+
+
+def _number(text):
+    return float(text.replace("−", "-"))
+
+
+def test_a_head_sorts_its_table(shown):
+    for frame in shown[0].values():
+        numbers, names = frame["sorted"]
+        for (order, *column), way in zip(numbers, ("descending", "ascending"), strict=True):
+            assert order == way
+            assert column[-1] == "–"  # the control mean, whose shift is zero, is last in both
+            values = [_number(text) for text in column if text != "–"]
+            assert values == sorted(values, reverse=way == "descending")
+        assert names[0] == ["ascending", *sorted(names[0][1:], key=str.casefold)]
+        assert names[1][1:] == names[0][:0:-1]
 
 
 def test_the_page_shows_whole_at_every_width(shown):

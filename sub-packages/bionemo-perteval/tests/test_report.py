@@ -1,9 +1,12 @@
 """The files and the terminal table that come out."""
 
+import base64
 import errno
+import hashlib
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -84,12 +87,15 @@ def test_missing_values_are_counted_and_not_written_as_numbers(evaluation, tmp_p
 
 
 def test_report_is_one_file_that_needs_no_network(folder, evaluation):
-    addresses, cells = [], []
+    addresses, links, ids, cells = [], [], set(), []
 
     class Reader(HTMLParser):
         def handle_starttag(self, tag, attrs):
-            assert tag not in {"script", "link", "iframe"}
-            addresses.extend(value for name, value in attrs if name in {"src", "href"})
+            assert tag not in {"link", "iframe", "object"}
+            assert tag != "script" or not attrs  # the one that the page has in itself
+            addresses.extend(value for name, value in attrs if name == "src")
+            links.extend(value for name, value in attrs if name == "href")
+            ids.update(value for name, value in attrs if name == "id")
             if tag == "img":
                 assert dict(attrs)["alt"]
 
@@ -98,9 +104,14 @@ def test_report_is_one_file_that_needs_no_network(folder, evaluation):
 
     text = (folder / "report.html").read_text()
     Reader().feed(text)
-    # 4 shifts, 1 bars, 3 volcanoes, 1 map, 3 of populations, 1 of components
-    assert len(addresses) == 13
+    # 3 of the first screen, 4 shifts, 1 bars, 3 volcanoes, 1 map, 3 of populations, 1 of components
+    assert len(addresses) == 16
     assert all(address.startswith("data:image/svg+xml;base64,") for address in addresses)
+    assert {link.removeprefix("#") for link in links} <= ids
+    assert all(link.startswith("#") for link in links)
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'\"" in text
     assert "url(" not in text
     assert f"{evaluation.table.loc['prediction', 'PDCorr']:.3f}" in cells
     for note in evaluation.notes:
@@ -115,7 +126,7 @@ def test_both_releases_of_cell_eval_stand_on_the_page(evaluation):
     frame["DEOver"] = 0.125
     versions = {**evaluation.versions, "other cell-eval": "9.9.9"}
     page = html(replace(evaluation, other_engine=frame, versions=versions))
-    assert f"cell-eval {evaluation.versions['cell-eval']} / 9.9.9" in page
+    assert f"cell-eval {evaluation.versions['cell-eval']} / 9.9.9</caption>" in page
     assert f"<td>{evaluation.table.loc['prediction', 'DEOver']:.3f} / 0.125</td>" in page
     assert "9.9.9" not in html(evaluation)
 
@@ -162,7 +173,7 @@ def test_conditions_without_de_genes_and_noisy_contexts_are_warnings(evaluation,
     assert "B" not in noisy
     assert any("26% in B, 23% in A" in note for note in evaluation.notes)
     top = html(few)
-    assert noisy in top[: top.index("<h2>Scores")]
+    assert noisy in top[: top.index('<h2 id="scores">')]
     assert "Warning: 2 of 4 conditions" in _terminal(few)
 
 

@@ -8,8 +8,12 @@ import pandas as pd
 
 from bionemo.perteval.checks.profiles import OBSERVED
 from bionemo.perteval.evaluation import Evaluation
-from bionemo.perteval.metrics.registry import STRONG_EFFECT
+from bionemo.perteval.metrics.registry import STRONG_EFFECT, headline
+from bionemo.perteval.metrics.strata import DIFFICULTIES, METRIC
+from bionemo.perteval.populations.baselines import CONTROL_CELLS
+from bionemo.perteval.populations.ceiling import SPLIT_HALVES
 from bionemo.perteval.report import pictures
+from bionemo.perteval.report.text import cannot_tell, de_counts, signed
 from bionemo.screens.labels import Condition
 
 MOST_PREDICTIONS = 3
@@ -21,10 +25,11 @@ SHIFTS_EACH, MOST_OVERLAPS, MOST_MAPS, LARGEST_MAP = 4, 30, 2, 100
 
 @dataclass(frozen=True)
 class Picture:
-    """A `Picture` is an address for ``src``, and what the picture says to those who do not see it."""
+    """A `Picture` is an address for ``src``, what it says to those who do not see it, and what stands below it."""
 
     address: str
     alt: str
+    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,75 @@ class Group:
 
     title: str
     pictures: list[Picture]
+
+
+def first_screen(evaluation: Evaluation) -> list[Picture]:
+    """Return where the scores lie, who wins where, and how many genes are called, of the first predictions."""
+    return [_places(evaluation), _winners(evaluation), _called(evaluation)]
+
+
+def _places(evaluation: Evaluation) -> Picture:
+    """Return the headline metrics between control cells and split halves."""
+    table, shown = evaluation.normalised(), _shown(evaluation)
+    zero, one = (evaluation.table.loc[arm] for arm in (CONTROL_CELLS, SPLIT_HALVES))
+    rows, said = [], []
+    for metric in headline():
+        name, best = metric.name, evaluation.best_baseline(metric.name)
+        marks = []
+        for arm in shown:
+            ends = (evaluation.intervals.loc[(arm, name)] - zero[name]) / (one[name] - zero[name])
+            marks.append((float(ends.min()), float(table.loc[arm, name]), float(ends.max())))  # type: ignore[arg-type]
+        rows.append(
+            pictures.Place(name, bool(cannot_tell(evaluation, metric)), float(table.loc[best, name]), marks)  # type: ignore[arg-type]
+        )
+        shares = ", ".join(f"{arm} {signed(value, 2)}" for arm, (_, value, _) in zip(shown, marks, strict=True))
+        said.append(f"{name} best baseline {signed(rows[-1].baseline, 2)}, {shares}")
+    return Picture(
+        pictures.places(rows, shown),
+        f"Share of the way from control cells (0) to split halves (1): {'; '.join(said)}.",
+        "Scores between the control cells and one half of the observed cells against the other. Grey metrics tell "
+        "nothing on this screen.",
+    )
+
+
+def _winners(evaluation: Evaluation) -> Picture:
+    """Return the first metric of strata, condition by condition, against the best baseline."""
+    placed, shown = evaluation.placed, _shown(evaluation)
+    baseline = evaluation.best_baseline(METRIC)
+    scores = evaluation.per_perturbation.pivot(index=["context", "perturbation"], columns="arm", values=METRIC)
+    scores = scores.reindex(placed.index)
+    ahead = scores[shown[0]] > scores[baseline]
+    parts = [
+        f"{int(ahead[mask].sum())} of {int(mask.sum())} {name}"
+        for name in DIFFICULTIES
+        if (mask := placed["difficulty"] == name).any()
+    ]
+    said = f"{shown[0]} is ahead in {int(ahead.sum())} of {len(ahead)} conditions: {', '.join(parts)}."
+    return Picture(
+        pictures.winners(
+            scores[baseline].tolist(),
+            {arm: scores[arm].tolist() for arm in shown},
+            placed["strength"].eq("strong").tolist(),
+            METRIC,
+        ),
+        f"{METRIC} of each condition against that of {baseline}. {said}",
+        f"A point is a condition; the best baseline is “{baseline}”. {said}",
+    )
+
+
+def _called(evaluation: Evaluation) -> Picture:
+    """Return the numbers of called genes, condition by condition."""
+    shown = _shown(evaluation)
+    by_arm = {arm: rows for arm, rows in evaluation.per_perturbation.groupby("arm") if arm in shown}
+    means = {arm: de_counts(evaluation, arm, separator=" predicted and ") for arm in shown}
+    said = "; ".join(f"{arm} {text} observed" for arm, text in means.items())
+    return Picture(
+        pictures.called(
+            by_arm[shown[0]]["n_de_observed"].tolist(), {arm: by_arm[arm]["n_de_predicted"].tolist() for arm in shown}
+        ),
+        f"Predicted against observed numbers of DE genes, a point a condition. Means: {said}.",
+        f"Genes called differentially expressed. Means: {said}.",
+    )
 
 
 def choose(evaluation: Evaluation, each: int) -> dict[str, list[Condition]]:

@@ -19,8 +19,9 @@ from bionemo.perteval.report.text import (
     difference,
     number,
     p_value,
+    sign,
     signed,
-    verdict,
+    stratum_name,
 )
 from bionemo.perteval.report.warnings import warnings
 from bionemo.screens.printable import printable
@@ -117,14 +118,13 @@ def _strata(evaluation: Evaluation, arm: str) -> RenderableType:
     mine = evaluation.strata[evaluation.strata["arm"] == arm]
     for _, rows in mine.groupby(["by", "stratum"], sort=False):
         by, stratum, conditions = rows.iloc[0][["by", "stratum", "conditions"]]
-        of = {"all": "all", "difficulty": stratum, "strength": f"{stratum} effect"}[by]
         found = rows.set_index("metric")
         cells = (
             _short(difference(float(found.loc[metric.name, "difference"]), metric))  # type: ignore[arg-type]
-            + verdict(float(found.loc[metric.name, "low"]), float(found.loc[metric.name, "high"]), empty=" ")  # type: ignore[arg-type]
+            + sign(float(found.loc[metric.name, "low"]), float(found.loc[metric.name, "high"]), empty=" ")  # type: ignore[arg-type]
             for metric in headline()
         )
-        table.add_row(f"{of} ({conditions})", *cells)
+        table.add_row(f"{stratum_name(by, stratum)} ({conditions})", *cells)
     legend = (
         f"▲ ahead, ▽ behind, and the interval leaves out 0; saturated: {evaluation.best_baseline(METRIC)} has at least "
         f"{SATURATED:.0%} of the way from control cells to a replicate in {METRIC}, resistant: less than "

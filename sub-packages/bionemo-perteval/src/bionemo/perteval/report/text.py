@@ -1,5 +1,8 @@
 """Write numbers and labels as text, for the page, the pictures and the terminal alike."""
 
+from collections.abc import Sequence
+
+from bionemo.perteval.checks.flags import Check
 from bionemo.perteval.evaluation import Evaluation
 from bionemo.perteval.metrics.registry import Metric
 
@@ -30,9 +33,26 @@ def signed(value: float, places: int) -> str:
     return "–" if value != value else f"{value:.{places}f}".replace("-", "−")
 
 
-def verdict(low: float, high: float, *, empty: str = "") -> str:
+def sign(low: float, high: float, *, empty: str = "") -> str:
     """Return a sign for an interval of how much better something is: ▲ above 0, ▽ below it, else `empty`."""
     return "▲" if low > 0 else "▽" if high < 0 else empty
+
+
+def stratum_name(by: str, stratum: str) -> str:
+    """Return what the tables call a stratum of `Evaluation.strata`."""
+    return f"{stratum} effect" if by == "strength" else stratum
+
+
+def check_value(check: Check, value: float) -> str:
+    """Return the value of a check as text; a dash for none."""
+    if value != value:
+        return "–"
+    return f"{100 * value:.0f} %".replace("-", "−") if check.percent else signed(value, 2)
+
+
+def enumerated(names: Sequence[str]) -> str:
+    """Return ``"a, b and c"``."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def p_value(value: float) -> str:

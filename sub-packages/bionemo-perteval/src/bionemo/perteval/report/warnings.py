@@ -8,6 +8,7 @@ import pandas as pd
 from bionemo.perteval.evaluation import Evaluation
 from bionemo.perteval.metrics.registry import FEW_DE_GENES, Metric, headline
 from bionemo.perteval.populations.ceiling import SPLIT_HALVES
+from bionemo.perteval.report.text import enumerated
 
 MUCH_NOISE = 0.5
 """Share of noise in the observed shifts of a context from which on it is a warning."""
@@ -18,13 +19,12 @@ _MOST_CONTEXTS = 10
 
 def warnings(evaluation: Evaluation) -> list[str]:
     """Return one sentence for each thing that speaks against trusting the scores, the gravest first."""
-    return [
-        *_control_noise(evaluation),
-        *_other_verdicts(evaluation),
-        *_passed_ceilings(evaluation),
-        *_few_de_genes(evaluation),
-        *_noise(evaluation),
-    ]
+    return [sentence for find in _REASONS.values() for sentence in find(evaluation)]
+
+
+def reasons(evaluation: Evaluation) -> list[str]:
+    """Return what the warnings are about, in a few words each, the gravest first."""
+    return [reason for reason, find in _REASONS.items() if find(evaluation)]
 
 
 def _control_noise(evaluation: Evaluation) -> list[str]:
@@ -64,7 +64,7 @@ def _other_verdicts(evaluation: Evaluation) -> list[str]:
         ]
         if lost:
             found.append(
-                f"{arm} is ahead of {evaluation.target} in {_list(lost)} with shared control cells, but not with "
+                f"{arm} is ahead of {evaluation.target} in {enumerated(lost)} with shared control cells, but not with "
                 "independent ones."
             )
     return found
@@ -78,8 +78,8 @@ def _passed_ceilings(evaluation: Evaluation) -> list[str]:
             passed = [metric.name for metric in headline() if _better(of.beside_ceiling, arm, SPLIT_HALVES, metric)]
             if passed:
                 found.append(
-                    f"{arm} passes the ceiling in {_list(passed)} with {of.controls} control cells: the split halves "
-                    "have half of the cells and are noisier than a smooth prediction, so scores there tell good "
+                    f"{arm} passes the ceiling in {enumerated(passed)} with {of.controls} control cells: the split "
+                    "halves have half of the cells and are noisier than a smooth prediction, so scores there tell good "
                     "predictions apart badly."
                 )
     return found
@@ -90,7 +90,7 @@ def _few_de_genes(evaluation: Evaluation) -> list[str]:
     few = int((mine["n_de_observed"] < FEW_DE_GENES).sum())
     if not few:
         return []
-    names = _list([metric.name for metric in headline() if metric.name.startswith("DE") or metric.of_de_genes])
+    names = enumerated([metric.name for metric in headline() if metric.name.startswith("DE") or metric.of_de_genes])
     return [
         f"{few} of {len(mine)} conditions have fewer than {FEW_DE_GENES} observed DE genes: {names} say next to "
         "nothing there; the strong effects are scored apart."
@@ -127,5 +127,11 @@ def _text(value: float) -> str:
     return f"{value:.3f}".replace("-", "−") if np.isfinite(value) else "–"
 
 
-def _list(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+_REASONS = {
+    "the noise of shared control cells": _control_noise,
+    "a lead with shared control cells alone": _other_verdicts,
+    "scores above the ceiling": _passed_ceilings,
+    "conditions with few DE genes": _few_de_genes,
+    "shifts that are mostly noise": _noise,
+}
+"""What a warning is about -> its sentences."""
