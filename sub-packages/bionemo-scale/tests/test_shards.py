@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,33 @@ def test_shards_that_a_kill_has_left_beside_their_file_are_removed(asked, tmp_pa
         asked(out)
     assert out.is_file()
     assert not (tmp_path / "predicted.h5ad.shards").exists()
+
+
+@pytest.mark.parametrize(
+    "left", [("part-00000-a.h5ad", ".finishing", ".lock", "plan.json"), (".finishing", "plan.json"), ("plan.json",), ()]
+)
+def test_what_a_kill_has_left_of_the_shards_of_a_file_is_removed(tmp_path, left):
+    """The file may be a shard that was renamed, which is older than the beginning of the end."""
+    out, folder = tmp_path / "predicted.h5ad", tmp_path / "predicted.h5ad.shards"
+    out.touch()
+    folder.mkdir()
+    for name in left:
+        (folder / name).touch()
+    for path, seconds in ((folder / "plan.json", 100), (out, 200), (folder / ".finishing", 300)):
+        if path.exists():
+            os.utime(path, (seconds, seconds))
+    shards.remove_merged(folder, out)
+    assert not folder.exists()
+
+
+def test_shards_are_not_removed_for_a_file_that_is_older_than_their_plan(tmp_path):
+    out, folder = tmp_path / "predicted.h5ad", tmp_path / "predicted.h5ad.shards"
+    folder.mkdir()
+    for path, seconds in ((folder / "plan.json", 200), (out, 100)):
+        path.touch()
+        os.utime(path, (seconds, seconds))
+    shards.remove_merged(folder, out)
+    assert (folder / "plan.json").exists()
 
 
 def test_shards_of_another_prediction_are_refused(asked, stopping, tmp_path):

@@ -9,7 +9,6 @@ import fcntl
 import io
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -79,7 +78,8 @@ class ShardFolder:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             there = {path.name for path in self.path.iterdir()}
             if there <= {LOCK, FINISHING, PLAN}:
-                shutil.rmtree(self.path)
+                remove(self.path.iterdir())
+                self.path.rmdir()
             elif PLAN not in there:
                 (self.path / LOCK).unlink()
 
@@ -289,12 +289,12 @@ def shards_of(file: Path) -> Path:
 
 
 def remove_merged(folder: Path, file: Path) -> None:
-    """Remove the shards that a file was made of, if it was; what a kill has left of them too."""
+    """Remove the shards that a file was made of, which is younger than their plan; what a kill has left of them too."""
     with suppress(OSError):
-        if (folder / FINISHING).stat().st_mtime_ns <= file.stat().st_mtime_ns:
-            for path in sorted(folder.iterdir(), key=lambda path: path.name == FINISHING):
-                path.unlink()
-            folder.rmdir()
+        plan = folder / PLAN
+        if plan.exists() and plan.stat().st_mtime_ns <= file.stat().st_mtime_ns:
+            remove(folder.iterdir())
+        folder.rmdir()  # unless something is in it
 
 
 def remove(paths: Iterator[Path]) -> None:
