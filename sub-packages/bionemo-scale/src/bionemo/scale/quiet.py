@@ -1,6 +1,7 @@
 """Keep the libraries' talk out of the way of our own words."""
 
 import logging
+import threading
 import warnings
 
 from bionemo.screens.printable import printable
@@ -18,6 +19,12 @@ class _Printable(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return printable(super().formatMessage(record))
+
+
+def _say_failed_thread(failed: threading.ExceptHookArgs) -> None:
+    """Print the traceback of a thread, but for the one that writes for TensorBoard, whose error is raised again."""
+    if not (isinstance(failed.exc_value, OSError) and type(failed.thread).__module__.startswith("tensorboard.")):
+        threading.__excepthook__(failed)
 
 
 def hush_imports() -> None:
@@ -40,4 +47,6 @@ def hush() -> None:
         own.setLevel(logging.INFO)
     for name in _TALKERS:
         logging.getLogger(name).setLevel(logging.ERROR)
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _say_failed_thread
     warnings.filterwarnings("ignore", module=_WARNERS)

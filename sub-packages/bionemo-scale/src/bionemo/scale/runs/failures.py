@@ -51,10 +51,12 @@ def one_sentence(run: RunDirectory) -> Iterator[None]:
             f"and start the same command again."
         ) from error
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if isinstance(error, ConnectionError | TimeoutError):
             raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise Stopped(
-            f"{run.path} could not be written to ({error.strerror}): make room there and start the same command again."
+            f"{error.filename or run.path} could not be {'written to' if full else 'read or written'} ({reason(error)}): "
+            f"{'make room there' if full else 'mend that'} and start the same command again."
         ) from error
     except RuntimeError as error:
         lost = isinstance(error, torch.distributed.DistError) or _LOST_PEER.search(str(error))
