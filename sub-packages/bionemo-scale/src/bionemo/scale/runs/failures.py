@@ -54,9 +54,10 @@ def one_sentence(run: RunDirectory) -> Iterator[None]:
         if isinstance(error, ConnectionError | TimeoutError):
             raise
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        cannot, mend = ("written to", "make room there") if full else ("read or written", "mend that")
         raise Stopped(
-            f"{error.filename or run.path} could not be {'written to' if full else 'read or written'} ({reason(error)}): "
-            f"{'make room there' if full else 'mend that'} and start the same command again."
+            f"{error.filename or run.path} could not be {cannot} ({reason(error)}): {mend} and start the same command "
+            "again."
         ) from error
     except RuntimeError as error:
         lost = isinstance(error, torch.distributed.DistError) or _LOST_PEER.search(str(error))
