@@ -152,7 +152,9 @@ def test_batches_at_once_are_those_one_at_a_time(case, weighting, count, data):
     assert 1 <= len(together) <= count
     assert len(together) == count or position + len(together) * sampler.global_batch >= sampler.n_sets
     for number, batch in enumerate(together):
-        np.testing.assert_array_equal(batch, sampler.batch_at(case["epoch"], position + number * sampler.global_batch))
+        np.testing.assert_array_equal(
+            batch, sampler.batches_at(case["epoch"], position + number * sampler.global_batch, 1)[0]
+        )
 
 
 def test_blocks_part_neighbours_anew_each_epoch():

@@ -26,11 +26,11 @@ class CellInput(ABC):
     Attributes
     ----------
     path : Path
-        Where they are.
+        The file or directory.
     where : str
-        What of it holds the expression, for messages: ``X``, ``layer 'counts'``.
+        What holds the expression in it, for messages: ``X``, ``layer 'counts'``.
     n_cells : int
-        Rows.
+        The number of rows.
     genes : array of str [G]
         Gene names, in column order.
     """
@@ -136,13 +136,7 @@ class CellInput(ABC):
         return InputError(f"{self.where} of {self.path} is a damaged matrix ({error}): write the file again")
 
     def check_genes(self) -> None:
-        """Refuse genes of one name.
-
-        Raises
-        ------
-        InputError
-            Naming some of them.
-        """
+        """Raise an InputError that names genes which have one name."""
         duplicated = sorted({str(gene) for gene in self.genes[pd.Index(self.genes).duplicated()]})
         if duplicated:
             raise InputError(
@@ -151,13 +145,7 @@ class CellInput(ABC):
             )
 
     def refuse_repeated_names(self, hashes: np.ndarray) -> None:
-        """Refuse cells of one name.
-
-        Parameters
-        ----------
-        hashes : uint64 array
-            Hashes of names that several cells have; those of different names may be alike by chance.
-        """
+        """Raise an InputError where cells have one name, given the hashes that several names have, maybe by chance."""
         kept = []
         for start in range(0, self.n_cells, matrices.BLOCK_ROWS):
             names = self.names(start, min(start + matrices.BLOCK_ROWS, self.n_cells))

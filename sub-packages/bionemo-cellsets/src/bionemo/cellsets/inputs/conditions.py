@@ -16,19 +16,9 @@ from bionemo.screens.obs import ObsKey, blank_labels, is_blank
 
 
 def label_blocks(cells: CellInput, keys: Mapping[str, ObsKey]) -> Iterator[dict[str, np.ndarray]]:
-    """Yield the labels of an input's cells, a block of rows at a time.
+    """Yield the labels of an input's cells, a block of rows at a time: kind of label -> object array of str.
 
-    Parameters
-    ----------
-    cells : CellInput
-        Open.
-    keys : mapping
-        Kind of label -> the columns that hold it.
-
-    Yields
-    ------
-    dict
-        Kind of label -> object array of str, the labels of the next cells.
+    `keys` maps each kind of label to the columns that hold it.
 
     Raises
     ------

@@ -92,16 +92,16 @@ def survey(
     target_sum: float,
     sums: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Add rows to the sums over cells of each gene.
+    """Add CSR rows, their columns in range, to the sums over cells of each gene.
 
     Parameters
     ----------
     rows : pointers int64 [n + 1], columns, values
-        CSR rows whose columns are in range.
+        Counts, or log1p values.
     position : int64 array
-        For each column its gene, -1 to leave it out.
+        The gene of each column, -1 to leave it out.
     chosen : bool array [n]
-        Rows that count towards the last two sums.
+        The rows that count towards the last two sums.
     target_sum : float
         Counts of a row are scaled to it; 0 where values are log1p, which are undone.
     sums : float64 array [G, 4]
@@ -109,10 +109,9 @@ def survey(
 
     Returns
     -------
-    int64 array [n]
-        Non-zeros of each row among the genes.
-    float64 array [n]
-        Sum over the genes of value times the gene's number from 1: what tells equal rows, 0 where all is zero.
+    int64 array [n], float64 array [n]
+        Non-zeros of each row among the genes; and the sum over the genes of value times the gene's number from 1, which
+        tells equal rows, 0 where all is zero.
     """
     row_values, marks = np.empty(len(rows[0]) - 1, dtype=np.int64), np.empty(len(rows[0]) - 1)
     _compiled(_survey)(*rows, position, chosen, float(target_sum), sums, row_values, marks)
@@ -125,25 +124,10 @@ def pick(
     out_values: np.ndarray,
     out_columns: np.ndarray,
 ) -> tuple[int, np.ndarray, np.ndarray]:
-    """Copy the non-zeros of some columns.
+    """Copy the non-zeros of some columns of CSR rows, whose columns are in range, to the start of two arrays.
 
-    Parameters
-    ----------
-    rows : pointers int64 [n + 1], columns, values
-        CSR rows whose columns are in range.
-    position : int64 array
-        For each column its new number, -1 to leave it out.
-    out_values, out_columns : arrays
-        Filled from the start; columns ascend in every row.
-
-    Returns
-    -------
-    int
-        How many were copied.
-    int32 array [n]
-        How many of each row.
-    float64 array [n]
-        Sum of each row over all columns.
+    `position` has the new number of each column, -1 to leave it out; the new columns ascend in every row. Return how
+    many values were copied, how many of each row, int32 [n], and the sum of each row over all columns, float64 [n].
     """
     n = len(rows[0]) - 1
     lengths, totals = np.empty(n, dtype=np.int32), np.empty(n, dtype=np.float64)

@@ -16,33 +16,18 @@ _COLUMN_GROUP_ROWS = 256
 
 
 class Rows(NamedTuple):
-    """A `Rows` holds consecutive rows, CSR.
+    """A `Rows` holds n consecutive rows, CSR."""
 
-    Attributes
-    ----------
-    start : int
-        The first of them.
-    pointers : int64 array [n + 1]
-        From 0.
-    columns, values : arrays
-        int32; and int32, float32 or float64.
-    """
-
-    start: int
-    pointers: np.ndarray
-    columns: np.ndarray
-    values: np.ndarray
+    start: int  # number of the first row
+    pointers: np.ndarray  # int64 [n + 1], from 0
+    columns: np.ndarray  # int32
+    values: np.ndarray  # int32, float32 or float64
 
 
 class CsrArrays:
     """A `CsrArrays` is a CSR matrix whose arrays are read in slices.
 
-    Parameters
-    ----------
-    data, indices, indptr : arrays
-        Anything that slices to NumPy arrays: of memory, HDF5, zarr, or a file.
-    shape : tuple of int
-        Rows and columns.
+    They are anything that slices to NumPy arrays: arrays in memory, in HDF5, in zarr, or in a file.
     """
 
     def __init__(self, data: Any, indices: Any, indptr: Any, shape: tuple[int, int]):

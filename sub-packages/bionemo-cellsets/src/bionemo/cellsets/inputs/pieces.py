@@ -22,25 +22,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """A `Piece` is some consecutive rows of one input.
+    """A `Piece` is some consecutive rows of one input."""
 
-    Attributes
-    ----------
-    number : int
-        Among the pieces of all inputs.
-    source : int
-        Of the input.
-    start, stop : int
-        Its rows of that input.
-    first_cell : int
-        Its first row, counted through all inputs.
-    """
-
-    number: int
-    source: int
-    start: int
-    stop: int
-    first_cell: int
+    number: int  # its place among the pieces of all inputs
+    source: int  # number of the input
+    start: int  # the first of its rows in that input
+    stop: int  # the one after the last
+    first_cell: int  # its first row, counted through all inputs
 
     @property
     def n_cells(self) -> int:
@@ -64,10 +52,7 @@ def cut_in_pieces(inputs: Sequence[CellInput]) -> list[Piece]:
 class Workers:
     """A `Workers` is a number of threads.
 
-    Parameters
-    ----------
-    threads : int, optional
-        How many; by default the processor cores that this process may use, at most `MAX_DEFAULT_THREADS`.
+    By default there are as many as the processor cores that this process may use, at most `MAX_DEFAULT_THREADS`.
     """
 
     def __init__(self, threads: int | None):

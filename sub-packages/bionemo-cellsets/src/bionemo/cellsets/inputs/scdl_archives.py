@@ -1,6 +1,5 @@
 """Read an existing bionemo-scdl archive, with a table of its cells, in blocks of rows."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -42,19 +41,15 @@ class ScdlInput(CellInput):
         self.path = path
         self._arrays = _open_arrays(path)
         self.n_cells = self._arrays["indptr"].shape[0] - 1
-        try:
-            self.genes = self._genes(gene_column)
-            self._obs = self._obs_table(obs)
-            if len(self._obs) != self.n_cells:
-                raise InputError(
-                    f"The obs table for {path} has {len(self._obs)} lines where the archive has {self.n_cells} rows: "
-                    "give one line per row, in the archive's order"
-                )
-            if self.n_cells < 1:
-                raise InputError(f"{path} has 0 cells: name an archive that holds cells")
-        except BaseException:
-            self.close()
-            raise
+        self.genes = self._genes(gene_column)
+        self._obs = self._obs_table(obs)
+        if len(self._obs) != self.n_cells:
+            raise InputError(
+                f"The obs table for {path} has {len(self._obs)} lines where the archive has {self.n_cells} rows: "
+                "give one line per row, in the archive's order"
+            )
+        if self.n_cells < 1:
+            raise InputError(f"{path} has 0 cells: name an archive that holds cells")
         self._rows = CsrArrays(**self._arrays, shape=(self.n_cells, len(self.genes)))
 
     def _stored_names(self, start: int, stop: int) -> np.ndarray:
@@ -70,9 +65,7 @@ class ScdlInput(CellInput):
         return text_of(self._obs.iloc[start:stop, self.columns.index(column)])
 
     def close(self) -> None:
-        """Close the files."""
-        for array in self._arrays.values():
-            array.close()
+        """Do nothing: the files are open only while they are read."""
 
     def _genes(self, column: str | None) -> np.ndarray:
         tables = _feature_tables(self.path, "var_features")
@@ -105,65 +98,39 @@ class ScdlInput(CellInput):
 
 
 class _FileArray:
-    """A `_FileArray` lies in a file as it does in memory; a slice of it is read when asked for.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    dtype : numpy dtype
-        Of its elements.
-    length : int
-        How many.
-
-    Raises
-    ------
-    ValueError
-        If the file is too short.
-    """
+    """A `_FileArray` lies in a file as it does in memory; a slice of it is read when it is asked for."""
 
     def __init__(self, path: Path, dtype: np.dtype, length: int):
-        self.dtype, self.shape = np.dtype(dtype), (length,)
-        self._file = path.open("rb", buffering=0)
-        if os.fstat(self._file.fileno()).st_size < self.dtype.itemsize * length:
-            self._file.close()
+        self.dtype, self.shape, self._path = np.dtype(dtype), (length,), path
+        if path.stat().st_size < self.dtype.itemsize * length:
             raise ValueError(f"{path.name} is shorter than its {length} entries")
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         start, stop, _ = rows.indices(self.shape[0])
-        result = np.empty(max(stop - start, 0), dtype=self.dtype)
-        rest, at = result.view(np.uint8).data, start * self.dtype.itemsize
-        while rest:
-            read = os.preadv(self._file.fileno(), [rest], at)
-            if read == 0:
-                raise OSError("the file ends early")
-            rest, at = rest[read:], at + read
+        count = max(stop - start, 0)
+        result = np.fromfile(self._path, self.dtype, count, offset=start * self.dtype.itemsize)
+        if len(result) < count:
+            raise OSError("the file ends early")
         return result
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 def _open_arrays(path: Path) -> dict[str, _FileArray]:
     from bionemo.scdl.schema.header import SCDLHeader
     from bionemo.scdl.util.scdl_constants import FileNames
 
-    opened: dict[str, _FileArray] = {}
     try:
         infos = {info.name: info for info in SCDLHeader.load(str(path / HEADER)).arrays}
         files = {"data": FileNames.DATA, "indices": FileNames.COLPTR, "indptr": FileNames.ROWPTR}
-        for name, file in files.items():
-            dtype = np.dtype(infos[file.name].dtype.numpy_dtype_string).newbyteorder("<")
-            opened[name] = _FileArray(path / file.value, dtype, infos[file.name].length)
+        types = {name: np.dtype(infos[file.name].dtype.numpy_dtype_string) for name, file in files.items()}
+        return {
+            name: _FileArray(path / file.value, types[name].newbyteorder("<"), infos[file.name].length)
+            for name, file in files.items()
+        }
     except Exception as error:  # bionemo-scdl's errors have no common class
-        for array in opened.values():
-            array.close()
         raise InputError(
             f"{path} cannot be read as a bionemo-scdl archive ({brief(error)}): "
             f"name its directory, which holds {HEADER}"
         ) from error
-    return opened
 
 
 def _feature_tables(path: Path, folder: str) -> list[pd.DataFrame]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -17,19 +17,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetBatch:
-    """A `SetBatch` holds B pairs of a perturbed and a control set under one condition each.
-
-    Legend: B sets, S cells per set, G genes.
+class DescribedSets:
+    """A `DescribedSets` says of B pairs of sets which cells they have and under which condition; S cells a set.
 
     Attributes
     ----------
-    perturbed : float32 or bfloat16 [B, S, G], log1p
-        The perturbed cells; zeros where masked.
-    control : float32 or bfloat16 [B, S, G], log1p
-        As many control cells of the same (context, batch), drawn apart from the perturbed ones; zeros where masked.
-        A set of a control run has other cells here than its own where the run has twice as many, else it may share
-        some. [B, 0, G] where the loader leaves controls out.
     mask : bool [B, S]
         True for cells, False for padding; all False for a set that pads the last batch of an epoch.
     context, perturbation, batch : int64 [B]
@@ -41,8 +33,6 @@ class SetBatch:
         Non-negative number of the set, for random numbers that do not depend on how sets are spread over ranks.
     """
 
-    perturbed: torch.Tensor
-    control: torch.Tensor
     mask: torch.Tensor
     context: torch.Tensor
     perturbation: torch.Tensor
@@ -51,19 +41,34 @@ class SetBatch:
     control_rows: torch.Tensor
     key: torch.Tensor
 
-    @property
-    def n_bytes(self) -> int:
-        """Return the bytes of the cells."""
-        return self.perturbed.nbytes + self.control.nbytes
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "SetBatch":
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """Return the batch with every tensor on `device`."""
         moved = {item.name: getattr(self, item.name).to(device, non_blocking=non_blocking) for item in fields(self)}
-        return SetBatch(**moved)
+        return type(self)(**moved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetBatch(DescribedSets):
+    """A `SetBatch` holds B pairs of a perturbed and a control set under one condition each.
+
+    Legend: B sets, S cells per set, G genes. The attributes of `DescribedSets` say what the sets are.
+
+    Attributes
+    ----------
+    perturbed : float32 or bfloat16 [B, S, G], log1p
+        The perturbed cells; zeros where masked.
+    control : float32 or bfloat16 [B, S, G], log1p
+        As many control cells of the same (context, batch), drawn apart from the perturbed ones; zeros where masked.
+        A set of a control run has other cells here than its own where the run has twice as many, else it may share
+        some. [B, 0, G] where the loader leaves controls out.
+    """
+
+    perturbed: torch.Tensor
+    control: torch.Tensor
 
 
 Described = dict[str, torch.Tensor]
-"""What a batch says of its sets beside their cells: the attributes of `SetBatch` from `mask` on."""
+"""The attributes of `DescribedSets` by name; they may have leading axes, for several batches."""
 
 
 def read_batch(
@@ -74,25 +79,9 @@ def read_batch(
     pool: Executor | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> SetBatch:
-    """Read the cells of sets and of their controls.
+    """Read the cells of sets and of their controls to a batch on the CPU.
 
-    Parameters
-    ----------
-    store : CellStore
-        Where the cells are.
-    described : dict
-        The sets, from `describe_sets`.
-    memory : Memory, optional
-        What the cells are written to; without it fresh memory.
-    pool : Executor, optional
-        Threads that share the rows.
-    dtype : {torch.float32, torch.bfloat16}
-        Of the cells.
-
-    Returns
-    -------
-    SetBatch
-        On the CPU.
+    The cells are written to `memory`, or to fresh memory, as float32 or bfloat16; the threads of a pool share the rows.
     """
     memory = memory or Memory()
     cells = {}
@@ -104,23 +93,9 @@ def read_batch(
 
 
 def describe_sets(store: "CellStore", pools: "ControlPools | None", sets: np.ndarray, set_size: int) -> Described:
-    """Say which cells are in sets.
+    """Say which cells are in sets of a `SetSampler` of S cells, and in their control sets.
 
-    Parameters
-    ----------
-    store : CellStore
-        Where the cells are.
-    pools : ControlPools, optional
-        Of that store; None leaves controls out.
-    sets : structured array [..., B]
-        From `SetSampler`.
-    set_size : int
-        S.
-
-    Returns
-    -------
-    dict
-        With the leading axes of `sets`.
+    Without pools controls are left out. What is returned has the leading axes of `sets`.
     """
     rows = set_rows(store.runs, sets, set_size)
     control_rows = np.empty((*sets.shape, 0), dtype=np.int64) if pools is None else pools.rows(sets, set_size)

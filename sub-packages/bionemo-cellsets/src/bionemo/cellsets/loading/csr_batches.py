@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from bionemo.cellsets.loading.batches import Described, SetBatch, unstacked
+from bionemo.cellsets.loading.batches import Described, DescribedSets, SetBatch, unstacked
 from bionemo.cellsets.loading.memory import fresh
 from bionemo.cellsets.store.dense_rows import gather_rows, refuse_damaged
 
@@ -47,17 +47,15 @@ class CsrRows:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "CsrRows":
         """Return the rows with every tensor on `device`."""
-        return _moved(self, device, non_blocking)
+        changes = {
+            item.name: value.to(device, non_blocking=non_blocking)
+            for item in fields(self)
+            if isinstance(value := getattr(self, item.name), torch.Tensor)
+        }
+        return replace(self, **changes)
 
-    def densify(self, dtype: torch.dtype = torch.float32, out: torch.Tensor | None = None) -> torch.Tensor:
+    def densify(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Scatter, normalise and take log1p on the device the rows are on; no value comes back to the host.
-
-        Parameters
-        ----------
-        dtype : {torch.float32, torch.bfloat16}
-            Of the dense rows.
-        out : [*shape] of `dtype`, optional
-            Contiguous; filled instead of new memory.
 
         Returns
         -------
@@ -66,10 +64,7 @@ class CsrRows:
             differ only where two float64 logarithms lie on both sides of a boundary, one value in 10^8 at most.
         """
         device, n_genes = self.values.device, self.shape[-1]
-        if out is None:
-            out = torch.zeros(self.shape, dtype=dtype, device=device)
-        else:
-            out.zero_()
+        out = torch.zeros(self.shape, dtype=dtype, device=device)
         lengths = self.pointers[1:] - self.pointers[:-1]
         rows = torch.arange(len(lengths), device=device)
         rows = torch.repeat_interleave(rows, lengths, output_size=len(self.values))
@@ -82,35 +77,11 @@ class CsrRows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CsrBatch:
-    """A `CsrBatch` is a `SetBatch` whose cells are still CSR; the other attributes are the same.
-
-    Attributes
-    ----------
-    perturbed, control : CsrRows of shape (B, S, G)
-        The cells; masked ones have no values.
-    mask, context, perturbation, batch, rows, control_rows, key
-        As in `SetBatch`.
-    """
+class CsrBatch(DescribedSets):
+    """A `CsrBatch` is a `SetBatch` whose cells, of shape (B, S, G), are still CSR; masked ones have no values."""
 
     perturbed: CsrRows
     control: CsrRows
-    mask: torch.Tensor
-    context: torch.Tensor
-    perturbation: torch.Tensor
-    batch: torch.Tensor
-    rows: torch.Tensor
-    control_rows: torch.Tensor
-    key: torch.Tensor
-
-    @property
-    def n_bytes(self) -> int:
-        """Return the bytes of the stored values and their columns."""
-        return sum(part.nbytes for rows in (self.perturbed, self.control) for part in (rows.values, rows.columns))
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "CsrBatch":
-        """Return the batch with every tensor on `device`."""
-        return _moved(self, device, non_blocking)
 
     def densify(self, dtype: torch.dtype = torch.float32) -> SetBatch:
         """Return the batch with dense cells of `dtype`, on the device it is on."""
@@ -120,19 +91,9 @@ class CsrBatch:
 
 
 def stage_batches(store: "CellStore", described: Described, *, pool: Executor | None = None) -> Iterator[CsrBatch]:
-    """Stage the cells of sets and of their controls, batch by batch.
+    """Stage the cells of sets and of their controls, and yield batch by batch, on the CPU.
 
-    Parameters
-    ----------
-    store, pool
-        As for `read_batch`.
-    described : dict
-        Several batches, from `describe_sets`.
-
-    Yields
-    ------
-    CsrBatch
-        On the CPU.
+    `described` is that of several batches; the threads of a pool share the rows.
     """
     sides = [_lay_out(store, described[name].numpy()) for name in ("rows", "control_rows")]
     for one, *laid_out in zip(unstacked(described), *sides, strict=True):
@@ -176,12 +137,3 @@ def _gathered(store: "CellStore", side: _LaidOut, pool: Executor | None) -> CsrR
 @functools.cache
 def _torch_type(dtype: np.dtype) -> torch.dtype:
     return torch.from_numpy(np.empty(0, dtype)).dtype
-
-
-def _moved(tensors, device, non_blocking):
-    changes = {
-        item.name: value.to(device, non_blocking=non_blocking)
-        for item in fields(tensors)
-        if isinstance(value := getattr(tensors, item.name), torch.Tensor | CsrRows)
-    }
-    return replace(tensors, **changes)

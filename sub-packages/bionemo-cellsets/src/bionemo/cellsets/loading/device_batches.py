@@ -82,11 +82,6 @@ class DeviceBatches:
         self._state = state
         return upload.finish()
 
-    @property
-    def wait_seconds(self) -> float:
-        """Return the seconds that the consumer has waited for the loader so far."""
-        return self.loader.wait_seconds
-
     def state_dict(self) -> dict[str, Any]:
         """Return the loader's state as of the last batch that was handed out, not of those uploaded ahead."""
         return dict(self._state) if self._state is not None else self.loader.state_dict()

@@ -32,17 +32,7 @@ HVG_SOURCES = ("train", "all")
 
 @dataclass(frozen=True, kw_only=True)
 class BuildConfig:
-    """A `BuildConfig` says what to make of the cells; its fields are parameters of `prepare`.
-
-    Attributes
-    ----------
-    keys : dict
-        The obs columns of ``perturbation``, ``context`` and ``batch`` (or None).
-    control, genes, n_genes, hvg_from, target_sum, already_log1p, gene_names
-        As for `prepare`.
-    split : Split, optional
-        Says which cells train.
-    """
+    """A `BuildConfig` says what to make of the cells; its fields are parameters of `prepare`, read and checked."""
 
     keys: Mapping[str, str | None]
     control: str
@@ -74,20 +64,8 @@ def build_store(
 ) -> None:
     """Write a store of the cells of all inputs, going on with what was done before.
 
-    Parameters
-    ----------
-    inputs : sequence of CellInput
-        Open.
-    place : Workplace
-        Where to write.
-    config : BuildConfig
-        What to make of them.
-    provenance : mapping
-        Entries of the manifest that say where the cells come from.
-    threads : int, optional
-        That share the work; what is written does not depend on it.
-    progress : bool
-        Show a progress bar.
+    `provenance` has the entries of the manifest that say where the cells come from. What is written does not depend on
+    the number of threads.
 
     Raises
     ------

@@ -27,23 +27,13 @@ _HASHES = np.dtype([("name", "<u8"), ("cell", "<u8")])
 class Survey:
     """A `Survey` is what the first reading finds; it goes on from what an earlier process left in `folder`.
 
-    Parameters
-    ----------
-    folder : Path
-        Keeps the state, and the names of the cells for the second reading.
-    inputs : sequence of CellInput
-        To read.
-    positions : list of int64 array
-        For each input the genes of its columns, -1 to leave one out.
-    n_genes : int
-        Genes of all inputs together.
-    conditions : Conditions
-        Of their cells.
+    The folder keeps the state, and the names of the cells for the second reading. `positions` has for each input the
+    genes of its columns, -1 to leave one out, among `n_genes` of all inputs.
 
     Attributes
     ----------
     statistics : GeneStatistics
-        Over all pieces that were read.
+        The sums over all pieces that were read.
     run_values : int64 array [n_runs]
         Non-zeros of each run.
     n_read : int
@@ -70,12 +60,12 @@ class Survey:
     def read(
         self, pieces: Sequence[Piece], workers: Workers, *, training: np.ndarray, target_sum: float | None
     ) -> Iterator[Piece]:
-        """Read the pieces that were not read before.
+        """Read the pieces that were not read before, and yield each after it was read.
 
         Parameters
         ----------
         pieces : sequence of Piece
-            All of them.
+            The pieces of all inputs.
         workers : Workers
             Threads that read.
         training : bool array [n_runs]
@@ -83,15 +73,10 @@ class Survey:
         target_sum : float, optional
             What counts are normalised to; None for log1p values.
 
-        Yields
-        ------
-        Piece
-            After it was read.
-
         Raises
         ------
         InputError
-            For a value that is wrong, cells of one name in one input, or the same cells in two.
+            If a value is wrong, cells of one input have one name, or two inputs hold the same cells.
         """
 
         def read_piece(piece: Piece) -> tuple[GeneStatistics, np.ndarray, np.ndarray]:

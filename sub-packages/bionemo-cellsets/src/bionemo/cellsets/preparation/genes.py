@@ -21,7 +21,7 @@ def join_genes(inputs: Sequence[CellInput], policy: str) -> tuple[np.ndarray, li
     Parameters
     ----------
     inputs : sequence of CellInput
-        At least one.
+        One or more.
     policy : {"same", "intersection", "union"}
         What to do where inputs have different genes: refuse, keep the shared ones, or keep all; with "union" the genes
         that an input lacks are zero in its cells.
@@ -29,9 +29,9 @@ def join_genes(inputs: Sequence[CellInput], policy: str) -> tuple[np.ndarray, li
     Returns
     -------
     array of str [G]
-        In the order of the first input that has them.
+        The genes, in the order of the first input that has them.
     list of int64 array
-        For each input, the position of its genes on that axis; -1 for a gene that is left out.
+        The position of each input's genes on that axis; -1 for a gene that is left out.
 
     Raises
     ------
@@ -69,17 +69,9 @@ def check_named(names: Sequence[str], all_genes: np.ndarray) -> None:
 
 
 class GeneStatistics:
-    """A `GeneStatistics` sums over cells what tells how variable a gene is; blocks are added one by one.
+    """A `GeneStatistics` sums over cells what tells how variable each gene is; blocks are added one by one.
 
-    Parameters
-    ----------
-    n_genes : int
-        G.
-
-    Attributes
-    ----------
-    n_chosen : int
-        Cells that the choice of genes is made on.
+    Its attribute `n_chosen` counts the cells that the choice of genes is made on.
     """
 
     def __init__(self, n_genes: int):
@@ -99,26 +91,7 @@ class GeneStatistics:
     def add(
         self, rows: Rows, position: np.ndarray, chosen: np.ndarray, target_sum: float | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Add cells.
-
-        Parameters
-        ----------
-        rows : Rows
-            Counts, or log1p values.
-        position : int64 array
-            For each column of the rows its gene here, -1 to leave it out.
-        chosen : bool array [n]
-            Cells that the choice of genes is made on.
-        target_sum : float, optional
-            What a cell's counts, over all columns, are scaled to; None for log1p values.
-
-        Returns
-        -------
-        int64 array [n]
-            Non-zeros of each cell.
-        float64 array [n]
-            What tells equal cells, as `csr_kernels.survey`.
-        """
+        """Add cells; the parameters and what is returned are those of `csr_kernels.survey`."""
         self.n_chosen += int(chosen.sum())
         return csr_kernels.survey(rows[1:], position, chosen, target_sum or 0.0, self._sums)
 

@@ -25,18 +25,9 @@ _MASK, _PART_BITS = 2**_BITS - 1, 2
 class Conditions:
     """A `Conditions` has the conditions of some inputs.
 
-    Reading the labels takes memory for the conditions, not for the cells; the condition of each cell goes to a file.
-
-    Parameters
-    ----------
-    inputs : sequence of CellInput
-        Whose labels to read.
-    keys : mapping
-        The obs columns of ``perturbation``, ``context`` and ``batch`` (None where there is none).
-    control : str
-        The perturbation label of control cells.
-    file : Path
-        To write, four bytes a cell.
+    Reading the labels takes memory for the conditions, not for the cells; the condition of each cell goes to `file`,
+    four bytes a cell. `keys` has the obs columns of ``perturbation``, ``context`` and ``batch`` (None where there is
+    none), and `control` is the perturbation label of control cells.
 
     Attributes
     ----------
@@ -45,7 +36,7 @@ class Conditions:
     runs : structured array
         The run table.
     n_cells : int
-        Of all inputs.
+        The cells of all inputs.
 
     Raises
     ------

@@ -24,37 +24,17 @@ _ROUNDS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class StoredRows:
-    """A `StoredRows` holds some rows as the store keeps them.
+    """A `StoredRows` holds n rows as the store keeps them."""
 
-    Attributes
-    ----------
-    values, columns : array [n_values]
-        Row by row, in the store's types; columns ascend within a row.
-    lengths : integer array [n]
-        Values of each row.
-    library_size : float32 array [n]
-        Total count over all genes.
-    names : bytes array [n]
-        The cells' names.
-    """
-
-    values: np.ndarray
-    columns: np.ndarray
-    lengths: np.ndarray
-    library_size: np.ndarray
-    names: np.ndarray
+    values: np.ndarray  # [n_values], row by row, of the store's type
+    columns: np.ndarray  # [n_values], ascending within a row, of the store's type
+    lengths: np.ndarray  # integer [n], values of each row
+    library_size: np.ndarray  # float32 [n], total count over all genes
+    names: np.ndarray  # bytes [n], the cells' names
 
 
 class PlaceInRun:
-    """A `PlaceInRun` gives each cell its row in the store, in the order the cells come.
-
-    Parameters
-    ----------
-    runs : structured array
-        The run table.
-    seed : int
-        Of the permutations inside runs.
-    """
+    """A `PlaceInRun` gives each cell its row in the store, in the order the cells come."""
 
     def __init__(self, runs: np.ndarray, seed: int):
         self._runs, self._seed = runs, np.uint64(seed)
@@ -72,22 +52,10 @@ class PlaceInRun:
 
 
 def permuted(number: np.ndarray, length: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """Return the images of numbers under pseudo-random permutations of [0, length).
+    """Return the images, int64 [n], of numbers under pseudo-random permutations of [0, length).
 
     A Feistel network over the smallest even number of bits that hold `length`, walked along its cycle until the image
-    is in range (Black and Rogaway, CT-RSA 2002).
-
-    Parameters
-    ----------
-    number, length : int64 array [n]
-        ``0 <= number < length``.
-    key : uint64 array [n]
-        Equal keys and lengths mean one permutation.
-
-    Returns
-    -------
-    int64 array [n]
-        In [0, length).
+    is in range (Black and Rogaway, CT-RSA 2002), is a permutation for each pair of a length and a key, uint64 [n].
     """
     bits = np.maximum(np.ceil(np.log2(np.maximum(length, 2))), 2)
     half = (np.ceil(bits / 2)).astype(np.uint64)
@@ -105,21 +73,10 @@ def permuted(number: np.ndarray, length: np.ndarray, key: np.ndarray) -> np.ndar
 
 
 def bucket_edges(run_lengths: np.ndarray, run_values: np.ndarray, value_bytes: int) -> np.ndarray:
-    """Cut the store's rows into buckets of about `BUCKET_BYTES`.
+    """Cut the store's rows into buckets of about `BUCKET_BYTES`, given rows and values of each run, [n_runs].
 
-    Parameters
-    ----------
-    run_lengths : int64 array [n_runs]
-        Rows of each run.
-    run_values : array [n_runs]
-        Values of each run, about.
-    value_bytes : int
-        What a value and its column take.
-
-    Returns
-    -------
-    int64 array [n_buckets + 1]
-        Bucket b holds rows [edges[b], edges[b + 1]).
+    Bucket b holds rows [edges[b], edges[b + 1]) of what is returned, int64 [n_buckets + 1]. A value and its column take
+    `value_bytes`.
     """
     load = np.concatenate([[0], np.cumsum(run_values * value_bytes + _ROW_BYTES * run_lengths)])
     rows = np.concatenate([[0], np.cumsum(run_lengths)])
@@ -132,13 +89,6 @@ class SortedPiece:
 
     The file holds two arrays, how many rows and values lie before each bucket and an empty one of the type of a row's
     entry; then for each bucket the entries of its rows, their values, and their columns.
-
-    Parameters
-    ----------
-    path : Path
-        A file that `write` made.
-    value_type, column_type : numpy dtype
-        Of the values and columns.
     """
 
     def __init__(self, path: Path, value_type: np.dtype, column_type: np.dtype):
@@ -151,18 +101,9 @@ class SortedPiece:
 
     @staticmethod
     def write(path: Path, edges: np.ndarray, places: np.ndarray, blocks: list[StoredRows]) -> None:
-        """Sort rows and write them; `finish` is what makes the file whole.
+        """Sort the rows of all blocks by their places in the store, int64 [n], and write them, cut at `edges`.
 
-        Parameters
-        ----------
-        path : Path
-            The file.
-        edges : int64 array [n_buckets + 1]
-            First row of each bucket, and the end of the last one.
-        places : int64 array [n]
-            Rows of the store, of the rows of all blocks in turn.
-        blocks : list of StoredRows
-            The rows.
+        `finish` is what makes the file whole.
         """
         order = np.argsort(places)
         lengths = np.concatenate([block.lengths for block in blocks])
@@ -202,15 +143,13 @@ class SortedPiece:
         """Return the entries, values and columns of a bucket's rows."""
         rows, values = (before[bucket : bucket + 2].astype(np.int64) for before in (self._rows, self._values))
         row_bytes, value_bytes = self._entry.itemsize, sum(dtype.itemsize for dtype in self._types)
-        parts = [np.empty(rows[1] - rows[0], dtype=self._entry)]
-        parts += [np.empty(values[1] - values[0], dtype=dtype) for dtype in self._types]
         with self._path.open("rb", buffering=0) as file:
             file.seek(self._begin + int(rows[0]) * row_bytes + int(values[0]) * value_bytes)
-            for part in parts:
-                rest = part.view(np.uint8).data
-                while rest:
-                    rest = rest[file.readinto(rest) or _ended() :]
-        return parts[0], parts[1], parts[2]
+            entries = np.fromfile(file, self._entry, rows[1] - rows[0])
+            data, columns = (np.fromfile(file, dtype, values[1] - values[0]) for dtype in self._types)
+        if (len(entries), len(columns)) != (rows[1] - rows[0], values[1] - values[0]):
+            raise OSError("a file of sorted rows ends early")
+        return entries, data, columns
 
 
 def gathered(pieces: list[SortedPiece], bucket: int, first: int, end: int) -> StoredRows:
@@ -232,7 +171,3 @@ def gathered(pieces: list[SortedPiece], bucket: int, first: int, end: int) -> St
         source = np.cumsum(of_rows, dtype=np.int64) - of_rows
         csr_kernels.move_rows(source, begin[entries["place"] - first], of_rows, (values, columns), out)
     return StoredRows(values=out[0], columns=out[1], lengths=lengths, library_size=library_size, names=names)
-
-
-def _ended() -> int:
-    raise OSError("a file of sorted rows ends early")

@@ -19,12 +19,7 @@ _log = logging.getLogger(__name__)
 class Workplace:
     """A `Workplace` is where a store is being made.
 
-    Attributes
-    ----------
-    store : Path
-        Directory to write the store in.
-    scratch : Path
-        Directory for what goes on with the work after a kill, and is removed at its end.
+    The store is written in the directory `store`; `scratch` is for what the work goes on with after a kill.
     """
 
     def __init__(self, folder: Path):
@@ -44,19 +39,8 @@ def workplace(store: Path, plan: Mapping[str, Any], *, overwrite: bool) -> Itera
     the next process with an equal plan goes on in it. It is removed where it can be of no use: where the plan differs,
     and where the input itself was found wrong.
 
-    Parameters
-    ----------
-    store : Path
-        The directory to make; parents are made.
-    plan : mapping
-        All that decides the store's content, for JSON.
-    overwrite : bool
-        Replace a store that is there, after the new one is complete.
-
-    Yields
-    ------
-    Workplace
-        With what a process with an equal plan left.
+    The plan, fit for JSON, says all that decides the store's content. With `overwrite` a store that is there is
+    replaced after the new one is complete.
 
     Raises
     ------

@@ -34,18 +34,10 @@ PACKAGES = ("bionemo-cellsets", "bionemo-scdl", "anndata", "numpy", "scipy")
 
 
 class StoreWriter:
-    """A `StoreWriter` appends rows to a new store, then finishes it.
+    """A `StoreWriter` appends rows to a new store in an empty directory, then finishes it.
 
-    Parameters
-    ----------
-    folder : Path
-        An empty directory.
-    runs : structured array
-        The run table.
-    tables : mapping
-        The lists ``genes``, ``contexts``, ``perturbations``, ``batches``.
-    value_type : numpy dtype
-        uint8, uint16, uint32 or float32.
+    Its tables are the lists ``genes``, ``contexts``, ``perturbations`` and ``batches``; values are uint8, uint16,
+    uint32 or float32.
     """
 
     def __init__(self, folder: Path, runs: np.ndarray, tables: Mapping[str, list[str]], value_type: np.dtype):

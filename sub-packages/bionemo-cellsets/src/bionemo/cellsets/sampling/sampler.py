@@ -42,7 +42,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def set_dtype(blocks: int) -> np.dtype:
-    """Return the type of a set; see `SetSampler.batch_at`."""
+    """Return the type of a set; see `SetSampler.batches_at`."""
     return np.dtype([("run", "<i8"), ("length", "<i8"), ("key", "<i8"), ("starts", "<i8", (blocks,))])
 
 
@@ -141,58 +141,33 @@ class SetSampler:
         }
 
     def step(self, epoch: int, step: int) -> np.ndarray:
-        """Return the sets of one batch of this rank.
+        """Return the sets of one batch of this rank, as `batches_at` does: a structured array [B].
 
-        Parameters
-        ----------
-        epoch : int
-            Non-negative.
-        step : int
-            In [0, steps_per_epoch).
-
-        Returns
-        -------
-        structured array [B]
-            As `batch_at`, at position ``step * global_batch``.
+        The first step of an epoch is 0, the last ``steps_per_epoch - 1``.
         """
         if not 0 <= step < self.steps_per_epoch:
             raise IndexError(f"epoch {epoch}, step {step}: an epoch has the steps 0 to {self.steps_per_epoch - 1}")
-        return self.batch_at(epoch, step * self.global_batch)
+        return self.batches_at(epoch, step * self.global_batch, 1)[0]
 
-    def batch_at(self, epoch: int, position: int) -> np.ndarray:
-        """Return this rank's sets of the global batch that begins at a position among the epoch's sets.
+    def batches_at(self, epoch: int, position: int, count: int) -> np.ndarray:
+        """Return this rank's sets of global batches in a row; many at once are cheaper by the batch.
 
         Parameters
         ----------
         epoch : int
-            Non-negative.
+            The number of the epoch, from 0.
         position : int
-            In [0, n_sets).
-
-        Returns
-        -------
-        structured array [B]
-            `run` (row of the run table), `length` (cells, at most S), `starts` [B, K] (offset in the run of the first
-            cell of each slice, see `set_slices`; a slice wraps at the run's end), `key` (non-negative; a function of
-            seed, epoch and the set's place among all sets of the epoch). A set that pads the last batch has length 0
-            and run -1.
-        """
-        return self.batches_at(epoch, position, 1)[0]
-
-    def batches_at(self, epoch: int, position: int, count: int) -> np.ndarray:
-        """Return what `batch_at` does for up to `count` global batches in a row, as far as the epoch goes.
-
-        Parameters
-        ----------
-        epoch, position
-            As for `batch_at`.
+            Where the first batch begins among the epoch's sets, in [0, n_sets).
         count : int
-            At least 1.
+            How many batches are asked for; an epoch may end before.
 
         Returns
         -------
         structured array [at most count, B]
-            Cheaper by the batch than one batch at a time.
+            `run` (row of the run table), `length` (cells, at most S), `starts` [B, K] (offset in the run of the first
+            cell of each slice, see `set_slices`; a slice wraps at the run's end), `key` (non-negative; a function of
+            seed, epoch and the set's place among all sets of the epoch). A set that pads the last batch has length 0
+            and run -1.
         """
         if epoch < 0 or not 0 <= position < self.n_sets:
             raise IndexError(f"epoch {epoch}, position {position}: an epoch has the sets 0 to {self.n_sets - 1}")

@@ -31,18 +31,10 @@ class StoredArrays(Protocol):
 
 
 def densify_rows(store: StoredArrays, rows: np.ndarray, out: np.ndarray, pool: Executor | None = None) -> None:
-    """Fill dense rows.
+    """Fill dense rows, float32 or uint16 [N, G], of store rows, int64 [N], with zeros for row -1.
 
-    Parameters
-    ----------
-    store : CellStore
-        Where the cells are.
-    rows : int64 array [N]
-        Store rows, -1 for a row of zeros.
-    out : float32 or uint16 array [N, G]
-        Filled; uint16 with the bits of bfloat16, rounded to nearest, ties to even.
-    pool : Executor, optional
-        Threads that share the rows; the kernel releases the GIL, and the numbers are the same with and without them.
+    uint16 has the bits of bfloat16, rounded to nearest, ties to even. The threads of a pool share the rows: the kernel
+    releases the GIL, and the numbers are the same with and without them.
 
     Raises
     ------
@@ -66,20 +58,9 @@ def gather_rows(
     out_columns: np.ndarray,
     pool: Executor | None = None,
 ) -> None:
-    """Copy the stored values of rows side by side.
+    """Copy the stored values of rows, int64 [N], -1 for none, to where `first`, int64 [N], says in two arrays.
 
-    Parameters
-    ----------
-    store : CellStore
-        Where the cells are.
-    rows : int64 array [N]
-        Store rows whose pointers are sound, -1 for none.
-    first : int64 array [N]
-        Where the values of each go.
-    out_data, out_columns : arrays of the store's types
-        Filled.
-    pool : Executor, optional
-        As for `densify_rows`.
+    The rows' pointers must be sound. The threads of a pool share the rows.
 
     Raises
     ------
