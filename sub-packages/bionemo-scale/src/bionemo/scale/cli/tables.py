@@ -4,7 +4,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bionemo.cellsets import Inspection
+from bionemo.cellsets import CellStore, Inspection
 from bionemo.screens.controls import ControlRole
 from bionemo.screens.printable import printable
 
@@ -14,35 +14,31 @@ def show(table: RenderableType) -> None:
     Console().print(table)
 
 
-def inspection_table(store: Inspection) -> RenderableType:
+def inspection_table(seen: Inspection) -> RenderableType:
     """Tell what a store holds: its sizes, then a row for each context."""
+    store, selection = seen.store, seen.store.manifest["gene_selection"]
+    size = sum(file["bytes"] for file in store.manifest["files"].values())
     facts = Table(title=_text(f"store {store.path}"), title_justify="left", show_header=False, box=None)
     facts.add_column(style="bold")
     facts.add_column()
     for name, value in (
-        ("cells", f"{store.cells:,} in {store.runs:,} runs, {store.bytes / 1e6:,.1f} MB"),
-        ("genes", f"{store.genes:,} of {store.genes_of_input:,} ({store.gene_source})"),
-        ("values", f"{_scale(store)}, {store.values_per_cell:,.0f} non-zero a cell"),
-        ("perturbations", f"{store.perturbations:,} and the control {store.control!r}"),
-        ("cells per condition", _spread(store.cells_per_condition)),
-        ("fewest controls of a role", _fewest(store)),
-        ("library size", _spread(store.library_size)),
-        ("checksums", "verified" if store.checksums_verified else "not verified"),
+        ("cells", f"{store.n_cells:,} in {len(store.runs):,} runs, {size / 1e6:,.1f} MB"),
+        ("genes", f"{store.n_genes:,} of {selection['of']:,} ({selection['source']})"),
+        ("values", f"{_scale(store)}, {store.n_values / store.n_cells:,.0f} non-zero a cell"),
+        ("perturbations", f"{len(store.perturbations) - 1:,} and the control {store.control!r}"),
+        ("cells per condition", _spread(seen.cells_per_condition)),
+        ("fewest controls of a role", _fewest(seen)),
+        ("library size", _spread(seen.library_size)),
+        ("checksums", "verified" if seen.checksums_verified else "not verified"),
         ("fingerprint", store.fingerprint[:16]),
     ):
         if value:
             facts.add_row(name, _text(value))
     contexts = Table("context")
-    for column in (
-        "cells",
-        "controls",
-        "input / target / truth",
-        "perturbations",
-        "batches",
-        "batches without controls",
-    ):
+    counts = ("cells", "controls", "input / target / truth", "perturbations", "batches", "batches without controls")
+    for column in counts:
         contexts.add_column(column, justify="right")
-    for context in store.by_context:
+    for context in seen.by_context:
         contexts.add_row(
             _text(context.context),
             *(f"{n:,}" for n in (context.cells, context.controls)),
@@ -57,15 +53,13 @@ def _text(text: str) -> Text:
     return Text(printable(text))
 
 
-def _fewest(store: Inspection) -> str:
-    cells = {
-        context.context: dict(zip(ControlRole, context.control_parts, strict=True)) for context in store.by_context
-    }
-    least, role, context = min((count, role, name) for name, roles in cells.items() for role, count in roles.items())
-    return f"{least:,}, {role} of {context}"
+def _fewest(seen: Inspection) -> str:
+    parts = ((context, zip(context.control_parts, ControlRole, strict=True)) for context in seen.by_context)
+    least, role, name = min((count, role, context.context) for context, roles in parts for count, role in roles)
+    return f"{least:,}, {role} of {name}"
 
 
-def _scale(store: Inspection) -> str:
+def _scale(store: CellStore) -> str:
     return f"counts, to {store.target_sum:,.0f} and log1p when read" if store.kind == "counts" else "log1p as given"
 
 
