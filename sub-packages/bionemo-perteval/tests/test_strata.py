@@ -100,4 +100,4 @@ def test_the_page_greys_a_metric_that_tells_nothing_and_says_why(evaluation):
     page = html(replace(evaluation, per_perturbation=frame))
     assert "MAE cannot tell another measurement of the cells from a baseline that knows no perturbation: " in page
     assert "PDCorr cannot tell" not in page
-    assert '<th scope="col" class="grey"' in page
+    assert '<th scope="col" aria-sort="none" class="grey"' in page
