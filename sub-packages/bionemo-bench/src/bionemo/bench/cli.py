@@ -157,12 +157,15 @@ def scoring(
     """Time scoring beside cell-eval itself, and how it grows with the number of cells."""
     from bionemo.bench.scoring.benchmark import run
 
-    try:
-        sizes = [int(size) for size in growth.split(",") if size]
-    except ValueError:
-        raise InputError(f"--growth is {growth!r}, but it takes whole numbers with commas between.") from None
     size = {"cells": cells, "genes": genes, "perturbations": perturbations}
-    found = run(cache.expanduser(), **size, growth=sizes, controls=controls, repeats=repeats, threads=threads)
+    found = run(
+        cache.expanduser(),
+        **size,
+        growth=_numbers("--growth", growth),
+        controls=controls,
+        repeats=repeats,
+        threads=threads,
+    )
     _write(found, out)
     for engine, seconds in found["median_seconds"].items():
         typer.echo(f"{engine}: {seconds:.1f} s for {cells} cells, median of {repeats}")
@@ -188,6 +191,53 @@ def kernels(
     for trick in result["tricks"]:
         verdict = "worth its lines" if trick["kept"] else "not worth its lines here"
         typer.echo(f"{trick['best']:.3f} at best, {verdict}: {trick['name']}")
+
+
+@app.command(epilog="Example: `bionemo-bench atlas --out atlas --sizes 50000,100000,200000`")
+def atlas(
+    out: Annotated[Path, typer.Option(help="Directory for atlas.json, atlas.md and the files in between.")],
+    sizes: Annotated[
+        str, typer.Option(help="Numbers of cells, with commas; two or more give a slope and an extrapolation.")
+    ] = "50000,200000",
+    contexts: Annotated[int, typer.Option(help="Contexts.")] = 10,
+    genes: Annotated[int, typer.Option(help="Genes.")] = 2_000,
+    cells_per_condition: Annotated[
+        int, typer.Option(help="Cells of a perturbation in a context; larger screens have more perturbations.")
+    ] = 100,
+    held_out: Annotated[float, typer.Option(help="Share of the conditions that are predicted and scored.")] = 0.1,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 50,
+    recipe: Annotated[str, typer.Option(help="Model and training.")] = "scale_tiny",
+    network_share: Annotated[float, typer.Option(help="Of the prediction; 0 is the linear start alone.")] = 0.5,
+    arms: Annotated[str, typer.Option(help="Baselines of the evaluation: `all`, or the `main` ones.")] = "main",
+    target: Annotated[int, typer.Option(min=1, help="Cells that the slope is followed to.")] = 100_000_000,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep screens, stores, runs and predictions.")] = False,
+) -> None:
+    """Simulate screens and take them through prepare, pretrain, predict and evaluate: time, memory, bytes written."""
+    from bionemo.bench.atlas.benchmark import Atlas, growth, run
+    from bionemo.bench.atlas.report import write
+
+    settings = Atlas(
+        contexts=contexts,
+        genes=genes,
+        cells_per_condition=cells_per_condition,
+        held_out=held_out,
+        steps=steps,
+        recipe=recipe,
+        share=network_share,
+        arms=arms,
+    )
+    _check_writable(out)
+    result = run(settings, _numbers("--sizes", sizes), out, keep=keep, report=typer.echo)
+    if len(result["sizes"]) > 1:
+        result |= {"target_cells": target, "growth": growth(result, target)}
+    _show(write(result, out))
+
+
+def _numbers(option: str, given: str) -> list[int]:
+    try:
+        return [int(number) for number in given.split(",") if number]
+    except ValueError:
+        raise InputError(f"{option} is {given!r}, but it takes whole numbers with commas between.") from None
 
 
 def _check_writable(out: Path) -> None:

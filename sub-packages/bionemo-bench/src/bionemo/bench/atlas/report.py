@@ -1,0 +1,70 @@
+"""Write the record of an atlas benchmark, and its tables."""
+
+import json
+from pathlib import Path
+
+from bionemo.bench.harness.report import Result, listed, machine_line, table
+
+_NEEDED = ("wall, s", "CPU, s", "peak RSS, GiB", "written, GiB")
+_Row = tuple[str, ...]
+
+
+def write(result: Result, out: Path) -> dict[str, Path]:
+    """Write ``atlas.json`` and ``atlas.md`` into a folder, and return them by ending."""
+    files = {ending: out / f"atlas.{ending}" for ending in ("json", "md")}
+    files["json"].write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    files["md"].write_text(markdown(result), encoding="utf-8")
+    return files
+
+
+def markdown(result: Result) -> str:
+    """Return the tables with what was measured."""
+    settings = result["settings"]
+    facts = [
+        f"{result['started']}, {machine_line(result['machine'])}, commit {result['machine']['git_commit']}",
+        f"`{' '.join(result['command'])}`",
+        ", ".join(f"{name} {value}" for name, value in result["versions"].items()),
+        f"{settings['contexts']} contexts x {settings['genes']:,} genes, {settings['cells_per_condition']} cells a "
+        f"condition, {settings['held_out']:.0%} of the conditions predicted and scored",
+    ]
+    tables = [table(head, rows, left) for head, rows, left in _tables(result)]
+    if "growth" in result:
+        last = f"{result['target_cells']:,} cells were not measured: a straight line through the sizes was followed."
+        tables.append(last)
+    return "\n\n".join([listed(facts), *tables]) + "\n"
+
+
+def _tables(result: Result) -> list[tuple[_Row, list[_Row], int]]:
+    """Return head, rows and the number of columns of text, of each table."""
+    rows: list[_Row] = [
+        (f"{size['cells']:,}", stage, *_cells(found))
+        for size in result["sizes"]
+        for stage, found in size["stages"].items()
+    ]
+    tables: list[tuple[_Row, list[_Row], int]] = [(("cells", "stage", *_NEEDED), rows, 2)]
+    if "growth" in result:
+        head = (
+            "stage",
+            *(f"{name}, a million cells" for name in _NEEDED),
+            *(f"{name}, {result['target_cells']:,} cells (extrapolated)" for name in _NEEDED),
+        )
+        lines: list[_Row] = [
+            (stage, *_cells(_line(found, "per_million_cells")), *_cells(_line(found, "at_target")))
+            for stage, found in result["growth"].items()
+        ]
+        tables.append((head, lines, 1))
+    return tables
+
+
+def _line(found: Result, which: str) -> Result:
+    return {measure: of[which] for measure, of in found.items()}
+
+
+def _cells(found: Result) -> _Row:
+    written = found.get("written_bytes")
+    return (
+        f"{found['wall_seconds']:,.1f}",
+        f"{found['cpu_seconds']:,.1f}",
+        f"{found['peak_rss_bytes'] / 2**30:,.2f}",
+        "not known" if written is None else f"{written / 2**30:,.2f}",
+    )
