@@ -31,12 +31,18 @@ class Screen:
         TOML file of held-out conditions.
     columns
         Arguments of `prepare` that say what the columns of `obs` mean.
+    layer
+        Of the file, where its counts are not in X.
+    n_genes
+        Highly variable genes to keep, chosen on the split's training cells; None keeps all.
     """
 
     name: str
     split: Path
     columns: dict[str, str]
     file: str | None = None
+    layer: str | None = None
+    n_genes: int | None = None
 
     def source(self, work: Path) -> Path:
         """Return the h5ad file, made under `work` where it is the simulated one.
@@ -60,12 +66,13 @@ class Screen:
         return path
 
     def store(self, work: Path) -> Path:
-        """Return the store of the screen's cells, all genes, prepared under `work` where it is not there yet."""
-        path = work / f"{self.name}-store"
+        """Return the store of the screen's cells, prepared under `work` where it is not there yet."""
+        path = work / f"{self.name if self.n_genes is None else self.split.stem}-store"
         if not path.exists():
             from bionemo.cellsets import prepare
 
-            prepare([self.source(work)], path, n_genes=None, threads=1, **self.columns)  # type: ignore[arg-type]
+            genes = {"n_genes": self.n_genes, "split": self.split if self.n_genes else None}
+            prepare([self.source(work)], path, layer=self.layer, threads=1, **genes, **self.columns)  # type: ignore[arg-type]
         return path
 
 
@@ -112,6 +119,18 @@ def glioblastoma(split: Path) -> Screen:
         file="gbm_lemur.h5ad",
         split=split,
         columns={"perturbation_key": "condition", "control": "ctrl", "context_key": "patient_id"},
+    )
+
+
+def blood(split: Path) -> Screen:
+    """Interferon beta in the cell types of blood, under a split file."""
+    return Screen(
+        name="pbmc",
+        file="kang_ifnb_sub_scplotter.h5ad",
+        split=split,
+        columns={"perturbation_key": "stim", "control": "CTRL", "context_key": "seurat_annotations"},
+        layer="counts",
+        n_genes=2000,
     )
 
 

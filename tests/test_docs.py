@@ -21,7 +21,7 @@ from bionemo.scale.config.model import ModelConfig
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.config.tuning import TuningConfig
 from bionemo.screens.simulation import simulate
-from experiments.start_and_network.table import table
+from experiments.real_screens.summary import headline, kept_means
 
 ROOT = Path(__file__).parents[1]
 TRACKED = subprocess.run(
@@ -183,16 +183,14 @@ def test_unfit_words(page):
         assert found is None, f"{found[0]!r}: {why}"
 
 
-@pytest.mark.parametrize("screen", ["simulated", "thp1"])
-def test_the_tables_of_start_and_network_are_of_the_numbers_that_are_kept(screen):
-    numbers = ROOT / "benchmarks" / "results" / f"start-and-network-{screen}-cpu.json"
-    lines = table(json.loads(numbers.read_text())).splitlines()
-    assert "\n".join(lines) in (ROOT / "docs/results/start_and_network.md").read_text()
-    plain = {
-        line.replace("*", "").replace("not measured", "–") for line in (ROOT / "README.md").read_text().splitlines()
-    }
-    shown = [line for line in lines if line.split(" | ")[0] in ("| PDCorr", "| DEOver", "| LFCSpear")]
-    assert set(shown) <= plain
+def test_the_tables_of_real_screens_are_of_the_numbers_that_are_kept():
+    kept = kept_means(json.loads((ROOT / "benchmarks/results/real-screens-cpu.json").read_text()))
+    page, readme = ((ROOT / name).read_text() for name in ("docs/results/real_screens.md", "README.md"))
+    plain = {line.replace("*", "") for line in readme.splitlines()}
+    for group in kept.index.unique("group"):
+        table = headline(kept.loc[group])
+        assert table in page
+        assert {line for line in table.splitlines() if line.startswith("| PDCorr |")} <= plain
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from bionemo.scale.config.overrides import overridden
@@ -20,8 +21,7 @@ from experiments.ablations.screens import SCREENS
 from experiments.ablations.summary import differences, markdown, mean_and_interval, write_summary
 from experiments.ablations.variants import DEFAULT, VARIANTS, settings
 from experiments.real_screens import run as real_screens
-from experiments.real_screens.summary import best_baseline, over_folds
-from experiments.real_screens.summary import markdown as fold_table
+from experiments.real_screens import summary
 from experiments.screens import with_solver_steps
 
 ROOT = Path(__file__).parents[1]
@@ -130,54 +130,57 @@ def test_a_run_with_other_solver_steps_shares_its_weights(tmp_path):
     assert (copy / "checkpoints" / "step=1" / "shard").samefile(run / "checkpoints" / "step=1" / "shard")
 
 
-def test_every_patient_is_left_out_once_and_short_runs_are_those_where_nothing_chooses(tmp_path):
-    folds = real_screens.folds(tmp_path)
-    assert [fold.name for fold in folds if fold.chosen] == ["papalexi", "papalexi_validated"]
-    for fold in folds:
-        assert ("val =" in fold.screen.split.read_text()) is (fold.name == "papalexi_validated")
-        assert ("training.max_steps=25" in fold.overrides(1)) is not fold.chosen
-        assert "training.control_rotation=1" in fold.overrides(4)
-    patients = {fold.name.removeprefix("gbm_") for fold in folds if fold.name.startswith("gbm_")}
-    assert patients == set(real_screens.PATIENTS)
+def test_every_patient_and_cell_type_is_tested_once_and_others_choose(tmp_path):
+    from bionemo.screens import Split
+
+    tested: dict[str, list[str]] = {}
+    for fold in real_screens.folds(tmp_path):
+        contexts = Split.from_toml(fold.screen.split).to_dict()["fewshot"]
+        parts = {part: {c for c, parts in contexts.items() if parts.get(part)} for part in ("val", "test")}
+        assert bool(parts["val"]) is (fold.name != "papalexi")
+        if fold.group in ("glioblastoma", "PBMC"):
+            assert not parts["val"] & parts["test"]
+        tested.setdefault(fold.group, []).extend(parts["test"])
+    assert sorted(tested["glioblastoma"]) == sorted(real_screens.PATIENTS)
+    assert sorted(tested["PBMC"]) == sorted(real_screens.CELL_TYPES)
 
 
-def arm(kind: str, value: float | None, *seeds: float) -> dict:
-    columns = (*METRICS, "n_de_predicted")
-    return {
-        "kind": kind,
-        **dict.fromkeys(columns, value),
-        "seeds": [dict.fromkeys(columns, one) for one in seeds] or None,
+def scores(fold: str, controls: str, scale: float) -> pd.DataFrame:
+    arms = [
+        *(("both", "prediction", seed, scale + seed) for seed in (-0.1, 0.1)),
+        *(("linear start alone", "prediction", seed, 0.2) for seed in (-0.1, 0.1)),
+        ("control mean + transferred delta", "baseline", 0, 0.3),
+        ("control cells", "baseline", 0, None),
+        ("split halves", "ceiling", 0, 0.9),
+    ]
+    rows = [
+        {"group": "gbm", "fold": fold, "controls": controls, "arm": arm, "kind": kind, "seed": seed}
+        | {"context": fold, "perturbation": perturbation}
+        | dict.fromkeys(summary.METRICS, value)
+        for arm, kind, seed, value in arms
+        for perturbation in ("p", "q")
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_tables_over_folds(tmp_path):
+    folds = {
+        name: {"rows": pd.concat([scores(name, "independent", scale), scores(name, "shared", 0.8)]), "commands": []}
+        for name, scale in (("A", 0.5), ("B", 0.7))
     }
-
-
-def test_tables_over_folds():
-    first = {
-        "conditions": 1,
-        "arms": {
-            "scale": arm("prediction", 0.5, 0.4, 0.6),
-            "control cells": arm("baseline", None),
-            "control cells + transferred delta": arm("baseline", 0.3),
-            "control cells + transferred delta, zero-preserving": arm("baseline", 0.2),
-            "split halves": arm("ceiling", 0.9),
-        },
-    }
-    second = {**first, "arms": {**first["arms"], "scale": arm("prediction", 0.7, 0.6, 0.8)}}
-    for fold in (first, second):
-        fold["shared"] = {"arms": fold["arms"]}
-    means = over_folds([first, second])
-    assert means["scale"]["PDCorr"] == pytest.approx(0.6)
-    # Of the seeds' means over folds, .5 and .7.
-    assert means["scale"]["sd"]["PDCorr"] == pytest.approx(0.2 / 2**0.5)
-    assert best_baseline(means, "PDCorr") == "control cells + transferred delta"
-    assert best_baseline(means, "MSE") == "control cells + transferred delta, zero-preserving"
-    table = fold_table({"gbm_A": first, "gbm_B": second}, [])
-    assert "**gbm**, mean of 2 folds" in table
-    assert "| gbm_B | 0.700 ± 0.141 | 0.300 | 0.200 | +0.400 | 0.900 |" in table
-    first["arms"]["state"] = arm("prediction", 0.1)
-    table = fold_table({"gbm_A": first, "gbm_B": second}, ["papalexi"])
+    rows = pd.concat([fold["rows"] for fold in folds.values()])
+    table = summary.markdown(rows, ["papalexi"])
     assert table.startswith("Not measured: papalexi.")
-    assert "**gbm, where there is STATE**, 1 conditions" in table
-    assert "| gbm_B | 0.700 ± 0.141 | 0.300 | 0.200 | +0.400 | 0.900 | – |" in table
+    assert "**gbm**: 4 conditions in 2 folds, 2 seeds" in table
+    best = ".300 control mean + transferred delta"
+    assert f"| PDCorr | .200 | – | .600 | – | {best} | .900 |" in table
+    assert f"| PDCorr, shared controls | .200 | – | .800 | – | {best} | .900 |" in table
+    assert "| B | .200 | – | .700 | – | .300 | .900 |" in table
+    mean, low, high = summary.difference(rows[rows["controls"] == "independent"], "both", summary.BEST, "PDCorr")
+    assert (mean, low < 0.25, high > 0.35) == (pytest.approx(0.3), True, True)
+    summary.write_summary(folds, [], tmp_path)
+    kept = json.loads((tmp_path / "results.json").read_text())
+    assert summary.headline(summary.kept_means(kept).loc["gbm"]) in table
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Train, predict and score the default recipe on the real screens, three seeds a fold; see README.md beside this file.
+"""Train, predict and score the default recipe on a simulated and three real screens; see README.md beside this file.
 
 Usage, from the root of the repository: python -m experiments.real_screens.run --out real_screens [--state FOLDER]
 """
@@ -6,55 +6,74 @@ Usage, from the root of the repository: python -m experiments.real_screens.run -
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from bionemo.screens.errors import InputError
-from experiments.real_screens.summary import SCALE, STATE, write_summary
-from experiments.screens import Screen, apart, glioblastoma, import_once, papalexi, seeded, train
+from experiments.real_screens.summary import ARMS, BOTH, NETWORK, START, STATE, write_summary
+from experiments.screens import SIMULATED, Screen, apart, blood, glioblastoma, import_once, papalexi, seeded, train
 
 PATIENTS = ("PW030", "PW032", "PW034", "PW036", "PW040")
-UNUSED = ("training.max_steps=25", "training.warmup_steps=5")
-"""Where no condition can be held out to choose with, predictions are the linear start, however long the network was
-trained."""
+CELL_TYPES = (
+    *("CD14 Mono", "CD4 Naive T", "CD4 Memory T", "CD16 Mono", "B"),
+    *("CD8 T", "T activated", "NK", "DC", "B Activated"),
+)
+"""From the most cells to the fewest; three types with fewer than 40 cells always train."""
+SHARES = {START: 0.0, NETWORK: 1.0, BOTH: None}
+"""Arm -> the share of the network that it is predicted with; None is what validation chose."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Fold:
-    """One split of one screen. `chosen`: whether some conditions, marked or drawn, choose the share of the network."""
+    """A `Fold` is one split of a screen. The scores of all folds of a group are averaged."""
 
     name: str
+    group: str
     screen: Screen
-    chosen: bool = False
-
-    def overrides(self, seed: int) -> list[str]:
-        """Settings beside the recipe's."""
-        return [*(() if self.chosen else UNUSED), *seeded(seed)]
 
 
 def folds(out: Path) -> list[Fold]:
-    """Return the folds: two splits of the CRISPR screen, and each of the five patients left out."""
-    found = [
-        Fold(name="papalexi", screen=papalexi("split"), chosen=True),
-        Fold(name="papalexi_validated", screen=papalexi("validated"), chosen=True),
-    ]
+    """Return the folds: the demo's, THP-1's, each of the patients left out in turn, and the cell types in three parts.
+
+    Other patients and cell types are the validation conditions. In the split of THP-1 none is marked, and a trial draws
+    some from the training conditions.
+    """
+    found = [Fold("simulated", "simulated", SIMULATED), Fold("papalexi", "THP-1", papalexi("split"))]
     (out / "splits").mkdir(parents=True, exist_ok=True)
-    for patient in PATIENTS:
-        split = out / "splits" / f"gbm_{patient}.toml"
-        split.write_text(f'[training]\ngbm = "train"\n\n[fewshot."gbm.{patient}"]\ntest = ["panobinostat"]\n')
-        found.append(Fold(name=f"gbm_{patient}", screen=glioblastoma(split)))
+    for place, patient in enumerate(PATIENTS):
+        parts = {"val": [PATIENTS[(place + 1) % len(PATIENTS)]], "test": [patient]}
+        split = _split(out / "splits" / f"gbm_{patient}.toml", "gbm", "panobinostat", parts)
+        found.append(Fold(split.stem, "glioblastoma", glioblastoma(split)))
+    for part in range(3):
+        parts = {"val": CELL_TYPES[(part + 1) % 3 :: 3][1:3], "test": CELL_TYPES[part::3]}
+        split = _split(out / "splits" / f"pbmc_{part}.toml", "pbmc", "STIM", parts)
+        found.append(Fold(split.stem, "PBMC", blood(split)))
     return found
+
+
+def _split(path: Path, name: str, perturbation: str, parts: Mapping[str, Sequence[str]]) -> Path:
+    """Write a split that holds a perturbation out of some contexts, part -> contexts, and return its path."""
+    sections = [
+        f'[fewshot."{name}.{context}"]\n{part} = ["{perturbation}"]\n'
+        for part, contexts in parts.items()
+        for context in contexts
+    ]
+    path.write_text(f'[training]\n{name} = "train"\n\n' + "\n".join(sections))
+    return path
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run what is missing, score every fold, then write results.json and table.md."""
     given = _parser().parse_args(arguments)
     try:
-        chosen = folds(given.out)
+        chosen = [fold for fold in folds(given.out) if not given.only or fold.name in given.only.split(",")]
         for fold in chosen:
             fold.screen.source(given.out)
         if given.state is not None and not given.state.is_dir():
-            raise InputError(f"--state {given.state} is not a folder: name the one that holds FOLD/predicted.h5ad.")
+            raise InputError(f"--state {given.state} is not a folder: name the one that holds FOLD/predicted*.h5ad.")
         import_once()
         failed = [fold.name for fold in chosen if not _measured(fold, given.out, given.seeds, given.state)]
         write_summary({fold.name: _facts(fold, given.out, given.seeds) for fold in chosen}, failed, given.out)
@@ -66,51 +85,72 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def predict_seed(fold: Fold, out: Path, seed: int) -> None:
-    """Train with one seed, and predict the held-out conditions with the same."""
+    """Train with one seed, and predict the held-out conditions from the start alone, the network alone, and both."""
     from bionemo.scale.inference.predict import predict
 
-    run = out / "runs" / f"{fold.name}-seed_{seed}"
-    command = train(fold.screen, out, run, fold.overrides(seed))
-    cells = fold.screen.source(out)
-    predict(run, cells, _predicted(fold, out, seed), like=cells, seed=seed, overwrite=True, progress=False)
+    run, screen = _run(fold, out, seed), fold.screen
+    command = train(screen, out, run, seeded(seed))
+    cells = screen.source(out)
+    for arm, share in SHARES.items():
+        choices = {"like": cells, "layer": screen.layer, "seed": seed, "network_share": share}
+        predict(run, cells, _predicted(run, arm), overwrite=True, progress=False, **choices)
     (run / "command.txt").write_text(command)
 
 
 def score(fold: Fold, out: Path, seeds: int, state: list[Path]) -> None:
-    """Score all seeds together, STATE's beside them, and write the report."""
+    """Score all seeds of all arms together, and write the report, and a row of scores for each condition."""
     from bionemo.perteval import evaluate
 
-    predicted = {SCALE: [_predicted(fold, out, seed) for seed in range(seeds)]}
+    predicted: dict = {arm: [_predicted(_run(fold, out, seed), arm) for seed in range(seeds)] for arm in SHARES}
     if state:
         predicted[STATE] = state
-    cells = fold.screen.source(out)
-    report = out / "reports" / fold.name
-    evaluate(predicted, cells, split=fold.screen.split, out=report, threads=1, progress=False)
+    screen, report = fold.screen, out / "reports" / fold.name
+    cells = screen.source(out)
+    evaluation = evaluate(
+        predicted, cells, layer=screen.layer, split=screen.split, out=report, threads=1, progress=False
+    )
+    tables = []
+    for kind in evaluation.kinds:
+        others = kind.per_perturbation[~kind.per_perturbation["arm"].isin(ARMS)]
+        table = pd.concat([kind.per_seed, others.assign(seed=0)])
+        arms = table["arm"].map({name: arm.kind for name, arm in kind.arms.items()})
+        tables.append(table.assign(controls=str(kind.controls), kind=arms, fold=fold.name, group=fold.group))
+    pd.concat(tables).to_csv(_rows(fold, out), index=False)
 
 
 def _measured(fold: Fold, out: Path, seeds: int, state: Path | None) -> bool:
     for seed in range(seeds):
-        if not _predicted(fold, out, seed).exists() and not apart(predict_seed, fold, out, seed):
+        done = _run(fold, out, seed) / "command.txt"
+        if not done.exists() and not apart(predict_seed, fold, out, seed):
             return False
     theirs = [] if state is None else sorted((state / fold.name).glob("predicted*.h5ad"))
     return apart(score, fold, out, seeds, theirs)
 
 
 def _facts(fold: Fold, out: Path, seeds: int) -> dict:
-    report = out / "reports" / fold.name / "metrics.json"
-    if not report.exists():
+    if not _rows(fold, out).exists():
         return {}
-    runs = [out / "runs" / f"{fold.name}-seed_{seed}" for seed in range(seeds)]
+    runs = [_run(fold, out, seed) for seed in range(seeds)]
+    record = json.loads((runs[0] / "run.json").read_text())
+    best = [run / ("trial/best.json" if record["trial"] else "best.json") for run in runs]
     return {
-        "report": json.loads(report.read_text()),
+        "rows": pd.read_csv(_rows(fold, out), dtype={"context": str, "perturbation": str}),
         "commands": [(run / "command.txt").read_text() for run in runs],
-        "validation": [json.loads((run / "best.json").read_text()) for run in runs if (run / "best.json").exists()],
-        "model_versions": json.loads((runs[0] / "run.json").read_text())["versions"],
+        "chosen": [json.loads(file.read_text()) for file in best],
+        "versions": record["versions"],
     }
 
 
-def _predicted(fold: Fold, out: Path, seed: int) -> Path:
-    return out / "runs" / f"{fold.name}-seed_{seed}" / "predicted.h5ad"
+def _run(fold: Fold, out: Path, seed: int) -> Path:
+    return out / "runs" / f"{fold.name}-seed_{seed}"
+
+
+def _predicted(run: Path, arm: str) -> Path:
+    return run / f"{arm.replace(' ', '_')}.h5ad"
+
+
+def _rows(fold: Fold, out: Path) -> Path:
+    return out / "reports" / fold.name / "rows.csv"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -119,6 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=lambda text: Path(text).resolve(), required=True, help="folder to work in")
     parser.add_argument("--seeds", type=int, default=3, help="training seeds (3)")
+    parser.add_argument("--only", help="some folds by name, separated by commas")
     parser.add_argument(
         "--state", type=lambda text: Path(text).resolve(), help="folder with FOLD/predicted*.h5ad of STATE"
     )

@@ -1,14 +1,21 @@
-"""Tables over folds, from the reports of the evaluation."""
+"""Tables over folds and screens, from the scores of every arm, seed and condition."""
 
 import json
-import statistics
+import re
 from pathlib import Path
 
-HEADLINE = ("MSE", "MAE", "PDCorr", "DEOver", "DEPrec", "LFCSpear", "DirAgr")
-COLUMNS = (*HEADLINE, "n_de_predicted")
+import numpy as np
+import pandas as pd
+
+from experiments.ablations.summary import mean_and_interval
+
+METRICS = ("PDCorr", "DEOver", "DEPrec", "LFCSpear", "DirAgr", "MSE", "MAE", "n_de_predicted")
 LOW = ("MSE", "MAE")
 """Metrics of which less is better."""
-SCALE, STATE, TRANSFERRED, ENDING = "scale", "state", "control cells + transferred delta", ", zero-preserving"
+START, NETWORK, BOTH, STATE = ARMS = ("linear start alone", "network alone", "both", "STATE")
+TRANSFERRED, HALVES, BEST = "control mean + transferred delta", "split halves", "best simple baseline"
+PAIRS = ((BOTH, START), (NETWORK, START), (BOTH, TRANSFERRED), (BOTH, BEST), (NETWORK, STATE), (BOTH, STATE))
+"""Arms whose difference is shown, the first less the second."""
 
 
 def write_summary(folds: dict[str, dict], failed: list[str], out: Path) -> None:
@@ -17,134 +24,168 @@ def write_summary(folds: dict[str, dict], failed: list[str], out: Path) -> None:
     Parameters
     ----------
     folds
-        Fold -> its report (``metrics.json`` of the evaluation), commands and versions; empty where it has none.
+        Fold -> ``rows``, its scores, and the commands, choices and versions of its trainings; empty where it has none.
     failed
         Folds in which something failed; they are named in both files.
     out
         Folder.
     """
-    kept = {name: _kept(facts) for name, facts in folds.items() if facts}
-    (out / "results.json").write_text(json.dumps({"failed": failed, "folds": kept}, indent=1) + "\n")
-    (out / "table.md").write_text(markdown(kept, failed))
+    measured = {name: facts for name, facts in folds.items() if facts}
+    rows = pd.concat([facts["rows"] for facts in measured.values()])
+    kept = {name: {key: value for key, value in facts.items() if key != "rows"} for name, facts in measured.items()}
+    scores = _means(rows).round(6).reset_index().to_dict("records")
+    results = {"failed": failed, "folds": kept, "scores": [_without_nan(record) for record in scores]}
+    results["differences"] = [
+        _without_nan({"group": group, "first": first, "second": second, "metric": metric, "mean": mean, "low": low})
+        | _without_nan({"high": high})
+        for group, own in _of_independent(rows).groupby("group", sort=False)
+        for first, second in PAIRS
+        for metric in METRICS
+        for mean, low, high in [difference(own, first, second, metric)]
+    ]
+    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    (out / "table.md").write_text(markdown(rows, failed))
 
 
-def markdown(folds: dict[str, dict], failed: list[str]) -> str:
-    """Return a table for each screen, the mean over its folds, and one of every fold's PDCorr."""
+def markdown(rows: pd.DataFrame, failed: list[str] | None = None) -> str:
+    """Return tables: the arms beside the best baseline, differences with intervals, every arm, and every fold."""
     parts = [f"Not measured: {', '.join(failed)}."] if failed else []
-    groups: dict[str, list[dict]] = {}
-    for name, fold in folds.items():
-        groups.setdefault("gbm" if name.startswith("gbm_") else name, []).append(fold)
-    with_state = [fold for fold in groups.get("gbm", []) if STATE in fold["arms"]]
-    if 0 < len(with_state) < len(groups.get("gbm", [])):
-        groups["gbm, where there is STATE"] = with_state
-    for name, members in groups.items():
-        what = f"mean of {len(members)} folds" if len(members) > 1 else f"{members[0]['conditions']} conditions"
-        parts.append(f"**{name}**, {what}, independent control cells\n\n{_arm_table(members)}")
-        shared = [member["shared"] for member in members]
-        parts.append(f"**{name}**, shared control cells as published protocols have them\n\n{_arm_table(shared)}")
-    parts.append(_fold_table(folds))
-    return "\n\n".join(parts) + "\n"
+    means = _means(rows)
+    for group, own in rows.groupby("group", sort=False):
+        of_group = means.loc[group]
+        conditions = own[["fold", "context", "perturbation"]].drop_duplicates()
+        parts.append(
+            f"**{group}**: {len(conditions)} conditions in {own['fold'].nunique()} folds, "
+            f"{own.loc[own['arm'] == BOTH, 'seed'].nunique()} seeds\n\n" + headline(of_group)
+        )
+        parts.append(_difference_table(_of_independent(own)))
+        parts += [
+            f"All arms, {mode} control cells\n\n{_arm_table(of_group.loc[mode])}" for mode in of_group.index.levels[0]
+        ]
+    return "\n\n".join([*parts, _fold_table(_of_independent(rows))]) + "\n"
 
 
-def best_baseline(arms: dict[str, dict], metric: str) -> str | None:
-    """Return the baseline with the best value of a metric; None where none has one."""
-    values = {name: arm[metric] for name, arm in arms.items() if arm["kind"] == "baseline" and arm[metric] is not None}
-    if not values:
-        return None
-    return min(values, key=values.__getitem__) if metric in LOW else max(values, key=values.__getitem__)
+def headline(means: pd.DataFrame) -> str:
+    """Return a row a metric, independent control cells first; the best baseline is chosen for each by its own score.
+
+    Parameters
+    ----------
+    means
+        Of one screen, index (controls, kind, arm).
+    """
+    lines = [("", *ARMS, BEST, HALVES), ("---", *["---:"] * len(ARMS), "---", "---:")]
+    for mode in ("independent", "shared"):
+        if mode not in means.index.levels[0]:
+            continue
+        arms = means.loc[mode].droplevel("kind")
+        for metric in METRICS[:-2]:
+            best = best_baseline(means.loc[mode], metric)
+            own = [_number(arms[metric].get(arm)) for arm in ARMS]
+            name = metric if mode == "independent" else f"{metric}, {mode} controls"
+            lines.append((name, *own, f"{_number(arms[metric][best])} {best}", _number(arms[metric].get(HALVES))))
+    return _lines(lines)
 
 
-def over_folds(folds: list[dict]) -> dict[str, dict]:
-    """Arm -> kind and mean of every metric over the folds; ``sd`` over seeds of that mean, for predictions."""
-    names = [name for name in folds[0]["arms"] if all(name in fold["arms"] for fold in folds)]
-    found = {}
-    for name in names:
-        arms = [fold["arms"][name] for fold in folds]
-        found[name] = {"kind": arms[0]["kind"]} | {metric: _mean([arm[metric] for arm in arms]) for metric in COLUMNS}
-        seeds = [arm["seeds"] or [] for arm in arms]
-        fewest = min(len(one) for one in seeds)
-        if fewest > 1:
-            means = {
-                metric: [_mean([one[seed][metric] for one in seeds]) for seed in range(fewest)] for metric in COLUMNS
-            }
-            found[name]["sd"] = {
-                metric: None if None in values else statistics.stdev(values)  # type: ignore[type-var]
-                for metric, values in means.items()
-            }
-    return found
+def best_baseline(means: pd.DataFrame, metric: str) -> str:
+    """Return the baseline with the best mean of a metric; the index is (kind, arm)."""
+    values = means.loc["baseline", metric].dropna()
+    return str(values.idxmin() if metric in LOW else values.idxmax())
 
 
-def _arm_table(folds: list[dict]) -> str:
-    arms = over_folds(folds)
-    lines: list[tuple[str, ...]] = [("arm", *HEADLINE, "predicted DE genes")]
-    lines.append(("---", *["---:"] * len(COLUMNS)))
-    best = {metric: best_baseline(arms, metric) for metric in HEADLINE}
-    order = {"prediction": 0, "baseline": 1, "oracle": 3, "ceiling": 4}
-    for name, arm in sorted(arms.items(), key=lambda item: order[item[1]["kind"]]):
-        cells = []
-        for metric in COLUMNS:
-            text = _number(arm[metric], 0 if metric == "n_de_predicted" else 3)
-            spread = arm.get("sd", {}).get(metric)
-            if spread is not None and metric in HEADLINE:
-                text += f" ± {_number(spread, 3)}"
-            cells.append(f"**{text}**" if best.get(metric) == name else text)
-        lines.append((name + {"oracle": " (oracle)", "ceiling": " (ceiling)"}.get(arm["kind"], ""), *cells))
+def difference(rows: pd.DataFrame, first: str, second: str, metric: str) -> tuple[float, float, float]:
+    """Return the mean of an arm's score less another's over seeds and conditions, and its 95 % interval.
+
+    Parameters
+    ----------
+    rows
+        Of one screen and kind of control cells.
+    first, second
+        The arms; that of several seeds as the second is averaged over them.
+    metric
+        Which; for :data:`BEST` it says the baseline.
+    """
+    if second == BEST:
+        second = best_baseline(rows.groupby(["kind", "arm"])[list(METRICS)].mean(), metric)
+    tables = [
+        rows[rows["arm"] == arm].pivot_table(index="seed", columns=["context", "perturbation"], values=metric)
+        for arm in (first, second)
+    ]
+    if any(table.empty for table in tables):
+        return np.nan, np.nan, np.nan
+    return mean_and_interval((tables[0] - tables[1].mean()).to_numpy())
+
+
+def _means(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return means over conditions and seeds of a context, then over the contexts.
+
+    The index is (group, controls, kind, arm).
+    """
+    keys = ["group", "controls", "kind", "arm"]
+    of_context = rows.groupby([*keys, "context"], sort=False)[list(METRICS)].mean()
+    return of_context.groupby(keys, sort=False).mean()
+
+
+def kept_means(results: dict) -> pd.DataFrame:
+    """Return the means that ``results.json`` keeps, with the index (group, controls, kind, arm)."""
+    return pd.DataFrame(results["scores"]).set_index(["group", "controls", "kind", "arm"]).astype(float)
+
+
+def _of_independent(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows["controls"] == "independent"]
+
+
+def _difference_table(rows: pd.DataFrame) -> str:
+    metrics = METRICS[:-2]
+    lines = [("independent control cells", *metrics), ("---", *["---:"] * len(metrics))]
+    for first, second in PAIRS:
+        found = [difference(rows, first, second, metric) for metric in metrics]
+        if not all(np.isnan(mean) for mean, *_ in found):
+            lines.append((f"{first} − {second}", *map(_difference, found)))
+    return _lines(lines)
+
+
+def _arm_table(means: pd.DataFrame) -> str:
+    order = {"prediction": 0, "baseline": 1, "oracle": 2, "ceiling": 3}
+    best = {metric: best_baseline(means, metric) for metric in METRICS}
+    lines = [("arm", *METRICS[:-1], "predicted DE genes"), ("---", *["---:"] * len(METRICS))]
+    for (kind, arm), scores in sorted(means.iterrows(), key=lambda item: order[item[0][0]]):
+        cells = [_number(scores[metric], 0 if metric == METRICS[-1] else 3) for metric in METRICS]
+        cells = [f"**{text}**" if best[metric] == arm else text for metric, text in zip(METRICS, cells, strict=True)]
+        lines.append((f"{arm} ({kind})" if kind in ("oracle", "ceiling") else arm, *cells))
+    return _lines(lines)
+
+
+def _fold_table(rows: pd.DataFrame) -> str:
+    shown = [*ARMS, TRANSFERRED, HALVES]
+    means = rows.pivot_table(index="fold", columns="arm", values="PDCorr", sort=False)
+    lines = [("fold", *shown), ("---", *["---:"] * len(shown))]
+    lines += [(str(fold), *(_number(scores.get(arm)) for arm in shown)) for fold, scores in means.iterrows()]
+    return "PDCorr, fold by fold, independent control cells\n\n" + _lines(lines)
+
+
+def _lines(lines: list[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _fold_table(folds: dict[str, dict]) -> str:
-    state = any(STATE in fold["arms"] for fold in folds.values())
-    head = ["fold", "scale", "transferred delta", "zero-preserving", "scale less the better", "split halves"]
-    lines = [[*head, "STATE"] if state else head]
-    lines.append(["---", *["---:"] * (len(lines[0]) - 1)])
-    for name, fold in folds.items():
-        arms = over_folds([fold])
-        own = arms[SCALE]["PDCorr"]
-        theirs = [arms[arm]["PDCorr"] for arm in (TRANSFERRED, TRANSFERRED + ENDING)]
-        sd = arms[SCALE].get("sd", {}).get("PDCorr")
-        cells = [
-            name,
-            _number(own, 3) + ("" if sd is None else f" ± {_number(sd, 3)}"),
-            *(_number(value, 3) for value in theirs),
-            f"{own - max(theirs):+.3f}".replace("-", "−"),
-            _number(arms["split halves"]["PDCorr"], 3),
-        ]
-        if state:
-            cells.append(_number(arms.get(STATE, {}).get("PDCorr"), 3))
-        lines.append(cells)
-    return "PDCorr, fold by fold\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _difference(found: tuple[float, float, float]) -> str:
+    """Return a difference and its interval; in bold where the interval leaves out 0."""
+    if np.isnan(found[0]):
+        return "–"
+    mean, low, high = (_short(f"{value:+.3f}") for value in found)
+    text = f"{mean} ({low} to {high})"
+    return f"**{text}**" if found[1] * found[2] > 0 else text
 
 
-def _kept(facts: dict) -> dict:
-    """The part of a report that the tables are made from: independent control cells first, shared ones beside."""
-    report = facts["report"]
-    return {
-        "conditions": report["conditions"],
-        "arms": _arms(report),
-        "shared": {"arms": _arms(report["shared"])},
-        "commands": facts["commands"],
-        "validation": facts["validation"],
-        "versions": {**report["versions"], **facts["model_versions"]},
-    }
+def _number(value: float | None, places: int = 3) -> str:
+    if value is None or np.isnan(value):
+        return "–"
+    return _short(f"{value:.{places}f}")
 
 
-def _arms(report: dict) -> dict[str, dict]:
-    arms = {}
-    for name, arm in report["arms"].items():
-        seeds = arm["seeds"] and [{metric: _round(seed[metric]) for metric in COLUMNS} for seed in arm["seeds"]]
-        arms[name] = {"kind": arm["kind"], "seeds": seeds}
-        arms[name] |= {metric: _round(arm["metrics"][metric]) for metric in COLUMNS}
-    return arms
+def _short(number: str) -> str:
+    """Return a number without the 0 before its point, and with a true minus sign."""
+    return re.sub(r"^([+-]?)0\.", r"\1.", number).replace("-", "−")
 
 
-def _mean(values: list) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _round(value: float | None) -> float | None:
-    return None if value is None else round(value, 6)
-
-
-def _number(value: float | None, places: int) -> str:
-    return "–" if value is None else f"{value:.{places}f}".replace("-", "−")
+def _without_nan(record: dict) -> dict:
+    return {name: None if isinstance(value, float) and np.isnan(value) else value for name, value in record.items()}

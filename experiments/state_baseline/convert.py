@@ -30,10 +30,12 @@ def training_files(arguments: argparse.Namespace) -> None:
     perturbed = (cells.obs[arguments.perturbation_key].astype(str) != arguments.control).to_numpy()
     is_input = ControlRoles(rotation=arguments.rotation).has(cells.obs_names, ControlRole.INPUT)
     cells = cells[elsewhere | perturbed | is_input].copy()
-    counts = sp.csr_matrix(cells.X, dtype=np.float64)
+    counts = sp.csr_matrix(cells.layers[arguments.layer] if arguments.layer else cells.X, dtype=np.float64)
     if counts.data.size and not np.array_equal(counts.data, np.round(counts.data)):
         raise SystemExit(f"error: X of {arguments.screen} does not hold counts")
     scale = arguments.target_sum / np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1.0)
+    genes = _genes(arguments, cells.var_names)
+    counts = counts[:, cells.var_names.get_indexer(genes)]
     expression = np.log1p(sp.csr_matrix(sp.diags(scale) @ counts).toarray()).astype(np.float32)
     obs = pd.DataFrame(
         {
@@ -44,7 +46,7 @@ def training_files(arguments: argparse.Namespace) -> None:
     obs["gem_group"] = cells.obs[arguments.batch_key].astype(str) if arguments.batch_key else obs["cell_type"]
     order = np.lexsort((obs["gem_group"], obs["gene"], obs["cell_type"]))
     rows = pd.DataFrame(obs.iloc[order].astype("category"))
-    table = ad.AnnData(expression[order], obs=rows, var=pd.DataFrame(index=cells.var_names))
+    table = ad.AnnData(expression[order], obs=rows, var=pd.DataFrame(index=genes))
     table.obsm["X_hvg"] = expression[order]
     folder = arguments.out / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,10 +67,17 @@ def predicted_cells(arguments: argparse.Namespace) -> None:
     obs.columns = [arguments.perturbation_key, arguments.context_key]
     obs.index = [f"predicted_{i}" for i in range(len(obs))]
     out = ad.AnnData(
-        sp.csr_matrix(np.maximum(values, 0), dtype=np.float32), obs=obs, var=pd.DataFrame(index=screen.var_names)
+        sp.csr_matrix(np.maximum(values, 0), dtype=np.float32),
+        obs=obs,
+        var=pd.DataFrame(index=_genes(arguments, screen.var_names)),
     )
     out.uns["prediction"] = {"controls": ControlRoles(rotation=arguments.rotation).to_dict()}
     out.write_h5ad(arguments.out)
+
+
+def _genes(arguments: argparse.Namespace, of_screen: pd.Index) -> pd.Index:
+    """Return the genes that STATE gets: those of a file of names, or all of the screen's."""
+    return of_screen if arguments.genes is None else pd.Index(arguments.genes.read_text().split())
 
 
 def main() -> None:
@@ -84,7 +93,9 @@ def main() -> None:
         command.add_argument("--context-key", required=True)
         command.add_argument("--control", required=True)
         command.add_argument("--rotation", type=int, choices=range(PARTS), default=0)
+        command.add_argument("--genes", type=Path, help="file of gene names; cells are normalised over all genes")
         if name == "training":
+            command.add_argument("--layer")
             command.add_argument("--batch-key")
             command.add_argument("--split", type=Path, required=True)
             command.add_argument("--target-sum", type=float, default=1e4)

@@ -32,6 +32,13 @@ def test_what_is_held_out_is_known_from_elsewhere():
         assert any(other == context for other, _ in training)
 
 
+def test_one_perturbation_is_held_out_of_some_contexts_and_trains_in_two():
+    observed = [(c, p) for c in CONTEXTS for p in ("ctrl", "drug")]
+    made = inner_split(Split(), observed, "ctrl")
+    assert len(marked(made, observed)) == 2
+    assert inner_split(Split(), observed[:-2], "ctrl") is None
+
+
 def test_nothing_is_held_out_where_nothing_could_be_predicted():
     assert inner_split(Split(), [(c, p) for c in "ab" for p in ("ctrl", "drug")], "ctrl") is None
     assert inner_split(Split(), [("a", p) for p in ("ctrl", *map(str, range(50)))], "ctrl") is None
