@@ -57,7 +57,8 @@ class TrainingConfig:
     """Decay of the moving average of weights that predictions are made with; 0 for the weights themselves."""
     trial: bool = True
     """Where the split marks no validation conditions, train twice: a trial holds out a tenth of the training conditions
-    (four, or two where no more can be) and chooses the network share and the number of steps, then a model is trained on all."""
+    (four, or two where no more can be) and chooses the network share and the number of steps, then a model is trained
+    on all."""
     seed: int = 0
     """Seed of the weights, the sets and the noise."""
     controls: Controls = Controls.INDEPENDENT
