@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import anndata as ad
+
 from bionemo.screens.controls import PARTS
 from bionemo.screens.errors import InputError
 
@@ -33,6 +35,8 @@ class Screen:
         Arguments of `prepare` that say what the columns of `obs` mean.
     layer
         Of the file, where its counts are not in X.
+    contexts
+        Those to keep; None keeps all.
     n_genes
         Highly variable genes to keep, chosen on the split's training cells; None keeps all.
     """
@@ -42,6 +46,7 @@ class Screen:
     columns: dict[str, str]
     file: str | None = None
     layer: str | None = None
+    contexts: tuple[str, ...] | None = None
     n_genes: int | None = None
 
     def source(self, work: Path) -> Path:
@@ -52,18 +57,28 @@ class Screen:
         InputError
             A real screen is not where `SCALE_SCREENS` says.
         """
-        if self.file is not None:
+        if self.file is not None and self.layer is None and self.contexts is None:
             return real_screen(self.file)
         path = work / f"{self.name}.h5ad"
         if not path.exists():
-            from bionemo.screens.simulation import simulate
-
             work.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(".partial.h5ad")
-            # The screen of `make demo`.
-            simulate(partial, cells=20_000, genes=1_000, contexts=4, perturbations=12)
+            if self.file is None:
+                from bionemo.screens.simulation import simulate
+
+                # The screen of `make demo`.
+                simulate(partial, cells=20_000, genes=1_000, contexts=4, perturbations=12)
+            else:
+                self._chosen(ad.read_h5ad(real_screen(self.file))).write_h5ad(partial)
             os.replace(partial, path)
         return path
+
+    def _chosen(self, cells: ad.AnnData) -> ad.AnnData:
+        """Return the counts of the contexts to keep, in X."""
+        if self.contexts is not None:
+            cells = cells[cells.obs[self.columns["context_key"]].isin(self.contexts).to_numpy()]
+        counts = cells.X if self.layer is None else cells.layers[self.layer]
+        return ad.AnnData(counts.copy(), obs=cells.obs.astype(str), var=cells.var[[]])  # type: ignore[union-attr]
 
     def store(self, work: Path) -> Path:
         """Return the store of the screen's cells, prepared under `work` where it is not there yet."""
@@ -72,7 +87,7 @@ class Screen:
             from bionemo.cellsets import prepare
 
             genes = {"n_genes": self.n_genes, "split": self.split if self.n_genes else None}
-            prepare([self.source(work)], path, layer=self.layer, threads=1, **genes, **self.columns)  # type: ignore[arg-type]
+            prepare([self.source(work)], path, threads=1, **genes, **self.columns)  # type: ignore[arg-type]
         return path
 
 
@@ -122,14 +137,22 @@ def glioblastoma(split: Path) -> Screen:
     )
 
 
+CELL_TYPES = (
+    *("CD14 Mono", "CD4 Naive T", "CD4 Memory T", "CD16 Mono", "B"),
+    *("CD8 T", "T activated", "NK", "DC", "B Activated"),
+)
+"""Of blood, those with 40 cells or more, from the most to the fewest."""
+
+
 def blood(split: Path) -> Screen:
-    """Interferon beta in the cell types of blood, under a split file."""
+    """Interferon beta in the cell types of blood that have 40 cells or more, under a split file."""
     return Screen(
         name="pbmc",
         file="kang_ifnb_sub_scplotter.h5ad",
         split=split,
         columns={"perturbation_key": "stim", "control": "CTRL", "context_key": "seurat_annotations"},
         layer="counts",
+        contexts=CELL_TYPES,
         n_genes=2000,
     )
 
@@ -188,7 +211,7 @@ def import_once() -> None:
     for module in (
         "bionemo.perteval.run",
         "bionemo.scale.inference.predict",
-        "bionemo.scale.nemo.overrides",
+        "bionemo.scale.training.pretrain",
     ):
         importlib.import_module(module)
     hush()

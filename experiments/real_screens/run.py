@@ -14,14 +14,20 @@ import pandas as pd
 
 from bionemo.screens.errors import InputError
 from experiments.real_screens.summary import ARMS, BOTH, NETWORK, START, STATE, write_summary
-from experiments.screens import SIMULATED, Screen, apart, blood, glioblastoma, import_once, papalexi, seeded, train
+from experiments.screens import (
+    CELL_TYPES,
+    SIMULATED,
+    Screen,
+    apart,
+    blood,
+    glioblastoma,
+    import_once,
+    papalexi,
+    seeded,
+    train,
+)
 
 PATIENTS = ("PW030", "PW032", "PW034", "PW036", "PW040")
-CELL_TYPES = (
-    *("CD14 Mono", "CD4 Naive T", "CD4 Memory T", "CD16 Mono", "B"),
-    *("CD8 T", "T activated", "NK", "DC", "B Activated"),
-)
-"""From the most cells to the fewest; three types with fewer than 40 cells always train."""
 SHARES = {START: 0.0, NETWORK: 1.0, BOTH: None}
 """Arm -> the share of the network that it is predicted with; None is what validation chose."""
 
@@ -92,7 +98,7 @@ def predict_seed(fold: Fold, out: Path, seed: int) -> None:
     command = train(screen, out, run, seeded(seed))
     cells = screen.source(out)
     for arm, share in SHARES.items():
-        choices = {"like": cells, "layer": screen.layer, "seed": seed, "network_share": share}
+        choices = {"like": cells, "seed": seed, "network_share": share}
         predict(run, cells, _predicted(run, arm), overwrite=True, progress=False, **choices)
     (run / "command.txt").write_text(command)
 
@@ -106,9 +112,7 @@ def score(fold: Fold, out: Path, seeds: int, state: list[Path]) -> None:
         predicted[STATE] = state
     screen, report = fold.screen, out / "reports" / fold.name
     cells = screen.source(out)
-    evaluation = evaluate(
-        predicted, cells, layer=screen.layer, split=screen.split, out=report, threads=1, progress=False
-    )
+    evaluation = evaluate(predicted, cells, split=screen.split, out=report, threads=1, progress=False)
     tables = []
     for kind in evaluation.kinds:
         others = kind.per_perturbation[~kind.per_perturbation["arm"].isin(ARMS)]

@@ -30,7 +30,7 @@ def training_files(arguments: argparse.Namespace) -> None:
     perturbed = (cells.obs[arguments.perturbation_key].astype(str) != arguments.control).to_numpy()
     is_input = ControlRoles(rotation=arguments.rotation).has(cells.obs_names, ControlRole.INPUT)
     cells = cells[elsewhere | perturbed | is_input].copy()
-    counts = sp.csr_matrix(cells.layers[arguments.layer] if arguments.layer else cells.X, dtype=np.float64)
+    counts = sp.csr_matrix(cells.X, dtype=np.float64)
     if counts.data.size and not np.array_equal(counts.data, np.round(counts.data)):
         raise SystemExit(f"error: X of {arguments.screen} does not hold counts")
     scale = arguments.target_sum / np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1.0)
@@ -95,7 +95,6 @@ def main() -> None:
         command.add_argument("--rotation", type=int, choices=range(PARTS), default=0)
         command.add_argument("--genes", type=Path, help="file of gene names; cells are normalised over all genes")
         if name == "training":
-            command.add_argument("--layer")
             command.add_argument("--batch-key")
             command.add_argument("--split", type=Path, required=True)
             command.add_argument("--target-sum", type=float, default=1e4)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train STATE on a screen of counts and predict the conditions that the split holds out.
-# ROTATION=1 (0, 1 or 2) moves the roles of the control cells on, as training.control_rotation does. LAYER names the
-# screen's layer of counts, and GENES a file of the gene names to keep; all genes of X are taken without them.
+# ROTATION=1 (0, 1 or 2) moves the roles of the control cells on, as training.control_rotation does. GENES names a
+# file of the gene names to keep; all genes are taken without it.
 set -euo pipefail
 if [ $# -lt 6 ]; then
     echo "usage: $0 SCREEN.h5ad SPLIT.toml PERTURBATION_KEY CONTROL CONTEXT_KEY OUT [key=value of STATE ...]" >&2
@@ -21,7 +21,7 @@ mkdir -p "$out"
 out="$(realpath "$out")"
 columns=(--perturbation-key "$key" --context-key "$context" --control "$control" --rotation "${ROTATION:-0}" ${GENES:+--genes "$GENES"})
 export PYTHONPATH="$here/../../sub-packages/bionemo-screens/src${PYTHONPATH:+:$PYTHONPATH}"
-"$venv/bin/python" "$here/convert.py" training --screen "$screen" --split "$split" "${columns[@]}" ${LAYER:+--layer "$LAYER"} --out "$out/data"
+"$venv/bin/python" "$here/convert.py" training --screen "$screen" --split "$split" "${columns[@]}" --out "$out/data"
 
 # STATE's own small model made smaller still for a CPU; its learning rate is meant for ten times the steps.
 "$venv/bin/state" tx train \
