@@ -59,7 +59,7 @@ def test_combinations_and_perturbations_that_have_only_an_embedding_are_predicte
     found = set(cells.obs[["line", "target"]].astype(str).itertuples(index=False, name=None))
     assert found == {("y", "C"), ("y", "A+B"), ("x", "A+B"), ("x", "E")}
     best = json.loads((folder / "run" / "best.json").read_text())
-    assert best["metric"] == "val_pdcorr"
+    assert best["metric"] == "val_score"
     assert cells.uns["prediction"]["step"] == best["step"]
     means = {name: cells[cells.obs["target"] == name].X.mean(0) for name in ("C", "A+B")}
     screen = ad.read_h5ad(folder / "screen.h5ad")

@@ -246,7 +246,7 @@ def test_the_best_checkpoint_and_the_newest_are_kept(tmp_path, pretrain):
     often = ("training.checkpoint_every=2", "training.validate_every=4", "training.keep_checkpoints=2")
     pretrain(run, "training.max_steps=4", *often)
     best = RunDirectory(run).best()
-    assert (best.step, best.metric) == (4, "val_pdcorr")
+    assert (best.step, best.metric) == (4, "val_score")
     # Nothing will be better than this.
     RunDirectory(run).mark_best(replace(best, value=2.0))
     pretrain(run, "training.max_steps=10", *often)

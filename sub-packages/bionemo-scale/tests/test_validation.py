@@ -14,7 +14,7 @@ from bionemo.scale.model.weight_average import WeightAverage
 from bionemo.scale.runs.directory import Best, RunDirectory
 from bionemo.scale.runs.load import find_checkpoint, load_model
 from bionemo.scale.training.callbacks.selection import Selection
-from bionemo.scale.training.validation import NETWORK_SHARES, ConditionScores
+from bionemo.scale.training.validation import NETWORK_SHARES, ConditionScores, Score
 from bionemo.screens.errors import InputError
 
 CPU = torch.device("cpu")
@@ -35,14 +35,16 @@ class Shift:
         return control + (1 - network_share) * self.start + network_share * self.change
 
 
-def scored(model, observed, shares=(1.0,), sizes=((3, 4), (3, 2), (5, 4))):
+def scored(model, observed, shares=(1.0,), sizes=((3, 4), (3, 2), (5, 4)), moved=None):
+    """The score of a model; the observed cells are moved as the first condition is if nothing else is said."""
+    moved = moved or (lambda x: x + next(iter(observed.values())))
     scores = ConditionScores(observed, shares)
     for condition, cells in sizes:
         mask = torch.arange(4)[None] < cells
         control = torch.rand(1, 4, 10)
         row = torch.zeros(1, dtype=torch.int64)
         told = Condition(perturbation=row[:, None], dose=torch.zeros(1, 1), context=row, batch=row)
-        cells = dict(control=control, perturbed=control, mask=mask, key=torch.tensor([1]))
+        cells = dict(control=control, perturbed=moved(control), mask=mask, key=torch.tensor([1]))
         scores.add(model, TrainingBatch(**cells, condition=told, place=torch.tensor([condition])))
     return scores.best(CPU)
 
@@ -51,16 +53,16 @@ def test_the_score_is_the_mean_correlation_of_deltas(groups):
     torch.manual_seed(0)
     observed, change = {3: torch.randn(10), 5: torch.randn(10)}, torch.randn(10)
     expected = sum(torch.corrcoef(torch.stack([change, delta]))[0, 1].item() for delta in observed.values()) / 2
-    score, share = scored(Shift(torch.zeros(10), change), observed)
-    assert score == pytest.approx(expected, abs=1e-5)
-    assert share == 1.0
+    score = scored(Shift(torch.zeros(10), change), observed)
+    assert score.pdcorr == pytest.approx(expected, abs=1e-5)
+    assert score.network_share == 1.0
 
 
 def test_a_condition_that_no_set_showed_and_one_that_is_not_asked_for_count_for_nothing(groups):
     torch.manual_seed(0)
     change = torch.randn(10)
-    score, _ = scored(Shift(torch.zeros(10), change), {3: change, 9: torch.randn(10)})
-    assert score == pytest.approx(1.0, abs=1e-5)
+    score = scored(Shift(torch.zeros(10), change), {3: change, 9: torch.randn(10)})
+    assert score.pdcorr == pytest.approx(1.0, abs=1e-5)
 
 
 def test_the_network_share_is_what_predicts_best(groups):
@@ -68,7 +70,30 @@ def test_the_network_share_is_what_predicts_best(groups):
     start, change = torch.randn(10), torch.randn(10)
     for share in NETWORK_SHARES:
         observed = dict.fromkeys((3, 5), (1 - share) * start + share * change)
-        assert scored(Shift(start, change), observed, NETWORK_SHARES) == (pytest.approx(1.0, abs=1e-5), share)
+        score = scored(Shift(start, change), observed, NETWORK_SHARES)
+        assert (score.value, score.network_share) == (pytest.approx(1.0, abs=1e-3), share)
+
+
+class OwnWay(Shift):
+    """Moves each cell its own way, and on the mean as the start does."""
+
+    def predict(self, control, mask, condition, key, network_share):
+        own = self.start + self.change * torch.tensor([[1.0], [-1.0], [1.0], [-1.0]])
+        return control + (1 - network_share) * self.start + network_share * own
+
+
+def test_a_network_that_moves_each_kind_of_cell_its_own_way_is_seen(groups):
+    torch.manual_seed(0)
+    start, change = torch.randn(10), 5 * torch.randn(10)
+    model, even = OwnWay(start, change), ((3, 4), (5, 4))
+    score = scored(
+        model, dict.fromkeys((3, 5), start), NETWORK_SHARES, even, moved=lambda x: model.predict(x, *4 * (1,))
+    )
+    assert (score.network_share, score.pdcorr) == (1.0, pytest.approx(1.0, abs=1e-4))
+    assert score.explained == pytest.approx(1.0, abs=1e-3)
+    # Those that were moved alike are told from them by their populations alone.
+    score = scored(model, dict.fromkeys((3, 5), start), NETWORK_SHARES, even, moved=lambda x: x + start)
+    assert (score.network_share, score.pdcorr) == (0.0, pytest.approx(1.0, abs=1e-4))
 
 
 @pytest.fixture
@@ -81,7 +106,7 @@ def selection(tmp_path, groups):
 
     def validate(score):
         trainer.global_step += 10
-        scores = SimpleNamespace(best=lambda device: (score, 0.5))
+        scores = SimpleNamespace(best=lambda device: Score(pdcorr=score, explained=score, network_share=0.5))
         module = SimpleNamespace(
             scores=scores,
             model=SimpleNamespace(network_share=torch.zeros(1)),
@@ -130,7 +155,7 @@ def test_the_best_checkpoint_predicts_and_another_can_be_named(build, record, sa
         models[step].add_module("average", WeightAverage(build(seed=step + 1)))
         save_weights(models[step], run.checkpoints / f"step={step}" / "weights")
     assert load_model(run, CPU)[1] == 20
-    run.mark_best(Best(step=10, metric="val_pdcorr", value=0.5, network_share=1.0))
+    run.mark_best(Best(step=10, metric="val_score", value=0.5, network_share=1.0))
     loaded, step = load_model(run, CPU)
     assert step == 10
     for name, value in models[10].average.model.state_dict().items():

@@ -122,7 +122,7 @@ def _trial(
         return None
     if rank_zero_only.rank == 0:
         _log.info(
-            "the trial chose %.0f%% of the network and %d steps (PDCorr %.3f); now all training conditions",
+            "the trial chose %.0f%% of the network and %d steps (score %.3f); now all training conditions",
             *(100 * best.network_share, best.step, best.value),
         )
     chosen = {"network_share": best.network_share, "steps": best.step, "score": best.value}

@@ -11,7 +11,7 @@ from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.runs.directory import Best, RunDirectory
 from bionemo.scale.training.module import ScaleModule
 
-METRIC = "val_pdcorr"
+METRIC = "val_score"
 _log = logging.getLogger("bionemo.scale")
 
 
@@ -44,21 +44,26 @@ class Selection(pl.Callback):
         """Finish the score and act on it."""
         if pl_module.scores is None:
             return
-        score, share = pl_module.scores.best(pl_module.model.network_share.device)
-        pl_module.set_network_share(share)
-        trainer.callback_metrics[METRIC] = torch.tensor(score)
+        score = pl_module.scores.best(pl_module.model.network_share.device)
+        pl_module.set_network_share(score.network_share)
+        trainer.callback_metrics["val_pdcorr"] = torch.tensor(score.pdcorr)
         chosen = pl_module.scale.start is Start.LINEAR
-        logged = {"val/pdcorr": score} | ({"val/network_share": share} if chosen else {})
+        logged = {"val/score": score.value, "val/pdcorr": score.pdcorr, "val/explained": score.explained}
+        logged |= {"val/network_share": score.network_share} if chosen else {}
         for logger in trainer.loggers:
             logger.log_metrics(logged, step=trainer.global_step)
         best = self.run.best()
         step = trainer.global_step
         # At a tie the later one; it may be the same step, validated again after an interruption.
-        if best is None or score >= best.value:
+        if best is None or score.value >= best.value:
             if rank_zero_only.rank == 0:
-                self.run.mark_best(Best(step=step, metric=METRIC, value=score, network_share=share))
-                kept = f", with {share:.0%} of the network" if chosen else ""
-                _log.info("step %d predicts the validation conditions best so far: PDCorr %.4f%s", step, score, kept)
+                self.run.mark_best(Best(step=step, metric=METRIC, value=score.value, network_share=score.network_share))
+                kept = f", with {score.network_share:.0%} of the network" if chosen else ""
+                _log.info(
+                    "step %d predicts the validation conditions best so far: PDCorr %.4f, %.0f%% of the energy "
+                    "distance explained%s",
+                    *(step, score.pdcorr, 100 * score.explained, kept),
+                )
             torch.distributed.barrier()
             return
         if self.training.is_over(step, best.step):
