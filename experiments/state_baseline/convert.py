@@ -4,6 +4,7 @@ Runs in STATE's environment, which run.sh makes, with `bionemo.screens` on the p
 """
 
 import argparse
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,23 @@ from bionemo.screens.controls import PARTS, ControlRole, ControlRoles
 def training_files(arguments: argparse.Namespace) -> None:
     """Write DIR/NAME.h5ad (log1p, dense, sorted by condition) and DIR/data.toml from counts and a split.
 
-    Of the contexts that the split scores it has only the control cells of the role input, so that STATE predicts from
-    these alone.
+    Of the contexts that are tested it has only the control cells of the role input, so that STATE predicts from these
+    alone. It has no cell of a validation condition: the last checkpoint predicts, and none is chosen.
     """
     split = tomllib.loads(arguments.split.read_text())
     (name,) = split["training"]
+    held_out = {
+        context.removeprefix(f"{name}."): parts if part == "fewshot" else {parts: None}
+        for part in ("fewshot", "zeroshot")
+        for context, parts in split.get(part, {}).items()
+    }
     cells = ad.read_h5ad(arguments.screen)
-    scored = [context.removeprefix(f"{name}.") for part in ("fewshot", "zeroshot") for context in split.get(part, {})]
-    elsewhere = ~cells.obs[arguments.context_key].astype(str).isin(scored).to_numpy()
-    perturbed = (cells.obs[arguments.perturbation_key].astype(str) != arguments.control).to_numpy()
+    contexts, labels = (cells.obs[key].astype(str) for key in (arguments.context_key, arguments.perturbation_key))
+    scored = contexts.isin([context for context, parts in held_out.items() if "test" in parts]).to_numpy()
+    perturbed = (labels != arguments.control).to_numpy()
+    validation = np.array([_validates(held_out.get(c, {}), p) for c, p in zip(contexts, labels, strict=True)])
     is_input = ControlRoles(rotation=arguments.rotation).has(cells.obs_names, ControlRole.INPUT)
-    cells = cells[elsewhere | perturbed | is_input].copy()
+    cells = cells[np.where(perturbed, ~validation, ~scored | is_input)].copy()
     counts = sp.csr_matrix(cells.X, dtype=np.float64)
     if counts.data.size and not np.array_equal(counts.data, np.round(counts.data)):
         raise SystemExit(f"error: X of {arguments.screen} does not hold counts")
@@ -51,10 +58,21 @@ def training_files(arguments: argparse.Namespace) -> None:
     folder = arguments.out / name
     folder.mkdir(parents=True, exist_ok=True)
     table.write_h5ad(folder / f"{name}.h5ad")
-    # Our split files are STATE's, but for where the files are.
+    tested = [
+        f'[zeroshot]\n"{name}.{context}" = "test"\n'
+        if parts["test"] is None
+        else f'[fewshot."{name}.{context}"]\ntest = {json.dumps(list(parts["test"]))}\n'
+        for context, parts in held_out.items()
+        if "test" in parts
+    ]
     (arguments.out / "data.toml").write_text(
-        f'[datasets]\n{name} = "{folder.resolve()}"\n\n{arguments.split.read_text()}'
+        "\n".join([f'[datasets]\n{name} = "{folder.resolve()}"\n', f'[training]\n{name} = "train"\n', *tested])
     )
+
+
+def _validates(parts: dict[str, Any], perturbation: str) -> bool:
+    """Return whether a perturbation is a validation condition of a context with these parts, None meaning all of it."""
+    return "val" in parts and (parts["val"] is None or perturbation in parts["val"])
 
 
 def predicted_cells(arguments: argparse.Namespace) -> None:
