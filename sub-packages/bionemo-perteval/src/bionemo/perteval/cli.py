@@ -46,6 +46,13 @@ def evaluate(
         float | None, typer.Option(help="Counts per cell that observed counts are scaled to.")
     ] = None,
     layer: Annotated[str | None, typer.Option(help="Layer of the observed file instead of X.")] = None,
+    within: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of obs by which contexts are divided into subpopulations that are scored apart, such as cell "
+            "types; predicted cells have the label of the control cell they were made from."
+        ),
+    ] = None,
     min_cells: Annotated[
         int | None,
         typer.Option(help="Leave out conditions with fewer predicted, observed or control cells; the report says so."),
@@ -118,6 +125,7 @@ def evaluate(
         context_key=context_key,
         target_sum=target_sum,
         layer=layer,
+        within=within,
         min_cells=min_cells,
         held_out=None if held_out is None else read_pairs(held_out, "--held-out"),
         protocol=protocol,

@@ -51,6 +51,7 @@ def evaluate(
     context_key: str | None = None,
     target_sum: float | None = None,
     layer: str | None = None,
+    within: str | None = None,
     min_cells: int | None = None,
     held_out: Collection[tuple[str, str]] | None = None,
     protocol: str | Path | None = None,
@@ -92,6 +93,10 @@ def evaluate(
         Counts per cell that observed counts are normalised to before log1p.
     layer
         Layer of the observed file; None for its `X`.
+    within
+        Column of `obs` by which each context is divided into subpopulations that are scored apart, such as the cell
+        types of a donor's blood, which the model need not know: predicted cells have the label of the control cell that
+        they were made from. Split, protocol and training conditions still name whole contexts.
     min_cells
         Conditions with fewer predicted, observed or control cells are left out, which the report says. None refuses
         conditions with a single observed cell.
@@ -147,7 +152,7 @@ def evaluate(
     truth = read_observed(observed)
 
     given = {"perturbation_key": perturbation_key, "context_key": context_key, "control": control}
-    given |= {"target_sum": target_sum, "layer": layer}
+    given |= {"target_sum": target_sum, "layer": layer, "within": within}
     keys = Keys.resolve(rules.keys(given), _stated(predictions))
     screen = align(predictions, truth, keys, min_cells=min_cells, seed=seed)
     held = rules.hold(screen, predictions, trained_on=training_conditions, hvg_from=hvg_from)
@@ -270,6 +275,7 @@ def _settings(
         "control": keys.control,
         "target_sum": screen.target_sum,
         "layer": keys.layer,
+        "within": keys.within,
         "min_cells": min_cells,
         "genes": int(screen.genes.size),
         "seed": seed,

@@ -12,6 +12,8 @@ from bionemo.screens.labels import Condition
 
 FEWEST = 2
 """Cells that a test needs of a population."""
+SUBPOPULATION = 10
+"""Cells that a subpopulation needs to be scored apart, if nothing else is said."""
 
 Rows = Mapping[Condition, np.ndarray]
 """Condition -> rows of its cells."""
@@ -38,7 +40,7 @@ def check_observed(predicted: Rows, observed: Rows, keys: Keys, name: str) -> No
     for context, perturbation in predicted:
         if context not in contexts:
             raise InputError(
-                f"Context {context!r} was predicted but is not in column {keys.context_key!r} of {name}"
+                f"Context {context!r} was predicted but is not in column {keys.scored_key!r} of {name}"
                 f"{nearest(context, contexts)}; rename it or drop it from the prediction."
             )
         if (context, perturbation) not in observed:
@@ -53,6 +55,24 @@ def check_observed(predicted: Rows, observed: Rows, keys: Keys, name: str) -> No
             f"{name} has no control cells ({keys.control!r}) in {_listed(map(repr, bare))}; add them or drop these "
             "contexts from the prediction."
         )
+
+
+def of_all_files(predictions: Sequence[Rows], observed: Rows, keys: Keys) -> list[Rows]:
+    """Return the subpopulations that every file has cells of; which ones a prediction has is chance where few have any.
+
+    Raises
+    ------
+    InputError
+        Where there is none.
+    """
+    there = {condition for condition in observed if (condition[0], keys.control) in observed}
+    there = there.intersection(*predictions)
+    if not there:
+        raise InputError(
+            f"No subpopulation by {keys.within!r} has cells in every file; predictions take that column from their "
+            "control cells, so give it to the file that they are predicted from."
+        )
+    return [{condition: rows for condition, rows in found.items() if condition in there} for found in predictions]
 
 
 def too_small(predictions: Sequence[Rows], observed: Rows, control: str, min_cells: int | None) -> list[Condition]:

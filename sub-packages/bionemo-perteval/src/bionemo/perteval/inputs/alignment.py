@@ -11,7 +11,7 @@ from bionemo.perteval.inputs import agreement
 from bionemo.perteval.inputs.agreement import Rows
 from bionemo.perteval.inputs.expression import observed_log1p, predicted_log1p
 from bionemo.perteval.inputs.keys import Keys
-from bionemo.perteval.inputs.labels import factors_of, rows_by_condition
+from bionemo.perteval.inputs.labels import contexts_of, factors_of, rows_by_condition
 from bionemo.perteval.inputs.reading import CellFile
 from bionemo.perteval.inputs.screen import Predicted, Screen, generator
 from bionemo.perteval.inputs.stored import names_of
@@ -34,7 +34,8 @@ def align(
     keys
         Columns, control label, target sum, layer.
     min_cells
-        Conditions with fewer cells, in any file, are left out; None refuses what cannot be tested.
+        Conditions with fewer cells, in any file, are left out; None refuses what cannot be tested, or leaves out
+        subpopulations of fewer than ten cells.
     seed
         Seed of the draw that makes the number of predicted cells equal.
 
@@ -50,7 +51,10 @@ def align(
     """
     first = predictions[0]
     rows, notes = rows_by_condition(observed, keys)
-    predicted = [_perturbed(prediction, keys) for prediction in predictions]
+    predicted: Sequence[Rows] = [_perturbed(prediction, keys) for prediction in predictions]
+    if keys.within is not None:
+        predicted = agreement.of_all_files(predicted, rows, keys)
+        min_cells = agreement.SUBPOPULATION if min_cells is None else min_cells
     agreement.check_observed(predicted[0], rows, keys, observed.name)
     for prediction, conditions in zip(predictions[1:], predicted[1:], strict=True):
         agreement.check_same_conditions(predicted[0], conditions, first.name, prediction.name)
@@ -78,6 +82,7 @@ def align(
         control=keys.control,
         control_parts=_control_parts(observed, rows, keys.control),
         factors=factors_of(observed, keys, rows),
+        context_of=contexts_of(observed, keys, rows),
         left_out=tuple(small),
         notices=tuple(_left_out(small, predicted, rows, min_cells)),
         notes=tuple(notes),

@@ -21,6 +21,8 @@ class Keys:
         Counts per cell before log1p, needed where the observed file holds counts.
     layer
         Layer of the observed file; None for `X`.
+    within
+        Column of the subpopulations that are scored apart in each context; None scores contexts as a whole.
     """
 
     perturbation_key: str
@@ -28,12 +30,18 @@ class Keys:
     control: str
     target_sum: float | None
     layer: str | None
+    within: str | None = None
+
+    @property
+    def scored_key(self) -> str:
+        """Return the column, or columns joined by ``+``, of what is scored apart: contexts, or their subpopulations."""
+        return self.context_key if self.within is None else f"{self.context_key}+{self.within}"
 
     @classmethod
     def resolve(cls, given: Mapping[str, Any], stated: Mapping[str, Any]) -> "Keys":
         """Take what was given, else what the prediction says of itself.
 
-        The layer is of the observed file, so the prediction has no say in it.
+        The layer is of the observed file, so the prediction has no say in it, nor in subpopulations.
 
         Parameters
         ----------
@@ -61,4 +69,5 @@ class Keys:
             control=str(values["control"]),
             target_sum=None if target_sum in (None, "") else float(target_sum),  # type: ignore[arg-type]
             layer=given["layer"] or None,
+            within=given["within"] or None,
         )

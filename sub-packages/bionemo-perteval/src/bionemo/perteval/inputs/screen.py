@@ -1,7 +1,7 @@
 """Hold observed and predicted cells on one panel and one scale."""
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -66,6 +66,8 @@ class Screen:
         Context -> part of each of its control cells, in the order of `rows`; see `bionemo.screens.controls`.
     factors
         Context -> labels of the columns that it is joined from; empty where one column holds it.
+    context_of
+        What is scored apart -> the context that it is a subpopulation of; empty where contexts are scored as a whole.
     left_out
         Predicted conditions that are not scored, because they have too few cells.
     training
@@ -83,6 +85,7 @@ class Screen:
     control: str
     control_parts: Mapping[str, np.ndarray] = field(default_factory=dict)
     factors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    context_of: Mapping[str, str] = field(default_factory=dict)
     left_out: tuple[Condition, ...] = ()
     training: tuple[Condition, ...] = ()
     notices: tuple[str, ...] = ()
@@ -96,6 +99,10 @@ class Screen:
         for context, perturbation in sorted(next(iter(self.predictions.values()))[0]):
             contexts.setdefault(context, []).append(perturbation)
         return contexts
+
+    def whole(self, conditions: Iterable[Condition]) -> list[Condition]:
+        """Return the conditions, each once, with whole contexts in place of subpopulations: what models trained on."""
+        return list(dict.fromkeys((self.context_of.get(name, name), label) for name, label in conditions))
 
     def cells(self, context: str, perturbation: str) -> sp.csr_matrix:
         """Return the observed cells of a condition, log1p [n, G]."""

@@ -155,12 +155,13 @@ class Ruleset:
         InputError
             Naming the rule and what breaks it.
         """
-        held_out = self.held_out(screen.rows, screen.control)
+        observed = screen.whole(screen.rows)
+        held_out = self.held_out(observed, screen.control)
         names = [prediction.arm for prediction in predictions]
         trained_by = _by_name(trained_on, names, "--training-conditions")
         chosen_by = _by_name(hvg_from, names, "--hvg-from")
         for pairs in trained_by.values():
-            _check_observed({(str(c), str(p)) for c, p in pairs}, screen.rows, "--training-conditions")
+            _check_observed({(str(c), str(p)) for c, p in pairs}, observed, "--training-conditions")
         notes: list[str] = []
         sources: dict[str, str | None] = {}
         for prediction in predictions:
@@ -172,19 +173,20 @@ class Ruleset:
                 hvg_from=chosen_by.get(prediction.arm),
             )
             if self.protocol is not None:
-                _check_contexts(self.protocol, screen.scored)
+                _check_contexts(self.protocol, {context for context, _ in _scored(screen)})
             notes += check_leakage(
                 record,
                 prediction.name,
                 scored=_scored(screen),
                 held_out=held_out,
                 control=screen.control,
-                split=self.split_of(screen.rows),
+                split=self.split_of(observed),
                 strict=self.strict,
             )
             sources[prediction.name] = record.hvg_from
-        screen = hold_out(screen, held_out)
-        notes = [*dict.fromkeys(notes), *training_notes(screen, held_out)]
+        barred = {condition for condition in screen.rows if held_out.issuperset(screen.whole([condition]))}
+        screen = hold_out(screen, barred)
+        notes = [*dict.fromkeys(notes), *training_notes(screen, barred)]
         return Held(screen=screen, held_out=held_out, hvg_from=sources, notes=notes)
 
     def statement(self, screen: Screen, keys: Keys, hvg_from: Mapping[str, str | None]) -> dict[str, Any]:
@@ -199,12 +201,13 @@ class Ruleset:
         hvg_from
             Field of `Held`.
         """
-        protocol, split, lacking = self.protocol, self.split_of(screen.rows), []
+        observed = screen.whole(screen.rows)
+        protocol, split, lacking = self.protocol, self.split_of(observed), []
         if protocol is None:
             values = {name: getattr(keys, name) for name in _FLAGS}
             protocol = Protocol(name="", title="", hvg_from="given", **values)
         else:
-            lacking = departures(protocol, _scored(screen), split, screen.rows)
+            lacking = departures(protocol, _scored(screen), split, observed)
             if protocol.n_genes not in (None, screen.genes.size):
                 lacking.append(f"{screen.genes.size} genes were scored and not {protocol.n_genes}")
             lacking += gene_departures(protocol, hvg_from)
@@ -268,7 +271,7 @@ def _check_observed(pairs: Collection[Condition], observed: Collection[Condition
 
 
 def _scored(screen: Screen) -> list[Condition]:
-    return [(context, name) for context, names in screen.scored.items() for name in names]
+    return screen.whole((context, name) for context, names in screen.scored.items() for name in names)
 
 
 def _published(row: Published) -> dict[str, Any]:
