@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import anndata as ad
@@ -33,10 +33,8 @@ class Screen:
         TOML file of held-out conditions.
     columns
         Arguments of `prepare` that say what the columns of `obs` mean.
-    layer
-        Of the file, where its counts are not in X.
-    contexts
-        Those to keep; None keeps all.
+    made
+        What is measured of the file's cells; all of them as they are where None.
     n_genes
         Highly variable genes to keep, chosen on the split's training cells; None keeps all.
     """
@@ -45,8 +43,7 @@ class Screen:
     split: Path
     columns: dict[str, str]
     file: str | None = None
-    layer: str | None = None
-    contexts: tuple[str, ...] | None = None
+    made: Callable[[ad.AnnData], ad.AnnData] | None = None
     n_genes: int | None = None
 
     def source(self, work: Path) -> Path:
@@ -57,7 +54,7 @@ class Screen:
         InputError
             A real screen is not where `SCALE_SCREENS` says.
         """
-        if self.file is not None and self.layer is None and self.contexts is None:
+        if self.file is not None and self.made is None:
             return real_screen(self.file)
         path = work / f"{self.name}.h5ad"
         if not path.exists():
@@ -69,16 +66,10 @@ class Screen:
                 # The screen of `make demo`.
                 simulate(partial, cells=20_000, genes=1_000, contexts=4, perturbations=12)
             else:
-                self._chosen(ad.read_h5ad(real_screen(self.file))).write_h5ad(partial)
+                assert self.made is not None
+                self.made(ad.read_h5ad(real_screen(self.file))).write_h5ad(partial)
             os.replace(partial, path)
         return path
-
-    def _chosen(self, cells: ad.AnnData) -> ad.AnnData:
-        """Return the counts of the contexts to keep, in X."""
-        if self.contexts is not None:
-            cells = cells[cells.obs[self.columns["context_key"]].isin(self.contexts).to_numpy()]
-        counts = cells.X if self.layer is None else cells.layers[self.layer]
-        return ad.AnnData(counts.copy(), obs=cells.obs.astype(str), var=cells.var[[]])  # type: ignore[union-attr]
 
     def store(self, work: Path) -> Path:
         """Return the store of the screen's cells, prepared under `work` where it is not there yet."""
@@ -137,24 +128,41 @@ def glioblastoma(split: Path) -> Screen:
     )
 
 
+CELL_TYPE = "seurat_annotations"
 CELL_TYPES = (
     *("CD14 Mono", "CD4 Naive T", "CD4 Memory T", "CD16 Mono", "B"),
     *("CD8 T", "T activated", "NK", "DC", "B Activated"),
 )
 """Of blood, those with 40 cells or more, from the most to the fewest."""
+SAMPLES = {"first": (1, 2, 3, 4), "second": (5, 6), "third": (7, 8, 9, 10)}
+"""Sample -> groups of the file's cells, which were drawn from all of them."""
 
 
 def blood(split: Path) -> Screen:
-    """Interferon beta in the cell types of blood that have 40 cells or more, under a split file."""
+    """Interferon beta in the cell types of blood, each a context, under a split file."""
     return Screen(
         name="pbmc",
         file="kang_ifnb_sub_scplotter.h5ad",
         split=split,
-        columns={"perturbation_key": "stim", "control": "CTRL", "context_key": "seurat_annotations"},
-        layer="counts",
-        contexts=CELL_TYPES,
+        columns={"perturbation_key": "stim", "control": "CTRL", "context_key": CELL_TYPE},
+        made=_blood_counts,
         n_genes=2000,
     )
+
+
+def mixed_blood(split: Path) -> Screen:
+    """The same cells in three samples of all cell types, which are not named."""
+    screen = blood(split)
+    return replace(screen, columns={**screen.columns, "context_key": "sample"})
+
+
+def _blood_counts(cells: ad.AnnData) -> ad.AnnData:
+    """Return the counts of the cell types, and the samples that the file's ten groups of cells are divided into."""
+    cells = cells[cells.obs[CELL_TYPE].isin(CELL_TYPES).to_numpy()]
+    obs = cells.obs[["stim", CELL_TYPE]].astype(str)
+    of_group = {f"g{number}": sample for sample, numbers in SAMPLES.items() for number in numbers}
+    obs["sample"] = cells.obs["group"].astype(str).map(of_group)
+    return ad.AnnData(cells.layers["counts"].copy(), obs=obs, var=cells.var[[]])
 
 
 def seeded(seed: int) -> list[str]:

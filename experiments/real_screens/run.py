@@ -15,6 +15,7 @@ import pandas as pd
 from bionemo.screens.errors import InputError
 from experiments.real_screens.summary import ARMS, BOTH, NETWORK, START, STATE, write_summary
 from experiments.screens import (
+    CELL_TYPE,
     CELL_TYPES,
     SIMULATED,
     Screen,
@@ -22,6 +23,7 @@ from experiments.screens import (
     blood,
     glioblastoma,
     import_once,
+    mixed_blood,
     papalexi,
     seeded,
     train,
@@ -39,6 +41,8 @@ class Fold:
     name: str
     group: str
     screen: Screen
+    within: str | None = None
+    """Column of subpopulations that are scored apart, and that the model is not told of."""
 
 
 def folds(out: Path) -> list[Fold]:
@@ -57,6 +61,9 @@ def folds(out: Path) -> list[Fold]:
         parts = {"val": CELL_TYPES[(part + 1) % 3 :: 3][1:3], "test": CELL_TYPES[part::3]}
         split = _split(out / "splits" / f"pbmc_{part}.toml", "pbmc", "STIM", parts)
         found.append(Fold(split.stem, "PBMC", blood(split)))
+    parts = {"val": ["second"], "test": ["third"]}
+    split = _split(out / "splits" / "pbmc_mixed.toml", "pbmc", "STIM", parts)
+    found.append(Fold(split.stem, "PBMC, cell types unnamed", mixed_blood(split), within=CELL_TYPE))
     return found
 
 
@@ -112,7 +119,9 @@ def score(fold: Fold, out: Path, seeds: int, state: list[Path]) -> None:
         predicted[STATE] = state
     screen, report = fold.screen, out / "reports" / fold.name
     cells = screen.source(out)
-    evaluation = evaluate(predicted, cells, split=screen.split, out=report, threads=1, progress=False)
+    evaluation = evaluate(
+        predicted, cells, split=screen.split, within=fold.within, out=report, threads=1, progress=False
+    )
     tables = []
     for kind in evaluation.kinds:
         others = kind.per_perturbation[~kind.per_perturbation["arm"].isin(ARMS)]

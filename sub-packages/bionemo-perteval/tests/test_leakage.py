@@ -31,6 +31,10 @@ class _Screen:
     rows: list
     genes: np.ndarray = field(default_factory=lambda: np.zeros(2000))
 
+    def whole(self, conditions):
+        """Return the conditions: nothing is divided here."""
+        return list(conditions)
+
 
 def _check(record=CLEAN, *, scored=(("A", "t"),), split=SPLIT, held_out=(("A", "u"), ("A", "v")), strict=False):
     return check_leakage(
