@@ -89,6 +89,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise InputError(f"--state {given.state} is not a folder: name the one that holds FOLD/predicted*.h5ad.")
         import_once()
         failed = [fold.name for fold in chosen if not _measured(fold, given.out, given.seeds, given.state)]
+        if len(failed) == len(chosen):
+            raise InputError(f"nothing was measured in {', '.join(failed)}; what failed is said above.")
         write_summary({fold.name: _facts(fold, given.out, given.seeds) for fold in chosen}, failed, given.out)
     except InputError as mistake:
         print(f"error: {mistake}", file=sys.stderr)  # noqa: T201

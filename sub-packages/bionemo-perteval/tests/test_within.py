@@ -35,9 +35,12 @@ def split(tmp_path):
     return tmp_path / "split.toml"
 
 
-def test_each_subpopulation_is_scored_and_held_out_with_its_context(kinds, split):
+def test_each_subpopulation_is_scored_and_held_out_with_its_context(kinds, split, tmp_path):
     observed, predicted = kinds
-    found = evaluate(predicted, observed, split=split, within="kind", controls="shared", arms="main", progress=False)
+    for cells, name in ((observed, "observed"), (predicted, "predicted")):
+        cells.write_h5ad(tmp_path / f"{name}.h5ad")
+    files = tmp_path / "predicted.h5ad", tmp_path / "observed.h5ad"
+    found = evaluate(*files, split=split, within="kind", controls="shared", arms="main", progress=False)
     scored = found.settings["scored"]
     assert set(scored) == {"A+flat", "A+round", "B+flat", "B+round"}
     assert scored["A+flat"] == ["p1", "p2", "p3"]

@@ -37,7 +37,7 @@ def contexts_of(file: CellFile, keys: Keys, rows: Mapping[Condition, np.ndarray]
         return {}
     first = {scored: int(of[0]) for (scored, _), of in rows.items()}
     obs: Any = file.cells.obs
-    labels = labels_of(obs.iloc[list(first.values())], keys.context_key, file.name)
+    labels = labels_of(obs, keys.context_key, file.name)[list(first.values())]
     return dict(zip(first, map(str, labels), strict=True))
 
 
