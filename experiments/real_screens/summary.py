@@ -146,11 +146,13 @@ def _difference_table(rows: pd.DataFrame) -> str:
 
 def _arm_table(means: pd.DataFrame) -> str:
     order = {"prediction": 0, "baseline": 1, "oracle": 2, "ceiling": 3}
-    best = {metric: best_baseline(means, metric) for metric in METRICS}
+    best = {metric: best_baseline(means, metric) for metric in METRICS[:-1]}
     lines = [("arm", *METRICS[:-1], "predicted DE genes"), ("---", *["---:"] * len(METRICS))]
     for (kind, arm), scores in sorted(means.iterrows(), key=lambda item: order[item[0][0]]):
         cells = [_number(scores[metric], 0 if metric == METRICS[-1] else 3) for metric in METRICS]
-        cells = [f"**{text}**" if best[metric] == arm else text for metric, text in zip(METRICS, cells, strict=True)]
+        cells = [
+            f"**{text}**" if best.get(metric) == arm else text for metric, text in zip(METRICS, cells, strict=True)
+        ]
         lines.append((f"{arm} ({kind})" if kind in ("oracle", "ceiling") else arm, *cells))
     return _lines(lines)
 
