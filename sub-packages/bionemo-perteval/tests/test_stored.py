@@ -64,7 +64,10 @@ def test_a_folder_of_shards_is_one_prediction(small_blocks, shards, noisy, count
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda folder: (folder / "part-1.h5ad").unlink(), "Shard part-1.h5ad of .* is lost: remove"),
+        (
+            lambda folder: (folder / "part-1.h5ad").unlink(),
+            "Shard part-1.h5ad of .* is lost: give",
+        ),
         (lambda folder: (folder / "part-1.h5ad").open("ab").write(b"x"), "Shard part-1.h5ad of .* is damaged"),
         (lambda folder: (folder / INDEX).rename(folder / "plan.json"), "is not finished: give the command"),
         (lambda folder: (folder / INDEX).write_text("{}"), "index.json cannot be read"),

@@ -120,6 +120,20 @@ def test_what_was_interrupted_goes_on_with_what_is_absent(asked, stopping, tmp_p
     assert (ad.read_h5ad(tmp_path / "predicted.h5ad").obs_names[-1]).startswith("predicted_")
 
 
+def test_shards_that_were_lost_after_the_end_are_made_again(asked, stopping, tmp_path):
+    folder = asked(tmp_path / "predicted")
+    expected = content(folder)
+    index = (folder / "index.json").read_bytes()
+    lost, damaged = sorted(expected)[:2]
+    (folder / lost).unlink()
+    (folder / damaged).write_bytes(b"")
+    predicted = stopping(None)
+    asked(folder)
+    assert len(predicted) == 2
+    assert content(folder) == expected
+    assert (folder / "index.json").read_bytes() == index
+
+
 def test_a_plan_that_a_kill_has_cut_is_no_other_prediction(asked, tmp_path):
     (tmp_path / "predicted").mkdir()
     (tmp_path / "predicted" / "plan.json.1.partial").write_text("{")

@@ -15,6 +15,7 @@ PLAN, INDEX = "plan.json", "index.json"
 FORMAT = 1
 CHECKSUM = partial(hashlib.blake2b, digest_size=8)
 """Of the bytes of a shard."""
+_ANEW = "give the command that predicts it again, which makes anew what is lost or damaged"
 
 
 def holds_shards(folder: Path) -> bool:
@@ -41,16 +42,15 @@ def checked_shards(folder: Path) -> list[Path]:
         if content["format"] != FORMAT or not stated:
             raise ValueError(f"its format is {content['format']} and it names {len(stated)} shards")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{index} cannot be read ({error}): predict again into another folder") from error
-    anew = f"remove {index} and give the command that predicts it again, which makes this shard anew"
+        raise InputError(f"{index} cannot be read ({error}): {_ANEW}") from error
     paths = []
     for name, checksum in stated:
         path = folder / name
         if name != path.name or not path.is_file():
-            raise InputError(f"Shard {name} of {folder} is lost: {anew}")
+            raise InputError(f"Shard {name} of {folder} is lost: {_ANEW}")
         if file_checksum(path) != checksum:
             raise InputError(
-                f"Shard {name} of {folder} is damaged, it has another checksum than its index says: {anew}"
+                f"Shard {name} of {folder} is damaged, it has another checksum than its index says: {_ANEW}"
             )
         paths.append(path)
     return paths

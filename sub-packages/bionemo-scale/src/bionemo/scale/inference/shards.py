@@ -20,7 +20,7 @@ from anndata.experimental import concat_on_disk
 from anndata.io import write_elem
 
 from bionemo.screens.errors import InputError
-from bionemo.screens.shards import CHECKSUM, FORMAT, INDEX, PLAN, file_checksum
+from bionemo.screens.shards import CHECKSUM, FORMAT, INDEX, PLAN, checked_shards, file_checksum
 
 LOCK, FINISHING = ".lock", ".finishing"
 
@@ -90,14 +90,21 @@ class ShardFolder:
         if there and stated is None:
             raise InputError(f"{self.path} holds something else than a prediction: name another folder.")
         if stated == self._plan and not (overwrite and INDEX in there):
-            if INDEX in there:
+            if INDEX in there and self._is_whole():
                 raise InputError(f"{self.path} exists: name another, or replace it with --overwrite.")
+            (self.path / INDEX).unlink(missing_ok=True)
             remove(self.path.glob("*.partial"))
             return
         if there and mend is not None and not overwrite:
             raise InputError(f"{self.path} holds shards of another prediction: {mend}.")
         remove(path for path in self.path.iterdir() if path.name != LOCK)
         write_whole(self.path / PLAN, json.dumps(self._plan, indent=1).encode())
+
+    def _is_whole(self) -> bool:
+        try:
+            return bool(checked_shards(self.path))
+        except InputError:
+            return False
 
     def _stated(self) -> dict[str, Any] | None:
         try:
