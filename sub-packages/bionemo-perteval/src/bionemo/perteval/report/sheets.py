@@ -58,8 +58,10 @@ class Sheet:
     grey: dict[str, str] = field(default_factory=dict)
 
 
-def scores(evaluation: Evaluation, caption: str, metrics: Sequence[Metric], *, intervals: bool = True) -> Sheet:
-    """Return one row an arm, its DE counts after DEOver, and intervals where asked for."""
+def scores(
+    evaluation: Evaluation, caption: str, metrics: Sequence[Metric], *, intervals: bool = True, places: int = 1
+) -> Sheet:
+    """Return one row an arm: its scores, with intervals where asked for, and after DEOver its DE counts with places."""
     winners = {metric.name: evaluation.best(metric.name) for metric in metrics}
     heads, rows = _heads(metrics), []
     for arm, described in evaluation.arms.items():
@@ -70,10 +72,10 @@ def scores(evaluation: Evaluation, caption: str, metrics: Sequence[Metric], *, i
             notes = [f"{number(low, metric)} to {number(high, metric)}"] if intervals and low == low else []
             cells.append(Cell(number(value, metric), notes, "best" if arm in winners[metric.name] else ""))
             if metric.name == "DEOver":
-                cells.append(Cell(de_counts(evaluation, arm), look="count"))
+                cells.append(Cell(de_counts(evaluation, arm, places=places), look="count"))
         rows.append(Row(_arm(evaluation, arm), cells, described.kind))
     if "DEOver ↑" in heads:
-        heads.insert(heads.index("DEOver ↑") + 1, "DE genes\npred. / obs.")
+        heads.insert(heads.index("DEOver ↑") + 1, "DE genes\npred/obs")
     look = "dense" if len(heads) > 8 else ""
     return Sheet(caption, "arm", heads, rows, look=look, grey=_grey(evaluation, metrics))
 

@@ -11,18 +11,9 @@ from bionemo.perteval.evaluation import Evaluation
 from bionemo.perteval.metrics.registry import FEW_DE_GENES, METRICS, STRONG_EFFECT, headline
 from bionemo.perteval.metrics.strata import METRIC, RESISTANT, SATURATED
 from bionemo.perteval.populations.ceiling import SPLIT_HALVES
-from bionemo.perteval.report.text import (
-    ARROWS,
-    cannot_tell,
-    counted,
-    de_counts,
-    difference,
-    number,
-    p_value,
-    sign,
-    signed,
-    stratum_name,
-)
+from bionemo.perteval.report import sheets
+from bionemo.perteval.report.sheets import Sheet
+from bionemo.perteval.report.text import ARROWS, cannot_tell, counted, difference, number, p_value, signed
 from bionemo.perteval.report.warnings import warnings
 from bionemo.screens.printable import printable
 
@@ -46,6 +37,8 @@ class _Tables:
         names = evaluation.predictions
         for of in evaluation.kinds:
             yield _all_arms(of)
+        for said in dict.fromkeys(filter(None, (cannot_tell(evaluation, metric) for metric in headline()))):
+            yield _text(said, "dim")
         for notice in (*evaluation.notices, *evaluation.failed_seeds):
             yield _text(notice, "bold")
         for warning in warnings(evaluation):
@@ -53,14 +46,11 @@ class _Tables:
         yield Text()
         for arm in names:
             yield _prediction(evaluation, arm, wide=options.max_width >= _WIDE)
-            yield _strata(evaluation, arm)
         for place, first in enumerate(names):
             for second in names[place + 1 :]:
                 yield _comparison(evaluation, first, second)
-        if evaluation.engines is not None:
-            yield _engines(evaluation)
-        if evaluation.challenge_table is not None:
-            yield _challenge(evaluation)
+        yield _strata(evaluation)
+        yield from map(_sheet, filter(None, (sheets.engines(evaluation), sheets.challenge(evaluation))))
 
 
 def _text(text: str, style: str = "") -> Text:
@@ -79,58 +69,45 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _all_arms(evaluation: Evaluation) -> RenderableType:
-    heads = []
-    for metric in headline():
-        heads.append(f"{metric.name}\n{ARROWS[metric.best or 'high']} ")
-        if metric.name == "DEOver":
-            heads.append("DE genes\npred/obs")
-    size = counted(evaluation.conditions, len(evaluation.settings["scored"]))
-    table = _table(f"{size}, {evaluation.controls} control cells", *heads)
+def _sheet(sheet: Sheet, title: str = "") -> Table:
+    """Return a table of the page without its small lines: best scores are bold, metrics that tell nothing dim."""
+    starred = any("best" in cell.look for row in sheet.rows for cell in row.cells)
+    table = _table(
+        title or sheet.caption,
+        *(head.replace(" ↑", "\n↑").replace(" ↓", "\n↓") + " " * starred for head in sheet.heads),
+    )
     for column in table.columns[1:]:
         column.no_wrap = True
-    winners = {metric.name: evaluation.best(metric.name) for metric in headline()}
-    grey = {metric.name for metric in headline() if cannot_tell(evaluation, metric)}
     before = ""
-    for arm in evaluation.table.index:
-        kind = evaluation.arms[arm].kind
-        if before and kind != before:
+    for row in sheet.rows:
+        if before and row.kind != before:
             table.add_section()
-        before = kind
-        label = {"ceiling": " (ceiling)", "oracle": " (oracle)"}.get(kind, "")
-        cells = [_text(arm + label, "bold" if kind == "prediction" else "")]
-        for metric in headline():
-            best = arm in winners[metric.name]
-            score = number(float(evaluation.table.loc[arm, metric.name]), metric)  # type: ignore[arg-type]
-            style = "dim" if metric.name in grey else "bold" if best else ""
-            cells.append(_text(_short(score) + ("*" if best else " "), style))
-            if metric.name == "DEOver":
-                cells.append(_text(de_counts(evaluation, arm, places=0, separator="/")))
+        before = row.kind
+        cells = [_text(row.name, "bold" if row.kind == "prediction" else "")]
+        for head, cell in zip(sheet.heads, row.cells, strict=True):
+            best = "best" in cell.look
+            style = "dim" if head in sheet.grey else "bold" if best else ""
+            cells.append(_text(_short(cell.text) + ("*" if best else " " * starred), style))
         table.add_row(*cells)
-    legend = "* best without oracles and ceiling; means over perturbations, then contexts"
-    said = [text for metric in headline() if (text := cannot_tell(evaluation, metric))]
-    return Group(table, *(_text(text, "dim") for text in (legend, *said)))
+    return table
 
 
-def _strata(evaluation: Evaluation, arm: str) -> RenderableType:
-    """Return how much better a prediction is than the best baseline of each stratum."""
-    table = _table(f"{arm} less the best baseline, above 0 where it is better", *(m.name for m in headline()))
-    mine = evaluation.strata[evaluation.strata["arm"] == arm]
-    for _, rows in mine.groupby(["by", "stratum"], sort=False):
-        by, stratum, conditions = rows.iloc[0][["by", "stratum", "conditions"]]
-        found = rows.set_index("metric")
-        cells = (
-            _short(difference(float(found.loc[metric.name, "difference"]), metric))  # type: ignore[arg-type]
-            + sign(float(found.loc[metric.name, "low"]), float(found.loc[metric.name, "high"]), empty=" ")  # type: ignore[arg-type]
-            for metric in headline()
-        )
-        table.add_row(f"{stratum_name(by, stratum)} ({conditions})", *cells)
+def _all_arms(evaluation: Evaluation) -> RenderableType:
+    sheet = sheets.scores(evaluation, "", headline(), intervals=False, places=0)
+    size = counted(evaluation.conditions, len(evaluation.settings["scored"]))
+    legend = "* best without oracles and ceiling, dim tells nothing; means over perturbations, then contexts"
+    return Group(_sheet(sheet, f"{size}, {evaluation.controls} control cells"), _text(legend, "dim"))
+
+
+def _strata(evaluation: Evaluation) -> RenderableType:
+    """Return how much better the predictions are than the best baseline of each stratum."""
     legend = (
-        f"▲ ahead, ▽ behind, and the interval leaves out 0; saturated: {evaluation.best_baseline(METRIC)} has at least "
-        f"{SATURATED:.0%} of the way from control cells to a replicate in {METRIC}, resistant: less than "
-        f"{RESISTANT:.0%}; weak: fewer than {FEW_DE_GENES} observed DE genes, strong: at least {STRONG_EFFECT}"
+        "above 0 is better, ▲ ahead and ▽ behind by more than the interval; saturated: "
+        f"{evaluation.best_baseline(METRIC)} has at least {SATURATED:.0%} of the way from control cells to a replicate "
+        f"in {METRIC}, resistant: less than {RESISTANT:.0%}; weak: fewer than {FEW_DE_GENES} observed DE genes, "
+        f"strong: at least {STRONG_EFFECT}"
     )
-    return Group(table, _text(legend, "dim"), Text())
+    return Group(_sheet(sheets.strata(evaluation)), _text(legend, "dim"), Text())
 
 
 def _prediction(evaluation: Evaluation, arm: str, *, wide: bool) -> RenderableType:
@@ -192,32 +169,6 @@ def _comparison(evaluation: Evaluation, first: str, second: str) -> RenderableTy
     return Group(table, Text())
 
 
-def _engines(evaluation: Evaluation) -> RenderableType:
-    engines = evaluation.engines
-    assert engines is not None
-    ours, other = engines.columns
-    table = _table(f"cell-eval {ours} / {other}", *(metric.name for metric in headline()))
-    for arm in engines.index.get_level_values("arm").unique():
-        pairs = engines.loc[arm]
-        scores = (
-            " / ".join(_short(number(float(value), metric)) for value in pairs.loc[metric.name])
-            if metric.name in pairs.index
-            else "–"
-            for metric in headline()
-        )
-        table.add_row(_text(str(arm)), *scores)
-    return table
-
-
-def _challenge(evaluation: Evaluation) -> RenderableType:
-    scaled = evaluation.challenge_table
-    assert scaled is not None
-    table = _table("Virtual Cell Challenge 2026", *scaled.columns)
-    for arm, row in scaled.iterrows():
-        table.add_row(_text(str(arm)), *(_short(signed(float(value), 2)) for value in row))
-    return table
-
-
 def _compared(row: Any, metric: Any) -> dict[str, str]:
     """Return a difference, its interval and its p value by the head of their columns."""
     low, high = float(row["low"]), float(row["high"])
@@ -231,4 +182,4 @@ def _compared(row: Any, metric: Any) -> dict[str, str]:
 
 def _short(text: str) -> str:
     """Return a fraction without its leading zero."""
-    return text.replace("0.", ".", 1) if text.lstrip("+−<").startswith("0.") else text
+    return text.replace("0.", ".", 1) if text.lstrip("▲▽ +−<").startswith("0.") else text
