@@ -1,1 +1,1 @@
-"""Side-by-side benchmarks: several arms, each in a process and an environment of its own, in turn in one run."""
+"""Measure side by side: several arms, each in a process and an environment of its own, in turn in one run."""

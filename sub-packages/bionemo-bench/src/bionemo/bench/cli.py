@@ -1,4 +1,4 @@
-"""The ``bionemo-bench`` command: measurements beside other projects' tools, each in an environment of its own."""
+"""Measure beside other projects' tools, by the command ``bionemo-bench``."""
 
 import json
 import sys
@@ -13,6 +13,15 @@ from bionemo.screens.errors import InputError
 from bionemo.screens.printable import printable
 
 _CACHE = Path("~/.cache/bionemo-bench")
+_Cache = Annotated[Path, typer.Option(help="Directory of environments, data and logs; what is there is used again.")]
+_Cells = Annotated[int, typer.Option(help="Cells of the screen that is made for it.")]
+_Genes = Annotated[int, typer.Option(help="Genes.")]
+_Values = Annotated[int, typer.Option(help="Non-zero counts of a cell, on average.")]
+_Contexts = Annotated[int, typer.Option(help="Contexts.")]
+_Perturbations = Annotated[int, typer.Option(help="Perturbations of each context, beside the control.")]
+_Again = Annotated[
+    bool, typer.Option("--convert-again", help="Make and time every format anew, those in the cache too.")
+]
 app = typer.Typer(help="Measure beside other tools.", no_args_is_help=True, rich_markup_mode="markdown")
 
 
@@ -25,11 +34,11 @@ def loader(
     peers: Annotated[
         bool, typer.Option("--peers", help="Install other projects' loaders and measure them too.")
     ] = False,
-    cells: Annotated[int, typer.Option(help="Cells of the screen that is made for it.")] = 1_000_000,
-    genes: Annotated[int, typer.Option(help="Genes.")] = 2_000,
-    nnz: Annotated[int, typer.Option(help="Non-zero counts of a cell, on average.")] = 199,
-    contexts: Annotated[int, typer.Option(help="Contexts.")] = 10,
-    perturbations: Annotated[int, typer.Option(help="Perturbations of each context, beside the control.")] = 200,
+    cells: _Cells = 1_000_000,
+    genes: _Genes = 2_000,
+    nnz: _Values = 199,
+    contexts: _Contexts = 10,
+    perturbations: _Perturbations = 200,
     set_size: Annotated[int, typer.Option(help="Cells of a set.")] = 64,
     sets_per_batch: Annotated[int, typer.Option(help="Sets of a batch.")] = 16,
     seconds: Annotated[float, typer.Option(help="Of one measurement; slow loops are cut off there.")] = 10.0,
@@ -38,12 +47,8 @@ def loader(
         list[str] | None, typer.Option("--arm", help="Measure only this loop; give it several times for several.")
     ] = None,
     cold: Annotated[bool, typer.Option(help="Measure with the files dropped from the page cache as well.")] = True,
-    convert_again: Annotated[
-        bool, typer.Option("--convert-again", help="Make and time every format anew, those in the cache too.")
-    ] = False,
-    cache: Annotated[
-        Path, typer.Option(help="Directory of environments and data; what is there is used again.")
-    ] = _CACHE,
+    convert_again: _Again = False,
+    cache: _Cache = _CACHE,
 ) -> None:
     """Time loops that read sets of cells: this project's, sorted h5py slices and, with --peers, other projects'."""
     from bionemo.bench.harness.screen import ScreenSize
@@ -82,21 +87,19 @@ def throughput(
     steps: Annotated[int, typer.Option(help="Of one measurement; 0 for what the size says.")] = 0,
     repeats: Annotated[int, typer.Option(help="Measurements of each arm, in turn with the others; at least 3.")] = 3,
     threads: Annotated[int, typer.Option(help="That each process computes with.")] = 1,
-    cells: Annotated[int, typer.Option(help="Cells of the screen that is made for it.")] = 160_000,
-    genes: Annotated[int, typer.Option(help="Genes.")] = 2_000,
-    nnz: Annotated[int, typer.Option(help="Non-zero counts of a cell, on average.")] = 540,
-    contexts: Annotated[int, typer.Option(help="Contexts.")] = 8,
-    perturbations: Annotated[int, typer.Option(help="Perturbations of each context, beside the control.")] = 12,
+    cells: _Cells = 160_000,
+    genes: _Genes = 2_000,
+    nnz: _Values = 540,
+    contexts: _Contexts = 8,
+    perturbations: _Perturbations = 12,
     baseline: Annotated[
         Path | None, typer.Option(help="An earlier throughput.json of this machine; end with 1 if 5% slower than it.")
     ] = None,
     read: Annotated[
         Path | None, typer.Option(help="Measure nothing: write table and plot of this throughput.json again.")
     ] = None,
-    convert_again: Annotated[
-        bool, typer.Option("--convert-again", help="Make and time every format anew, those in the cache too.")
-    ] = False,
-    cache: Annotated[Path, typer.Option(help="Directory of data and runs; what is there is used again.")] = _CACHE,
+    convert_again: _Again = False,
+    cache: _Cache = _CACHE,
 ) -> None:
     """Train and predict beside STATE at matched sizes; STATE's environment is made once, or named in STATE_VENV."""
     from bionemo.bench.harness.screen import ScreenSize
@@ -152,7 +155,7 @@ def scoring(
     ] = "both",
     repeats: Annotated[int, typer.Option(min=0, help="Of the comparison, alternating.")] = 3,
     threads: Annotated[int, typer.Option(min=1, help="Threads of perteval, worker processes of cell-eval.")] = 2,
-    cache: Annotated[Path, typer.Option(help="Directory of the measurements' logs.")] = _CACHE,
+    cache: _Cache = _CACHE,
 ) -> None:
     """Time scoring beside cell-eval itself, and how it grows with the number of cells."""
     from bionemo.bench.scoring.benchmark import run

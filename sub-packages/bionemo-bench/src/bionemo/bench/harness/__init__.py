@@ -1,1 +1,1 @@
-"""What all benchmarks share: arms in turn, environments, worker processes, machine facts and records."""
+"""Share among all benchmarks the runs, environments, worker processes, machine facts and reports."""

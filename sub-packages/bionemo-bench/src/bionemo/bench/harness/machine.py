@@ -1,4 +1,4 @@
-"""What the machine is, and how fast its memory is."""
+"""Say what the machine is, and how fast its memory is."""
 
 import ctypes
 import os
@@ -29,21 +29,10 @@ def machine_facts() -> dict[str, Any]:
 
 
 def memory_rates(block_bytes: int, blocks: int, seconds: float = 1.0) -> dict[str, dict[str, float]]:
-    """Measure memset and memcpy with one thread and with two.
+    """Measure memset and memcpy with one thread and with two, each for some seconds.
 
-    Parameters
-    ----------
-    block_bytes : int
-        Written by one call; such as a batch.
-    blocks : int
-        Written in turn by each thread; such as the batches of memory that a loader uses in turn.
-    seconds : float
-        Of each measurement.
-
-    Returns
-    -------
-    dict
-        ``{"memset": {"1": bytes a second, "2": ...}, "memcpy": {...}}``; copied bytes are counted once.
+    Each thread writes `blocks` blocks in turn, as a loader does that uses the memory of so many batches again. What is
+    returned is ``{"memset": {"1": bytes a second, "2": ...}, "memcpy": {...}}``; copied bytes are counted once.
     """
     return {
         name: {str(threads): _rate(name, block_bytes, blocks, threads, seconds) for threads in (1, 2)}

@@ -1,4 +1,4 @@
-"""The kernel's cache of files: filled, emptied, and measured, file by file."""
+"""Fill, empty and measure the kernel's cache of files, file by file."""
 
 import ctypes
 import mmap

@@ -1,4 +1,4 @@
-"""The report of a benchmark is made from its JSON alone: tables in Markdown, and bars with whiskers.
+"""Make the report of a benchmark from its JSON alone: tables in Markdown, and bars with whiskers.
 
 `described` makes what every result begins with: schema, start, duration, command, machine and settings.
 """
@@ -29,18 +29,9 @@ def described(schema: str, began: float, machine: Result, settings: Result) -> R
 def write_files(
     result: Result, out: Path, name: str, markdown: Callable[[Result], str], plot: Callable[[Result, Path], None]
 ) -> dict[str, Path]:
-    """Write ``NAME.json``, ``NAME.md`` and ``NAME.svg``, and return the files by ending.
+    """Write ``NAME.json``, ``NAME.md`` and ``NAME.svg`` in a directory, and return the files by ending.
 
-    Parameters
-    ----------
-    result : dict
-        What was measured.
-    out : Path
-        Directory; made if need be.
-    name : str
-        Of the files.
-    markdown, plot : callable
-        Make the text, and draw the result into a file.
+    `markdown` makes the text of a result, and `plot` draws it into a file.
     """
     out.mkdir(parents=True, exist_ok=True)
     files = {ending: out / f"{name}.{ending}" for ending in ("json", "md", "svg")}

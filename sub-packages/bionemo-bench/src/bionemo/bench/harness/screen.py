@@ -1,4 +1,4 @@
-"""The screen of the loader benchmark: counts of a stated number of cells, genes and non-zero values a cell.
+"""Draw the screen of the benchmarks: counts of a stated number of cells, genes and non-zero values a cell.
 
 Nothing of it is biology but the sizes: a gene's share of the cells it is seen in is log-normal, scaled so that a cell
 has the stated number of values on average, and a count is geometric. The file is written block by block, each drawn
@@ -29,19 +29,15 @@ _MORE_COUNT = 0.35  # chance that a count is one larger
 
 @dataclass(frozen=True, kw_only=True)
 class ScreenSize:
-    """How large the screen is.
+    """A `ScreenSize` says how large the screen is.
 
-    Attributes
-    ----------
-    cells, genes, contexts, perturbations : int
-        A tenth of the cells are controls, the others are spread over contexts and perturbations alike.
-    values_per_cell : int
-        Mean number of non-zero counts of a cell.
+    A tenth of the cells are controls, the others are spread over contexts and perturbations alike.
     """
 
     cells: int
     genes: int
     values_per_cell: int
+    """Mean number of non-zero counts of a cell."""
     contexts: int
     perturbations: int
 
@@ -58,7 +54,7 @@ class ScreenSize:
 
     @property
     def name(self) -> str:
-        """A folder name that tells sizes apart."""
+        """Return a folder name that tells sizes apart."""
         return "-".join(str(value) for value in asdict(self).values())
 
 
@@ -138,7 +134,7 @@ def reference_counts(folder: Path, cells: np.ndarray) -> np.ndarray:
 
 
 class _CsrGroup:
-    """X of an h5ad file as contiguous CSR arrays, filled from the front."""
+    """A `_CsrGroup` is X of an h5ad file as contiguous CSR arrays, filled from the front."""
 
     def __init__(self, file: h5py.File, lengths: np.ndarray, genes: int):
         group = file.create_group("X")

@@ -1,4 +1,4 @@
-"""Drivers in processes of their own, and the requests they are sent."""
+"""Start drivers in processes of their own, and send them requests."""
 
 import contextlib
 import json
@@ -18,13 +18,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEX
 
 
 class Bench:
-    """Where environments, data and logs of benchmarks are kept.
-
-    Parameters
-    ----------
-    cache : Path
-        The directory; made if need be.
-    """
+    """A `Bench` keeps environments, data and logs of benchmarks in a directory, which is made if need be."""
 
     def __init__(self, cache: Path):
         self.data, self._environments, self._logs = (
@@ -38,16 +32,8 @@ class Bench:
     ) -> "Worker":
         """Start a driver, its environment made first where need be.
 
-        Parameters
-        ----------
-        driver : str or Path
-            Name of one of `DRIVERS`, or a script elsewhere without its ending; it can import what lies in `DRIVERS`.
-        environment : Environment
-            Where it runs.
-        threads : int
-            That numerical libraries may use.
-        paths : sequence of Path
-            Folders that it imports from as well.
+        A driver is the name of one of `DRIVERS`, or a script elsewhere without its ending; it can import what lies in
+        `DRIVERS`, and from the folders `paths`. Its numerical libraries may use so many threads.
 
         Raises
         ------
@@ -61,22 +47,10 @@ class Bench:
 
 
 class Worker:
-    """A running driver; as a context it is closed at the end.
+    """A `Worker` is a running driver; as a context it is closed at the end.
 
-    Parameters
-    ----------
-    python : Path
-        Interpreter of the driver's environment.
-    driver : Path
-        The script.
-    log : Path
-        File that what it prints is appended to.
-    own : bool
-        Whether it runs in the environment of this process, and sees its PYTHONPATH.
-    threads : int
-        That numerical libraries may use.
-    paths : sequence of Path
-        Folders that it imports from as well.
+    What it prints is appended to the log. Where it is `own` it runs in the environment of this process, and sees its
+    PYTHONPATH.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""Reading sets of cells beside other projects' loaders."""
+"""Time reading sets of cells beside other projects' loaders."""

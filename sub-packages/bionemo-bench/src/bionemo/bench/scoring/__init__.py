@@ -1,1 +1,1 @@
-"""Scoring beside cell-eval itself."""
+"""Time scoring beside cell-eval itself."""

@@ -1,1 +1,1 @@
-"""Training and prediction beside STATE at matched settings."""
+"""Time training and prediction beside STATE at matched settings."""

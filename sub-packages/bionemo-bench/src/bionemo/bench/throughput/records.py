@@ -1,4 +1,4 @@
-"""Rates from what was taken, and ratios between arms: arithmetic on the records alone."""
+"""Compute rates of what was measured, and ratios between arms, from the records alone."""
 
 from collections.abc import Sequence
 from statistics import quantiles

@@ -1,4 +1,4 @@
-"""Whether this project has become slower than a stored result of the same machine says it was."""
+"""Tell whether this project has become slower than a stored result of the same machine says it was."""
 
 import json
 from pathlib import Path

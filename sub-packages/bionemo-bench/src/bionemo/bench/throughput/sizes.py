@@ -1,4 +1,4 @@
-"""Sizes at which both models are measured, and the settings each is told so that they match."""
+"""Name the sizes at which both models are measured, and the settings each is told so that they match."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,32 +10,22 @@ CONTROL = "control"
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """Sizes that SCALE and STATE have in common.
-
-    Attributes
-    ----------
-    name : str
-        For the command line.
-    preset : str
-        STATE's own configuration that it starts from.
-    hidden, layers, heads, ffn : int
-        Of the transformer over the cells of a set.
-    set_size, sets_per_batch : int
-        Cells of a set, S, and sets of a batch, B.
-    steps : int
-        Of one measurement on a CPU and on a GPU. STATE's workers keep 48 batches: a window much shorter than that can
-        live on batches made before it.
-    """
+    """A `Size` has what SCALE and STATE have in common: the transformer over the cells of a set, and its sets."""
 
     name: str
     preset: str
+    """STATE's own configuration that it starts from."""
     hidden: int
     layers: int
     heads: int
     ffn: int
     set_size: int
+    """Cells of a set, S."""
     sets_per_batch: int = 16
+    """Sets of a batch, B."""
     steps: tuple[int, int]
+    """Steps of one measurement on a CPU and on a GPU. STATE's workers keep 48 batches: a window much shorter than that
+    can live on batches made before it."""
 
     def blocks(self) -> dict[str, Any]:
         """Return the sizes of SCALE's transformer blocks."""

@@ -1,4 +1,4 @@
-"""What every driver shares: requests in and answers out as JSON lines, and the clocks.
+"""Share among all drivers how requests come in and answers go out, as JSON lines, and the clocks.
 
 A driver is a script run by the interpreter of its own environment, so it and this module use nothing but the standard
 library, NumPy and what that environment holds. One request a line on standard input; one answer a line on what was
@@ -32,33 +32,22 @@ import numpy as np
 
 
 class Batch(NamedTuple):
-    """What a loop hands out.
-
-    Attributes
-    ----------
-    rows : integer array or list
-        Rows of the target cells in the driver's order of the data; -1 for padding.
-    target : float32 array [len(rows), G], or a function that returns it
-        Their log1p expression. A function where making it is no part of the loop, as for cells staged as CSR.
-    control_rows : int
-        Rows of control cells that were read beside them.
-    """
+    """A `Batch` is what a loop hands out."""
 
     rows: Any
+    """Rows of the target cells, integers in the driver's order of the data; -1 for padding."""
     target: Any
+    """Their log1p expression, float32 [len(rows), G]; a function that returns it where making it is no part of the
+    loop, as for cells staged as CSR."""
     control_rows: int = 0
+    """How many rows of control cells were read beside them."""
 
 
 class Reader(Protocol):
-    """An open data set.
-
-    Attributes
-    ----------
-    cell_of_row : integer array
-        The number that each row has in the screen all formats were made from.
-    """
+    """A `Reader` is an open data set."""
 
     cell_of_row: np.ndarray
+    """The number that each row has in the screen all formats were made from."""
 
     def batches(self) -> Iterator[Batch]:
         """Loop over one epoch."""
@@ -115,16 +104,7 @@ def send_answer(answer: dict[str, Any]) -> None:
 
 
 def timed_loop(reader: Reader, seconds: float, epochs: int | None = None) -> dict[str, Any]:
-    """Loop over epochs for `seconds`; the first batch and what led to it are counted apart.
-
-    Parameters
-    ----------
-    reader : Reader
-        Open.
-    seconds : float
-        After which the loop is broken off.
-    epochs : int, optional
-        After which it ends before that.
+    """Loop over epochs for `seconds`, at most `epochs`; the first batch and what led to it are counted apart.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Sorted h5py slices: an uncompressed CSR h5ad file in the order of the conditions, one slice a set."""
+"""Read an uncompressed CSR h5ad file in the order of the conditions by h5py, one slice a set."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from sorted_sets import Layout, SetReader, concatenated
 
 
 class H5Csr:
-    """The CSR group X of a file whose arrays are contiguous."""
+    """An `H5Csr` is the CSR group X of a file whose arrays are contiguous."""
 
     def __init__(self, path: Path):
         matrix: Any = h5py.File(path, "r")["X"]

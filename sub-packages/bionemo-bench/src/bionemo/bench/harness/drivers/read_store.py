@@ -1,4 +1,4 @@
-"""bionemo-cellsets: `SetLoader` over a `CellStore`."""
+"""Read a `CellStore` by `SetLoader`."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The loop a user writes over a file that is sorted by condition, for formats that leave the loop to the user.
+"""Loop over a file that is sorted by condition as a user would, for formats that leave the loop to the user.
 
 Each run of one condition is cut into slices of S consecutive rows, the slices are shuffled, and B of them are a batch.
 Control cells are not read. The rows are normalised and made dense with NumPy and SciPy.
@@ -15,7 +15,7 @@ from driver_protocol import Batch
 
 
 class CsrSource(Protocol):
-    """Rows of a file as CSR."""
+    """A `CsrSource` gives rows of a file as CSR."""
 
     def slices(self, bounds: list[tuple[int, int]]) -> tuple[np.ndarray, ...]:
         """Return values, columns and pointers of the rows of several slices, one after another."""
@@ -23,7 +23,7 @@ class CsrSource(Protocol):
 
 
 class Layout:
-    """Where the runs of the sorted file are, and what normalises its rows; written beside it when it was sorted."""
+    """A `Layout` knows where the runs of the sorted file are, and what normalises its rows; sorting wrote it."""
 
     def __init__(self, folder: Path):
         self.cell_of_row = np.load(folder / "cell_of_row.npy", mmap_mode="r")
@@ -43,7 +43,7 @@ class Layout:
 
 
 class SetReader:
-    """The loop over the slices of a `CsrSource`."""
+    """A `SetReader` loops over the slices of a `CsrSource`."""
 
     def __init__(self, source: CsrSource, layout: Layout, options: dict[str, Any]):
         self._source, self._layout, self._epoch = source, layout, 0

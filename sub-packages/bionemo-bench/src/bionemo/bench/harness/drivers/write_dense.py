@@ -1,4 +1,4 @@
-"""The screen as STATE reads it fastest: dense log1p float32 in obsm, uncompressed and contiguous."""
+"""Write the screen as STATE reads it fastest: dense log1p float32 in obsm, uncompressed and contiguous."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""annbatch: its collection of zarr stores through zarrs, with its sampler of one class a batch or its random one."""
+"""Read by annbatch its collection of zarr stores, with its sampler of one class a batch or its random one."""
 
 # pyright: reportMissingImports=false
 # The package lies in this driver's own environment.
@@ -19,7 +19,7 @@ zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"})
 
 
 class AnnbatchReader:
-    """Batches of S cells of one condition (with replacement), or batches of cells from random chunks."""
+    """An `AnnbatchReader` loops over S cells of one condition (with replacement), or cells from random chunks."""
 
     def __init__(self, path: Path, options: dict[str, Any]):
         self._layout = layout = Layout(Path(options["sorted"]))

@@ -1,4 +1,4 @@
-"""cell-load, the loader of STATE: its data module over log1p expression in obsm, dense, as STATE is given it.
+"""Read by cell-load, the loader of STATE, its data module over log1p expression in obsm, dense, as STATE is given it.
 
 Each perturbed cell comes beside a control cell of its context.
 """

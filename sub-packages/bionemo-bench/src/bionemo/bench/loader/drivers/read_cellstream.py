@@ -1,4 +1,4 @@
-"""cellstream: `gather_rows` of a batch's sets from a per-cell archive in the order of the conditions."""
+"""Read by cellstream `gather_rows` of a batch's sets from a per-cell archive in the order of the conditions."""
 
 # pyright: reportMissingImports=false
 # The package lies in this driver's own environment.
@@ -12,7 +12,7 @@ from sorted_sets import Layout, SetReader
 
 
 class Archive:
-    """An archive of the layout that cellstream recommends, its counts in the integer codec."""
+    """An `Archive` has the layout that cellstream recommends, its counts in the integer codec."""
 
     def __init__(self, path: Path, threads: int):
         assert cellstream.rust_available(), "cellstream has no compiled core here"

@@ -1,4 +1,4 @@
-"""scDataset: shuffled blocks of a backed AnnData file, with the transform it supplies for AnnData.
+"""Read by scDataset shuffled blocks of a backed AnnData file, with the transform it supplies for AnnData.
 
 It shuffles the cells of the blocks that it fetches together, so a batch is a mixture of conditions.
 """
@@ -18,7 +18,7 @@ from sorted_sets import Layout
 
 
 class ScDatasetReader:
-    """Batches of B*S cells from blocks of S consecutive ones."""
+    """A `ScDatasetReader` loops over batches of B*S cells from blocks of S consecutive ones."""
 
     def __init__(self, path: Path, options: dict[str, Any]):
         self._layout = Layout(path)

@@ -1,4 +1,4 @@
-"""bionemo-scdl: rows of its memory map, one `get_row` a cell, over the sorted file."""
+"""Read by bionemo-scdl rows of its memory map, one `get_row` a cell, over the sorted file."""
 
 # pyright: reportMissingImports=false
 # The package lies in this driver's own environment.
@@ -13,7 +13,7 @@ from bionemo.scdl.io.single_cell_memmap_dataset import SingleCellMemMapDataset
 
 
 class ScdlRows:
-    """An archive of bionemo-scdl."""
+    """A `ScdlRows` is an archive of bionemo-scdl."""
 
     def __init__(self, path: Path):
         self._rows = SingleCellMemMapDataset(str(path))

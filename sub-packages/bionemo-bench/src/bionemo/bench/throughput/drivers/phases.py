@@ -1,4 +1,4 @@
-"""Where the time of a command that predicts goes: its forward passes, its reading and its writing, by wrapping them."""
+"""Say where the time of a command that predicts goes, by wrapping its forward passes, its reading and its writing."""
 
 import time
 from collections.abc import Callable
@@ -10,17 +10,7 @@ from driver_protocol import cpu_seconds, memory
 
 
 class Phases:
-    """Seconds spent in functions that are wrapped while this context lasts.
-
-    Attributes
-    ----------
-    seconds : dict
-        By phase.
-    calls : list
-        Begin and end of each forward pass.
-    cells : int
-        That the forward passes predicted, padding included.
-    """
+    """A `Phases` notes the seconds spent in functions that are wrapped while this context lasts, by phase."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -65,16 +55,7 @@ class Phases:
 
 
 def timed_command(command: Callable[[], None], phases: Phases, result: str) -> dict[str, Any]:
-    """Run a command and say what it took.
-
-    Parameters
-    ----------
-    command : callable
-        Writes `result`.
-    phases : Phases
-        Of its parts.
-    result : str
-        h5ad file; its rows are the predicted cells.
+    """Run a command that writes predicted cells to an h5ad file, and say what it and its phases took.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""SCALE's own `predict`, its parts timed."""
+"""Time the parts of SCALE's own `predict`."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""STATE's own `tx predict` and `tx infer` in its own environment, their parts timed."""
+"""Time the parts of STATE's own `tx predict` and `tx infer`, in its own environment."""
 
 # pyright: reportMissingImports=false
 # The packages lie in this driver's own environment.
@@ -17,20 +17,8 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 def run(command: str, run: str, checkpoint: str, adata: str, out: str, threads: int) -> dict[str, Any]:
     """Predict the test conditions, and say what it took.
 
-    Parameters
-    ----------
-    command : str
-        "predict", which takes the conditions from the training's data, or "infer", which takes them from `adata`.
-    run : str
-        Directory of the training.
-    checkpoint : str
-        File name of its checkpoint.
-    adata : str
-        h5ad file, for "infer": expression in obsm, and a label for each cell to simulate.
-    out : str
-        File to write; "predict" writes beside the run.
-    threads : int
-        That torch computes with.
+    The command "predict" takes the conditions from the training's data and writes beside the run; "infer" takes them
+    from `adata`, expression in obsm and a label for each cell to simulate, and writes `out`.
     """
     from state._cli import run_tx_infer, run_tx_predict
     from state._cli._tx._infer import add_arguments_infer

@@ -1,4 +1,4 @@
-"""The clock of the training drivers: the same for every arm, outside of whatever clocks a trainer has of its own.
+"""Time training the same way for every arm, outside of whatever clocks a trainer has of its own.
 
 A driver calls its project's own training function with a `Stopwatch` among the trainer's callbacks and a `TimedLoader`
 around its batches. After some steps to warm up, the fit waits inside the callback; each request ``{"do": "window",
@@ -24,15 +24,11 @@ MOST_WARM_UP = 60
 
 
 class TimedLoader:
-    """Batches of a loader, the time that was waited for them, and what each holds.
+    """A `TimedLoader` hands on the batches of a loader, the time that was waited for them noted, and what each holds.
 
-    Parameters
-    ----------
-    loader : iterable
-        Its attributes are this object's as well, for a trainer that asks for them.
-    identify : callable
-        Takes a batch and returns the names of its perturbed cells as a list, or their number where no two batches of an
-        epoch share one; called as the batch is handed out.
+    The loader's attributes are this object's as well, for a trainer that asks for them. `identify` takes a batch as it
+    is handed out and returns the names of its perturbed cells as a list, or their number where no two batches of an
+    epoch share one.
     """
 
     def __init__(self, loader: Any, identify: Callable[[Any], list | int]):
@@ -82,16 +78,10 @@ def distinct_cells(seen: list[tuple[int, list | int]]) -> int:
 
 
 class Stopwatch(pl.Callback):
-    """Lets a fit run window by window, as it is told on standard input.
+    """A `Stopwatch` lets a fit run window by window, as it is told on standard input.
 
-    Parameters
-    ----------
-    loader : callable
-        Returns the `TimedLoader` of the fit, once it runs.
-    warm_up : int
-        Steps before the first window, at least.
-    facts : callable
-        Takes the module and returns what to say of it when it is warm.
+    The first window begins after `warm_up` steps at least, when `loader` answers with the fit's `TimedLoader`; then
+    `facts` says of the module what belongs to the answer.
     """
 
     def __init__(

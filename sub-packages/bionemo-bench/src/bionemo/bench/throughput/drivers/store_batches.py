@@ -1,4 +1,4 @@
-"""Sets of a store as the batches that STATE trains on."""
+"""Hand out the sets of a store as the batches that STATE trains on."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,16 +12,10 @@ from bionemo.screens.controls import ControlRoles
 
 
 class StoreBatches:
-    """An epoch of our loader in the form of cell-load's: rows of B sets one after another, each set full.
+    """A `StoreBatches` is an epoch of our loader in the form of cell-load's: rows of B full sets, one after another.
 
-    STATE knows no padding: a short set's cells are repeated, as cell-load repeats them.
-
-    Parameters
-    ----------
-    module : PerturbationDataModule
-        For its sizes and its tables of perturbations, contexts and batches.
-    store, split : str
-        The cells, and which of them to train on.
+    STATE knows no padding: a short set's cells are repeated, as cell-load repeats them. The data module of STATE gives
+    its sizes and its tables of perturbations, contexts and batches.
     """
 
     num_workers = 0

@@ -1,4 +1,4 @@
-"""SCALE's own `pretrain`, step by step as the stopwatch is told."""
+"""Run SCALE's own `pretrain`, step by step as the stopwatch is told."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from bionemo.scale.training.pretrain import pretrain
 
 
 class TimedData(CellSetsDataModule):
-    """The data module of training, its batches timed."""
+    """A `TimedData` is the data module of training, its batches timed."""
 
     timed: TimedLoader
 

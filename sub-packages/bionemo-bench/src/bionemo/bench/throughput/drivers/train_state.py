@@ -1,4 +1,4 @@
-"""STATE's own `tx train` in its own environment, step by step as the stopwatch is told.
+"""Run STATE's own `tx train` in its own environment, step by step as the stopwatch is told.
 
 Nothing of STATE is copied or written to its files. What an arm changes is changed while the driver runs: where its
 batches come from, whether an open dataset is kept, which blocks its backbone is made of.
@@ -29,26 +29,9 @@ def train(
 ) -> dict[str, Any]:
     """Train until told to end, and say where the checkpoint is.
 
-    Parameters
-    ----------
-    config : list of str
-        Overrides of STATE's configuration.
-    out : str
-        Directory of the run.
-    warm_up : int
-        Steps before the first window.
-    precision : str
-        Lightning's name.
-    hold : bool
-        Keep the file's dataset open instead of looking it up for every read.
-    store : str, optional
-        Take the batches from this store, through our loader.
-    split : str
-        TOML file of the split, for that.
-    blocks : dict, optional
-        Sizes of SCALE's blocks, to put in the place of the backbone.
-    device : str
-        "cpu" or "cuda".
+    `config` has overrides of STATE's configuration, and `precision` is Lightning's name. With `hold` the file's dataset
+    is kept open instead of looked up for every read. With a store the batches come from it, through our loader, and the
+    split file says which cells train; with the sizes of `blocks` SCALE's blocks take the place of the backbone.
     """
     from cell_load.data_modules import PerturbationDataModule
     from state.__main__ import load_hydra_config
