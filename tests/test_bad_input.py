@@ -18,7 +18,7 @@ MISTAKES = [
     (f"{PREPARE} --n-genes 50 --all-genes", "--n-genes 50 and --all-genes contradict"),
     (f"{PREPARE} --genes-of {{absent}}", "--genes-of {absent} is no run and no store"),
     (PRETRAIN.replace("pretrain", "finetune --from {absent}"), "{absent} holds no run.json"),
-    (PRETRAIN.replace("pretrain", "finetune --from {run} --recipe low-rank"), "did you mean 'low_rank'?"),
+    (PRETRAIN.replace("pretrain", "finetune --from {run} --recipe low-rank"), "did you mean 'low_rank'"),
     ("inspect {absent}", "{absent}"),
     (PRETRAIN.replace("{store}", "{absent}"), "{absent}"),
     (f"{PRETRAIN} out=other", "no setting 'out'"),

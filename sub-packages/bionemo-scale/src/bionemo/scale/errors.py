@@ -4,7 +4,7 @@ import signal
 
 
 class Stopped(RuntimeError):
-    """Training ended before its last step, and goes on when it is started again; the message is one sentence."""
+    """A `Stopped` run goes on when it is started again; the message is one sentence."""
 
     exit_code = 1
 
@@ -15,19 +15,14 @@ class Stopped(RuntimeError):
 
 
 class LostRank(Stopped):
-    """Another process of the training ended, and this one cannot go on without it."""
+    """A `LostRank` says that another process of the training ended, without which this one cannot go on."""
 
 
 class Preempted(Stopped):
-    """Training was told to end by a signal.
+    """A `Preempted` run was told to end by a signal, SIGINT or SIGTERM.
 
-    Parameters
-    ----------
-    message : str
-        One sentence.
-    by : signal.Signals
-        SIGINT or SIGTERM. The exit code is 128 + its number, what a process ends with that the signal has killed: not a
-        success, and not the user's mistake.
+    The exit code is 128 + its number, what a process ends with that the signal has killed: not a success, and not the
+    user's mistake.
     """
 
     def __init__(self, message: str, by: signal.Signals):

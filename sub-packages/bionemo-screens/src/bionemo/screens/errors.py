@@ -32,7 +32,9 @@ def choices(name: str, known: Iterable[str]) -> str:
     """
     known = [str(item) for item in known]
     folded = {item.casefold(): item for item in known}
-    near = difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=0.5)
+    # A setting that was looked for in the wrong section is nearer than any other spelling.
+    elsewhere = [item for item in folded if "." in item and item.split(".")[-1] == str(name).casefold().split(".")[-1]]
+    near = elsewhere or difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=0.5)
     if near:
         return f"did you mean '{folded[near[0]]}' (at hand: {name_list(known)})"
     return f"use one of {name_list(known)}" if known else "there are none to choose from"

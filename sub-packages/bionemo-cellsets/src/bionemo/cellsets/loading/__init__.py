@@ -1,1 +1,1 @@
-"""Sets of the store become batches of tensors, read ahead of the training step."""
+"""Turn sets of the store into batches of tensors, read ahead of the training step."""

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
-from difflib import get_close_matches
 from enum import StrEnum
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from bionemo.scale.config.presets import MODELS, Recipe
-from bionemo.screens.errors import InputError
+from bionemo.screens.errors import InputError, choices
 
 _Found = TypeVar("_Found")
 _TRUTH = {"true": True, "false": False}
@@ -46,9 +45,7 @@ def overridden(recipe: Recipe, overrides: Iterable[str], arguments: Mapping[str,
             sections["model"] = MODELS[value]
             continue
         if key not in kinds:
-            there = ", ".join([*(arguments or {}), *(f"{name}.*" for name in recipe)])
-            near = nearest(key, kinds) or f": there are {there}"
-            raise InputError(f"no setting {key!r}{near}.")
+            raise InputError(f"no setting {key!r}: {choices(key, kinds)}.")
         section, dot, field = key.partition(".")
         where = changes[section] if dot else given
         where[field or key] = typed(key, value, kinds[key])
@@ -78,7 +75,7 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, Any]
             sections["model"] = chosen(value, MODELS)
             continue
         if name not in section_of:
-            raise InputError(f"no setting {name!r}{nearest(name, section_of)}.")
+            raise InputError(f"no setting {name!r}: {choices(name, section_of)}.")
         kind = kinds[f"{section_of[name]}.{name}"]
         changes[section_of[name]][name] = value if _fits(value, kind) else typed(name, str(value), kind)
     return {name: _changed(name, config, changes[name]) for name, config in sections.items()}
@@ -99,7 +96,7 @@ def chosen(name: str, recipes: Mapping[str, _Found]) -> _Found:
         There is none of that name; the sentence offers the nearest.
     """
     if name not in recipes:
-        raise InputError(f"no recipe {name!r}{nearest(name, recipes)}; there are {', '.join(recipes)}.")
+        raise InputError(f"no recipe {name!r}: {choices(name, recipes)}.")
     return recipes[name]
 
 
@@ -134,14 +131,6 @@ def typed(key: str, text: str, kind: Any) -> Any:
     except (KeyError, ValueError):
         takes = f"one of {', '.join(kind)}" if issubclass(kind, StrEnum) else _SPOKEN[kind]
         raise InputError(f"{key} takes {takes}, not {text!r}.") from None
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Say in brackets what may have been meant; nothing where nothing is near."""
-    known = list(known)
-    elsewhere = [key for key in known if "." in key and key.split(".")[-1] == name.split(".")[-1]]
-    near = elsewhere or get_close_matches(name, known, 1, cutoff=0.5)
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _changed(section: str, config: Any, changes: dict[str, Any]) -> Any:

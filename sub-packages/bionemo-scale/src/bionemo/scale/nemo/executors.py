@@ -13,8 +13,7 @@ import fiddle as fdl
 import nemo_run as run
 from nemo_run.cli.cli_parser import CLIException, parse_cli_args
 
-from bionemo.scale.config.overrides import nearest
-from bionemo.screens.errors import InputError
+from bionemo.screens.errors import InputError, choices
 
 
 def _environment() -> dict[str, str]:
@@ -55,7 +54,7 @@ def configured_executor(name: str, settings: Sequence[str]) -> run.Executor:
     if name == "slurm":
         raise InputError("executor=slurm is not an executor here: queue the command with recipes/slurm/submit.sh.")
     if name not in EXECUTORS:
-        raise InputError(f"no executor {name!r}{nearest(name, EXECUTORS)}; there are {', '.join(EXECUTORS)}.")
+        raise InputError(f"no executor {name!r}: {choices(name, EXECUTORS)}.")
     config: Any = EXECUTORS[name]()
     fields = {field.name for field in fdl.get_callable(config).__dataclass_fields__.values() if field.init}
     for setting in settings:
@@ -63,7 +62,7 @@ def configured_executor(name: str, settings: Sequence[str]) -> run.Executor:
         if not equals:
             raise InputError(f"'executor.{setting}' is not of the form executor.key=value.")
         if key.split(".")[0] not in fields:
-            raise InputError(f"executor {name} has no setting {key!r}{nearest(key, fields)}.")
+            raise InputError(f"executor {name} has no setting {key!r}: {choices(key, fields)}.")
         try:
             parse_cli_args(config, [setting])
         except (CLIException, ValueError, TypeError):

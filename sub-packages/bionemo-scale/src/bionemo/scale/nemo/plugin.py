@@ -13,13 +13,12 @@ import typer
 from nemo_run.cli.api import RunContext
 from torchx.specs import AppState
 
-from bionemo.scale.config.overrides import nearest
 from bionemo.scale.errors import Stopped
 from bionemo.scale.nemo.executors import configured_executor
 from bionemo.scale.nemo.job import in_job
 from bionemo.scale.nemo.recipes import TASKS, configured
 from bionemo.scale.quiet import hush
-from bionemo.screens.errors import InputError
+from bionemo.screens.errors import InputError, choices
 from bionemo.screens.printable import printable
 
 
@@ -68,9 +67,7 @@ class OneSentence(RunContext):
         if not self.factory:
             raise InputError(f"no --factory is given: choose one of {', '.join(recipes)}.")
         if self.factory not in recipes:
-            raise InputError(
-                f"no factory {self.factory!r}{nearest(self.factory, recipes)}; there are {', '.join(recipes)}."
-            )
+            raise InputError(f"no factory {self.factory!r}: {choices(self.factory, recipes)}.")
         task = configured(fn, recipes[self.factory], args)
         if self.executor is not None:
             _spread(task, self.executor, given={arg.partition("=")[0] for arg in args})

@@ -12,7 +12,7 @@ from bionemo.scale.config.overrides import overridden
 from bionemo.scale.config.presets import ABOUT, FINETUNING, PRETRAINING, Recipe
 from bionemo.scale.finetuning.finetune import finetune
 from bionemo.scale.training.pretrain import pretrain
-from bionemo.scale.training.timing import SimulatedScreen, throughput
+from bionemo.scale.training.throughput import SimulatedScreen, throughput
 from bionemo.screens.errors import InputError
 
 TASKS: dict[Callable, dict[str, Recipe]] = {

@@ -1,4 +1,4 @@
-"""Checksums of checkpoints and exports: a bit that flips on disk is refused, and not predicted with.
+"""Write and check checksums of checkpoints and exports: a bit that flips on disk is refused.
 
 A checkpoint's ``checksums.json`` also has the hash of the record that says what its weights mean, so a checkpoint goes
 with one ``run.json``. It guards against damage and mistakes. Somebody who forges the checksums as well gets through.

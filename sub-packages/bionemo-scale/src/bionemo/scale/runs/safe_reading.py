@@ -50,7 +50,7 @@ _MEND = "restore it from a copy, or train again"
 
 
 class _Refused(pickle.UnpicklingError):
-    """A pickle names something that no checkpoint needs."""
+    """A `_Refused` pickle names something that no checkpoint needs."""
 
 
 class _DescriptionsOnly(pickle.Unpickler):

@@ -123,7 +123,7 @@ def condition_number(store: CellStore, context, perturbation):
 
 
 class _SetsAsTheyCome(nl.MegatronDataSampler):
-    """Tells Megatron the batch sizes and leaves the sampling to the set sampler."""
+    """`_SetsAsTheyCome` tells Megatron the batch sizes and leaves the sampling to the set sampler."""
 
     def __init__(self, training: TrainingConfig, data_parallel: int):
         super().__init__(

@@ -28,7 +28,7 @@ from bionemo.scale.training.validation import ConditionScores
 
 
 class MeanOverRanks(MegatronLossReduction):
-    """Average the loss terms over a step's batches and data-parallel ranks, and remember them for the log."""
+    """A `MeanOverRanks` averages the loss terms over a step's batches and ranks, and remembers them for the log."""
 
     def __init__(self, terms: dict[str, torch.Tensor]):
         super().__init__()
@@ -50,7 +50,7 @@ class MeanOverRanks(MegatronLossReduction):
 
 
 class ScaleModule(pl.LightningModule):
-    """Builds the model when Megatron's groups exist, and hands it batches."""
+    """A `ScaleModule` builds the model when Megatron's groups exist, and hands it batches."""
 
     def __init__(
         self,

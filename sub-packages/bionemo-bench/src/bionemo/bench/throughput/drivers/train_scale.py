@@ -21,7 +21,7 @@ class TimedData(CellSetsDataModule):
     timed: TimedLoader
 
     def train_dataloader(self) -> Any:
-        """Endless batches; the sampler's sets are disjoint, so their cells need only be counted."""
+        """Return endless batches; the sampler's sets are disjoint, so their cells need only be counted."""
         type(self).timed = TimedLoader(super().train_dataloader(), lambda batch: batch.perturbed_cells)
         return self.timed
 

@@ -16,7 +16,9 @@ from bionemo.scale.runs.failures import reason
 
 
 class Checkpoints(ModelCheckpoint):
-    """Writes a checkpoint every few steps and at the end, named by the steps behind it; keeps the newest and the best.
+    """The `Checkpoints` are written every few steps and at the end; the newest and the best are kept.
+
+    A checkpoint is named by the steps behind it.
 
     Which is the best, :class:`Selection` says.
     """

@@ -14,7 +14,7 @@ from bionemo.scale.training.callbacks.checkpoints import Checkpoints
 
 
 class StopOnSignal(pl.Callback):
-    """Saves a checkpoint after the step at which all ranks know of a signal that any of them got, and ends.
+    """`StopOnSignal` saves a checkpoint after the step at which all ranks know of a signal of any rank, and ends.
 
     The ranks agree through a reduction on the CPU that runs beside the step: asked for at the end of one step, read at
     the end of the next. So no step waits for it, and nothing is copied from a GPU.

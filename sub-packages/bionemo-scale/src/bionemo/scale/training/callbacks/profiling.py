@@ -15,7 +15,7 @@ WARM_UP = 3
 
 
 class Profile(pl.Callback):
-    """Writes ``trace.json`` (Perfetto, chrome://tracing) and ``table.txt`` of some steps of rank 0.
+    """A `Profile` writes ``trace.json`` (Perfetto, chrome://tracing) and ``table.txt`` of some steps of rank 0.
 
     Ranges: the wait for data (``data``), every module's forward pass by the module's name, and what Megatron measures
     by name, as ``forward-compute``, ``backward-compute`` and ``optimizer-inner-step``. They are in the trace, and in

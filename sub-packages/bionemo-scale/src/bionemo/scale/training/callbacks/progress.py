@@ -16,7 +16,7 @@ from bionemo.scale.training.module import ScaleModule
 
 
 class Throughput(pl.Callback):
-    """Logs the loss terms and what the steps since the last log cost.
+    """A `Throughput` logs the loss terms and what the steps since the last log cost.
 
     ``throughput/cells_per_second`` counts distinct perturbed cells over all ranks, ``throughput/data_wait`` is the
     share of the time that this rank waited for data, ``throughput/flops_per_second`` is of one device, and
