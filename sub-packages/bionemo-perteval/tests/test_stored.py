@@ -2,13 +2,14 @@
 
 import errno
 import json
+import os
 import tracemalloc
 
 import anndata as ad
 import numpy as np
 import pytest
 
-from bionemo.perteval import evaluate
+from bionemo.perteval import evaluate, scoring
 from bionemo.perteval.cli import app
 from bionemo.perteval.inputs import scratch, stored
 from bionemo.perteval.inputs.scratch import ScratchCells
@@ -125,6 +126,27 @@ def test_a_full_scratch_folder_is_one_sentence(noisy, counts, monkeypatch):
     monkeypatch.setattr(scratch.tempfile, "TemporaryFile", lambda **_: Full())
     with pytest.raises(InputError, match=r"No space left on device.*TMPDIR"):
         evaluate(noisy, counts, **OPTIONS)
+
+
+def test_processes_that_share_the_contexts_change_no_digit(noisy, counts):
+    """Flags, pictures and noise come from every process too."""
+    found = evaluate(noisy, counts, **OPTIONS, jobs=2)
+    expected = evaluate(noisy, counts, **OPTIONS)
+    _same(found, expected)
+    assert found.noise == expected.noise
+    assert [flag.value for flag in found.flags] == [flag.value for flag in expected.flags]
+    with pytest.raises(InputError, match="jobs is 0"):
+        evaluate(noisy, counts, **OPTIONS, jobs=0)
+
+
+def test_a_process_that_is_killed_is_one_sentence(noisy, counts, monkeypatch):
+    class Killing:
+        def __reduce__(self):
+            return os._exit, (1,)
+
+    monkeypatch.setattr(scoring, "Estimates", lambda screen: Killing())
+    with pytest.raises(InputError, match=r"was killed, perhaps because memory ran out; give fewer --jobs"):
+        evaluate(noisy, counts, **OPTIONS, jobs=2)
 
 
 def test_the_command_takes_a_folder(shards, counts, tmp_path):

@@ -107,7 +107,10 @@ def evaluate(
         ),
     ] = "0.6",
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
-    threads: Annotated[int | None, typer.Option(help="Threads; all cores, sixteen at most.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of each job; all cores, sixteen at most, divided among the jobs.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Processes that share the contexts.")] = 1,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Score predictions beside their baselines and their ceiling, and write the report."""
@@ -141,6 +144,7 @@ def evaluate(
         engine=engine,  # type: ignore[arg-type]
         seed=seed,
         threads=threads,
+        jobs=jobs,
         progress=progress,
     )
     Console().print(perteval.render(evaluation))

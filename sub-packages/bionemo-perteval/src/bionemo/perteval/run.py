@@ -65,6 +65,7 @@ def evaluate(
     engine: Engine = "0.6",
     seed: int = 0,
     threads: int | None = None,
+    jobs: int = 1,
     progress: bool = True,
 ) -> Evaluation:
     """Score predicted cells against observed cells, with baselines, oracles and the split-half ceiling beside.
@@ -128,9 +129,12 @@ def evaluate(
         are made for them once. Where one cannot be made, or fails on these cells, the report says so and has the rest.
     seed
         Seed of every random draw.
+    jobs
+        How many processes share the contexts, which pays where there are many contexts and cores; a script that gives
+        more than one needs ``if __name__ == "__main__":``. The scores do not depend on it.
     threads
-        How many threads share the perturbations; None takes the cores this process may use, sixteen at most. The scores
-        do not depend on it.
+        How many threads of each process share the perturbations; None takes the cores this process may use, sixteen at
+        most, and divides them among the jobs. The scores do not depend on it.
     progress
         Whether to show a progress bar on stderr.
 
@@ -144,7 +148,7 @@ def evaluate(
     InputError
         Where the input cannot be evaluated or `out` cannot be written; the message names what and the mend.
     """
-    threads = _check_options(seed=seed, threads=threads, arms=arms, engine=engine)
+    threads = _check_options(seed=seed, threads=threads, jobs=jobs, arms=arms, engine=engine)
     if out is not None:
         check_writable(Path(out))
     rules = Ruleset.read(protocol, split, pairs=held_out or (), strict=strict)
@@ -165,7 +169,7 @@ def evaluate(
     del predictions, truth  # the screen has what is scored of them
 
     how: dict[str, Any] = {"main": arms == "main", "seed": seed, "threads": threads, "progress": progress}
-    scores = score_arms(screen, divisions, **how)
+    scores = score_arms(screen, divisions, jobs=jobs, **how)
     of_engine, failed = _score_further(engine, screen, divisions, how)
     notes = [*screen.notes, *held.notes, *population_notes(screen)]
     notes += [noise_of(scores.noise)] if scores.noise else []
@@ -190,7 +194,7 @@ def evaluate(
     return evaluation
 
 
-def _check_options(*, seed: int, threads: int | None, arms: str, engine: str) -> int:
+def _check_options(*, seed: int, threads: int | None, jobs: int, arms: str, engine: str) -> int:
     """Refuse options out of range, and return the number of threads."""
     if seed < 0:
         raise InputError(f"seed is {seed}, but it has to be 0 or above.")
@@ -198,8 +202,10 @@ def _check_options(*, seed: int, threads: int | None, arms: str, engine: str) ->
         raise InputError(f"The arms are {arms!r}, but they can be all or main.")
     if engine not in _ENGINES:
         raise InputError(f"The engine is {engine!r}, but it can be {', '.join(_ENGINES)}.")
+    if jobs < 1:
+        raise InputError(f"jobs is {jobs}, but it takes at least 1.")
     if threads is None:
-        return min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+        return max(1, min(_MOST_THREADS, len(os.sched_getaffinity(0)) // jobs))
     if threads < 1:
         raise InputError(f"threads is {threads}, but it takes at least 1.")
     return threads

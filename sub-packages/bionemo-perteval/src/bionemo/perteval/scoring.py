@@ -1,21 +1,24 @@
 """Draw, test and score every arm in every context, one population in memory at a time a thread."""
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cached_property
+from multiprocessing import get_context
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bionemo.perteval.checks.profiles import OBSERVED, Profiles, Summaries, Summary, summarise
+from bionemo.perteval.checks.profiles import OBSERVED, Parts, Profiles, Summaries, Summary, summarise
 from bionemo.perteval.inputs.divisions import Divisions
 from bionemo.perteval.inputs.screen import Population, Screen
 from bionemo.perteval.metrics.formulas import covariances
 from bionemo.perteval.metrics.registry import METRICS
 from bionemo.perteval.metrics.scores import over_repeats, score
 from bionemo.perteval.metrics.sides import Side
-from bionemo.perteval.populations.catalogue import Turn, draw, list_arms, turns
+from bionemo.perteval.populations.catalogue import Arm, Turn, draw, list_arms, turns
 from bionemo.perteval.populations.ceiling import (
     INTERPOLATED,
     SPLIT_HALVES,
@@ -29,6 +32,7 @@ from bionemo.perteval.progress import bar
 from bionemo.perteval.significance import mann_whitney
 from bionemo.perteval.significance.mann_whitney import SortedControls, Tested
 from bionemo.screens.controls import ControlRole, ControlRoles, Controls
+from bionemo.screens.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +78,7 @@ def score_arms(
     main: bool = False,
     seed: int,
     threads: int,
+    jobs: int = 1,
     progress: bool,
 ) -> Scores:
     """Draw and score every arm in every context.
@@ -89,32 +94,29 @@ def score_arms(
     seed
         Seed of every draw.
     threads
-        How many threads share the perturbations; the numbers do not depend on it.
+        How many threads of each process share the perturbations of a context; the numbers do not depend on it.
+    jobs
+        How many processes share the contexts; nor do they on this.
     progress
         Whether to show a bar on stderr.
+
+    Raises
+    ------
+    InputError
+        One of several processes was killed.
     """
     arms = list_arms(screen, main=main)
-    listed = turns(arms, divisions)
+    how = _How(arms=arms, divisions=divisions, seed=seed, threads=threads)
     summaries = Summaries(screen)
     frames: list[pd.DataFrame] = []
     noise: dict[str, float] = {}
-    with ThreadPoolExecutor(threads) as pool, bar(progress, len(screen.scored) * len(listed)) as begin:
-        estimates = Estimates(screen)
-        for context in screen.scored:
-            scorer = ContextScorer(screen, estimates, context, divisions, seed=seed, pool=pool)
-            summaries.add(OBSERVED, context, scorer.observed[divisions.all[0]], scorer.observed_summaries)
-            for turn in listed:
-                begin(f"{context}: {turn.arm}")
-                # Pictures show each arm once, under the first kind of control cells; checks look at every seed.
-                shown = turn.roles[0].controls is divisions.modes[0]
-                shown &= turn.repeat == 0 or arms[turn.arm].kind == "prediction"
-                labels = {"arm": turn.arm, "seed": turn.repeat, "context": context}
-                for found in scorer.score(turn, keep=shown):
-                    frames.append(found.scores.assign(controls=found.roles.controls, **labels))
-                    if found.summaries is not None:
-                        summaries.add(turn.arm, context, found.side, found.summaries, repeat=turn.repeat)
+    estimates = Estimates(screen)
+    with bar(progress, len(screen.scored) * len(how.turns)) as begin:
+        for context, found in _by_context(screen, estimates, how, jobs, begin):
+            frames += found.frames
+            summaries.join(found.summaries)
             if Controls.INDEPENDENT in divisions.modes:
-                noise[context] = scorer.noise
+                noise[context] = found.noise
         begin("done")
     scores = pd.concat(frames, ignore_index=True)
     return Scores(
@@ -125,6 +127,85 @@ def score_arms(
         profiles=summaries.profiles(),
         noise=noise,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _How:
+    """A `_How` says what is scored in each context; see `score_arms`."""
+
+    arms: dict[str, Arm]
+    divisions: Divisions
+    seed: int
+    threads: int
+
+    @cached_property
+    def turns(self) -> list[Turn]:
+        """Every population that has to be drawn."""
+        return turns(self.arms, self.divisions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """A `_Found` holds what was found in one context."""
+
+    frames: list[pd.DataFrame]
+    summaries: Parts
+    noise: float
+
+
+def _by_context(
+    screen: Screen, estimates: Estimates, how: _How, jobs: int, begin: Callable[[str], None]
+) -> Iterator[tuple[str, _Found]]:
+    """Yield each context, in their order, with what was found there, by this process or by several others."""
+    if jobs == 1:
+        for context in screen.scored:
+            yield context, _score_context(screen, estimates, how, context, begin)
+        return
+    shared = _take, (screen, estimates, how)
+    # A process that was forked could wait for ever for a lock that a thread of this one held.
+    with ProcessPoolExecutor(jobs, get_context("spawn"), *shared) as pool:
+        try:
+            for context, found in zip(screen.scored, pool.map(_score_taken, screen.scored), strict=True):
+                for _ in how.turns:
+                    begin(context)
+                yield context, found
+        except BrokenProcessPool as error:
+            raise InputError(
+                "A process that scored contexts was killed, perhaps because memory ran out; give fewer --jobs."
+            ) from error
+
+
+_taken: list[tuple[Screen, Estimates, _How]] = []
+"""What a process of several scores."""
+
+
+def _take(*shared: Any) -> None:
+    _taken[:] = [shared]
+
+
+def _score_taken(context: str) -> _Found:
+    return _score_context(*_taken[0], context, lambda step: None)
+
+
+def _score_context(
+    screen: Screen, estimates: Estimates, how: _How, context: str, begin: Callable[[str], None]
+) -> _Found:
+    """Draw and score every arm in one context."""
+    divisions, summaries, frames = how.divisions, Summaries(screen), []
+    with ThreadPoolExecutor(how.threads) as pool:
+        scorer = ContextScorer(screen, estimates, context, divisions, seed=how.seed, pool=pool)
+        summaries.add(OBSERVED, context, scorer.observed[divisions.all[0]], scorer.observed_summaries)
+        for turn in how.turns:
+            begin(f"{context}: {turn.arm}")
+            # Pictures show each arm once, under the first kind of control cells; checks look at every seed.
+            shown = turn.roles[0].controls is divisions.modes[0]
+            shown &= turn.repeat == 0 or how.arms[turn.arm].kind == "prediction"
+            labels = {"arm": turn.arm, "seed": turn.repeat, "context": context}
+            for found in scorer.score(turn, keep=shown):
+                frames.append(found.scores.assign(controls=found.roles.controls, **labels))
+                if found.summaries is not None:
+                    summaries.add(turn.arm, context, found.side, found.summaries, repeat=turn.repeat)
+    return _Found(frames=frames, summaries=summaries.parts, noise=scorer.noise)
 
 
 def _table(scores: pd.DataFrame, arms: list[str], predictions: list[str]) -> Table:

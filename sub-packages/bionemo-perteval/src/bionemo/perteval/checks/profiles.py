@@ -171,6 +171,10 @@ def summarise(cells: Population, tested: Tested, *, prints: bool) -> Summary:
     return Summary(tested=tested, depth=depth, detected=detected, prints=Fingerprints.of(cells) if prints else None)
 
 
+Parts = tuple[dict[str, dict[str, dict[str, np.ndarray]]], dict[str, dict[int, Seed]]]
+"""What `Summaries` hold: means by arm and context, and training seeds by arm and number."""
+
+
 class Summaries:
     """`Summaries` collect `Profiles` context by context; the observed cells of a context come before its predictions.
 
@@ -217,6 +221,21 @@ class Summaries:
             self._observed[context] = Fingerprints.joined(list(prints.values()))
         else:
             seed.copies.update(self._count(context, prints))
+
+    @property
+    def parts(self) -> Parts:
+        """What was added, for `join`."""
+        return self._means, self._seeds
+
+    def join(self, parts: Parts) -> None:
+        """Add what others hold of other contexts."""
+        for arm, means in parts[0].items():
+            self._means.setdefault(arm, {}).update(means)
+        for arm, seeds in parts[1].items():
+            for number, theirs in seeds.items():
+                own = self._seeds.setdefault(arm, {}).setdefault(number, Seed())
+                own.responses.update(theirs.responses)
+                own.copies.update(theirs.copies)
 
     def profiles(self) -> Profiles:
         """Return the summaries."""

@@ -1,6 +1,7 @@
 """Keep the values of cells out of memory, in files that end with the process."""
 
 import mmap
+import os
 import tempfile
 from typing import Any
 
@@ -75,11 +76,22 @@ class ScratchCells:
 
 
 class _ScratchArray:
-    """A `_ScratchArray` is an array in a file without a name, which is appended to and then read in pieces."""
+    """A `_ScratchArray` is an array in a file without a name, which is appended to and then read in pieces.
+
+    A process that it is sent to reads the same file, as long as the process that made it is there.
+    """
 
     def __init__(self, kind: np.dtype):
         self.size, self._kind, self._mapped, self._whole = 0, kind, None, np.zeros(0, dtype=kind)
         self._file: Any = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+
+    def __getstate__(self) -> tuple[int, np.dtype, str]:
+        return self.size, self._kind, f"/proc/{os.getpid()}/fd/{self._file.fileno()}"
+
+    def __setstate__(self, state: tuple[int, np.dtype, str]) -> None:
+        self.size, self._kind, place = state
+        self._mapped, self._whole = None, np.zeros(0, dtype=self._kind)
+        self._file = open(place, "rb", buffering=0)  # noqa: SIM115
 
     def append(self, values: np.ndarray) -> None:
         content = np.ascontiguousarray(values, dtype=self._kind).data.cast("B")

@@ -104,6 +104,15 @@ class Screen:
         """Return the conditions, each once, with whole contexts in place of subpopulations: what models trained on."""
         return list(dict.fromkeys((self.context_of.get(name, name), label) for name, label in conditions))
 
+    @cached_property
+    def training_by(self) -> tuple[dict[str, list[Condition]], dict[str, list[Condition]]]:
+        """Context -> its training conditions, and perturbation -> its training conditions."""
+        found: tuple[dict[str, list[Condition]], ...] = ({}, {})
+        for condition in self.training:
+            for label, having in zip(condition, found, strict=True):
+                having.setdefault(label, []).append(condition)
+        return found
+
     def cells(self, context: str, perturbation: str) -> sp.csr_matrix:
         """Return the observed cells of a condition, log1p [n, G]."""
         return self.observed[self.rows[context, perturbation]]

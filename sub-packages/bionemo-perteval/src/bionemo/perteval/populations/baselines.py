@@ -168,13 +168,11 @@ def _zero_preserving(delta: Estimate) -> Draw:
 
 
 def _of_perturbation(asked: Request) -> Population:
-    training = asked.screen.training
-    return asked.resampled([c for c in training if c[1] == asked.perturbation] or list(training))
+    return asked.resampled(asked.screen.training_by[1].get(asked.perturbation) or list(asked.screen.training))
 
 
 def _of_context(asked: Request) -> Population:
-    training = asked.screen.training
-    return asked.resampled([c for c in training if c[0] == asked.context] or list(training))
+    return asked.resampled(asked.screen.training_by[0].get(asked.context) or list(asked.screen.training))
 
 
 _ZEROS_KEPT = "The same, each value then rounded at random to what whole counts of that cell can show: zeros come back."
