@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from anndata.io import write_elem
 from tqdm import tqdm
 
@@ -90,19 +91,11 @@ def sort_screen(source: Path, target: Path) -> None:
     order = np.lexsort((perturbation, context))
     counts: Any  # h5py cannot say whether a name is a group or an array
     with h5py.File(source / DATA_FILE) as counts, h5py.File(target / DATA_FILE, "w") as out:
-        pointers = counts["X/indptr"][:]
-        values, columns = counts["X/data"][:], counts["X/indices"][:]
-        lengths = np.diff(pointers)[order]
+        parts = (counts["X/data"][:], counts["X/indices"][:], counts["X/indptr"][:])
+        cells = sp.csr_matrix(parts, shape=(size.cells, size.genes))[order]
         _write_labels(out, context[order], perturbation[order], order, size)
-        matrix = _CsrGroup(out, lengths, size.genes)
-        library_size = np.empty(size.cells, dtype=np.float32)
-        for start in range(0, size.cells, _BLOCK_CELLS):
-            rows, block_lengths = order[start : start + _BLOCK_CELLS], lengths[start : start + _BLOCK_CELLS]
-            begins = np.cumsum(block_lengths) - block_lengths
-            places = np.repeat(pointers[rows] - begins, block_lengths) + np.arange(block_lengths.sum())
-            matrix.append(values[places], columns[places])
-            row = np.repeat(np.arange(len(rows)), block_lengths)
-            library_size[start : start + len(rows)] = np.bincount(row, values[places], minlength=len(rows))
+        _CsrGroup(out, np.diff(cells.indptr), size.genes).append(cells.data, cells.indices)
+        library_size = np.asarray(cells.sum(axis=1, dtype=np.float64)).ravel().astype(np.float32)
     condition = context[order].astype(np.int64) * (size.perturbations + 1) + perturbation[order]
     starts = np.flatnonzero(np.diff(condition, prepend=-1))
     runs = np.empty(len(starts), dtype=_RUN_DTYPE)

@@ -11,6 +11,7 @@ from bionemo.cellsets.inputs.cell_input import CellInput, name_hashes
 from bionemo.cellsets.inputs.pieces import Piece, Workers
 from bionemo.cellsets.preparation.genes import GeneStatistics
 from bionemo.cellsets.preparation.run_table import Conditions
+from bionemo.cellsets.preparation.workplace import whole_file
 from bionemo.cellsets.store.hashing import mix
 from bionemo.screens.errors import InputError
 
@@ -117,10 +118,8 @@ class Survey:
             lengths, marks[first : first + len(inside)] = statistics.add(rows, position, training[inside], target_sum)
             np.add.at(run_values, inside, lengths)
         names = cells.names(piece.start, piece.stop)
-        with self._names(piece).open("wb") as file:
+        with whole_file(self._names(piece)) as file:
             file.write(names.data)
-            file.flush()
-            os.fsync(file.fileno())
         hashes = np.empty(piece.n_cells, dtype=_HASHES)
         hashes["name"] = name_hashes(names)
         hashes["cell"] = np.where(marks == 0, 0, mix(hashes["name"] ^ mix(marks.view(np.uint64))))
@@ -153,12 +152,8 @@ class Survey:
                 )
 
     def _save(self) -> None:
-        unfinished = self._state.with_suffix(".unfinished")
-        with unfinished.open("wb") as file:
+        with whole_file(self._state) as file:
             np.savez(file, n_read=self.n_read, run_values=self.run_values, **self.statistics.state())
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.rename(self._state)
 
     @property
     def _state(self) -> Path:

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from bionemo.cellsets.store.manifest import MANIFEST, foreign_files
 from bionemo.screens.errors import InputError, name_list
@@ -89,6 +89,17 @@ def check_target(store: Path, *, overwrite: bool) -> None:
         )
 
 
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to write, which gets its name when all of it is on disk."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    with unfinished.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.rename(path)
+
+
 def flush(path: Path) -> None:
     """Wait until a file or directory is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -129,10 +140,8 @@ def _prepared(folder: Path, plan: dict[str, Any]) -> Workplace:
         for path in (place.store, place.scratch):
             shutil.rmtree(path, ignore_errors=True)
         place.scratch.mkdir()
-        unfinished = file.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(plan, indent=1), encoding="utf-8")
-        flush(unfinished)
-        unfinished.rename(file)
+        with whole_file(file) as writing:
+            writing.write(json.dumps(plan, indent=1).encode())
     if not place.is_complete:
         shutil.rmtree(place.store, ignore_errors=True)
         place.store.mkdir()

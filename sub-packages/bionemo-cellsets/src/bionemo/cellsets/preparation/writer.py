@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bionemo.cellsets.preparation.second_pass import StoredRows
-from bionemo.cellsets.preparation.workplace import flush
+from bionemo.cellsets.preparation.workplace import flush, whole_file
 from bionemo.cellsets.store.manifest import (
     COLUMNS,
     DATA,
@@ -127,10 +127,8 @@ class StoreWriter:
         for path in folder.rglob("*"):
             flush(path)
         # Under its own name at last: a store with a manifest is complete.
-        unfinished = folder / f"{MANIFEST}.unfinished"
-        unfinished.write_text(json.dumps(sealed(complete), indent=1, ensure_ascii=False), encoding="utf-8")
-        flush(unfinished)
-        unfinished.rename(folder / MANIFEST)
+        with whole_file(folder / MANIFEST) as file:
+            file.write(json.dumps(sealed(complete), indent=1, ensure_ascii=False).encode())
         flush(folder)
 
     def _write_obs(self, file: Any, first: int, names: np.ndarray) -> None:

@@ -134,7 +134,7 @@ def prepare(
     log1p: Annotated[bool, typer.Option("--log1p", help="The data are normalised and log1p already.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store if it exists.")] = False,
     threads: Annotated[
-        int | None, typer.Option(help="That share the work.", show_default="the cores at hand, at most 8")
+        int | None, typer.Option(help="Threads that share the work.", show_default="the cores at hand, at most 8")
     ] = None,
 ) -> None:
     """Turn AnnData into a store: memory-mapped, sorted by condition, checksummed."""

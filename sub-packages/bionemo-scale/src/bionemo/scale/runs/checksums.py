@@ -20,14 +20,9 @@ _WRITTEN_BY = re.compile(r"__(\d+)_\d+\.distcp")
 
 
 def seal(folder: Path, record: RunRecord | None = None) -> None:
-    """Write the checksums of all files in a folder; all processes of a training call it together.
+    """Write the checksums of all files of a checkpoint or an export; all processes of a training call it together.
 
-    Parameters
-    ----------
-    folder
-        A checkpoint or an export, with all of its files.
-    record
-        What a checkpoint's weights mean.
+    The record says what a checkpoint's weights mean.
 
     Raises
     ------
@@ -43,16 +38,9 @@ def seal(folder: Path, record: RunRecord | None = None) -> None:
 
 
 def check_seal(folder: Path, mend: str, record: RunRecord | None = None) -> None:
-    """Recompute the checksums; all processes of a training call it together, and share the files.
+    """Recompute the checksums that :func:`seal` wrote; all processes of a training call it together and share files.
 
-    Parameters
-    ----------
-    folder
-        What :func:`seal` was called with.
-    mend
-        What a user can do about a damaged file, for messages.
-    record
-        What a checkpoint's weights are taken to mean.
+    `mend` says what a user can do about a damaged file, and `record` what a checkpoint's weights are taken to mean.
 
     Raises
     ------

@@ -35,16 +35,16 @@ def load_model(run: RunDirectory, device: torch.device, checkpoint: Path | None 
     Parameters
     ----------
     run
-        What ``pretrain`` wrote.
+        The directory that ``pretrain`` wrote.
     device
-        Where to put the model.
+        The device to put the model on.
     checkpoint
-        Which one; the one that validated best, or the newest where none was validated, if not given.
+        One of its checkpoints; that which validated best, or the newest where none was validated, if not given.
 
     Returns
     -------
     model : ScaleModel
-        In evaluation mode, on ``device``.
+        The model in evaluation mode, on ``device``.
     step : int
         Training steps behind it.
 

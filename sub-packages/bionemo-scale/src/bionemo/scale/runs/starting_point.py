@@ -13,16 +13,10 @@ from bionemo.scale.runs.writing import writing_without_cuda
 
 
 def write_starting_point(run: RunDirectory, model: MegatronModule, origin: dict) -> None:
-    """Write the checkpoint that the first step starts from.
+    """Write the checkpoint that the first step of a run starts from, whose ``run.json`` is written.
 
-    Parameters
-    ----------
-    run
-        Whose ``run.json`` is written.
-    model
-        In this process alone, with everything that training adds to it.
-    origin
-        Where the weights are from, for a reader: ``origin.json``.
+    The model is in this process alone, with everything that training adds to it. ``origin.json`` says for a reader
+    where its weights are from.
 
     Raises
     ------

@@ -42,16 +42,7 @@ def check_settings(model: ModelConfig, compute: ComputeConfig, training: Trainin
 def check_data(store: CellStore, eligible_runs: np.ndarray, training: TrainingConfig, data_parallel: int) -> None:
     """Raise an InputError where an epoch has fewer sets than ranks that share it: some would never see a cell.
 
-    Parameters
-    ----------
-    store
-        The training data.
-    eligible_runs
-        bool [runs], True for those to train on.
-    training
-        For the size of a set.
-    data_parallel
-        Ranks that share the epoch.
+    `eligible_runs`, bool [runs], is True for those to train on.
     """
     lengths = store.runs["length"][eligible_runs]
     sets = int((-(-lengths // training.cells_per_set)).sum())

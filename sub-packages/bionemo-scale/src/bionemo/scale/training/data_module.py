@@ -161,7 +161,7 @@ class CellSetsDataModule(pl.LightningDataModule):
         vocabulary, model, compute, training
             What is trained, and how.
         embeddings
-            Of the tokens that the store shows, [tokens, E], for a model that takes them.
+            Vectors of the tokens that the store shows, [tokens, E], for a model that takes them.
         shown
             Names that the store shows, where the vocabulary has more; a linear start is fitted to them alone.
         folder

@@ -67,15 +67,15 @@ def fit(
     Parameters
     ----------
     run
-        Whose ``run.json`` is written.
+        The directory, its ``run.json`` written.
     data
-        With the model's configuration, its vocabulary and the training settings.
+        The sets, with the model's configuration, its vocabulary and the training settings.
     tables
         What the data say of the model's buffers.
     split
         Path of the split, for messages.
     tuning
-        Of a finetuning: ``RunRecord.tuning``.
+        What a finetuning changes: ``RunRecord.tuning``.
     watchers
         Further callbacks.
     """

@@ -71,9 +71,9 @@ class ScaleModule(pl.LightningModule):
         tables
             What the data say of the model's buffers: name of the buffer -> values.
         scores
-            Of the validation conditions, if there are any.
+            The score of the validation conditions, if there are any.
         tuning
-            Of a finetuning: ``RunRecord.tuning``.
+            What a finetuning changes: ``RunRecord.tuning``.
         """
         super().__init__()
         self.tuning = tuning

@@ -69,7 +69,7 @@ def throughput(
     warm_up
         Steps before them.
     store, split
-        As for ``pretrain``; both or neither.
+        What ``pretrain`` takes; both or neither.
 
     Raises
     ------
