@@ -18,17 +18,7 @@ def name_list(names: Iterable[str], limit: int = 8) -> str:
 def choices(name: str, known: Iterable[str]) -> str:
     """Return words that end a message about an unknown name: the nearest known one if there is one, and those at hand.
 
-    Parameters
-    ----------
-    name : str
-        What the user wrote.
-    known : iterable of str
-        What could have been written.
-
-    Returns
-    -------
-    str
-        For example ``use 'cell_type' (at hand: 'cell_type', 'batch')``.
+    For example ``did you mean 'cell_type' (at hand: 'cell_type', 'batch')``.
     """
     known = [str(item) for item in known]
     folded = {item.casefold(): item for item in known}

@@ -14,17 +14,8 @@ _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 def locked(path: Path) -> IO[Any] | None:
     """Lock a file, which is made where there is none, until it is closed or this process ends.
 
-    The one who holds the lock may remove the file. Some network file systems have no locks: there everybody gets one.
-
-    Parameters
-    ----------
-    path
-        The file, in a directory that is there.
-
-    Returns
-    -------
-    file or None
-        The open file; None where another process has it.
+    Return the open file, or None where another process has it. The one who holds the lock may remove the file. Some
+    network file systems have no locks: there everybody gets one.
 
     Raises
     ------

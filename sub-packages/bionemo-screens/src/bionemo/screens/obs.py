@@ -15,13 +15,7 @@ from bionemo.screens.errors import InputError, choices, name_list
 
 
 class ObsKey:
-    """An `ObsKey` names the column or columns that hold one kind of label, in one file or in several.
-
-    Parameters
-    ----------
-    key
-        A column, or several joined by ``+``.
-    """
+    """An `ObsKey` names the column or columns that hold one kind of label, in one file or in several."""
 
     def __init__(self, key: str):
         self.key = key

@@ -8,14 +8,7 @@ from bionemo.screens.errors import InputError
 
 
 def read_toml(path: str | Path, kind: str) -> dict[str, Any]:
-    """Parse a TOML file.
-
-    Parameters
-    ----------
-    path
-        The file.
-    kind
-        What messages call it, such as ``split``.
+    """Parse a TOML file; messages call it by its kind, such as ``split``.
 
     Raises
     ------

@@ -1,9 +1,8 @@
 """Write the record of an atlas benchmark, and its tables."""
 
-import json
 from pathlib import Path
 
-from bionemo.bench.harness.report import Result, listed, machine_line, table
+from bionemo.bench.harness.report import Result, listed, machine_line, table, write_files
 
 _NEEDED = ("wall, s", "CPU, s", "peak RSS, GiB", "written, GiB")
 _Row = tuple[str, ...]
@@ -11,10 +10,7 @@ _Row = tuple[str, ...]
 
 def write(result: Result, out: Path) -> dict[str, Path]:
     """Write ``atlas.json`` and ``atlas.md`` into a folder, and return them by ending."""
-    files = {ending: out / f"atlas.{ending}" for ending in ("json", "md")}
-    files["json"].write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    files["md"].write_text(markdown(result), encoding="utf-8")
-    return files
+    return write_files(result, out, "atlas", markdown)
 
 
 def markdown(result: Result) -> str:

@@ -27,17 +27,23 @@ def described(schema: str, began: float, machine: Result, settings: Result) -> R
 
 
 def write_files(
-    result: Result, out: Path, name: str, markdown: Callable[[Result], str], plot: Callable[[Result, Path], None]
+    result: Result,
+    out: Path,
+    name: str,
+    markdown: Callable[[Result], str],
+    plot: Callable[[Result, Path], None] | None = None,
 ) -> dict[str, Path]:
-    """Write ``NAME.json``, ``NAME.md`` and ``NAME.svg`` in a directory, and return the files by ending.
+    """Write ``NAME.json``, ``NAME.md`` and, where there is a plot, ``NAME.svg``; return the files by ending.
 
     `markdown` makes the text of a result, and `plot` draws it into a file.
     """
     out.mkdir(parents=True, exist_ok=True)
-    files = {ending: out / f"{name}.{ending}" for ending in ("json", "md", "svg")}
+    files = {ending: out / f"{name}.{ending}" for ending in ("json", "md")}
     files["json"].write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     files["md"].write_text(markdown(result), encoding="utf-8")
-    plot(result, files["svg"])
+    if plot is not None:
+        files["svg"] = out / f"{name}.svg"
+        plot(result, files["svg"])
     return files
 
 

@@ -17,12 +17,12 @@ ObsTable = pd.DataFrame | str | Path
 
 
 class ScdlInput(CellInput):
-    """A `ScdlInput` is one archive.
+    """A `ScdlInput` is one archive, as bionemo-scdl 0.1 writes it, the genes of all rows alike.
 
     Parameters
     ----------
     path : Path
-        The directory, as bionemo-scdl 0.1 writes it, the genes of all rows alike.
+        The directory.
     obs : DataFrame or path, optional
         A line per row of the archive, in its order; the index (the first column of a .csv) names the cells. It is held
         in memory. Without it the archive's own row features are taken, and cells are named by their number.

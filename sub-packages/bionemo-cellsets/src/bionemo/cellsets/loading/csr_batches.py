@@ -32,11 +32,11 @@ class CsrRows:
     columns : uint16 or uint32 [V]
         Gene of each value.
     pointers : int64 [N + 1]
-        Where each row begins in the two above.
+        The place at which each row begins in the two above.
     scale : float64 [N], or None
         What counts are multiplied by before log1p; None for log1p values.
     shape : tuple of int
-        Of the dense rows, (..., G).
+        Shape of the dense rows, (..., G).
     """
 
     values: torch.Tensor

@@ -24,11 +24,11 @@ class DeviceBatches:
     Parameters
     ----------
     loader : SetLoader
-        With `staged`.
+        A loader made with `staged`.
     device : torch.device or str
-        Where the cells go.
+        The device that the cells go to.
     dtype : {torch.float32, torch.bfloat16}
-        Of the cells.
+        Type of the dense cells.
 
     Raises
     ------

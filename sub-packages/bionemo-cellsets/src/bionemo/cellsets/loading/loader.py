@@ -40,9 +40,9 @@ class SetLoader(IterableDataset):
     Parameters
     ----------
     store : CellStore
-        Where the cells are.
+        The cells.
     sampler : SetSampler
-        Of that store.
+        The sets of that store.
     epochs : int, optional
         Epochs of one pass; None is endless.
     prefetch : int
@@ -56,7 +56,7 @@ class SetLoader(IterableDataset):
     roles : ControlRoles
         Which control cells have which role: control sets are of the role ``input`` alone.
     dtype : {torch.float32, torch.bfloat16}
-        Of the cells of a `SetBatch`; a `CsrBatch` is told when it is made dense.
+        Type of the cells of a `SetBatch`; a `CsrBatch` is told when it is made dense.
 
     Attributes
     ----------
@@ -178,7 +178,7 @@ class SetLoader(IterableDataset):
         Parameters
         ----------
         state : mapping
-            From `state_dict`.
+            What `state_dict` returned.
 
         Raises
         ------

@@ -220,21 +220,10 @@ def _provenance(path: Path) -> dict[str, Any]:
 def complete_keys(
     protocol: Protocol | None, keys: dict[str, str | None], control: str | None
 ) -> tuple[dict[str, str | None], str]:
-    """Fill what is not given from a protocol.
+    """Return the obs columns and the control label; what is not given is taken from the protocol, if there is one.
 
-    Parameters
-    ----------
-    protocol : Protocol, optional
-        The rules of a benchmark.
-    keys : dict
-        ``perturbation``, ``context`` and ``batch`` obs columns, or None.
-    control : str, optional
-        Label of control cells.
-
-    Returns
-    -------
-    dict, str
-        The columns, of which only the batch may be None, and the label.
+    `keys` has the columns of ``perturbation``, ``context`` and ``batch``, or None; of those returned only the batch may
+    be None.
 
     Raises
     ------

@@ -75,7 +75,7 @@ class ControlPools:
         Parameters
         ----------
         sets : structured array [..., B]
-            From `SetSampler`; `key` decides the draw.
+            Sets of a `SetSampler`; `key` decides the draw.
         set_size : int
             S.
 

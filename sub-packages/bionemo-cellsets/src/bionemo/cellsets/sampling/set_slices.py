@@ -20,21 +20,9 @@ def spread(starts: np.ndarray, set_size: int) -> np.ndarray:
 
 
 def set_rows(runs: np.ndarray, sets: np.ndarray, set_size: int) -> np.ndarray:
-    """Return the store rows of sets.
+    """Return the store rows of sets, structured [..., B], as int64 [..., B, S]; -1 beyond a set's length.
 
-    Parameters
-    ----------
-    runs : structured array
-        The store's run table.
-    sets : structured array [..., B]
-        From `SetSampler`.
-    set_size : int
-        S.
-
-    Returns
-    -------
-    int64 array [..., B, S]
-        -1 beyond a set's length.
+    `runs` is the store's run table, and S the cells of a set.
     """
     start, length = (runs[name][sets["run"]][..., None] for name in ("start", "length"))
     # Run -1 of a padding set picks any run: its length masks it.

@@ -9,14 +9,9 @@ from bionemo.screens.errors import InputError
 
 
 def check_fields(config: Any, *, may_be_zero: tuple[str, ...] = ()) -> None:
-    """Turn names of choices into their enumerations, and check that every number is in its range.
+    """Turn names of choices into their enumerations, and check that every number of a configuration is in its range.
 
-    Parameters
-    ----------
-    config
-        A dataclass that is being made.
-    may_be_zero
-        Fields of whole numbers that may be 0; the others are at least 1.
+    Whole numbers are at least 1, or 0 where the field is one of ``may_be_zero``.
 
     Raises
     ------

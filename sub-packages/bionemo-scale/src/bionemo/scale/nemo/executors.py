@@ -37,14 +37,7 @@ EXECUTORS = {executor.__name__: executor for executor in (local, torchrun)}
 
 
 def configured_executor(name: str, settings: Sequence[str]) -> run.Executor:
-    """Build an executor.
-
-    Parameters
-    ----------
-    name
-        A name of ``EXECUTORS``.
-    settings
-        ``key=value`` of its fields.
+    """Build an executor of a name in ``EXECUTORS``, with ``key=value`` of its fields.
 
     Raises
     ------

@@ -103,10 +103,7 @@ class RunDirectory:
     def held(self, *, write: bool) -> Iterator[None]:
         """Keep other processes from training in this directory while this lasts.
 
-        Parameters
-        ----------
-        write
-            Whether this process holds it; one of all processes of a training does.
+        Only one of all processes of a training holds it: the one that says `write`.
 
         Raises
         ------
@@ -167,12 +164,7 @@ class RunDirectory:
     def start(self, record: RunRecord, *, write: bool) -> None:
         """Take the directory for ``record``, or make sure that the run it holds can go on with it.
 
-        Parameters
-        ----------
-        record
-            What the run is started with now.
-        write
-            Whether this process writes the record; one of all processes does.
+        Only one of all processes of a training writes the record: the one that says `write`.
 
         Raises
         ------

@@ -101,14 +101,9 @@ def _weights_only(load):
 
 @contextmanager
 def reading(checkpoint: Path, record: RunRecord) -> Iterator[None]:
-    """Read ``checkpoint`` as tensors and plain values while this lasts; anything that it wants to run is refused.
+    """Read a checkpoint as tensors and plain values while this lasts; anything that it wants to run is refused.
 
-    Parameters
-    ----------
-    checkpoint
-        ``step=N`` of a run's ``checkpoints`` directory.
-    record
-        What its weights are taken to mean.
+    `record` says what its weights are taken to mean.
 
     Raises
     ------

@@ -49,12 +49,8 @@ class Opened:
     def record(self, vocabulary: Vocabulary | None = None, **instead) -> RunRecord:
         """Say what a run is started with.
 
-        Parameters
-        ----------
-        vocabulary
-            The model's names; those that the store shows if not given.
-        instead
-            Fields of the record that are not as the store says, or that it says nothing of.
+        The model's names are those that the store shows unless others are given; `instead` has fields of the record
+        that are not as the store says, or that it says nothing of.
         """
         training, supplied = self.training, self.embeddings
         fields: dict[str, Any] = {
@@ -89,12 +85,8 @@ class Opened:
     def data(self, folder: Path | None = None, vocabulary: Vocabulary | None = None) -> CellSetsDataModule:
         """Return the sets to train on.
 
-        Parameters
-        ----------
-        folder
-            Folder for files that the processes of the run share; without one all is in memory.
-        vocabulary
-            Names of the model; those that the store shows if not given.
+        The processes of a run share files in the folder; without one all is in memory. The model's names are those that
+        the store shows unless others are given.
         """
         return CellSetsDataModule(
             *(self.store, self.split, vocabulary or self.vocabulary, self.model, self.compute, self.training),

@@ -39,20 +39,7 @@ class NanWatch(pl.Callback):
 
 
 def first_not_finite(module: ScaleModule, batch: TrainingBatch) -> str | None:
-    """Name the first module whose output is not finite while its inputs are, on one batch.
-
-    Parameters
-    ----------
-    module
-        The model to run forward.
-    batch
-        What it is given.
-
-    Returns
-    -------
-    str or None
-        None if every output is finite.
-    """
+    """Name the first module whose output is not finite while its inputs are, on one batch; None if every output is."""
     assert module.module is not None
     found: list[str] = []
 
