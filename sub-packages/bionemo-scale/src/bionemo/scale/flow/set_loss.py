@@ -3,7 +3,9 @@
 import torch
 
 
-def energy_distance(x_BSG: torch.Tensor, y_BSG: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
+def energy_distance(
+    x_BSG: torch.Tensor, y_BSG: torch.Tensor, mask_BS: torch.Tensor, *, unbiased: bool = False
+) -> torch.Tensor:
     """Return ``E|x - y| - E|x - x'| / 2 - E|y - y'| / 2``, [B] (Szekely and Rizzo 2013, "Energy statistics").
 
     Means run over all pairs of valid cells, a cell with itself included (the V-statistic): it is never negative, and
@@ -17,6 +19,9 @@ def energy_distance(x_BSG: torch.Tensor, y_BSG: torch.Tensor, mask_BS: torch.Ten
         grow with the distance to it: in bf16 it should lie near the cells' mean.
     mask_BS
         True where a cell is there, for both.
+    unbiased
+        Leave out the pairs of a cell with itself (the U-statistic), without which populations of little spread look
+        nearer than they are. It can be negative.
     """
     pairs_BSS = _pairs(mask_BS)
 
@@ -26,7 +31,11 @@ def energy_distance(x_BSG: torch.Tensor, y_BSG: torch.Tensor, mask_BS: torch.Ten
         return ((squared_BSS + 1e-6).sqrt() * pairs_BSS).sum((1, 2))
 
     between_B, within_x_B, within_y_B = map(mean_distance, _squared_distances(x_BSG, y_BSG))
-    return between_B - within_x_B / 2 - within_y_B / 2
+    within_B = (within_x_B + within_y_B) / 2
+    if unbiased:
+        cells_B = mask_BS.sum(1)
+        within_B = within_B * cells_B / (cells_B - 1).clamp(min=1)
+    return between_B - within_B
 
 
 def maximum_mean_discrepancy(x_BSG: torch.Tensor, y_BSG: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:

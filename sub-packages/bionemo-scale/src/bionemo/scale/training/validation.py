@@ -22,12 +22,13 @@ class Score:
     pdcorr: float
     """Mean over conditions of the Pearson correlation over genes of predicted and observed delta."""
     explained: float
-    """The part of the energy distance between control cells and perturbed cells that the prediction takes away."""
+    """By how much the prediction is nearer to the perturbed cells than the control cells are, in energy distance, as a
+    part of that of the control cells and the noise of the sets."""
     network_share: float
 
     @property
     def value(self) -> float:
-        """Return what checkpoints and shares are chosen by: the mean of the two, 1 for a perfect prediction."""
+        """Return what checkpoints and shares are chosen by: the mean of the two, 1 at most."""
         return (self.pdcorr + self.explained) / 2
 
 
@@ -35,9 +36,9 @@ class ConditionScores:
     """`ConditionScores` scores predictions by their means and by their populations.
 
     PDCorr sees the mean of a population alone. It would not tell a prediction that moves every kind of cell its own way
-    from one that moves all of them alike, which the energy distance tells apart. With few cells, or weak effects, that
-    distance is mostly sampling noise, which control cells have as well: then it hardly differs between shares, and
-    PDCorr decides.
+    from one that moves all of them alike, which the energy distance tells apart. Its gain over control cells is
+    measured without bias, and divided by a distance that contains the noise of the sets: with few cells, or weak
+    effects, it is next to nothing for every share, and PDCorr decides.
 
     The observed delta is that of all cells, measured against the control cells of the role target; the predicted one is
     the mean change of the control cells of the validation sets, which have the role input. Energy distances are between
@@ -63,8 +64,9 @@ class ConditionScores:
         # Summed change of cells at a share of 0, and at a share of 1; then the number of cells.
         self._sums = torch.zeros(2, *self._observed.shape, dtype=torch.float64)
         self._cells = torch.zeros(len(self._observed), dtype=torch.float64)
-        # Energy distances to the observed cells: of control cells, and of the prediction at each share.
-        self._distances = torch.zeros(1 + len(self.network_shares), dtype=torch.float64)
+        # Energy distances to the observed cells: of control cells with the noise of the sets and without, and of the
+        # prediction at each share without.
+        self._distances = torch.zeros(2 + len(self.network_shares), dtype=torch.float64)
 
     @torch.no_grad()
     def add(self, model: ScaleModel, batch: TrainingBatch) -> None:
@@ -88,8 +90,9 @@ class ConditionScores:
             self._sums[:, rows[place]] += changes_2BG[:, place]
             self._cells[rows[place]] += mask_BS[place].sum().item()
         mixed = (start_BSG + share * (whole_BSG - start_BSG) for share in self.network_shares)
-        for i, x_BSG in enumerate(chain([control_BSG], mixed)):
-            distance_B = energy_distance(x_BSG.float(), batch.perturbed.float(), mask_BS) * mask_BS.sum(1)
+        for i, x_BSG in enumerate(chain([control_BSG, control_BSG], mixed)):
+            pair_2BSG = x_BSG.float(), batch.perturbed.float()
+            distance_B = energy_distance(*pair_2BSG, mask_BS, unbiased=i > 0) * mask_BS.sum(1)
             self._distances[i] += distance_B[scored].sum().item()
 
     def best(self, device: torch.device) -> Score:
@@ -100,11 +103,11 @@ class ConditionScores:
         seen = cells > 0
         start, whole = sums.unflatten(0, self._sums.shape)[:, seen] / cells[seen][:, None]
         observed = self._observed.double()[seen]
-        of_control, *of_shares = distances.tolist()
+        noisy, of_control, *of_shares = distances.tolist()
         scores = [
             Score(
                 pdcorr=float(_pearson(start + share * (whole - start), observed).mean()),
-                explained=1 - distance / of_control if of_control else 0.0,
+                explained=(of_control - distance) / noisy if noisy else 0.0,
                 network_share=share,
             )
             for share, distance in zip(self.network_shares, of_shares, strict=True)
