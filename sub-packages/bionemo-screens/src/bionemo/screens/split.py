@@ -19,7 +19,6 @@ out trains. STATE lets a label stand under ``val`` and ``test``; here it counts 
 that is tested must not choose a checkpoint.
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Collection, Iterable, Mapping
@@ -29,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from bionemo.screens.digests import digest
 from bionemo.screens.errors import InputError, choices
 from bionemo.screens.labels import Condition
 from bionemo.screens.toml_file import read_toml
@@ -120,7 +120,7 @@ class Split:
     @property
     def hash(self) -> str:
         """Return the SHA-256 of what is held out; file layout and dataset names do not change it."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+        return digest(self.to_dict())
 
     def part(self, context: str, perturbation: str) -> str:
         """Return the part of one condition, ``"train"``, ``"val"`` or ``"test"``; names are not checked."""

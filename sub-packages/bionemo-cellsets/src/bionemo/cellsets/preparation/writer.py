@@ -26,9 +26,9 @@ from bionemo.cellsets.store.manifest import (
     ROW_POINTERS,
     RUNS,
     TABLES,
-    file_checksum,
     sealed,
 )
+from bionemo.screens.digests import file_digest
 
 PACKAGES = ("bionemo-cellsets", "bionemo-scdl", "anndata", "numpy", "scipy")
 
@@ -110,7 +110,7 @@ class StoreWriter:
         files: dict[str, dict[str, Any]] = {}
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             name = path.relative_to(folder).as_posix()
-            files[name] = {"bytes": path.stat().st_size, "sha256": self._checksums.get(name) or file_checksum(path)}
+            files[name] = {"bytes": path.stat().st_size, "sha256": self._checksums.get(name) or file_digest(path)}
             if name in self._types:
                 files[name]["dtype"] = self._types[name].name
         complete = {

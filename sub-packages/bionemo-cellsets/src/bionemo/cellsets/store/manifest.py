@@ -1,11 +1,11 @@
 """Read and check what a store says about itself: which files it has, what is in them, whether they are the same."""
 
-import hashlib
 import json
 import math
 from pathlib import Path
 from typing import Any
 
+from bionemo.screens.digests import digest, file_digest
 from bionemo.screens.errors import InputError, brief, name_list
 
 FORMAT = "bionemo-cellsets"
@@ -22,30 +22,19 @@ VALUE_TYPES = {
 """Types that the raw arrays may have, by the kind of store."""
 
 
-def file_checksum(path: Path) -> str:
-    """Return the SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def fingerprint_of(manifest: dict[str, Any]) -> str:
     """Hash what decides the numbers a store yields: its arrays, its tables and its normalisation."""
     files = {
         name: manifest["files"][name]["sha256"] for name in (DATA, COLUMNS, ROW_POINTERS, RUNS, TABLES, LIBRARY_SIZE)
     }
     decisive = {"files": files} | {name: manifest[name] for name in ("format_version", "kind", "control", "target_sum")}
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+    return digest(decisive)
 
 
 def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
     """Return a manifest with its fingerprint, and with a checksum of all that it says."""
     complete = manifest | {"fingerprint": fingerprint_of(manifest)}
-    return complete | {"checksum": _checksum_of(complete)}
-
-
-def _checksum_of(manifest: dict[str, Any]) -> str:
-    said = {name: value for name, value in manifest.items() if name != "checksum"}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    return complete | {"checksum": digest({name: said for name, said in complete.items() if name != "checksum"})}
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -139,7 +128,7 @@ def check_checksums(path: Path, manifest: dict[str, Any]) -> None:
         Naming the files that differ from what was written.
     """
     try:
-        altered = [name for name, entry in manifest["files"].items() if file_checksum(path / name) != entry["sha256"]]
+        altered = [name for name, entry in manifest["files"].items() if file_digest(path / name) != entry["sha256"]]
     except OSError as error:
         raise InputError(
             f"The store {path} cannot be read ({brief(error)}): copy or prepare the store again"

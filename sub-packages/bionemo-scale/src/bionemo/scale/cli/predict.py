@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
+from bionemo.screens.controls import Controls
+
 
 class ManyPerturbations(TyperCommand):
     """`ManyPerturbations` takes all words up to the next option for ``--perturbations``, and no other."""
@@ -30,13 +32,6 @@ class Part(StrEnum):
     VAL = "val"
     TRAIN = "train"
     ALL = "all"
-
-
-class Roles(StrEnum):
-    """`Roles` says whether predictions leave control cells to others, or start from all."""
-
-    INDEPENDENT = "independent"
-    SHARED = "shared"
 
 
 class Missing(StrEnum):
@@ -68,7 +63,7 @@ def predict(
         typer.Option(help="Fill genes that the controls lack, a tenth of the model's at most.", show_default="refuse"),
     ] = None,
     control_roles: Annotated[
-        Roles | None,
+        Controls | None,
         typer.Option(
             help="Start from control cells of role input, or from all of them, as published protocols do.",
             show_default="the training run's",

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch.distributed as dist
 
-from bionemo.cellsets.store.manifest import file_checksum
 from bionemo.scale.runs.directory import RunRecord
 from bionemo.scale.runs.sealed_json import read_sealed, write_sealed
+from bionemo.screens.digests import file_digest
 from bionemo.screens.errors import InputError, brief, name_list
 
 CHECKSUMS = "checksums.json"
@@ -30,7 +30,7 @@ def seal(folder: Path, record: RunRecord | None = None) -> None:
         A file cannot be read, or the checksums cannot be written.
     """
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    ours = {name: file_checksum(folder / name) for name in names if name != CHECKSUMS and _is_ours(name)}
+    ours = {name: file_digest(folder / name) for name in names if name != CHECKSUMS and _is_ours(name)}
     files = {name: digest for part in _of_all_ranks(ours) for name, digest in part.items()}
     if _rank() == 0:
         stated = {"files": dict(sorted(files.items()))} | ({"record": record.digest()} if record else {})
@@ -62,7 +62,7 @@ def check_seal(folder: Path, mend: str, record: RunRecord | None = None) -> None
             path = folder / name
             if not path.resolve().is_relative_to(folder.resolve()):
                 raise ValueError(f"{name} leads elsewhere")
-            if _is_ours(name) and (not path.is_file() or file_checksum(path) != digest):
+            if _is_ours(name) and (not path.is_file() or file_digest(path) != digest):
                 differing.append(name)
     except InputError:
         raise

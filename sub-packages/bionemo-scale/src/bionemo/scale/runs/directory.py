@@ -14,8 +14,9 @@ from bionemo.scale.config.model import ModelConfig
 from bionemo.scale.config.training import MAY_CHANGE
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.errors import Stopped
-from bionemo.scale.runs.sealed_json import digest, read_sealed, write_sealed
+from bionemo.scale.runs.sealed_json import read_sealed, write_sealed
 from bionemo.screens.controls import ControlRoles
+from bionemo.screens.digests import digest
 from bionemo.screens.errors import InputError, brief
 from bionemo.screens.locks import locked
 

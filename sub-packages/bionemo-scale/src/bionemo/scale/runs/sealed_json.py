@@ -1,10 +1,11 @@
 """JSON files that a run keeps about itself, each with a checksum of what it says."""
 
-import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
+
+from bionemo.screens.digests import digest
 
 
 def write_sealed(path: Path, values: dict[str, Any]) -> bytes:
@@ -40,8 +41,3 @@ def read_sealed(path: Path) -> tuple[dict[str, Any], bool]:
         return values, values.pop("sha256", None) == digest(values)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-
-
-def digest(values: dict[str, Any]) -> str:
-    """Return the SHA-256 of values, hexadecimal, whatever their order."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
