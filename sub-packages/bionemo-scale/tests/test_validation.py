@@ -71,7 +71,7 @@ def test_the_network_share_is_what_predicts_best(groups):
     for share in NETWORK_SHARES:
         observed = dict.fromkeys((3, 5), (1 - share) * start + share * change)
         score = scored(Shift(start, change), observed, NETWORK_SHARES)
-        assert (score.value, score.network_share) == (pytest.approx(1.0, abs=1e-3), share)
+        assert (score.pdcorr, score.network_share) == (pytest.approx(1.0, abs=1e-3), share)
 
 
 class OwnWay(Shift):

@@ -13,6 +13,8 @@ from bionemo.scale.model.scale_model import ScaleModel
 
 NETWORK_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of the network that validation chooses from, where there is a linear start."""
+POPULATION_WEIGHT = 0.1
+"""What the whole energy distance counts beside a PDCorr of 1: enough to decide between predictions of like means."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class Score:
 
     @property
     def value(self) -> float:
-        """Return what checkpoints and shares are chosen by: the mean of the two, 1 at most."""
-        return (self.pdcorr + self.explained) / 2
+        """Return what checkpoints and shares are chosen by: PDCorr, and the populations where it is level."""
+        return self.pdcorr + POPULATION_WEIGHT * self.explained
 
 
 class ConditionScores:
