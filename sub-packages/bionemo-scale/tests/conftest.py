@@ -1,6 +1,6 @@
 """One process that Megatron takes for a whole group, tiny models, and a run on disk made without NeMo."""
 
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import anndata as ad
@@ -185,10 +185,10 @@ def written(screen, tmp_path):
 def record(config, compute, vocabulary) -> RunRecord:
     """What a training run on the screen would leave as run.json."""
     return RunRecord(
-        model=config.to_dict(),
+        model=asdict(config),
         vocabulary=vocabulary.to_dict(),
-        compute=compute.to_dict(),
-        training=TrainingConfig(max_steps=100, sets_per_batch=4, cells_per_set=8).to_dict(),
+        compute=asdict(compute),
+        training=asdict(TrainingConfig(max_steps=100, sets_per_batch=4, cells_per_set=8)),
         global_batch=4,
         store={
             "path": "store",

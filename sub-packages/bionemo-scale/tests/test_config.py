@@ -1,7 +1,7 @@
 """Settings that cannot work are refused where they are made, by name."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -119,8 +119,8 @@ def test_names_of_choices_become_choices(config):
 
 
 def test_configurations_survive_json(config, compute, vocabulary):
-    assert ComputeConfig(**json.loads(json.dumps(compute.to_dict()))) == compute
-    assert ModelConfig(**json.loads(json.dumps(config.to_dict()))) == config
+    assert ComputeConfig(**json.loads(json.dumps(asdict(compute)))) == compute
+    assert ModelConfig(**json.loads(json.dumps(asdict(config)))) == config
     assert Vocabulary.from_dict(json.loads(json.dumps(vocabulary.to_dict()))) == vocabulary
 
 

@@ -1,6 +1,6 @@
 """What a model keeps and what it gains when it is made ready for new names, and what adapters of low rank change."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -284,7 +284,7 @@ def test_a_checkpoint_with_adapters_is_read_as_plain_weights(tmp_path, larger, e
     batch = sets(5, 3)
     given = batch["control"], batch["mask"], batch["condition"], batch["key"]
     known = {"perturbations": 3, "contexts": 2, "batches": 2, "dose": 0}
-    told = {**TuningConfig(method="low_rank", rank=2).to_dict(), "known": known}
+    told = {**asdict(TuningConfig(method="low_rank", rank=2)), "known": known}
     adapters = tune(larger, told)
     for parameter in adapters.parameters():
         torch.nn.init.normal_(parameter, std=0.2)

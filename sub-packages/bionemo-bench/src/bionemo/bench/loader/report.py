@@ -123,7 +123,7 @@ def _arm_table(result: dict[str, Any]) -> str:
                 f"{warm['rows_per_cpu_second']['median']:,.0f}",
                 *(f"{times[arm['name']][kind]:.3g}" if arm["name"] in times else "" for kind in ("wall", "cpu")),
                 f"{100 * of_memset:.0f}%" if dense else "",
-                _median(arm.get("cold", {}), "cells_per_second"),
+                f"{arm['cold']['cells_per_second']['median']:,.0f}" if "cold" in arm else "",
                 f"{last['first_batch_seconds']:.2f}",
                 *memory(warm["runs"]),
             )
@@ -163,7 +163,3 @@ def _beside(result: dict[str, Any]) -> list[str]:
 
 def _runs(result: dict[str, Any], phase: str) -> list[dict[str, Any]]:
     return [run for arm in result["arms"] for run in arm.get(phase, {"runs": []})["runs"]]
-
-
-def _median(phase: dict[str, Any], rate: str) -> str:
-    return f"{phase[rate]['median']:,.0f}" if rate in phase else ""

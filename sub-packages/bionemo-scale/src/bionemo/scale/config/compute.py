@@ -1,6 +1,6 @@
 """`ComputeConfig` says how a model is computed: on which device, by how many processes, in which precision."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from bionemo.scale.config.checking import check_fields
@@ -114,7 +114,3 @@ class ComputeConfig:
     def resolved(self) -> "ComputeConfig":
         """Return these settings with the device of this machine in the place of ``auto``."""
         return replace(self, device=Device.CUDA if self.on_gpu else Device.CPU)
-
-    def to_dict(self) -> dict:
-        """Return the fields, ready for JSON."""
-        return asdict(self)

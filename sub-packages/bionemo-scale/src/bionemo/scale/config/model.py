@@ -1,7 +1,7 @@
 """`ModelConfig` says what a SCALE model is: its sizes, its transport and its losses."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 
 from bionemo.scale.config.checking import check_fields
@@ -203,7 +203,3 @@ class ModelConfig:
     def reconstructed_cells(self, cells: int) -> int:
         """Count the cells of a set that train the auto-encoder: a multiple of 8, which a GPU is fast with."""
         return min(cells, math.ceil(self.reconstruction_share * cells / 8) * 8)
-
-    def to_dict(self) -> dict:
-        """Return the fields, ready for JSON."""
-        return asdict(self)

@@ -1,6 +1,6 @@
 """`TrainingConfig` says how a model is trained: batches, steps, optimizer, checkpoints."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 
 from bionemo.scale.config.checking import check_fields
@@ -116,7 +116,3 @@ class TrainingConfig:
     def is_over(self, step: int, best: int) -> bool:
         """Tell whether a run whose best validation was that of step ``best`` has waited long enough at ``step``."""
         return bool(self.patience) and step - best >= self.patience * self.validate_every
-
-    def to_dict(self) -> dict:
-        """Return the fields, ready for JSON."""
-        return asdict(self)

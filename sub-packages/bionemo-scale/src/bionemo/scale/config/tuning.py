@@ -1,7 +1,7 @@
 """Which weights of a trained model a finetuning moves."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 
 from bionemo.scale.config.checking import check_fields
@@ -43,7 +43,3 @@ class TuningConfig:
         if not 0 < self.alpha < math.inf:
             raise InputError(f"alpha={self.alpha} must be a number above 0.")
         check_fields(self)
-
-    def to_dict(self) -> dict:
-        """Return the fields, ready for JSON."""
-        return asdict(self)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -84,7 +84,7 @@ def finetune(
     record = opened.record(
         vocabulary,
         trained=_both(before.trained, opened.trained),
-        tuning={**tuning.to_dict(), "known": known_rows(old, config)},
+        tuning={**asdict(tuning), "known": known_rows(old, config)},
     )
     write = rank_zero_only.rank == 0
     with run.held(write=write):

@@ -1,7 +1,7 @@
 """Begin a pretraining or a finetuning: make the process ready, and open and check the data."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +54,10 @@ class Opened:
         """
         training, supplied = self.training, self.embeddings
         fields: dict[str, Any] = {
-            "model": self.model.to_dict(),
+            "model": asdict(self.model),
             "vocabulary": (vocabulary or self.vocabulary).to_dict(),
-            "compute": self.compute.to_dict(),
-            "training": training.to_dict(),
+            "compute": asdict(self.compute),
+            "training": asdict(training),
             "global_batch": training.sets_per_batch * self.compute.data_parallel * training.accumulate,
             "store": {
                 "path": str(self.path),

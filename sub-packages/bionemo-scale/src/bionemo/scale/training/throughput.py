@@ -98,9 +98,9 @@ def throughput(
     if rank_zero_only.rank == 0:
         report = times.report() | {
             "data": {"store": str(store), "fingerprint": data.store.fingerprint, "genes": data.store.n_genes},
-            "model": model.to_dict(),
-            "compute": compute.to_dict(),
-            "training": quiet.to_dict(),
+            "model": asdict(model),
+            "compute": asdict(compute),
+            "training": asdict(quiet),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
             "threads": None if torch.cuda.is_available() else torch.get_num_threads(),
             "versions": {name: version(name) for name in PACKAGES},
