@@ -41,6 +41,12 @@ class Missing(StrEnum):
     MEAN = "mean"
 
 
+class Layout(StrEnum):
+    """`Layout` names how predicted cells are written, where not as log1p cells."""
+
+    VCC2026 = "vcc2026"
+
+
 def predict(
     checkpoint: Annotated[
         Path,
@@ -72,6 +78,22 @@ def predict(
     network_share: Annotated[
         float | None,
         typer.Option(help="0 is the linear start alone, 1 the network alone.", show_default="as validation chose"),
+    ] = None,
+    layout: Annotated[
+        Layout | None,
+        typer.Option(
+            "--format",
+            help="vcc2026 writes a submission to that challenge: whole counts, and the control cells.",
+            show_default="log1p cells",
+        ),
+    ] = None,
+    targets: Annotated[
+        Path | None,
+        typer.Option(help="With --format: CSV with columns target,cells, what to predict and how many cells of each."),
+    ] = None,
+    panel: Annotated[
+        Path | None,
+        typer.Option(help="With --format: text file of the genes, one a line, in their order; else the model's."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
     seed: Annotated[int, typer.Option(help="The same seed gives the same cells.")] = 0,
@@ -106,6 +128,9 @@ def predict(
             missing_genes=missing_genes,
             control_roles=control_roles,
             network_share=network_share,
+            layout=layout or "",
+            targets=targets,
+            panel=panel,
             overwrite=overwrite,
             seed=seed,
             device=device,

@@ -1,5 +1,7 @@
 """Predict from file to file, which is what the command does."""
 
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,19 @@ from bionemo.scale.inference.inputs import Cells
 from bionemo.scale.inference.output import check_target, is_one_file
 from bionemo.scale.inference.progress import shown
 from bionemo.scale.inference.ranks import Rank
+from bionemo.scale.inference.request import Request
 from bionemo.scale.inference.shards import ShardFolder, shards_of
+from bionemo.scale.inference.submission import (
+    CONTROL,
+    FORMAT,
+    TARGET,
+    Submission,
+    asked_like,
+    check_submission,
+    read_targets,
+)
 from bionemo.scale.inference.trained_model import TrainedModel
+from bionemo.screens.errors import InputError
 from bionemo.screens.shards import INDEX
 
 ALONE = Rank()
@@ -22,6 +35,9 @@ def predict(
     out: str | Path,
     *,
     like: Cells | None = None,
+    layout: str = "",
+    targets: Path | None = None,
+    panel: Path | None = None,
     overwrite: bool = False,
     device: str = "auto",
     progress: bool = True,
@@ -41,6 +57,12 @@ def predict(
         As in :meth:`TrainedModel.predict`.
     out
         An h5ad file, beside which shards lie until it is made of them; or a folder of shards, without a suffix.
+    layout
+        ``vcc2026`` writes whole counts in the layout of that challenge, control cells too; log1p cells otherwise.
+    targets
+        With ``vcc2026``: CSV file of how many cells of each target are asked for.
+    panel
+        With ``vcc2026``: text file of the genes, in their order; the model's own otherwise.
     overwrite
         Whether to replace what is there.
     device
@@ -62,12 +84,22 @@ def predict(
         :meth:`TrainedModel.predict` refuses.
     """
     out = Path(out)
+    _check_layout(layout, out, like, targets, panel)
     check_target(out, {"--controls": controls, "--like": like}, overwrite=overwrite or rank.number > 0)
     if torch.cuda.is_available():
         torch.cuda.set_device(rank.local % torch.cuda.device_count())
     model = TrainedModel.load(checkpoint, device)
     asked = {name: choices.pop(name) for name in ("perturbations", "part") if name in choices}
-    request = model.start_from(controls, **choices).request(like=like, **asked)
+    start = model.start_from(controls, **choices)
+    if targets is not None:
+        wanted = read_targets(targets, start.columns.control)
+        like, asked["part"] = asked_like(wanted, start.pools.cells, start.columns), "all"
+    request = start.request(like=like, **asked)
+    if layout == FORMAT:
+        populations = [population for shard in request.shards for population in shard]
+        submission = Submission.of(populations, start.pools.cells, model.genes, panel)
+        facts = {**request.facts, "perturbation_key": TARGET, "control": CONTROL}
+        request = replace(request, submission=submission, facts=facts)
     made_of = model.summary(request.facts["network_share"])
     one_file = is_one_file(out)
     folder = ShardFolder(shards_of(out) if one_file else out, request.plan(model.network), len(request.shards))
@@ -81,7 +113,29 @@ def predict(
             for number in absent:
                 folder.write(number, request.shard(number, report))
         folder.finish({"prediction": dict(request.facts)}, sizes, out if one_file else None)
+    if request.submission is not None and is_whole(out):
+        check_submission(out, request.submission.genes, _cells_of(request))
     return made_of, sum(sizes)
+
+
+def _check_layout(layout: str, out: Path, like: Cells | None, targets: Path | None, panel: Path | None) -> None:
+    """Refuse options that do not go with the layout."""
+    if layout not in ("", FORMAT):
+        raise InputError(f"--format {layout!r} is not known: leave it out, or give {FORMAT}.")
+    if not layout and (targets is not None or panel is not None):
+        raise InputError(f"--targets and --panel go with --format {FORMAT}: give it, or leave them out.")
+    if layout and not is_one_file(out):
+        raise InputError(f"--out {out} is a folder, and a submission is one file: name an .h5ad file.")
+    if like is not None and targets is not None:
+        raise InputError("--like and --targets both say how many cells to predict: give one of them.")
+
+
+def _cells_of(request: Request) -> dict[str, int]:
+    """Return target -> number of cells."""
+    asked: Counter[str] = Counter()
+    for population in (population for shard in request.shards for population in shard):
+        asked[population.perturbation] += population.cells
+    return asked
 
 
 def is_whole(out: Path) -> bool:

@@ -18,6 +18,7 @@ from bionemo.scale.inference.generate import Generator, joined
 from bionemo.scale.inference.inputs import Columns
 from bionemo.scale.inference.output import as_anndata
 from bionemo.scale.inference.populations import Population
+from bionemo.scale.inference.submission import Submission
 from bionemo.scale.model.scale_model import ScaleModel
 
 Report = Callable[[int], object]
@@ -37,11 +38,16 @@ class Request:
     """What ``uns["prediction"]`` says."""
     trained: pd.DataFrame | None
     """What ``uns["training_conditions"]`` says."""
+    submission: Submission | None = None
+    """How the cells are laid out for the Virtual Cell Challenge; None where they stay log1p."""
 
     @property
     def sizes(self) -> list[int]:
         """Return the number of cells of each shard."""
-        return [sum(population.cells for population in shard) for shard in self.shards]
+        sizes = [sum(population.cells for population in shard) for shard in self.shards]
+        if self.submission is not None:
+            sizes[0] += len(self.cells.rows)
+        return sizes
 
     def shard(self, number: int, report: Report) -> ad.AnnData:
         """Predict the cells of a shard; an InputError where they are not finite or the control cells cannot be read."""
@@ -58,6 +64,12 @@ class Request:
             "batch": sorted({str(p.batch) for shard in self.shards for p in shard if p.batch is not None}),
         }
         first = [0, *accumulate(self.sizes)][number]
+        if self.submission is not None:
+            made = self.submission.lay_out(
+                predicted, populations, self.cells, first=first, with_controls=not number, labels=labels["perturbation"]
+            )
+            made.uns["prediction"] = dict(self.facts)
+            return made
         made = as_anndata(
             predicted, self.cells, populations, self.columns, self.genes, self.facts, first=first, labels=labels
         )
@@ -69,7 +81,9 @@ class Request:
         """Say what tells this prediction from others: settings, conditions, weights and control cells, fit for JSON."""
         conditions = [[*p.names, p.cells] for shard in self.shards for p in shard]
         names = "\n".join(map(str, self.cells.obs.index))
+        layout = {} if self.submission is None else {"genes": _digest("\n".join(self.submission.genes).encode())}
         return {
+            **layout,
             "prediction": dict(self.facts),
             "computed": [generate.SETS_AT_ONCE, [len(shard) for shard in self.shards]],
             "conditions": _digest(json.dumps(conditions).encode()),
