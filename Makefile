@@ -9,9 +9,10 @@ DEMO ?= demo
 PYTEST_JOBS ?= -n logical --maxprocesses 4 --dist loadfile
 
 FAULTS ?=
+GPU_PROOF ?= --out gpu_proof
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow faults test-slurm test-container test-gpu lint docs clean
+.PHONY: help setup demo test test-slow faults test-slurm test-container test-gpu gpu-proof lint docs clean
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -45,6 +46,9 @@ test-container: setup  ## build both Dockerfiles on stand-ins for NVIDIA's image
 
 test-gpu:  ## run the tests that need an NVIDIA GPU, with the python of this environment (a container)
 	python -m pytest -m gpu
+
+gpu-proof:  ## show on one GPU what a CPU cannot show, in about an hour, with the python of this environment
+	python recipes/gpu_proof/prove.py $(GPU_PROOF)
 
 lint: setup  ## check style, types, imports, scripts and Dockerfiles
 	$(BIN)/ruff check .
