@@ -1,5 +1,6 @@
 """Run a command in a session of its own: forked from a warm process, or a real command line; and look at its end."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -13,8 +14,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 HANG = 30.0
-"""Seconds that a command may take beyond those it needs; more is a hang."""
-PATIENCE = 20.0
+"""Seconds for which a command may do nothing, and of the CPU that it may take beyond those it needs: more is a hang."""
+PATIENCE = 60.0
 """Seconds after which a process whose main process has ended is an orphan."""
 STARTS = ("error:", "stopped", "perteval:", "Aborted", "╰", "Usage:")
 """What the sentence of a command begins with."""
@@ -52,7 +53,11 @@ class Outcome:
 
 @dataclasses.dataclass
 class Running:
-    """A `Running` is a command that was started; :meth:`finish` waits for it and for all that it started."""
+    """A `Running` is a command that was started; :meth:`finish` waits for it and for all that it started.
+
+    It hangs where it has used ``limit`` seconds of CPU, or for `HANG` seconds has neither run nor waited for a CPU, so
+    that a machine with other work makes no hang.
+    """
 
     pid: int
     log: Path
@@ -69,13 +74,22 @@ class Running:
 
     def finish(self) -> Outcome:
         """Wait for the end, and raise what no command may do: hang, leave a process, crash, print a traceback."""
-        deadline = time.monotonic() + self.limit
+        looked = active = time.monotonic()
+        ran, waited = cpu_seconds(self.pid)
         while not self.ended():
-            if time.monotonic() > deadline:
+            time.sleep(0.005)
+            if (now := time.monotonic()) < looked + 1:
+                continue
+            before = ran + waited
+            ran, waited = cpu_seconds(self.pid)
+            if ran + waited - before > 0.05 * (now - looked):
+                active = now
+            looked = now
+            if ran > self.limit or now - active > HANG:
                 end_session(self.pid)
                 os.waitpid(self.pid, 0)
-                raise Found("hang", f"no end after {self.limit:.0f} s: {self._read('err')[-300:]}")
-            time.sleep(0.005)
+                idle = f"{ran:.0f} s of CPU, the last {now - active:.0f} s idle"
+                raise Found("hang", f"no end after {idle}: {self._read('err')[-300:]}")
         code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         deadline = time.monotonic() + PATIENCE
         while left := session_processes(self.pid):
@@ -114,7 +128,7 @@ def start(
     process, which has imported what it needs. What it prints goes to ``log`` with ``.out`` and ``.err``, or else to
     ``printed_to``: a path, ``closed``, or a ``pipe`` that nobody reads. The ``plan`` is one of :mod:`file_operations`;
     variables of the ``environment`` are set, or with None removed; no file may grow beyond ``file_bytes``, where it
-    fails or is to ``die_at_limit``. It hangs after ``limit`` seconds, and if ``doomed`` may end by a signal.
+    fails or is to ``die_at_limit``. It may use ``limit`` seconds of CPU, and if ``doomed`` end by a signal.
     """
     variables = {**os.environ, **{name: value for name, value in (environment or {}).items() if value is not None}}
     for name in [name for name, value in (environment or {}).items() if value is None]:
@@ -202,6 +216,17 @@ def session_processes(session: int) -> list[str]:
         if int(fields[3]) == session and state not in "ZX":
             found.append(f"{number} {state} {name}")
     return found
+
+
+def cpu_seconds(session: int) -> tuple[float, float]:
+    """Return how long the living threads of a session have run on a CPU, and how long they have waited for one."""
+    ran = waited = 0
+    for process in session_processes(session):
+        for file in Path(f"/proc/{process.split()[0]}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):
+                own = file.read_text().split()
+                ran, waited = ran + int(own[0]), waited + int(own[1])
+    return ran / 1e9, waited / 1e9
 
 
 def end_session(session: int) -> None:

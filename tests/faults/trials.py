@@ -73,6 +73,8 @@ class Trial:
     def start(self, words: Command | Sequence[object], **options) -> sandbox.Running:
         """Start a command and do not wait for it; see :func:`sandbox.start`."""
         seconds = words.seconds if isinstance(words, Command) else 2.0
+        if isinstance(words, Command):
+            options.setdefault("real", words.real)
         limit = options.pop("limit", sandbox.HANG + 10 * seconds + (60 if options.get("real") else 0))
         self.runs += 1
         words = words.words if isinstance(words, Command) else words
@@ -121,7 +123,9 @@ class Trial:
     def other(self, name: str, like: str, *words: str, **options) -> Command:
         """Return a real command with more words; what it leaves undisturbed is found out once, for all trials."""
         like_command = self.commands[like]
-        command = Command(name, (*like_command.words, *words), like_command.out, 20.0, like_command.operations)
+        command = Command(
+            name, (*like_command.words, *words), like_command.out, 20.0, like_command.operations, real=True
+        )
         folder = self.base / "first" / name
         with (self.base / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -41,7 +41,10 @@ SMALL = (
 
 @dataclass(frozen=True)
 class Command:
-    """A `Command` is a command line, the path that it writes, and what it is known to leave there."""
+    """A `Command` is a command line, the path that it writes, and what it is known to leave there.
+
+    One that starts itself again, as other ranks, has to be a ``real`` one, and not a fork.
+    """
 
     name: str
     words: tuple[str, ...]
@@ -50,6 +53,7 @@ class Command:
     operations: int = 1
     digest: tuple[tuple[str, str], ...] = ()
     printed: str = ""
+    real: bool = False
 
     def known(self, digest: dict[str, str]) -> "Command":
         """Return the command with what it is known to leave."""

@@ -68,7 +68,7 @@ def two_ranks(trial: Trial, do: str) -> str:
     command = trial.other("ranks", "pretrain", "compute.devices=2", "training.sets_per_batch=2")
     rank = trial.number % 2
     at = trial.rng.randint(1, (command.operations, 12)[rank])
-    first = trial.run(command, real=True, doomed=True, plan={"at": at, "do": do, "rank": rank})
+    first = trial.run(command, doomed=True, plan={"at": at, "do": do, "rank": rank})
     return trial.settle(command, None if do == "SIGKILL" and rank == 0 else first)
 
 
