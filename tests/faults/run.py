@@ -31,6 +31,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
     parser.add_argument("--trial", type=int, help="only this number of each type")
     parser.add_argument("--workers", type=int, default=2, help="trials at once")
+    parser.add_argument("--once-more", action="store_true", help="run what failed again, alone: the second end counts")
     parser.add_argument("--folder", type=Path, help="where to work; a new one in the temporary directory if not said")
     told = parser.parse_args()
     chosen = [kind for kind in KINDS.values() if kind.name.startswith(tuple(told.only))]
@@ -49,22 +50,11 @@ def main() -> int:
     print(
         f"{len(trials)} trials of {len(chosen)} types in {folder}, after {time.monotonic() - began:.0f} s", flush=True
     )
-    ended = []
-    # Forked now, so that every worker has imported what the commands need; no thread runs yet.
-    context = multiprocessing.get_context("fork")
-    with concurrent.futures.ProcessPoolExecutor(told.workers, context) as pool:
-        futures = {
-            pool.submit(one, name, number, told.seed, folder, commands): (name, number) for _, name, number in trials
-        }
-        try:
-            for done in concurrent.futures.as_completed(futures):
-                name, number = futures[done]
-                column, words = done.result()
-                ended.append((name, number, column, words))
-                if column in COLUMNS[2:]:
-                    print(f"{name} {number}: {column}: {words}\n  {repeat(name, number, told.seed)}", flush=True)
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
+    named = [(name, number) for _, name, number in trials]
+    ended = run(named, told.workers, told.seed, folder, commands)
+    if told.once_more:
+        failed = [(name, number) for name, number, column, _ in ended if column in COLUMNS[2:]]
+        ended = [each for each in ended if each[:2] not in failed] + run(failed, 1, told.seed, folder, commands)
     failed = print_table(ended, told.seed)
     print(f"{len(ended)} of {len(trials)} trials took {time.monotonic() - began:.0f} s; seed {told.seed}")
     if failed:
@@ -72,6 +62,27 @@ def main() -> int:
     else:
         shutil.rmtree(folder)
     return int(failed)
+
+
+def run(trials: list[tuple[str, int]], workers: int, seed: int, folder: Path, commands: dict) -> list[tuple]:
+    """Run trials, each given as (kind, number), and return how they ended, in the layout that `print_table` takes."""
+    ended = []
+    # Forked now, so that every worker has imported what the commands need; no thread runs yet.
+    context = multiprocessing.get_context("fork")
+    with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+        futures = {pool.submit(one, name, number, seed, folder, commands): (name, number) for name, number in trials}
+        try:
+            for done in concurrent.futures.as_completed(futures):
+                name, number = futures[done]
+                column, words = done.result()
+                ended.append((name, number, column, words))
+                if column in COLUMNS[2:]:
+                    print(f"{name} {number}: {column}: {words}\n  {repeat(name, number, seed)}", flush=True)
+                if len(ended) % 50 == 0:
+                    print(f"{len(ended)} of {len(trials)} have ended", flush=True)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+    return ended
 
 
 def one(name: str, number: int, seed: int, folder: Path, commands: dict) -> tuple[str, str]:
