@@ -75,6 +75,9 @@ def test_a_line_is_followed_and_said_to_be_followed(tmp_path, monkeypatch):
     assert "written_bytes" not in simulate
     assert growth(found, 600)["simulate"]["wall_seconds"]["at_target"] == pytest.approx(8)
     assert "| 300 | simulate | 5.0 | 1.0 | 1.00 | not known |" in (tmp_path / "atlas.md").read_text()
+    assert (
+        "| simulate | 10,000.0 | none seen | none seen | none seen | 10,002.0 |" in (tmp_path / "atlas.md").read_text()
+    )
     assert not list(tmp_path.glob("cells-*"))
 
 

@@ -247,7 +247,8 @@ def growth(result: Result, target: int) -> dict[str, dict[str, dict[str, Any]]]:
             values = [size["stages"][stage][measure] for size in result["sizes"]]
             if None in values:
                 continue
-            slope, start = np.polyfit(cells, values, 1)
+            slope = np.cov(cells, values)[0, 1] / cells.var(ddof=1)
+            start = np.mean(values) - slope * cells.mean()
             found[stage][measure] = {
                 "start": float(start),
                 "per_million_cells": float(slope * 1e6),

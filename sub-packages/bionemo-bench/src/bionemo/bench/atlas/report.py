@@ -5,6 +5,12 @@ from pathlib import Path
 from bionemo.bench.harness.report import Result, listed, machine_line, table, write_files
 
 _NEEDED = ("wall, s", "CPU, s", "peak RSS, GiB", "written, GiB")
+_UNITS = (
+    ("wall_seconds", 1, ",.1f"),
+    ("cpu_seconds", 1, ",.1f"),
+    ("peak_rss_bytes", 2**30, ",.2f"),
+    ("written_bytes", 2**30, ",.2f"),
+)
 _Row = tuple[str, ...]
 
 
@@ -45,22 +51,20 @@ def _tables(result: Result) -> list[tuple[_Row, list[_Row], int]]:
             *(f"{name}, {result['target_cells']:,} cells (extrapolated)" for name in _NEEDED),
         )
         lines: list[_Row] = [
-            (stage, *_cells(_line(found, "per_million_cells")), *_cells(_line(found, "at_target")))
+            (stage, *_grown(found, "per_million_cells"), *_grown(found, "at_target"))
             for stage, found in result["growth"].items()
         ]
         tables.append((head, lines, 1))
     return tables
 
 
-def _line(found: Result, which: str) -> Result:
-    return {measure: of[which] for measure, of in found.items()}
+def _grown(found: Result, which: str) -> _Row:
+    """Return where the lines of a stage lead; a line that does not rise leads nowhere."""
+    rising = {measure: of[which] for measure, of in found.items() if of["per_million_cells"] > 0}
+    return _cells(rising, absent="none seen")
 
 
-def _cells(found: Result) -> _Row:
-    written = found.get("written_bytes")
-    return (
-        f"{found['wall_seconds']:,.1f}",
-        f"{found['cpu_seconds']:,.1f}",
-        f"{found['peak_rss_bytes'] / 2**30:,.2f}",
-        "not known" if written is None else f"{written / 2**30:,.2f}",
+def _cells(found: Result, absent: str = "not known") -> _Row:
+    return tuple(
+        absent if found.get(measure) is None else f"{found[measure] / unit:{form}}" for measure, unit, form in _UNITS
     )
