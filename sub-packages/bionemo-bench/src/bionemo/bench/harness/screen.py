@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata.io import write_elem
+from scipy.optimize import root_scalar
 from tqdm import tqdm
 
 from bionemo.screens.errors import InputError
@@ -173,11 +174,8 @@ def _write_labels(
 def _gene_shares(size: ScreenSize) -> np.ndarray:
     """Return in which share of the cells each gene is seen; they sum to the values of a cell."""
     odds = np.exp(np.random.default_rng(1).normal(0, 1, size.genes))
-    low, high = 0.0, 1e6
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if (1 - np.exp(-middle * odds)).sum() < size.values_per_cell else (low, middle)
-    return 1 - np.exp(-low * odds)
+    seen = root_scalar(lambda x: (1 - np.exp(-x * odds)).sum() - size.values_per_cell, bracket=(0, 1e6)).root
+    return 1 - np.exp(-seen * odds)
 
 
 def _draw(block: slice, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
