@@ -9,7 +9,12 @@ import pytest
 from jobs import gradients, logged, saved_weights
 
 STEPS = range(4, 7)
-SETTINGS = ("training.validate_every=3", "training.checkpoint_every=1", "training.keep_checkpoints=9")
+SETTINGS = (
+    "model.evidence=on",
+    "training.validate_every=3",
+    "training.checkpoint_every=1",
+    "training.keep_checkpoints=9",
+)
 TENSOR = ("compute.devices=2", "compute.tensor_parallel=2")
 DATA = ("compute.devices=2", "training.sets_per_batch=2")
 FOUR = ("compute.devices=4", "compute.tensor_parallel=2", "training.sets_per_batch=2")

@@ -18,7 +18,9 @@ class OneEffect(FittedLinearStart):
     plain = np.array([1.0, 0.0, 0.0, 1.0, 0.0, 0.0])
     half_weight = 0
 
-    def _parts_of(self, effect: np.ndarray, shared: np.ndarray, error: np.ndarray) -> np.ndarray:
+    @classmethod
+    def parts_of(cls, effect: np.ndarray, shared: np.ndarray, error: np.ndarray) -> np.ndarray:
+        """Divide effects in three, as this form does."""
         return np.stack([effect, np.zeros_like(effect), np.zeros_like(effect)], axis=1)
 
 
@@ -27,14 +29,18 @@ class Directions(FittedLinearStart):
 
     plain = np.array([1.0, 1.0, 0.0, 1.0, 0.0, 0.0])
 
-    def _parts_of(self, effect: np.ndarray, shared: np.ndarray, error: np.ndarray) -> np.ndarray:
+    @classmethod
+    def parts_of(cls, effect: np.ndarray, shared: np.ndarray, error: np.ndarray) -> np.ndarray:
+        """Divide effects in three, as this form does."""
         return np.stack([shared, effect - shared, np.zeros_like(effect)], axis=1)
 
 
 class JamesStein(Directions):
     """With J."""
 
-    def _parts_of(self, effect: np.ndarray, shared: np.ndarray, error: np.ndarray) -> np.ndarray:
+    @classmethod
+    def parts_of(cls, effect: np.ndarray, shared: np.ndarray, error: np.ndarray) -> np.ndarray:
+        """Divide effects in three, as this form does."""
         return np.stack([shared, less_noise(effect - shared, error, axis=1), np.zeros_like(effect)], axis=1)
 
 
@@ -43,7 +49,9 @@ class GeneByGene(FittedLinearStart):
 
     plain = np.array([0.5, 0.5, 0.5, 1.0, 0.0, 0.0])
 
-    def _parts_of(self, effect: np.ndarray, shared: np.ndarray, error: np.ndarray) -> np.ndarray:
+    @classmethod
+    def parts_of(cls, effect: np.ndarray, shared: np.ndarray, error: np.ndarray) -> np.ndarray:
+        """Divide effects in three, as this form does."""
         return np.stack(
             [shared, less_noise(effect - shared, error, axis=1), less_noise(effect, error, axis=None)], axis=1
         )

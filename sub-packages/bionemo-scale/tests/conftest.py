@@ -131,11 +131,11 @@ def build(groups, config, compute, vocabulary):
 def condition_of():
     """Make conditions of one perturbation a set, without doses."""
 
-    def make(perturbation, context, batch, delta=None) -> Condition:
+    def make(perturbation, context, batch) -> Condition:
         rows, context, batch = (torch.as_tensor(numbers) for numbers in (perturbation, context, batch))
         tokens = rows.reshape(len(rows), -1)
         doses = torch.full(tokens.shape, torch.nan)
-        return Condition(perturbation=tokens, dose=doses, context=context, batch=batch, delta=delta)
+        return Condition(perturbation=tokens, dose=doses, context=context, batch=batch)
 
     return make
 

@@ -48,7 +48,7 @@ def test_a_batch_says_what_its_sets_are(data):
     batch = next(iter(data(head="negative_binomial", set_loss="none").train_dataloader()))
     assert batch.control.shape == batch.perturbed.shape == (2, 4, 20)
     assert batch.condition.perturbation.shape == (2, 1)
-    assert batch.condition.delta is None
+    assert batch.condition.evidence is None
     assert batch.library.shape == (2, 2, 4)
     assert (batch.library > 0).all(0).equal(batch.mask)
     assert 0 <= batch.perturbed_cells <= batch.mask.sum()

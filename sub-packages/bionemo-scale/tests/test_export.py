@@ -107,12 +107,14 @@ def exported_parts(model) -> tuple[dict, dict]:
     return {"model": model.scale.to_dict(), "vocabulary": names.to_dict(), "labels": _labels(names)}, weights
 
 
-def test_a_model_that_with_a_linear_start_predicts_the_same(build, sets, vocabulary):
+@pytest.mark.parametrize("evidence", ["off", "on"])
+def test_a_model_with_a_linear_start_predicts_the_same(build, sets, vocabulary, evidence):
     trained = ("MYC+1uM", "MYC+10uM", "MYC+TP53")
     names = replace(vocabulary, start_labels=trained, dose_unit="uM", log_dose=(0.5, 0.5))
-    model = build(start="linear", names=names)
+    model = build(start="linear", evidence=evidence, names=names)
     for name, buffer in model.linear_start.named_buffers():
-        buffer.copy_(torch.ones_like(buffer) if name == "known" else torch.randn(buffer.shape))
+        positive = torch.rand(buffer.shape) + 0.5
+        buffer.copy_(positive if name in ("known", "variance", "unit", "size") else torch.randn(buffer.shape))
     model.linear_start.known[0] = 0
     model.network_share.fill_(0.5)
     config, weights = exported_parts(model)
@@ -130,15 +132,14 @@ def test_a_model_that_with_a_linear_start_predicts_the_same(build, sets, vocabul
     control = sets(6, 6)["control"]
     answer = portable.eval().predict(control, perturbation=["MYC+10uM", "ctrl"], context=["A", "B"])
     mean = control.mean(1)
-    delta = model.linear_start.delta(["MYC+10uM", "ctrl"], torch.tensor([0, 1]), mean, names)
+    features = model.linear_start.features(["MYC+10uM", "ctrl"], torch.tensor([0, 1]), mean, names)
     condition = replace(
         sets(6, 6)["condition"],
         perturbation=torch.tensor([[1], [0]]),
         dose=torch.tensor([[1.0], [torch.nan]]),
         context=torch.tensor([0, 1]),
         batch=torch.tensor([-1, -1]),
-        delta=delta,
-        control_mean=mean,
+        evidence=features,
     )
     expected = model.predict(control, torch.ones(2, 6, dtype=torch.bool), condition, torch.tensor([0, 1]))
     torch.testing.assert_close(answer, expected, atol=1e-4, rtol=0)

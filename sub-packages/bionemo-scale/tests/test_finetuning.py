@@ -137,20 +137,21 @@ def test_a_linear_start_is_refitted_for_what_the_data_show_and_kept_for_the_rest
     for value, buffer in enumerate(trained.linear_start.buffers()):
         buffer.fill_(-1.0 - value)
     fitted = {f"linear_start.{name}": torch.rand_like(buffer) for name, buffer in model.linear_start.named_buffers()}
-    for name in ("effect", "elsewhere", "common", "known"):
+    for name in ("parts", "variance", "elsewhere", "common", "known"):
         fitted[f"linear_start.{name}"] = fitted[f"linear_start.{name}"][:3]  # two names and the row for others
     fitted["linear_start.interaction"] = fitted["linear_start.interaction"][:3, :3, :4]
     fitted["linear_start.basis"] = fitted["linear_start.basis"][:4]
     take_over(trained, model, fitted, shown)
     assert new.start_labels == ("MYC", "TP53", "KRAS")
-    effect, common = model.linear_start.effect, model.linear_start.common
-    assert torch.equal(effect[0], trained.linear_start.effect[0])
-    assert torch.equal(effect[1], fitted["linear_start.effect"][1])
-    assert torch.equal(effect[2], fitted["linear_start.effect"][0])
-    assert torch.equal(effect[3], fitted["linear_start.effect"][2])
+    parts, common = model.linear_start.parts, model.linear_start.common
+    assert torch.equal(parts[0], trained.linear_start.parts[0])
+    assert torch.equal(parts[1], fitted["linear_start.parts"][1])
+    assert torch.equal(parts[2], fitted["linear_start.parts"][0])
+    assert torch.equal(parts[3], fitted["linear_start.parts"][2])
     assert torch.equal(common[0], trained.linear_start.common[0])
     assert torch.equal(common[1:], fitted["linear_start.common"])
     assert torch.equal(model.linear_start.shares, fitted["linear_start.shares"])
+    assert torch.equal(model.linear_start.size, trained.linear_start.size)  # the network is used to it
     interaction, basis = model.linear_start.interaction, model.linear_start.basis
     refitted = fitted["linear_start.interaction"][:2, [1, 0]]
     assert torch.equal(interaction[1:3, 1:3, :4], refitted[:, [0, 1]])

@@ -1,11 +1,15 @@
 """The count of operations behind FLOP/s and MFU."""
 
+from dataclasses import replace
+
 import pytest
+import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bionemo.scale.data.batches import TrainingBatch
 from bionemo.scale.layers import linear
+from bionemo.scale.linear_start.apply import FEATURES
 from bionemo.scale.model.flops import peak_flops, training_flops
 
 
@@ -19,12 +23,14 @@ from bionemo.scale.model.flops import peak_flops, training_flops
         {"set_loss": "mmd", "deep_sets": False},
         {"condition_pooling": "mean"},
         {"reconstruction_share": 1.0},
+        {"start": "linear", "evidence": "on"},
     ],
 )
-def test_the_count_is_what_torch_counts(build, sets, changes, monkeypatch):
+def test_the_count_is_what_torch_counts(build, sets, vocabulary, changes, monkeypatch):
     # Torch does not count oneDNN's product when it is called by name.
     monkeypatch.setattr(linear, "_ONEDNN", None)
-    model, batch = build(**changes), sets(18, 4, 5)
+    model, batch = build(**changes, names=replace(vocabulary, start_labels=("MYC",))), sets(18, 4, 5)
+    batch["condition"] = replace(batch["condition"], evidence=torch.randn(3, FEATURES, 20))
     # Torch counts attention where it is made of products; the fused kernel of a CPU it does not know.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model(TrainingBatch(**batch))["loss"].backward()

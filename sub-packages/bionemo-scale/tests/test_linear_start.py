@@ -11,6 +11,7 @@ import torch
 from bionemo.scale.linear_start.apply import LinearStart, interaction_rank, move_cells, rows_of
 from bionemo.scale.linear_start.evidence import Shown
 from bionemo.scale.linear_start.fit import FittedLinearStart
+from bionemo.scale.linear_start.fold_change import to_fold
 from bionemo.scale.linear_start.interaction import interactions, share_no_batch
 from bionemo.scale.linear_start.zero_shot import effects_from_embeddings
 from bionemo.screens.controls import ControlRole
@@ -56,6 +57,10 @@ def fitted(means, names) -> FittedLinearStart:
     return FittedLinearStart(means, CONTEXTS, LABELS, names)
 
 
+def shift(start: LinearStart, labels, contexts, mean, names) -> torch.Tensor:
+    return start.shift(start.features(labels, torch.tensor(contexts), mean, names))[0]
+
+
 def model_of(fit: FittedLinearStart, names) -> LinearStart:
     start = LinearStart(names)
     start.load_state_dict({name.removeprefix("linear_start."): value for name, value in fit.buffers().items()})
@@ -73,15 +78,26 @@ def test_additive_effects_are_recovered_in_a_context_that_did_not_show_them(name
     assert np.corrcoef(plain, means.truth(0, 1))[0, 1] < 0.8
 
 
-def test_a_training_condition_starts_from_others_only(names):
+def test_what_is_known_of_a_training_condition_is_of_others_only(names):
     means = screen()
-    before = fitted(means, names)
-    own, other = before.delta(2, 3), before.delta(1, 3)
+    before = FittedLinearStart(means, CONTEXTS, LABELS, names, evidence=True)
+    own, other = before.features(2, 3), before.features(1, 3)
     means.mean[2, 3] = means.mean[2, 3] + 100.0
     fit = before.shares, np.eye(1, G)
-    after = type("SharesOfBefore", (FittedLinearStart,), {"_fit": lambda self: fit})(means, CONTEXTS, LABELS, names)
-    torch.testing.assert_close(after.delta(2, 3), own)
-    assert not torch.allclose(after.delta(1, 3), other)
+    kind = type("SharesOfBefore", (FittedLinearStart,), {"_fit": lambda self: fit})
+    after = kind(means, CONTEXTS, LABELS, names, evidence=True)
+    torch.testing.assert_close(after.features(2, 3), own, atol=1e-3, rtol=1e-3)  # kept in half precision
+    assert not torch.allclose(after.features(1, 3), other)
+
+
+def test_the_model_says_of_a_held_out_condition_what_its_training_says_of_others(names):
+    """A screen without noise: what is known without a condition is what is known where it is held out."""
+    means, without = screen(), screen(held_out=((2, 3),))
+    kept = FittedLinearStart(means, CONTEXTS, LABELS, names, evidence=True).features(2, 3)
+    held_out = FittedLinearStart(without, CONTEXTS, LABELS, names, evidence=True).features(2, 3)
+    same = [0, 1, 2, 3, 6, 7]  # the pull is of all contexts, and the basis of interactions of what was shown
+    torch.testing.assert_close(kept[:3].sum(0), held_out[:3].sum(0), atol=0.05, rtol=0.01)
+    torch.testing.assert_close(kept[same[3:]], held_out[same[3:]], atol=0.02, rtol=0.01)
 
 
 def interacting(held_out: tuple) -> SimpleNamespace:
@@ -177,11 +193,16 @@ def test_the_model_keeps_more_interactions_than_it_has_directions_for(vocabulary
     assert np.mean(found) > np.mean(plain)
 
 
+def effects(fit: FittedLinearStart) -> torch.Tensor:
+    parts, shares = (fit.buffers()[f"linear_start.{name}"] for name in ("parts", "shares"))
+    return torch.tensordot(parts[:-1], shares[:3], dims=([1], [0]))
+
+
 def test_noisy_effects_shrink(names):
     def kept(noise: float) -> float:
         means = screen(noise)
         plain = np.array([np.mean([means.delta[k, p] for k in range(4)], axis=0) for p in range(1, 9)])
-        effect = fitted(means, names).buffers()["linear_start.effect"][:-1]
+        effect = effects(fitted(means, names))
         return float(effect.norm()) / np.linalg.norm(plain - plain.mean(axis=0))
 
     assert kept(0.01) > 0.9
@@ -193,7 +214,7 @@ def test_an_own_effect_no_larger_than_its_noise_is_dropped(names):
     for label in range(1, 9):
         means.noise.update({(k, label): np.full(G, 1e6) for k in range(4)})
     fit = fitted(means, names)
-    rows = fit.buffers()["linear_start.effect"][:-1]
+    rows = effects(fit)
     # What is left lies in the directions that other perturbations share, three of them for eight labels.
     others = np.stack([np.mean([means.delta[k, p] for k in range(4)], axis=0) for p in range(2, 9)])
     directions = np.linalg.svd(others - others.mean(axis=0), full_matrices=False)[2][:3]
@@ -205,7 +226,7 @@ def test_the_model_and_its_training_sets_start_held_out_conditions_alike(names):
     means = screen(noise=0.5, held_out=((0, 1), (3, 8)))
     fit = fitted(means, names)
     middle = torch.stack([fit.control_mean(0), fit.control_mean(3), fit.control_mean(0)])
-    delta = model_of(fit, names).delta(["p1", "p8", "ctrl"], torch.tensor([0, 3, 0]), middle, names)
+    delta = shift(model_of(fit, names), ["p1", "p8", "ctrl"], [0, 3, 0], middle, names)
     torch.testing.assert_close(delta, torch.stack([fit.delta(0, 1), fit.delta(3, 8), torch.zeros(G)]))
 
 
@@ -215,7 +236,7 @@ def test_a_context_and_a_perturbation_never_shown_get_what_all_have_in_common(na
     fit = fitted(means, with_new)
     start = model_of(fit, with_new)
     middle = torch.from_numpy(np.mean([means.control[ControlRole.INPUT][k] for k in range(4)], axis=0)).float()[None]
-    new = start.delta(["new"], torch.tensor([-1]), middle, with_new)
+    new = shift(start, ["new"], [-1], middle, with_new)
     everything = np.mean([means.delta[k, p] for k in range(4) for p in range(1, 9)], axis=0)
     torch.testing.assert_close(new[0].double(), torch.from_numpy(fit.shares[3] * everything), atol=1e-4, rtol=1e-4)
 
@@ -224,7 +245,7 @@ def test_one_perturbation_in_every_context_is_the_plain_transfer_shrunk(vocabula
     names = replace(vocabulary, contexts=("A", "B", "C"), perturbations=("ctrl", "p1"), start_labels=("p1",))
     means = screen(held_out=tuple((k, p) for k in range(4) for p in range(1, 9) if p > 1 or k == 3))
     fit = FittedLinearStart(means, CONTEXTS, LABELS[:2], names)
-    delta = model_of(fit, names).delta(["p1"], torch.tensor([-1]), fit.control_mean(3)[None], names)
+    delta = shift(model_of(fit, names), ["p1"], [-1], fit.control_mean(3)[None], names)
     torch.testing.assert_close(delta[0], fit.delta(3, 1))
     plain = np.mean([means.delta[k, 1] for k in range(3)], axis=0)
     control = means.control[ControlRole.INPUT]
@@ -257,13 +278,13 @@ def test_a_series_of_doses_follows_a_curve_through_the_trained_ones(names):
     middle = torch.from_numpy(means.control[ControlRole.INPUT][0]).float()[None]
 
     def at(dose: float) -> torch.Tensor:
-        return start.delta([f"p2+{dose:.6g}uM"], torch.tensor([0]), middle, dosed)[0]
+        return shift(start, [f"p2+{dose:.6g}uM"], [0], middle, dosed)[0]
 
     series = torch.stack([at(dose) for dose in np.geomspace(1, 10, 41)])
     whole = (series[-1] - series[0]).abs().max()
     assert whole > 0.5
     assert (series[1:] - series[:-1]).abs().max() < 1.5 * whole / 40
-    assert torch.equal(series[0], start.delta(["p2+1uM"], torch.tensor([0]), middle, dosed)[0])
+    assert torch.equal(series[0], shift(start, ["p2+1uM"], [0], middle, dosed)[0])
     torch.testing.assert_close(at(20), series[-1])
     torch.testing.assert_close(at(0.1), series[0])
 
@@ -283,10 +304,11 @@ def test_moved_cells_have_the_mean_that_was_asked_for_and_keep_their_zeros():
 def test_start_and_network_are_mixed_by_the_share(build, sets, vocabulary):
     model = build(start="linear", names=replace(vocabulary, start_labels=("MYC", "TP53")))
     batch = sets(6, 4)
-    given = dict(delta=torch.randn(2, 20), control_mean=batch["control"].mean(1))
-    condition = replace(batch["condition"], **given)
+    model.linear_start.shares.copy_(torch.rand(6))
+    features = torch.cat([torch.randn(2, 7, 20), to_fold(batch["control"].mean(1))[:, None]], dim=1)
+    condition = replace(batch["condition"], evidence=features)
     answer = model.predict(batch["control"], batch["mask"], condition, batch["key"])
-    expected = move_cells(batch["control"], given["delta"], given["control_mean"])
+    expected = move_cells(batch["control"], *model.linear_start.shift(features))
     torch.testing.assert_close(answer, expected.clamp(0, model.expression_decoder.ceiling))
     model.network_share.fill_(0.25)
     mixed = model.predict(batch["control"], batch["mask"], condition, batch["key"])
@@ -312,7 +334,7 @@ def test_a_perturbation_that_has_only_an_embedding_gets_the_effect_it_says(names
     means.noise = dict.fromkeys(means.noise, np.zeros(G))
     with_new = replace(names, embedded=("new",), embedding_size=3)
     fit = FittedLinearStart(means, CONTEXTS, LABELS, with_new, vectors)
-    delta = model_of(fit, with_new).delta(["new"], torch.tensor([0]), fit.control_mean(0)[None], with_new)[0].numpy()
+    delta = shift(model_of(fit, with_new), ["new"], [0], fit.control_mean(0)[None], with_new)[0].numpy()
     average = np.mean([means.delta[0, label] for label in range(1, 9)], axis=0)
     truth = average + (vectors[-1] - vectors[1:-1].mean(axis=0)) @ map_to_genes
     assert np.corrcoef(delta, truth)[0, 1] > 0.8
@@ -342,7 +364,7 @@ def test_the_shift_of_a_scarce_gene_is_a_fold_change(vocabulary):
         noise=dict.fromkeys(delta, np.full(2, 1e-6)),
     )
     fit = FittedLinearStart(means, ["A", "B", "C"], ["ctrl", "p1"], names)
-    moved = model_of(fit, names).delta(["p1"], torch.tensor([-1]), fit.control_mean(2)[None], names)[0]
+    moved = shift(model_of(fit, names), ["p1"], [-1], fit.control_mean(2)[None], names)[0]
     torch.testing.assert_close(moved, fit.delta(2, 1))
     predicted = np.expm1(control[2] + moved.double().numpy())
     added = np.expm1(control[2] + np.mean([delta[k, 1] for k in (0, 1)], axis=0))
@@ -354,9 +376,9 @@ def test_the_shift_of_a_scarce_gene_is_a_fold_change(vocabulary):
 def test_a_shift_below_nothing_ends_at_nothing(names):
     means = screen()
     model = model_of(fitted(means, names), names)
-    model.effect -= 50.0
+    model.parts -= 50.0
     middle = torch.full((1, G), 0.5)
-    delta = model.delta(["p1"], torch.tensor([0]), middle, names)
+    delta = shift(model, ["p1"], [0], middle, names)
     torch.testing.assert_close(delta, -middle)
 
 

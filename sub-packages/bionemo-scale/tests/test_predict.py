@@ -13,7 +13,7 @@ import bionemo.scale as scale
 from bionemo.scale.data.condition import Condition
 from bionemo.scale.inference import generate as generation
 from bionemo.scale.inference.predict import predict
-from bionemo.scale.linear_start.apply import move_cells
+from bionemo.scale.linear_start.apply import LinearStart, move_cells
 from bionemo.scale.runs.directory import RunDirectory
 from bionemo.screens import Split
 from bionemo.screens.controls import ControlRole, ControlRoles, Controls
@@ -276,8 +276,7 @@ def with_start(build, vocabulary, run_path):
 
     def make(kind: str):
         network = build(start="linear", names=replace(vocabulary, kind=kind, start_labels=("MYC", "TP53"))).eval()
-        for buffer in network.linear_start.buffers():
-            buffer.copy_(torch.randn(buffer.shape) / 4)
+        fill(network.linear_start)
         network.network_share.fill_(0.25)
         return replace(scale.load(run_path), network=network)
 
@@ -301,14 +300,24 @@ def test_filled_genes_are_said_and_recorded(run_path, screen, caplog):
     assert made.n_vars == 20
 
 
-@pytest.mark.parametrize(("start", "head"), [("none", "residual"), ("none", "regression"), ("linear", "residual")])
-def test_cells_are_what_the_model_predicts_of_the_same_control_cells(build, vocabulary, run_path, screen, start, head):
+@pytest.mark.parametrize(
+    ("start", "head", "evidence"),
+    [
+        ("none", "residual", "off"),
+        ("none", "regression", "off"),
+        ("linear", "residual", "off"),
+        ("linear", "residual", "on"),
+    ],
+)
+def test_cells_are_what_the_model_predicts_of_the_same_control_cells(
+    build, vocabulary, run_path, screen, start, head, evidence
+):
     """What conditions share is worked out once; the answer is that of the model called with each set by itself."""
     names = replace(vocabulary, kind="log1p", start_labels=("MYC", "TP53"))
-    network = build(start=start, head=head, set_loss="none", names=names, source="control").eval()
+    choices = dict(start=start, head=head, evidence=evidence)
+    network = build(**choices, set_loss="none", names=names, source="control").eval()
     if start == "linear":
-        for buffer in network.linear_start.buffers():
-            buffer.copy_(torch.randn(buffer.shape) / 4)
+        fill(network.linear_start)
         network.network_share.fill_(0.5)
     model = replace(scale.load(run_path), network=network)
     cells = ad.AnnData(screen.X.log1p(), obs=screen.obs, var=screen.var)
@@ -331,24 +340,33 @@ def test_cells_are_what_the_model_predicts_of_the_same_control_cells(build, voca
                 np.testing.assert_allclose(made.X[of_plate[part]].toarray(), expected, atol=1e-5)
 
 
+def fill(start: LinearStart) -> None:
+    """Give a linear start some numbers."""
+    for name, buffer in start.named_buffers():
+        positive = name in ("variance", "unit", "size")
+        buffer.copy_(torch.rand(buffer.shape) + 0.1 if positive else torch.randn(buffer.shape) / 4)
+
+
 def expected_cells(network, x0_SG, scale_G, names, mean_1G) -> np.ndarray:
     """What the model changes in control cells as they are, added to those that are scaled to the mean of all."""
     vocabulary, (target, line, plate) = network.vocabulary, names
     tables = ((vocabulary.tokens, target), (vocabulary.contexts, line), (vocabulary.batches, plate))
     token, context, batch = (torch.tensor([table.index(name)]) for table, name in tables)
-    condition = Condition(
-        perturbation=token[None], dose=torch.full((1, 1), torch.nan), context=context, batch=batch, control_mean=mean_1G
-    )
+    condition = Condition(perturbation=token[None], dose=torch.full((1, 1), torch.nan), context=context, batch=batch)
     if network.linear_start is not None:
-        condition = replace(condition, delta=network.linear_start.delta([target], context, mean_1G, vocabulary))
+        features = network.linear_start.features([target], context, mean_1G, vocabulary)
+        condition = replace(condition, evidence=features)
     mask, key = torch.ones(1, len(x0_SG), dtype=torch.bool), torch.tensor([0])
     answer = network.predict(x0_SG[None], mask, condition, key)
     if network.scale.head == "residual":
         start, share = (x0_SG * torch.tensor(scale_G))[None], float(network.network_share)
         if network.linear_start is not None:
-            start = move_cells(start, condition.delta, mean_1G, 1 - share)
+            start = move_cells(start, *network.linear_start.shift(condition.evidence), 1 - share)
         z0 = network.encoder(x0_SG[None] - network.gene_mean, mask)
-        z1 = network.transported(z0, mask, network.condition_encoder(condition)[0], torch.zeros_like(z0))
+        told, known = network.told(condition)
+        z1 = network.transported(z0, mask, told, torch.zeros_like(z0))
+        if known is not None:
+            start = start + share * network.evidence.change(z0, known)
         answer = (start + share * network.expression_decoder.change(z1, z0)).clamp(min=0)
     return answer[0].detach().numpy()
 
@@ -383,7 +401,8 @@ def test_what_is_infinite_is_refused_though_the_range_of_expression_would_hide_i
 
 def test_a_linear_start_that_is_not_finite_is_named(build, vocabulary, run_path, screen):
     network = build(start="linear", names=replace(vocabulary, start_labels=("MYC", "TP53")))
-    network.linear_start.effect[1] = torch.inf
+    network.linear_start.parts[1] = torch.inf
+    network.linear_start.shares.fill_(1)
     model = replace(scale.load(run_path), network=network.eval())
     with pytest.raises(InputError, match=r"'TP53' in context 'A' is not finite, from its linear start on"):
         model.predict(screen, perturbations=["MYC", "TP53"])

@@ -17,6 +17,7 @@ from bionemo.scale.config.presets import MODELS
 from bionemo.scale.data.batches import TrainingBatch
 from bionemo.scale.data.condition import Condition
 from bionemo.scale.data.vocabulary import Vocabulary
+from bionemo.scale.linear_start.apply import FEATURES
 from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.scale.runs.load import one_process_groups
 from bionemo.scale.training.cpu import keep_freed_memory
@@ -78,8 +79,7 @@ class Trainer:
                 dose=torch.full((setting.sets, 1), torch.nan),
                 context=row_B % 2,
                 batch=torch.full_like(row_B, -1),
-                delta=0.1 * torch.randn(setting.sets, setting.genes),
-                control_mean=cells_2BSG[0].mean(1),
+                evidence=0.1 * torch.randn(setting.sets, FEATURES, setting.genes),
             ),
             key=row_B,
         )

@@ -58,6 +58,12 @@ def predict(
         list[str] | None, typer.Option(metavar="NAME...", help="What to apply; all of --like if not given.")
     ] = None,
     like: Annotated[Path | None, typer.Option(help="Predict as many cells of each condition as this file has.")] = None,
+    evidence: Annotated[
+        Path | None,
+        typer.Option(
+            help="Observed cells of new perturbations and their controls; they are predicted in other contexts."
+        ),
+    ] = None,
     part: Annotated[Part | None, typer.Option(help="Conditions of --like, by the split.", show_default="test")] = None,
     perturbation_key: Annotated[str | None, typer.Option(help="obs column; the training data's if not given.")] = None,
     context_key: Annotated[str | None, typer.Option(help="obs column; the training data's if not given.")] = None,
@@ -120,6 +126,7 @@ def predict(
             perturbations=perturbations or (),
             like=like,
             part=part,
+            evidence=evidence,
             perturbation_key=perturbation_key,
             context_key=context_key,
             batch_key=batch_key,

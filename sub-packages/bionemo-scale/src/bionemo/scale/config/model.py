@@ -71,6 +71,13 @@ def mixture(start: Start, network_share: float) -> str:
     return f"{1 - network_share:.0%} of a linear start and {network_share:.0%} of the network"
 
 
+class Evidence(StrEnum):
+    """Whether the network is told, gene by gene, what the linear start knows of a condition from elsewhere."""
+
+    OFF = "off"
+    ON = "on"
+
+
 class Head(StrEnum):
     """How predicted latents become expression.
 
@@ -134,6 +141,9 @@ class ModelConfig:
     """Share of each cell's genes that the encoder does not see in training."""
     head: Head = Head.RESIDUAL
     start: Start = Start.LINEAR
+    evidence: Evidence = Evidence.OFF
+    """``on`` needs ``start=linear``, which keeps what is known. The network then knows perturbations by evidence (and
+    embeddings) alone, without learned tokens of them, so that it can be told of new ones."""
     network_share: float | None = None
     """Share of the network in a prediction, in [0, 1]; the rest is the linear start's. Where not given, validation
     conditions choose it, marked by the split or drawn for a trial; without any it is 0."""
@@ -147,6 +157,8 @@ class ModelConfig:
     set_loss: SetLoss = SetLoss.ENERGY
     set_weight: float = 30.0
     """Weight of the set loss between predicted and observed populations."""
+    shift_weight: float = 30.0
+    """Weight of the squared error of mean shifts, for a network that is given evidence."""
     likelihood_weight: float = 1.0
     """Weight of the negative log-likelihood of counts, for the head that has one."""
 
@@ -166,6 +178,8 @@ class ModelConfig:
             )
         if self.start is Start.LINEAR and self.head is not Head.RESIDUAL:
             raise InputError(f"start=linear shifts control cells, which head={self.head} does not: set start=none.")
+        if self.evidence is Evidence.ON and self.start is not Start.LINEAR:
+            raise InputError(f"evidence=on needs what start=linear keeps, not start={self.start}: set evidence=off.")
         share = self.network_share
         if share is not None and not (self.start is Start.LINEAR and 0 <= share <= 1):
             raise InputError(f"network_share={share} is outside [0, 1], or given without start=linear: leave it out.")
@@ -199,6 +213,11 @@ class ModelConfig:
     def feed_forward(self, width: int) -> int:
         """Return the feed-forward width of blocks of that width: the ratio is the same for all."""
         return max(1, self.ffn_hidden_size * width // self.hidden_size)
+
+    @property
+    def learns_tokens(self) -> bool:
+        """Tell whether tokens of perturbations are learned, beside the control's."""
+        return self.perturbation_tokens is not PerturbationTokens.EMBEDDING and self.evidence is Evidence.OFF
 
     def reconstructed_cells(self, cells: int) -> int:
         """Count the cells of a set that train the auto-encoder: a multiple of 8, which a GPU is fast with."""

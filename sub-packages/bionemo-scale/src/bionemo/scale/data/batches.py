@@ -23,6 +23,11 @@ class TrainingBatch:
     """int64 [B], what the noise of each set is derived from; stays on the CPU."""
     library: torch.Tensor | None = None
     """Counts of each control and each perturbed cell, float32 [2, B, S]; for a head that counts."""
+    shift: torch.Tensor | None = None
+    """float32 [B, G], log1p, mean shift of all training cells of each condition from control cells of the role target;
+    for a network that is given evidence."""
+    trust: torch.Tensor | None = None
+    """float32 [B], weight of each shift, by its number of cells."""
     place: torch.Tensor | None = None
     """int64 [B], each condition's place in the store's contexts x labels, by which validation scores it; stays on the
     CPU."""
@@ -37,5 +42,8 @@ class TrainingBatch:
             perturbed=self.perturbed.to(device),
             mask=self.mask.to(device),
             condition=self.condition.to(device),
-            library=None if self.library is None else self.library.to(device),
+            **{
+                name: None if tensor is None else tensor.to(device)
+                for name, tensor in (("library", self.library), ("shift", self.shift), ("trust", self.trust))
+            },
         )

@@ -19,10 +19,9 @@ class Condition:
     """int64 [B], -1 where the context has no token."""
     batch: torch.Tensor
     """int64 [B], -1 where the batch has no token."""
-    delta: torch.Tensor | None = None
-    """float32 [B, G], log1p: the shift of a linear start, which predictions alone need."""
-    control_mean: torch.Tensor | None = None
-    """float32 [B, G], mean log1p of the control cells of each set's context, which that shift is relative to."""
+    evidence: torch.Tensor | None = None
+    """float32 [B, F, G], what is known of each condition from elsewhere, for a linear start or a network that uses it;
+    see ``LinearStart.features``."""
 
     def to(self, device: torch.device) -> "Condition":
         """Return the conditions on a device."""

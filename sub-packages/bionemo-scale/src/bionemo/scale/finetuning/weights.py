@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 import torch
 
-from bionemo.scale.config.model import ModelConfig, PerturbationTokens
+from bionemo.scale.config.model import ModelConfig
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.model.low_rank import DOSE, TABLES
 from bionemo.scale.model.scale_model import ScaleModel
@@ -20,18 +20,22 @@ GENES = {
     "expression_decoder.rates.to_rates.bias": 0,
     "expression_decoder.rates.log_inverse_dispersion": 0,
     "gene_mean": 0,
-    **{f"linear_start.{name}": 1 for name in ("effect", "elsewhere", "common")},
-    "linear_start.middle": 0,
+    "evidence.gene_embedding": 0,
+    "linear_start.parts": 2,
+    **{f"linear_start.{name}": 1 for name in ("variance", "elsewhere", "common")},
 }
 """Tensors with an axis of genes, and which. Behind the genes there may be columns that nothing uses."""
-START_ROWS = {"effect": "start_rows", "elsewhere": "start_rows", "common": "contexts", "known": "contexts"}
+START_ROWS = {
+    **dict.fromkeys(("parts", "variance", "elsewhere"), "start_rows"),
+    **dict.fromkeys(("common", "known"), "contexts"),
+}
 """Tables of the linear start -> the names of their rows; the last row is for any other name."""
 
 
 def known_rows(old: Vocabulary, config: ModelConfig) -> dict[str, int]:
     """Rows of each table that a trained model has filled, and whether it takes doses; see :class:`LowRank`."""
     rows = {field: len(getattr(old, field)) for field in TABLES}
-    if config.perturbation_tokens is PerturbationTokens.EMBEDDING:
+    if not config.learns_tokens:
         rows["perturbations"] = 1  # the control token alone is learned
     return {**rows, "dose": int(old.log_dose is not None)}
 
@@ -77,14 +81,13 @@ def take_over(trained: ScaleModel, model: ScaleModel, fitted: Mapping[str, torch
             labels = torch.tensor([new.start_row_of[label] for label in shown.start_rows], dtype=torch.long)
             values.zero_()[contexts[:, None], labels, : fitted[name].shape[2]] = fitted[name][:-1, :-1].to(values)
             continue
-        if part == "linear_start" and table not in START_ROWS:
+        if part == "linear_start" and table not in (*START_ROWS, "size"):
             values.copy_(fitted[name])
             continue
         before = taken[name]
         if name in GENES:
             before = _by_gene(before, order, GENES[name], values.shape[GENES[name]])
-        if part == "linear_start":
-            field = START_ROWS[table]
+        if field := START_ROWS.get(table):
             names = tuple(getattr(vocabulary, field) for vocabulary in (old, shown, new))
             # What was measured is not replaced by what embeddings say of it.
             measured = set(old.start_labels) - set(shown.start_labels)

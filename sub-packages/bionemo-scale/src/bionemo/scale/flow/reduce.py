@@ -9,6 +9,12 @@ def over_cells(value: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
     return torch.where(mask_BS, per_cell_BS, 0.0).sum(1) / mask_BS.sum(1).clamp(min=1)
 
 
+def mean_over_cells(value_BSG: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
+    """Return the float32 mean of each set over valid cells, [B, G], 0 without cells."""
+    weight_BS = mask_BS / mask_BS.sum(1, keepdim=True).clamp(min=1)
+    return torch.einsum("bsg,bs->bg", value_BSG.float(), weight_BS)
+
+
 def over_sets(value_B: torch.Tensor) -> torch.Tensor:
     """Return the sum over sets divided by B, empty sets included as 0.
 

@@ -74,7 +74,11 @@ class ControlCells:
         InputError
             The values are not on the model's scale, or the file is damaged.
         """
-        rows, vocabulary = self.rows[which], self.vocabulary
+        return self.read_rows(self.rows[which])
+
+    def read_rows(self, rows: np.ndarray) -> tuple[sparse.csr_matrix, np.ndarray]:
+        """Read cells of the file, control cells or others, by their ascending rows among all; see :meth:`read`."""
+        vocabulary = self.vocabulary
         values = self.cells.read(rows)
         _check_values(values, vocabulary, self.source)
         library, expression = np.ones(len(rows)), self.match.take(values)

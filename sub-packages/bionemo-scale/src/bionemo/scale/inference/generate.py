@@ -5,7 +5,7 @@ Shapes: B sets, S cells of a set, G genes, D latent, N cells of a batch without 
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -66,6 +66,10 @@ class _Move:
     """float32; it is added then."""
     rounding: CountRounding | None
     """None where cells are not rounded."""
+    condition_D: torch.Tensor
+    """The encoded condition."""
+    known_KG: torch.Tensor | None
+    """What the network is told of genes; None where it is told nothing."""
 
 
 @dataclass(frozen=True)
@@ -123,15 +127,14 @@ class Generator:
         InputError
             The model's output is not finite, or the control cells cannot be read.
         """
-        sources, conditions = self._sources, _conditions(populations, self._model.vocabulary, self._device)
-        condition_PD, _ = self._model.condition_encoder(conditions)
+        sources = self._sources
         parts: list[list[sparse.csr_matrix]] = [[] for _ in populations]
         moves: dict[int, _Move] = {}
         for batch in _batches(populations, sources.cells_per_set):
             new = list(dict.fromkeys(piece.population for piece in batch if piece.population not in moves))
-            moves |= dict(zip(new, self._moves([populations[i] for i in new], conditions.context[new]), strict=True))
+            moves |= dict(zip(new, self._moves([populations[i] for i in new]), strict=True))
             sets = [sources.get(populations[piece.population].place, piece.number) for piece in batch]
-            answer = self._network(batch, sets, condition_PD)
+            answer = self._network(batch, sets, [moves[piece.population] for piece in batch])
             first = 0
             for i, (piece, source) in enumerate(zip(batch, sets, strict=True)):
                 change_SG = None if answer.change_NG is None else answer.change_NG[first : first + piece.cells]
@@ -157,15 +160,21 @@ class Generator:
         start: sparse.csr_matrix = source.expression if whole else source.expression[: piece.cells]  # pyright: ignore
         return self._make(start, move.factor_G, move.shift_G, change_SG, share, source.grid, move.rounding)
 
-    def _moves(self, populations: Sequence[Population], context_B: torch.Tensor) -> Iterator[_Move]:
-        model, head = self._model, self._model.scale.head
-        start_B2G = None
-        if model.linear_start is not None and self._share < 1 and populations:
+    def _moves(self, populations: Sequence[Population]) -> Iterator[_Move]:
+        if not populations:
+            return
+        model, head, start_B2G = self._model, self._model.scale.head, None
+        condition = _conditions(populations, model.vocabulary, self._device)
+        if model.linear_start is not None:
             means = [self._pools.of_context(p.context).mean_G for p in populations]
             mean_BG = torch.from_numpy(np.stack(means)).float().to(self._device)
             labels = [p.perturbation for p in populations]
-            delta_BG = model.linear_start.delta(labels, context_B, mean_BG, model.vocabulary)
-            start_B2G = torch.stack(movement(delta_BG, mean_BG, 1 - self._share), dim=1).cpu().numpy()
+            features_BFG = model.linear_start.features(labels, condition.context, mean_BG, model.vocabulary)
+            condition = replace(condition, evidence=features_BFG)
+            if self._share < 1:
+                delta_BG, _ = model.linear_start.shift(features_BFG)
+                start_B2G = torch.stack(movement(delta_BG, mean_BG, 1 - self._share), dim=1).cpu().numpy()
+        condition_BD, known_BKG = model.told(condition)
         for i, population in enumerate(populations):
             factor_G = self._sources.scale_G(population.place, population.cells)
             shift_G, rounding = np.zeros_like(factor_G), None
@@ -177,9 +186,10 @@ class Generator:
             if head is not Head.NEGATIVE_BINOMIAL and model.vocabulary.kind == "counts":
                 library = self._sources.library(population.place, population.cells)
                 rounding = CountRounding(len(factor_G), library, chance(self._seed, "rounding", *population.names))
-            yield _Move(factor_G, shift_G, rounding)
+            known_KG = None if known_BKG is None else known_BKG[i]
+            yield _Move(factor_G, shift_G, rounding, condition_BD[i], known_KG)
 
-    def _network(self, batch: Sequence[_Piece], sets: Sequence[SourceSet], condition_PD: torch.Tensor) -> _Answer:
+    def _network(self, batch: Sequence[_Piece], sets: Sequence[SourceSet], moves: Sequence[_Move]) -> _Answer:
         """Return what the network changes in the cells of a batch, or what it answers in their place."""
         model, decoder = self._model, self._model.expression_decoder
         head, sizes = model.scale.head, [piece.cells for piece in batch]
@@ -192,13 +202,17 @@ class Generator:
         gaussian_BSD = pad_sequence(
             [source.gaussian_SD[:cells] for source, cells in zip(sets, sizes, strict=True)], batch_first=True
         )
-        condition_BD = condition_PD[[piece.population for piece in batch]]
+        condition_BD = torch.stack([move.condition_D for move in moves])
         z1_BSD = model.transported(z0_BSD, mask_BS, condition_BD, gaussian_BSD)
         trunk_ND = decoder.trunk(z1_BSD[mask_BS][None])[0]
         if decoder.rates is not None:
             change_NG = self._drawn(decoder.rates.logarithms(trunk_ND, model.gene_mean), batch, sets)
         elif head is Head.RESIDUAL:
             change_NG = decoder.project(trunk_ND - trunk0_ND)
+            if model.evidence is not None:
+                weights_BSK = model.evidence.weights(z0_BSD)
+                for change_SG, weights_SK, move in zip(change_NG.split(sizes), weights_BSK, moves, strict=True):
+                    change_SG.addmm_(weights_SK[: len(change_SG)], move.known_KG)
         else:
             change_NG = decoder.project(trunk_ND) + decoder.gene_bias + model.gene_mean
         stages = {"condition encoder": condition_BD, "cell encoder": z0_BSD, "transport": z1_BSD}
@@ -244,7 +258,7 @@ def _batches(populations: Sequence[Population], cells_per_set: int) -> Iterator[
 
 
 def _conditions(populations: Sequence[Population], vocabulary: Vocabulary, device: torch.device) -> Condition:
-    """Return the conditions of all populations, without any linear start."""
+    """Return the conditions of all populations, without what is known of them."""
 
     def rows(names: list[str | None], table: tuple[str, ...]) -> torch.Tensor:
         position: dict[str | None, int] = {name: row for row, name in enumerate(table)}

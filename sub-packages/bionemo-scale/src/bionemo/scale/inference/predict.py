@@ -85,7 +85,8 @@ def predict(
     """
     out = Path(out)
     _check_layout(layout, out, like, targets, panel)
-    check_target(out, {"--controls": controls, "--like": like}, overwrite=overwrite or rank.number > 0)
+    read = {"--controls": controls, "--like": like, "--evidence": choices.get("evidence")}
+    check_target(out, read, overwrite=overwrite or rank.number > 0)
     if torch.cuda.is_available():
         torch.cuda.set_device(rank.local % torch.cuda.device_count())
     model = TrainedModel.load(checkpoint, device)

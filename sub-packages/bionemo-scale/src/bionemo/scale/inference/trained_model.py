@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from bionemo.scale.config.model import mixture
 from bionemo.scale.inference.controls import read_controls
 from bionemo.scale.inference.generate import Generator
 from bionemo.scale.inference.genes import MissingGenes
+from bionemo.scale.inference.in_context import told
 from bionemo.scale.inference.inputs import Cells, Columns
 from bionemo.scale.inference.output import condition_table
 from bionemo.scale.inference.populations import (
@@ -51,6 +52,8 @@ class TrainedModel:
     """As it was named."""
     step: int
     """Training steps behind the weights."""
+    observed: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Context -> new perturbations that the model was told of by observed cells of that context."""
 
     @classmethod
     def load(cls, checkpoint: str | Path, device: str = "auto") -> "TrainedModel":
@@ -94,6 +97,7 @@ class TrainedModel:
         perturbations: str | Sequence[str] = (),
         like: Cells | None = None,
         part: str | None = None,
+        evidence: Cells | None = None,
         perturbation_key: str | None = None,
         context_key: str | None = None,
         batch_key: str | None = None,
@@ -120,8 +124,11 @@ class TrainedModel:
         part
             Which conditions of ``like``: ``test`` (if not given), ``val``, ``train``, as the training run's split had
             them, or ``all``.
+        evidence
+            Observed cells of new perturbations, with control cells of their contexts: what the model is told of them.
+            It predicts them in other contexts, without training.
         perturbation_key, context_key, batch_key
-            Columns of ``obs``, of ``controls`` and of ``like``; those of the training data if not given.
+            Columns of ``obs``, of ``controls``, ``like`` and ``evidence``; those of the training data if not given.
         control
             Label of the control cells; that of the training data if not given.
         layer
@@ -156,6 +163,7 @@ class TrainedModel:
         """
         start = self.start_from(
             controls,
+            evidence=evidence,
             perturbation_key=perturbation_key,
             context_key=context_key,
             batch_key=batch_key,
@@ -172,6 +180,7 @@ class TrainedModel:
         self,
         controls: Cells,
         *,
+        evidence: Cells | None = None,
         perturbation_key: str | None = None,
         context_key: str | None = None,
         batch_key: str | None = None,
@@ -189,19 +198,23 @@ class TrainedModel:
         """
         if seed < 0:
             raise InputError(f"--seed {seed} is negative: give 0 or more.")
-        share = self._share(network_share)
         columns = self._columns(perturbation_key, context_key, batch_key, control)
-        cells = read_controls(
-            controls,
-            columns,
-            self.network.vocabulary,
-            roles=self._roles(control_roles),
-            layer=layer,
-            missing_genes=None if missing_genes is None else _choice(missing_genes),
-            gene_mean_G=self.network.gene_mean.float().cpu().numpy(),
-        )
+        reading: dict[str, Any] = {
+            "roles": self._roles(control_roles),
+            "layer": layer,
+            "missing_genes": None if missing_genes is None else _choice(missing_genes),
+            "gene_mean_G": self.network.gene_mean.float().cpu().numpy(),
+        }
+        model = self
+        if evidence is not None:
+            network, observed = told(
+                self.network, read_controls(evidence, columns, self.network.vocabulary, **reading), columns
+            )
+            model = replace(self, network=network, observed=observed)
+        share = model._share(network_share)
+        cells = read_controls(controls, columns, model.network.vocabulary, **reading)
         pools, size = Pools(cells), self.record.training["cells_per_set"]
-        generator = Generator(self.network, pools, cells_per_set=size, seed=seed, network_share=share)
+        generator = Generator(model.network, pools, cells_per_set=size, seed=seed, network_share=share)
         facts = {
             "tool": f"bionemo-scale {version('bionemo-scale')}",
             "perturbation_key": columns.perturbation,
@@ -209,6 +222,7 @@ class TrainedModel:
             "batch_key": columns.batch or "",
             "control": columns.control,
             **self._facts(),
+            "evidence": "none" if evidence is None else _evidence_of(evidence, model.observed),
             "network_share": share,
             "controls": cells.roles.to_dict(),
             "controls_file": "" if isinstance(controls, ad.AnnData) else str(controls),
@@ -217,7 +231,7 @@ class TrainedModel:
             "missing_genes": str(missing_genes or "") if cells.filled_genes else "",
             "filled_genes": ", ".join(cells.filled_genes),
         }
-        return Start(self, columns, pools, generator, facts)
+        return Start(model, columns, pools, generator, facts)
 
     def _share(self, asked: float | None) -> float:
         """Return the share of the network that is asked for, or that of the run."""
@@ -225,6 +239,11 @@ class TrainedModel:
             return self.network_share
         if self.network.linear_start is None:
             raise InputError(f"--network-share {asked}: the model has no linear start to mix with; leave it out.")
+        if self.observed and self.network.evidence is None and asked:
+            raise InputError(
+                f"--network-share {asked}: the network was trained with model.evidence=off, so --evidence tells the "
+                f"linear start alone; leave the share out."
+            )
         if not 0 <= asked <= 1:
             raise InputError(f"--network-share {asked} is outside [0, 1].")
         return float(asked)
@@ -256,7 +275,6 @@ class TrainedModel:
             "checkpoint": str(self.checkpoint),
             "step": self.step,
             "start": str(self.network.scale.start),
-            "evidence": "none",
             "training_seed": self.record.training["seed"],
             "target_sum": vocabulary.target_sum,
             "input_kind": vocabulary.kind,
@@ -298,6 +316,11 @@ class Start:
             raise InputError(f"--part {part} chooses among the conditions of --like, which was not given: give both.")
         populations = self._populations(perturbations, like, part or "test")
         trained = self.model.record.trained
+        if trained is not None:  # what a prediction has seen, it may not be scored on
+            trained = {
+                context: [*trained.get(context, ()), *self.model.observed.get(context, ())]
+                for context in sorted({*trained, *self.model.observed})
+            }
         return Request(
             generator=self.generator,
             cells=self.pools.cells,
@@ -321,11 +344,25 @@ class Start:
         if not chosen:
             raise InputError("nothing to predict: name --perturbations, or give an observed file with --like.")
         check_known(chosen, vocabulary)
+        seen = sorted({p.names[:2] for p in chosen if p.perturbation in self.model.observed.get(p.context, ())})
+        if seen:
+            context, perturbation = seen[0]
+            raise InputError(
+                f"--evidence shows perturbation {perturbation!r} in context {context!r}, which is asked for: "
+                f"predict it in other contexts, with --controls or --like that leave this one out."
+            )
         pools.check(chosen)
         of_model = *unseen_contexts(chosen, vocabulary), *doses_beyond(chosen, vocabulary)
         for notice in (*pools.cells.notices, *pools.notices(chosen), *of_model):
             _log.warning("note: %s", notice)
         return chosen
+
+
+def _evidence_of(cells: Cells, observed: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Say where evidence came from, and what it showed."""
+    file = "AnnData in memory" if isinstance(cells, ad.AnnData) else str(cells)
+    shown = [f"{', '.join(labels)} in {context}" for context, labels in sorted(observed.items())]
+    return {"file": file, "observed": "; ".join(shown)}
 
 
 def _choice(name: str) -> MissingGenes:

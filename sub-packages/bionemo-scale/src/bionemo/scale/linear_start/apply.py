@@ -1,6 +1,6 @@
 """Keep the fitted linear start with a model's weights, and move control cells by its shifts.
 
-Axes: B sets, S cells, G genes.
+Axes: B sets, S cells, G genes, F features.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -15,45 +15,60 @@ from bionemo.scale.linear_start.fold_change import PSEUDOCOUNT, from_fold, to_fo
 
 INTERACTION_RANK = 256
 """Directions of expression in which a model keeps interactions of contexts and perturbations."""
+DIRECTIONS = 8
+"""Directions of expression that the effects of perturbations are taken to share, at most."""
+FEATURES = 8
+"""What is known of a gene in a condition, in so many numbers: F."""
 
 
 class LinearStart(nn.Module):
     """A `LinearStart` is the linear model as buffers; its tables are on the scale of :mod:`.fold_change`."""
 
-    effect: torch.Tensor
+    parts: torch.Tensor
+    variance: torch.Tensor
     elsewhere: torch.Tensor
     common: torch.Tensor
     known: torch.Tensor
     middle: torch.Tensor
+    unit: torch.Tensor
     shares: torch.Tensor
     interaction: torch.Tensor
     basis: torch.Tensor
+    directions: torch.Tensor
+    size: torch.Tensor
 
-    def __init__(self, vocabulary: Vocabulary, pseudocount: float = PSEUDOCOUNT):
+    def __init__(self, vocabulary: Vocabulary, pseudocount: float = PSEUDOCOUNT, rank: int | None = None):
         super().__init__()
         self._pseudocount = pseudocount
         labels, contexts, genes = len(vocabulary.start_rows), len(vocabulary.contexts), len(vocabulary.genes)
-        rank = interaction_rank(vocabulary)
+        rank = interaction_rank(vocabulary) if rank is None else rank
         # The last row of each table is for a perturbation, or a context, that nothing is known of.
-        # s_1 P e_p + s_2 J (e_p - P e_p) + s_3 K (e_p - P e_p)
-        self.register_buffer("effect", torch.zeros(labels + 1, genes))
+        self.register_buffer("parts", torch.zeros(labels + 1, 3, genes))  # P e_p, J (e_p - P e_p), K (e_p - P e_p)
+        self.register_buffer("variance", torch.zeros(labels + 1, genes))  # of e_p
         self.register_buffer("elsewhere", torch.zeros(labels + 1, genes))  # mean of c over contexts, without p
         self.register_buffer("common", torch.zeros(contexts + 1, genes))  # c_k
         self.register_buffer("known", torch.zeros(contexts + 1))  # 1 where there is a c_k, else 0
         self.register_buffer("middle", torch.zeros(genes))  # m
-        self.register_buffer("shares", torch.zeros(2))  # b, a
-        self.register_buffer("interaction", torch.zeros(contexts + 1, labels + 1, rank))  # c i(k, p), in the basis
+        self.register_buffer("unit", torch.ones(genes))  # what features are multiplied by, gene by gene
+        self.register_buffer("shares", torch.zeros(6))  # s_1, s_2, s_3, b, a, c
+        self.register_buffer("interaction", torch.zeros(contexts + 1, labels + 1, rank))  # i(k, p), in the basis
         self.register_buffer("basis", torch.zeros(rank, genes))
+        # What effects share, on the scale of features; it serves perturbations that the model is told of later.
+        self.register_buffer("directions", torch.zeros(DIRECTIONS, genes))
+        self.register_buffer("size", torch.ones(FEATURES))  # root mean square of each feature in training
 
-    def delta(
+    def features(
         self, labels: Sequence[str], context_B: torch.Tensor, control_mean_BG: torch.Tensor, vocabulary: Vocabulary
     ) -> torch.Tensor:
-        """Return the shift of each set, log1p [B, G].
+        """Return what is known of conditions from elsewhere, on the scale of :class:`.evidence.Evidence`, [B, F, G].
+
+        These are an effect in three parts, what is common, the way to the mean context, the interaction, the standard
+        error of the effect, and the level of the control cells. Of the control label it is the level alone.
 
         Parameters
         ----------
         labels
-            Perturbation labels of the sets; the control label shifts nothing.
+            Perturbation labels of the sets.
         context_B
             int64 [B], rows of the vocabulary's contexts, -1 for another.
         control_mean_BG
@@ -62,18 +77,26 @@ class LinearStart(nn.Module):
             The names of the model.
         """
         rows = [rows_of(label, vocabulary) for label in labels]
-        effect_BG = torch.stack([combine(self.effect, found) for found in rows])
+        parts_B3G, variance_BG = (
+            torch.stack([combine(x, found) for found in rows]) for x in (self.parts, self.variance)
+        )
         elsewhere_BG = torch.stack([combine(self.elsewhere, found) / len(found) for found in rows])
         common_BG = torch.where(self.known[context_B, None] > 0, self.common[context_B], elsewhere_BG)
         interaction_BR = torch.stack(
             [combine(self.interaction[k], found) for k, found in zip(context_B.tolist(), rows, strict=True)]
         )
-        b, a = self.shares
         level_BG = to_fold(control_mean_BG, self._pseudocount)
-        shift_BG = effect_BG + b * common_BG + a * (self.middle - level_BG) + interaction_BR @ self.basis
-        delta_BG = from_fold(level_BG + shift_BG, self._pseudocount) - control_mean_BG
-        moves = torch.tensor([label != vocabulary.control for label in labels], device=delta_BG.device)
-        return delta_BG * moves[:, None]
+        others = common_BG, self.middle - level_BG, interaction_BR @ self.basis, variance_BG.sqrt()
+        effect_BFG = torch.cat([parts_B3G, torch.stack(others, dim=1)], dim=1)
+        moves_B = torch.tensor([label != vocabulary.control for label in labels], device=effect_BFG.device)
+        return torch.cat([effect_BFG * moves_B[:, None, None], level_BG[:, None]], dim=1) * self.unit
+
+    def shift(self, features_BFG: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the shift of conditions by their features, and the mean of the controls, log1p [B, G] each."""
+        level_BG, shift_BG = features_BFG[:, -1], torch.tensordot(features_BFG[:, :6], self.shares, dims=([1], [0]))
+        before_BG, after_BG = level_BG / self.unit, (level_BG + shift_BG) / self.unit
+        control_mean_BG = from_fold(before_BG, self._pseudocount)
+        return from_fold(after_BG, self._pseudocount) - control_mean_BG, control_mean_BG
 
 
 def interaction_rank(vocabulary: Vocabulary) -> int:
@@ -87,7 +110,7 @@ Rows = list[list[tuple[int, float]]]
 
 
 def rows_of(label: str, vocabulary: Vocabulary, without: Collection[str] = ()) -> Rows:
-    """Return the rows of ``LinearStart.effect`` that a label's effect is made of.
+    """Return the rows of ``LinearStart.parts`` that a label's effect is made of.
 
     These are the row of the label itself; else, for each of its perturbations, the rows of labels that have it alone,
     weighted by dose as in `weights_by_dose`, or the row of its embedding; else the last row.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bionemo.scale.linear_start.fold_change import to_fold
+from bionemo.scale.linear_start.fold_change import slope, to_fold
 from bionemo.scale.linear_start.means import ConditionMeans
 from bionemo.screens.controls import ControlRole
 
@@ -189,7 +189,7 @@ class Evidence:
         return self.unit * to_fold(torch.from_numpy(mean), self._pseudocount).numpy()
 
     def _slope(self, mean: np.ndarray) -> np.ndarray:
-        return np.exp(mean) / (np.expm1(mean) + self._pseudocount)
+        return slope(mean, self._pseudocount)
 
 
 def _without_each(total: np.ndarray, weight: np.ndarray, delta: np.ndarray) -> np.ndarray:
@@ -223,9 +223,10 @@ def shared_directions(effects_LG: np.ndarray, components: int) -> list[np.ndarra
     """
     groups = min(GROUPS, len(effects_LG))
     member = np.arange(len(effects_LG)) % groups
-    found = []
-    for group in range(groups):
-        others = effects_LG[member != group]
-        rank = min(components, len(others) // 2)
-        found.append(np.linalg.svd(others - others.mean(0), full_matrices=False)[2][:rank] if rank else others[:0])
-    return found
+    return [principal_directions(effects_LG[member != group], components) for group in range(groups)]
+
+
+def principal_directions(effects_LG: np.ndarray, components: int) -> np.ndarray:
+    """Return at most so many principal directions of effects, half as many as there are at most, orthonormal rows."""
+    rank = min(components, len(effects_LG) // 2)
+    return np.linalg.svd(effects_LG - effects_LG.mean(0), full_matrices=False)[2][:rank] if rank else effects_LG[:0]

@@ -4,6 +4,7 @@ Where a context has more of a gene, a perturbation moves more of it: a shift is 
 and additive below.
 """
 
+import numpy as np
 import torch
 
 PSEUDOCOUNT = 0.2
@@ -18,3 +19,8 @@ def to_fold(mean: torch.Tensor, pseudocount: float = PSEUDOCOUNT) -> torch.Tenso
 def from_fold(value: torch.Tensor, pseudocount: float = PSEUDOCOUNT) -> torch.Tensor:
     """Invert :func:`to_fold`; return 0 for what lies below its range."""
     return torch.log1p((torch.exp(value) - pseudocount).clamp(min=0))
+
+
+def slope(mean: np.ndarray, pseudocount: float = PSEUDOCOUNT) -> np.ndarray:
+    """Return the derivative of :func:`to_fold`."""
+    return np.exp(mean) / (np.expm1(mean) + pseudocount)

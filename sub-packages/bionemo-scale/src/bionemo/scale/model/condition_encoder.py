@@ -22,7 +22,7 @@ class PerturbationEncoder(MegatronModule):
     """A `PerturbationEncoder` makes tokens of a learned table, of supplied embeddings or of both, and of the dose.
 
     In the sum the learned part starts at zero and is hidden in some training sets, so that a perturbation without one
-    (never trained on) is nothing unusual.
+    (never trained on) is nothing unusual. Where the network is given evidence no token is learned but the control's.
     """
 
     embedding: torch.Tensor
@@ -31,8 +31,8 @@ class PerturbationEncoder(MegatronModule):
         transformer = transformer_config(config, compute)
         super().__init__(config=transformer)
         self.kind = config.perturbation_tokens
-        # The control label needs no embedding: its token is learned whatever the kind.
-        self.learned_rows = 1 if self.kind is PerturbationTokens.EMBEDDING else len(vocabulary.perturbations)
+        # The control label has no embedding and no evidence: its token is learned whatever the kind.
+        self.learned_rows = len(vocabulary.perturbations) if config.learns_tokens else 1
         self.learned = nn.Embedding(self.learned_rows, config.hidden_size)
         if self.kind is not PerturbationTokens.LEARNED:
             size = vocabulary.embedding_size

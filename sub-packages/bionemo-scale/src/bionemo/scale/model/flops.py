@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from functools import cache
 
 from bionemo.scale.config.compute import ComputeConfig
-from bionemo.scale.config.model import GENE_MULTIPLE, ConditionPooling, Head, ModelConfig, SetLoss
+from bionemo.scale.config.model import GENE_MULTIPLE, ConditionPooling, Evidence, Head, ModelConfig, SetLoss
+from bionemo.scale.linear_start.apply import FEATURES
+from bionemo.scale.model.evidence import HIDDEN, NUMBERS
 
 _log = logging.getLogger("bionemo.scale")
 
@@ -78,7 +80,14 @@ def _step(config: ModelConfig, compute: ComputeConfig, genes: int, sets: int, ce
     yield from _condition(config, sets)
     yield from _transport(config, compute, sets, cells)
     trunk = _feed_forward(config, members, width)
+    if config.evidence is Evidence.ON:
+        yield sets * genes, FEATURES, HIDDEN, ONE_GRADIENT  # of what is given
+        yield sets * genes, HIDDEN + FEATURES, NUMBERS + 1, BOTH_GRADIENTS
+        yield sets, HIDDEN, width, BOTH_GRADIENTS  # the summary
     if config.set_loss is not SetLoss.NONE:
+        if config.evidence is Evidence.ON:
+            yield members, width, NUMBERS, ONE_GRADIENT  # of latents, which have no gradient here
+            yield members, NUMBERS + 1, genes, BOTH_GRADIENTS
         yield from trunk
         if config.head is Head.RESIDUAL:
             yield from trunk  # of the control cells: what is projected is the difference

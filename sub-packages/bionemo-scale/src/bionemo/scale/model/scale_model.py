@@ -10,7 +10,7 @@ from megatron.core.transformer.enums import ModelType
 from megatron.core.transformer.module import MegatronModule
 
 from bionemo.scale.config.compute import ComputeConfig
-from bionemo.scale.config.model import Head, ModelConfig, Pairing, Prediction, SetLoss, Source, Start
+from bionemo.scale.config.model import Evidence, Head, ModelConfig, Pairing, Prediction, SetLoss, Source, Start
 from bionemo.scale.data.batches import TrainingBatch
 from bionemo.scale.data.condition import Condition
 from bionemo.scale.data.vocabulary import Vocabulary
@@ -18,7 +18,7 @@ from bionemo.scale.flow.endpoint import endpoint_loss, velocity_loss
 from bionemo.scale.flow.noise import SetNoise, set_noise
 from bionemo.scale.flow.pairing import in_order, optimal_transport_order
 from bionemo.scale.flow.path import interpolate
-from bionemo.scale.flow.reduce import over_cells, over_sets
+from bionemo.scale.flow.reduce import mean_over_cells, over_cells, over_sets
 from bionemo.scale.flow.set_loss import energy_distance, maximum_mean_discrepancy
 from bionemo.scale.flow.solver import solve
 from bionemo.scale.flow.source import source
@@ -28,6 +28,7 @@ from bionemo.scale.linear_start.apply import LinearStart, move_cells
 from bionemo.scale.model.cell_encoder import CellEncoder
 from bionemo.scale.model.condition_encoder import ConditionEncoder
 from bionemo.scale.model.decoder import Decoder
+from bionemo.scale.model.evidence import EvidenceHead
 from bionemo.scale.model.transport import EndpointTransport
 from bionemo.screens.errors import InputError
 
@@ -58,6 +59,8 @@ class ScaleModel(MegatronModule):
         # would dominate every cell's encoding, and latents would collapse towards one point.
         self.register_buffer("gene_mean", torch.zeros(len(vocabulary.genes)))
         self.linear_start = LinearStart(vocabulary) if config.start is Start.LINEAR else None
+        told = config.evidence is Evidence.ON
+        self.evidence = EvidenceHead(config, compute, len(vocabulary.genes)) if told else None
         # The share of the network in a prediction, the rest is the linear start's: validation chooses it.
         share = 1.0 if self.linear_start is None else config.network_share or 0.0
         self.register_buffer("network_share", torch.full((1,), share))
@@ -112,7 +115,7 @@ class ScaleModel(MegatronModule):
         z_s_BSD = source(z0_BSD, noise.gaussian_BSD, self.control_share, mask_BS)
         z_t_BSD = interpolate(z_s_BSD, z1_BSD, noise.t_B)
         condition = batch.condition.without_context(noise.hide_context_B)
-        condition_BD, _ = self.condition_encoder(condition, noise.hide_token_B)
+        condition_BD, known_BKG = self.told(condition, noise.hide_token_B)
         z1_hat_BSD = self.transport(z_t_BSD, noise.t_B, condition_BD, z0_BSD, mask_BS)
 
         if config.prediction is Prediction.ENDPOINT:
@@ -120,7 +123,14 @@ class ScaleModel(MegatronModule):
         else:
             weighted["velocity"] = config.endpoint_weight, velocity_loss(z1_hat_BSD, z1_BSD, noise.t_B, mask_BS)
         if config.set_loss is not SetLoss.NONE:
-            x1_hat_BSG = decoder.predict(z1_hat_BSD, z0_BSD, x0_BSG, self.gene_mean)
+            start_BSG = x0_BSG
+            if self.evidence is not None:
+                start_BSG = x0_BSG + self.evidence.change(z0_BSD, known_BKG)
+            x1_hat_BSG = decoder.predict(z1_hat_BSD, z0_BSD, start_BSG, self.gene_mean)
+            if self.evidence is not None and batch.shift is not None:
+                shift_hat_BG = mean_over_cells(x1_hat_BSG - x0_BSG, mask_BS)
+                error_B = (shift_hat_BG - batch.shift).square().mean(1) * batch.trust
+                weighted["shift"] = config.shift_weight, error_B * mask_BS.any(1)
             distance_B = _SET_LOSSES[config.set_loss](x1_hat_BSG - self.gene_mean, centred_x1_BSG, mask_BS)
             weighted[config.set_loss.value] = config.set_weight, distance_B
         if config.head is Head.NEGATIVE_BINOMIAL:
@@ -167,16 +177,29 @@ class ScaleModel(MegatronModule):
         share = float(self.network_share if network_share is None else network_share)
         start_BSG = x0_BSG
         if self.linear_start is not None and share < 1:
-            assert condition.delta is not None
-            assert condition.control_mean is not None
-            start_BSG = move_cells(x0_BSG, condition.delta, condition.control_mean, 1 - share)
+            assert condition.evidence is not None
+            start_BSG = move_cells(x0_BSG, *self.linear_start.shift(condition.evidence), 1 - share)
         if self.scale.head is Head.RESIDUAL and not share:
             return start_BSG.clamp(0, self.expression_decoder.ceiling)
         noise = set_noise(key_B, cells=x0_BSG.shape[1], width=self.scale.hidden_size, device=x0_BSG.device)
         z0_BSD = self.encoder(x0_BSG - self.gene_mean, mask_BS)
-        condition_BD, _ = self.condition_encoder(condition)
+        condition_BD, known_BKG = self.told(condition)
         z1_BSD = self.transported(z0_BSD, mask_BS, condition_BD, noise.gaussian_BSD)
+        if self.evidence is not None:
+            start_BSG = start_BSG + share * self.evidence.change(z0_BSD, known_BKG)
         return self.expression_decoder.predict(z1_BSD, z0_BSD, start_BSG, self.gene_mean, share)
+
+    def told(
+        self, condition: Condition, hide_token_B: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return what the network is told of conditions: vectors [B, D], and numbers of genes, see `EvidenceHead`."""
+        condition_BD, _ = self.condition_encoder(condition, hide_token_B)
+        if self.evidence is None:
+            return condition_BD, None
+        assert self.linear_start is not None
+        assert condition.evidence is not None
+        known_BKG, summary_BD = self.evidence(condition.evidence / self.linear_start.size[:, None])
+        return condition_BD + summary_BD, known_BKG
 
     def transported(
         self, z0_BSD: torch.Tensor, mask_BS: torch.Tensor, condition_BD: torch.Tensor, gaussian_BSD: torch.Tensor

@@ -116,11 +116,11 @@ def _check_portable(model: ScaleModel, config: dict, weights: dict[str, torch.Te
     if model.linear_start is not None and portable.linear_start is not None:
         labels = [vocabulary.control, vocabulary.tokens[-1], vocabulary.start_labels[0]]
         mean_BG = x0_BSG.mean(1)
-        delta_BG = model.linear_start.delta(labels, condition.context, mean_BG, vocabulary)
+        features_BFG = model.linear_start.features(labels, condition.context, mean_BG, vocabulary)
         rows = [portable.start_rows(label) for label in labels]
-        moved_BG = portable.linear_start.delta(rows, condition.context, mean_BG)
-        difference = float((moved_BG - delta_BG).abs().max())
-        condition = replace(condition, delta=delta_BG, control_mean=mean_BG)
+        found_BFG = portable.linear_start.features(rows, condition.context, mean_BG)
+        difference = float((found_BFG - features_BFG).abs().max())
+        condition = replace(condition, evidence=features_BFG)
     expected_BSG = model.predict(x0_BSG, mask_BS, condition, key_B)
     with torch.no_grad():
         found_BSG = portable(x0_BSG, mask_BS, **vars(condition), key=key_B)

@@ -28,15 +28,16 @@ FORMAT = 4
 EPSILON = 1e-5
 PSEUDOCOUNT = 0.2
 INTERACTION_RANK = 256
+FEATURES = 8
 
 _USED = {
-    *("deep_sets", "condition_pooling", "perturbation_tokens", "prediction", "network_share", "start"),
+    *("deep_sets", "condition_pooling", "perturbation_tokens", "prediction", "network_share", "start", "evidence"),
     *("hidden_size", "num_layers", "num_attention_heads", "num_query_groups", "ffn_hidden_size", "gene_modules"),
     *("gene_module_size", "encoder_layers", "condition_seeds", "source", "source_control_share", "solver_steps"),
     "head",
 }
 _TRAINING_ONLY = {
-    *("token_dropout", "gene_dropout", "set_loss", "likelihood_weight"),
+    *("token_dropout", "gene_dropout", "set_loss", "likelihood_weight", "shift_weight"),
     *("pairing", "start_fraction", "context_dropout", "endpoint_weight", "set_weight"),
     *("reconstruction_weight", "reconstruction_share"),
     *("tensor_parallel", "sequence_parallel", "layer_spec", "fp8", "recompute", "compile"),
@@ -208,7 +209,8 @@ class PerturbationEncoder(nn.Module):
     def __init__(self, config: dict, vocabulary: dict):
         super().__init__()
         width, kind = config["hidden_size"], config["perturbation_tokens"]
-        self.learned_rows = 1 if kind == "embedding" else len(vocabulary["perturbations"])
+        learns = kind != "embedding" and config["evidence"] == "off"
+        self.learned_rows = len(vocabulary["perturbations"]) if learns else 1
         self.learned = nn.Embedding(self.learned_rows, width)
         self.project = None
         if kind != "learned":
@@ -326,14 +328,18 @@ def weighted(table: torch.Tensor, rows: Rows) -> torch.Tensor:
 class LinearStart(nn.Module):
     """`LinearStart` shifts control cells by what a perturbation did elsewhere; L training labels, K contexts."""
 
-    effect: torch.Tensor
+    parts: torch.Tensor
+    variance: torch.Tensor
     elsewhere: torch.Tensor
     common: torch.Tensor
     known: torch.Tensor
     middle: torch.Tensor
+    unit: torch.Tensor
     shares: torch.Tensor
     interaction: torch.Tensor
     basis: torch.Tensor
+    directions: torch.Tensor
+    size: torch.Tensor
 
     def __init__(self, vocabulary: dict):
         super().__init__()
@@ -342,39 +348,68 @@ class LinearStart(nn.Module):
         labels, rank = trained + len(vocabulary["embedded"]), max(1, min(INTERACTION_RANK, genes, contexts * trained))
         # The last row of each table is for a perturbation, or a context, that nothing is known of.
         for name, shape in {
-            "effect": (labels + 1, genes),
+            "parts": (labels + 1, 3, genes),
+            "variance": (labels + 1, genes),
             "elsewhere": (labels + 1, genes),
             "common": (contexts + 1, genes),
             "known": (contexts + 1,),
             "middle": (genes,),
-            "shares": (2,),
+            "unit": (genes,),
+            "shares": (6,),
             "interaction": (contexts + 1, labels + 1, rank),
             "basis": (rank, genes),
+            "directions": (8, genes),
+            "size": (FEATURES,),
         }.items():
             self.register_buffer(name, torch.zeros(shape))
 
-    def delta(self, rows: list[Rows], context_B, control_mean_BG) -> torch.Tensor:
-        """Return the shift of each set, [B, G]; no rows, no shift."""
-        elsewhere_BG = torch.stack([weighted(self.elsewhere, parts) / max(len(parts), 1) for parts in rows])
-        common_BG = torch.where(self.known[context_B, None] > 0, self.common[context_B], elsewhere_BG)
-        b, a = self.shares
+    def features(self, rows: list[Rows], context_B, control_mean_BG) -> torch.Tensor:
+        """Return what is known of the condition of each set from elsewhere, [B, F, G]; no rows, no effect."""
         # Tables hold logarithms of normalised counts plus a pseudocount, where a shift is a fold change.
-        level_BG = torch.log(torch.expm1(control_mean_BG) + PSEUDOCOUNT)
-        deltas = []
-        for parts, context, common, level, mean in zip(
-            rows, context_B, common_BG, level_BG, control_mean_BG, strict=True
-        ):
-            shift = weighted(self.effect, parts) + b * common + a * (self.middle - level)
-            shift = shift + weighted(self.interaction[context], parts) @ self.basis
-            moved = torch.log1p((torch.exp(level + shift) - PSEUDOCOUNT).clamp(min=0))
-            deltas.append(moved - mean if parts else torch.zeros_like(mean))
-        return torch.stack(deltas)
+        level_BG, found = torch.log(torch.expm1(control_mean_BG) + PSEUDOCOUNT), []
+        for parts, context, level in zip(rows, context_B, level_BG, strict=True):
+            common = self.common[context]
+            if not self.known[context]:
+                common = weighted(self.elsewhere, parts) / max(len(parts), 1)
+            interaction = weighted(self.interaction[context], parts) @ self.basis
+            others = [common, self.middle - level, interaction, weighted(self.variance, parts).sqrt()]
+            effect = torch.cat([weighted(self.parts, parts), torch.stack(others)]) * bool(parts)
+            found.append(torch.cat([effect, level[None]]) * self.unit)
+        return torch.stack(found)
 
-    @staticmethod
-    def move(x_BSG, delta_BG, control_mean_BG, share) -> torch.Tensor:
-        """Return cells whose mean moves by a share of delta: up by a shift, down by a factor, which keeps zeros."""
-        down_BG = (delta_BG / control_mean_BG.clamp(min=1e-6)).clamp(-1, 0)
+    def move(self, x_BSG, features_BFG, share) -> torch.Tensor:
+        """Return cells whose mean moves by a share of the shift: up by adding, down by a factor, which keeps zeros."""
+        shift_BG = torch.einsum("bfg,f->bg", features_BFG[:, :6], self.shares)
+        before_BG, after_BG = (
+            torch.log1p((torch.exp(level_BG / self.unit) - PSEUDOCOUNT).clamp(min=0))
+            for level_BG in (features_BFG[:, -1], features_BFG[:, -1] + shift_BG)
+        )
+        delta_BG = after_BG - before_BG
+        down_BG = (delta_BG / before_BG.clamp(min=1e-6)).clamp(-1, 0)
         return x_BSG * (1 + share * down_BG)[:, None] + share * delta_BG.clamp(min=0)[:, None]
+
+
+class EvidenceHead(nn.Module):
+    """`EvidenceHead` makes numbers of genes of what is known of a condition; a cell's latent weighs them."""
+
+    def __init__(self, width: int, genes: int, hidden: int = 32, numbers: int = 8, columns_multiple: int = 64):
+        super().__init__()
+        self.genes = genes
+        self.gene_embedding = nn.Parameter(torch.empty(math.ceil(genes / columns_multiple) * columns_multiple, hidden))
+        self.enter, self.leave = linear(FEATURES, hidden), linear(hidden + FEATURES, numbers + 1)
+        self.weigh, self.summary = linear(width, numbers), linear(hidden, width)
+
+    def forward(self, features_BFG: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return numbers [B, K + 1, G], and a summary [B, D]."""
+        features_BGF = features_BFG.transpose(1, 2)
+        hidden_BGH = F.silu(self.enter(features_BGF) + self.gene_embedding[: self.genes])
+        known_BGK = self.leave(torch.cat([hidden_BGH, features_BGF], dim=-1))
+        return known_BGK.transpose(1, 2), self.summary(hidden_BGH.mean(1))
+
+    def change(self, z0_BSD: torch.Tensor, known_BKG: torch.Tensor) -> torch.Tensor:
+        """Return what is added to cells, [B, S, G]."""
+        weights_BSK = self.weigh(F.rms_norm(z0_BSD, z0_BSD.shape[-1:]))
+        return F.pad(weights_BSK, (1, 0), value=1.0) @ known_BKG
 
 
 class ScaleModel(nn.Module):
@@ -416,6 +451,8 @@ class ScaleModel(nn.Module):
         self.register_buffer("gene_mean", torch.zeros(len(self.genes)))
         self.register_buffer("network_share", torch.ones(1))
         self.linear_start = LinearStart(vocabulary) if config["start"] == "linear" else None
+        told = config["evidence"] == "on"
+        self.evidence = EvidenceHead(config["hidden_size"], len(self.genes)) if told else None
 
     def is_input(self, names: Sequence[str]) -> torch.Tensor:
         """Tell which control cells predictions start from, by their names in the AnnData file; bool [n].
@@ -431,17 +468,18 @@ class ScaleModel(nn.Module):
         library = counts.sum(-1) if library is None else library
         return torch.log1p(counts * (self.target_sum / library.clamp(min=1)).unsqueeze(-1))
 
-    def forward(
-        self, control, mask, perturbation, dose, context, batch, key, delta=None, control_mean=None
-    ) -> torch.Tensor:
+    def forward(self, control, mask, perturbation, dose, context, batch, key, evidence=None) -> torch.Tensor:
         """Predict from rows of the tables, int64 [B, P] and [B], -1 where there is no token; see :meth:`predict`."""
-        answer = self._answer(control, mask, perturbation, dose, context, batch, key, delta, control_mean)
+        answer = self._answer(control, mask, perturbation, dose, context, batch, key, evidence)
         return answer.clamp(0, self.ceiling)
 
-    def _answer(self, x0_BSG, mask_BS, perturbation, dose, context, batch, key, delta, control_mean) -> torch.Tensor:
+    def _answer(self, x0_BSG, mask_BS, perturbation, dose, context, batch, key, evidence) -> torch.Tensor:
         """Predict before values are brought into their range, which would hide what is infinite."""
         z0_BSD = self.encoder(x0_BSG - self.gene_mean, mask_BS)
-        condition_BD = self.condition_encoder(perturbation, dose, context, batch)
+        condition_BD, known_BKG = self.condition_encoder(perturbation, dose, context, batch), None
+        if self.evidence is not None:
+            known_BKG, summary_BD = self.evidence(evidence / self.linear_start.size[:, None])
+            condition_BD = condition_BD + summary_BD
         noise_BSD = torch.stack([self._noise(int(k), z0_BSD.shape[1:]) for k in key]).to(z0_BSD.device)
         size_BS = torch.where(mask_BS, z0_BSD.square().mean(2), 0.0)
         scale_B11 = (size_BS.sum(1) / mask_BS.sum(1).clamp(min=1)).sqrt()[:, None, None]
@@ -452,9 +490,12 @@ class ScaleModel(nn.Module):
             z_BSD = z_BSD + (self.transport(z_BSD, t_B, condition_BD, z0_BSD, mask_BS) - z_BSD) / (steps - step)
         x1_BSG = self.expression_decoder(z_BSD)
         if self.config["head"] == "residual":
+            change_BSG = x1_BSG - self.expression_decoder(z0_BSD)
+            if self.evidence is not None:
+                change_BSG = change_BSG + self.evidence.change(z0_BSD, known_BKG)
             if self.linear_start is not None:
-                x0_BSG = self.linear_start.move(x0_BSG, delta, control_mean, 1 - self.network_share)
-            x1_BSG = x0_BSG + self.network_share * (x1_BSG - self.expression_decoder(z0_BSD))
+                x0_BSG = self.linear_start.move(x0_BSG, evidence, 1 - self.network_share)
+            x1_BSG = x0_BSG + self.network_share * change_BSG
         else:
             x1_BSG = x1_BSG + self.gene_mean
         return x1_BSG
@@ -516,7 +557,7 @@ class ScaleModel(nn.Module):
             for kind, names, given in (("context", self.contexts, context), ("batch", self.batches, batch))
         ]
         mask = torch.ones(control.shape[:2], dtype=torch.bool, device=device) if mask is None else mask
-        start = (None, None)
+        evidence = None
         if self.linear_start is not None:
             if control_mean is None:
                 control_mean = (control * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
@@ -524,10 +565,9 @@ class ScaleModel(nn.Module):
                 self.start_rows(label, None if dose is None else of_set)
                 for label, of_set in zip(perturbation, doses.tolist(), strict=True)
             ]
-            delta = self.linear_start.delta(parts, others[0], control_mean)
-            start = (delta, control_mean)
+            evidence = self.linear_start.features(parts, others[0], control_mean)
         keys = list(range(sets)) if key is None else key
-        answer = self._answer(control, mask, rows.to(device), doses.to(device), others[0], others[1], keys, *start)
+        answer = self._answer(control, mask, rows.to(device), doses.to(device), others[0], others[1], keys, evidence)
         for label, x_SG in zip(perturbation, answer, strict=True):
             if not x_SG.isfinite().all():
                 raise ValueError(f"what the model predicts of {label!r} is not finite: its weights are damaged.")

@@ -12,7 +12,7 @@ from nemo import lightning as nl
 
 from bionemo.cellsets import CellStore, DeviceBatches, SetBatch, SetLoader, SetSampler
 from bionemo.scale.config.compute import ComputeConfig
-from bionemo.scale.config.model import Head, ModelConfig, Start
+from bionemo.scale.config.model import Evidence, Head, ModelConfig, Start
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.data.batches import TrainingBatch
 from bionemo.scale.data.condition import Condition, token_table
@@ -50,7 +50,7 @@ def table_rows(names: np.ndarray, table: tuple[str, ...]) -> torch.Tensor:
 class TrainingBatches:
     """`TrainingBatches` makes the model's batches of a loader's sets: the store's numbers become rows of its tables.
 
-    With a fitted linear start they say what it shifts each set by, as predictions need it.
+    With a fitted linear start they say what is known of each set's condition from elsewhere.
     """
 
     def __init__(
@@ -92,11 +92,12 @@ class TrainingBatches:
         if self._with_library:
             rows = torch.stack([batch.control_rows, batch.rows]).numpy()
             library = torch.from_numpy(store.library_size[np.maximum(rows, 0)]).masked_fill(~batch.mask, 0.0)
-        delta = control_mean = None
+        evidence = shift = trust = None
         if self.linear_start is not None:
             conditions = list(zip(batch.context.tolist(), batch.perturbation.tolist(), strict=True))
-            delta = torch.stack([self.linear_start.delta(*condition) for condition in conditions])
-            control_mean = torch.stack([self.linear_start.control_mean(context) for context, _ in conditions])
+            evidence = torch.stack([self.linear_start.features(*condition) for condition in conditions])
+            shifts, trusts = zip(*(self.linear_start.observed(*condition) for condition in conditions), strict=True)
+            shift, trust = torch.stack(shifts), torch.tensor(trusts)
         return TrainingBatch(
             control=batch.control,
             perturbed=batch.perturbed,
@@ -106,11 +107,12 @@ class TrainingBatches:
                 dose=self._doses[batch.perturbation],
                 context=self._context_rows[batch.context],
                 batch=self._batch_rows[batch.batch],
-                delta=delta,
-                control_mean=control_mean,
+                evidence=evidence,
             ),
             key=batch.key,
             library=library,
+            shift=shift,
+            trust=trust,
             place=condition_number(store, batch.context, batch.perturbation),
             # Control sets are trained on too, and count into no throughput.
             perturbed_cells=int(batch.mask[batch.perturbation != store.control_index].sum()),
@@ -177,7 +179,10 @@ class CellSetsDataModule(pl.LightningDataModule):
             means = ConditionMeans(store, self._eligible("train"), training.control_roles, folder)
             contexts = list(map(str, store.contexts))
             vectors = None if embeddings is None else embeddings.numpy()
-            self.linear_start = FittedLinearStart(means, contexts, self.labels, shown or vocabulary, vectors, folder)
+            names, evidence = shown or vocabulary, model.evidence is Evidence.ON
+            self.linear_start = FittedLinearStart(
+                means, contexts, self.labels, names, vectors, folder, evidence=evidence
+            )
         self.data_sampler = _SetsAsTheyCome(training, compute.data_parallel)
         self.batches: TrainingBatches | None = None
 
@@ -209,7 +214,7 @@ class CellSetsDataModule(pl.LightningDataModule):
         epoch, step = divmod(consumed, sampler.steps_per_epoch)
         loader = self._loader(sampler, staged=self.compute.upload_counts)
         loader.start_at(epoch, step)
-        self.batches = self._batches(loader)
+        self.batches = self._batches(loader, self.linear_start if self.model.evidence is Evidence.ON else None)
         return self.batches
 
     def val_dataloader(self) -> TrainingBatches | list:

@@ -1,0 +1,96 @@
+"""Make changes of cells from what is known of a condition from elsewhere, gene by gene.
+
+Axes: B sets, S cells, G genes, g the genes of one tensor-parallel rank, F features of a gene, H hidden, K numbers of a
+gene that cells weigh, D latent.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes
+from megatron.core.tensor_parallel.mappings import (
+    copy_to_tensor_model_parallel_region,
+    gather_from_tensor_model_parallel_region,
+    reduce_from_tensor_model_parallel_region,
+)
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
+from torch import nn
+
+from bionemo.scale.config.compute import ComputeConfig
+from bionemo.scale.config.model import GENE_MULTIPLE, ModelConfig
+from bionemo.scale.layers.transformer import transformer_config
+from bionemo.scale.linear_start.apply import FEATURES
+
+HIDDEN = 32
+"""H."""
+NUMBERS = 8
+"""K."""
+
+
+class EvidenceHead(MegatronModule):
+    """An `EvidenceHead` is a network of one hidden layer that all genes share, with a learnt embedding of each gene.
+
+    It answers K + 1 numbers a gene, of which a cell's latent weighs K: ``change = u_0 + sum_k w_k(z0) u_k``. They start
+    at zero. Tensor-parallel ranks divide the genes.
+    """
+
+    def __init__(self, config: ModelConfig, compute: ComputeConfig, genes: int):
+        super().__init__(config=transformer_config(config, compute))
+        self.genes = genes
+        columns = math.ceil(genes / GENE_MULTIPLE) * GENE_MULTIPLE
+        rank = parallel_state.get_tensor_model_parallel_rank()
+        # Drawn whole, so that the numbers of a gene do not depend on how many ranks there are.
+        drawn = torch.empty(columns, HIDDEN).normal_()
+        self.gene_embedding = nn.Parameter(drawn.chunk(compute.tensor_parallel)[rank].clone())
+        set_tensor_model_parallel_attributes(self.gene_embedding, is_parallel=True, dim=0, stride=1)
+        self.first = rank * len(self.gene_embedding)
+        self.enter = nn.Linear(FEATURES, HIDDEN, bias=False)
+        self.leave = nn.Linear(HIDDEN + FEATURES, NUMBERS + 1, bias=False)
+        self.weigh = nn.Linear(config.hidden_size, NUMBERS, bias=False)
+        self.summary = nn.Linear(HIDDEN, config.hidden_size, bias=False)
+        for layer in (self.leave, self.summary):
+            nn.init.zeros_(layer.weight)
+
+    def forward(self, features_BFG: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Read features.
+
+        Parameters
+        ----------
+        features_BFG
+            What is known of each set's condition; see ``LinearStart.features``.
+
+        Returns
+        -------
+        known : torch.Tensor
+            [B, K + 1, G], for :meth:`change`.
+        summary : torch.Tensor
+            [B, D], what is added to the encoded condition.
+        """
+        last = self.first + len(self.gene_embedding)
+        own_BFg = features_BFG[..., self.first : last].to(self.gene_embedding.dtype)
+        own_BgF, genes = own_BFg.transpose(1, 2), own_BFg.shape[2]
+        # A rank's gradient of weights that all share is of its own genes: this adds them up.
+        enter, leave = (copy_to_tensor_model_parallel_region(layer.weight) for layer in (self.enter, self.leave))
+        hidden_BgH = F.silu(F.linear(own_BgF, enter) + self.gene_embedding[:genes])
+        known_BgK = F.linear(torch.cat([hidden_BgH, own_BgF], dim=-1), leave)
+        known_BKg = F.pad(known_BgK.transpose(1, 2), (0, len(self.gene_embedding) - genes))
+        known_BKG = gather_from_tensor_model_parallel_region(known_BKg)[..., : self.genes]
+        mean_BH = reduce_from_tensor_model_parallel_region(hidden_BgH.sum(1)) / self.genes
+        return known_BKG, self.summary(mean_BH)
+
+    def weights(self, z0_BSD: torch.Tensor) -> torch.Tensor:
+        """Return what cells weigh the numbers of a gene by, from their latents, [B, S, K + 1]; the first is 1."""
+        weights_BSK = self.weigh(F.rms_norm(z0_BSD, z0_BSD.shape[-1:]))
+        return F.pad(weights_BSK, (1, 0), value=1.0)
+
+    def change(self, z0_BSD: torch.Tensor, known_BKG: torch.Tensor) -> torch.Tensor:
+        """Return what is added to control cells, log1p [B, S, G]."""
+        return self.weights(z0_BSD) @ known_BKG
+
+    def sharded_state_dict(self, prefix: str = "", sharded_offsets: tuple = (), metadata: dict | None = None) -> dict:
+        """Return the weights, the embedding of genes divided over tensor-parallel ranks."""
+        own = self.state_dict(prefix="", keep_vars=True)
+        return make_sharded_tensors_for_checkpoint(own, prefix, {"gene_embedding": 0}, sharded_offsets)
