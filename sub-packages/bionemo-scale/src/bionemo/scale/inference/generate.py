@@ -212,6 +212,7 @@ class Generator:
             if model.evidence is not None:
                 weights_BSK = model.evidence.weights(z0_BSD)
                 for change_SG, weights_SK, move in zip(change_NG.split(sizes), weights_BSK, moves, strict=True):
+                    assert move.known_KG is not None
                     change_SG.addmm_(weights_SK[: len(change_SG)], move.known_KG)
         else:
             change_NG = decoder.project(trunk_ND) + decoder.gene_bias + model.gene_mean

@@ -124,10 +124,10 @@ class ScaleModel(MegatronModule):
             weighted["velocity"] = config.endpoint_weight, velocity_loss(z1_hat_BSD, z1_BSD, noise.t_B, mask_BS)
         if config.set_loss is not SetLoss.NONE:
             start_BSG = x0_BSG
-            if self.evidence is not None:
+            if self.evidence is not None and known_BKG is not None:
                 start_BSG = x0_BSG + self.evidence.change(z0_BSD, known_BKG)
             x1_hat_BSG = decoder.predict(z1_hat_BSD, z0_BSD, start_BSG, self.gene_mean)
-            if self.evidence is not None and batch.shift is not None:
+            if self.evidence is not None and batch.shift is not None and batch.trust is not None:
                 shift_hat_BG = mean_over_cells(x1_hat_BSG - x0_BSG, mask_BS)
                 error_B = (shift_hat_BG - batch.shift).square().mean(1) * batch.trust
                 weighted["shift"] = config.shift_weight, error_B * mask_BS.any(1)
@@ -185,7 +185,7 @@ class ScaleModel(MegatronModule):
         z0_BSD = self.encoder(x0_BSG - self.gene_mean, mask_BS)
         condition_BD, known_BKG = self.told(condition)
         z1_BSD = self.transported(z0_BSD, mask_BS, condition_BD, noise.gaussian_BSD)
-        if self.evidence is not None:
+        if self.evidence is not None and known_BKG is not None:
             start_BSG = start_BSG + share * self.evidence.change(z0_BSD, known_BKG)
         return self.expression_decoder.predict(z1_BSD, z0_BSD, start_BSG, self.gene_mean, share)
 

@@ -477,7 +477,7 @@ class ScaleModel(nn.Module):
         """Predict before values are brought into their range, which would hide what is infinite."""
         z0_BSD = self.encoder(x0_BSG - self.gene_mean, mask_BS)
         condition_BD, known_BKG = self.condition_encoder(perturbation, dose, context, batch), None
-        if self.evidence is not None:
+        if self.evidence is not None and self.linear_start is not None:
             known_BKG, summary_BD = self.evidence(evidence / self.linear_start.size[:, None])
             condition_BD = condition_BD + summary_BD
         noise_BSD = torch.stack([self._noise(int(k), z0_BSD.shape[1:]) for k in key]).to(z0_BSD.device)
@@ -491,7 +491,7 @@ class ScaleModel(nn.Module):
         x1_BSG = self.expression_decoder(z_BSD)
         if self.config["head"] == "residual":
             change_BSG = x1_BSG - self.expression_decoder(z0_BSD)
-            if self.evidence is not None:
+            if self.evidence is not None and known_BKG is not None:
                 change_BSG = change_BSG + self.evidence.change(z0_BSD, known_BKG)
             if self.linear_start is not None:
                 x0_BSG = self.linear_start.move(x0_BSG, evidence, 1 - self.network_share)
