@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -104,7 +104,7 @@ def test_every_kind_of_model_predicts_the_same(build, changes):
 def exported_parts(model) -> tuple[dict, dict]:
     weights = {name: tensor for name, tensor in model.state_dict().items() if tensor is not None}
     names = model.vocabulary
-    return {"model": model.scale.to_dict(), "vocabulary": names.to_dict(), "labels": _labels(names)}, weights
+    return {"model": asdict(model.scale), "vocabulary": names.to_dict(), "labels": _labels(names)}, weights
 
 
 @pytest.mark.parametrize("evidence", ["off", "on"])

@@ -54,7 +54,7 @@ def larger(build, trained, extended, shown):
 
 
 def tuning(vocabulary, config, **fields) -> dict:
-    return {**TuningConfig(**fields).to_dict(), "known": known_rows(vocabulary, config)}
+    return {**asdict(TuningConfig(**fields)), "known": known_rows(vocabulary, config)}
 
 
 def test_every_old_name_keeps_its_row_and_new_ones_follow(vocabulary, shown, extended):
