@@ -21,9 +21,8 @@ OPTIONS = {"arms": "main", "threads": 1, "progress": False}
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Read a few cells at a time, and give memory back all the time."""
+    """Read a few cells at a time."""
     monkeypatch.setattr(stored, "BLOCK_VALUES", 900)
-    monkeypatch.setattr(scratch, "_MOST_TOUCHED", 5_000)
 
 
 @pytest.fixture

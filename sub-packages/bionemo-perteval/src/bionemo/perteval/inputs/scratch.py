@@ -1,6 +1,5 @@
 """Keep the values of cells out of memory, in files that end with the process."""
 
-import mmap
 import os
 import tempfile
 from typing import Any
@@ -9,9 +8,6 @@ import numpy as np
 import scipy.sparse as sp
 
 from bionemo.screens.errors import InputError
-
-_MOST_TOUCHED = 2**27
-"""Bytes that are read before the pages that hold them are given back."""
 
 
 class ScratchCells:
@@ -30,7 +26,7 @@ class ScratchCells:
 
     def __init__(self, groups: np.ndarray, genes: int):
         self.shape = groups.size, genes
-        self._groups, self._done, self._touched = groups, 0, 0
+        self._groups, self._done = groups, 0
         self._starts, self._lengths = np.zeros(groups.size, dtype=np.int64), np.zeros(groups.size, dtype=np.int32)
         self._values = _ScratchArray(np.dtype(np.float32))
         self._columns = _ScratchArray(np.dtype(np.uint16 if genes <= 2**16 else np.uint32))
@@ -67,11 +63,6 @@ class ScratchCells:
         bounds = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         kind = np.int32 if bounds[-1] <= np.iinfo(np.int32).max else np.int64
         values, columns = self._values.read(pieces), self._columns.read(pieces).astype(kind)
-        self._touched += values.nbytes
-        if self._touched > _MOST_TOUCHED:
-            self._touched = 0
-            self._values.release()
-            self._columns.release()
         return sp.csr_matrix((values, columns, bounds.astype(kind)), shape=(starts.size, self.shape[1]))
 
 
@@ -82,7 +73,7 @@ class _ScratchArray:
     """
 
     def __init__(self, kind: np.dtype):
-        self.size, self._kind, self._mapped, self._whole = 0, kind, None, np.zeros(0, dtype=kind)
+        self.size, self._kind = 0, kind
         self._file: Any = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
 
     def __getstate__(self) -> tuple[int, np.dtype, str]:
@@ -90,7 +81,6 @@ class _ScratchArray:
 
     def __setstate__(self, state: tuple[int, np.dtype, str]) -> None:
         self.size, self._kind, place = state
-        self._mapped, self._whole = None, np.zeros(0, dtype=self._kind)
         self._file = open(place, "rb", buffering=0)  # noqa: SIM115
 
     def append(self, values: np.ndarray) -> None:
@@ -106,13 +96,18 @@ class _ScratchArray:
         self.size += values.size
 
     def read(self, pieces: list[slice]) -> np.ndarray:
-        """Return pieces, one after another."""
-        if self._whole.size != self.size:
-            self._mapped = mmap.mmap(self._file.fileno(), 0, prot=mmap.PROT_READ)
-            self._whole = np.frombuffer(self._mapped, dtype=self._kind)
-        return np.concatenate([self._whole[:0], *(self._whole[piece] for piece in pieces)])
+        """Return pieces, one after another.
 
-    def release(self) -> None:
-        """Give back the memory of what was read; it stays in the cache of the system while there is room."""
-        if self._mapped is not None:
-            self._mapped.madvise(mmap.MADV_DONTNEED)
+        They are copied: pages of a file that is mapped count as memory of the process, and many more of them come than
+        are asked for.
+        """
+        values, at = np.empty(sum(piece.stop - piece.start for piece in pieces), dtype=self._kind), 0
+        for piece in pieces:
+            rest, place = values[at : at + piece.stop - piece.start].data.cast("B"), piece.start * self._kind.itemsize
+            at += piece.stop - piece.start
+            while rest:
+                done = os.preadv(self._file.fileno(), [rest], place)
+                if not done:
+                    raise OSError("a scratch file ends early")
+                rest, place = rest[done:], place + done
+        return values
