@@ -1,5 +1,6 @@
 """The pages keep up with the code: their links, their commands, their settings and the files that they name."""
 
+import json
 import os
 import re
 import shlex
@@ -20,6 +21,7 @@ from bionemo.scale.config.model import ModelConfig
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.config.tuning import TuningConfig
 from bionemo.screens.simulation import simulate
+from experiments.real_screens.summary import headline, kept_means
 
 ROOT = Path(__file__).parents[1]
 TRACKED = subprocess.run(
@@ -179,6 +181,17 @@ def test_unfit_words(page):
     for pattern, why in UNFIT.items():
         found = re.search(pattern, text, re.IGNORECASE)
         assert found is None, f"{found[0]!r}: {why}"
+
+
+def test_the_tables_of_real_screens_are_of_the_numbers_that_are_kept():
+    kept = kept_means(json.loads((ROOT / "benchmarks/results/real-screens-cpu.json").read_text()))
+    page, readme = ((ROOT / name).read_text() for name in ("docs/results/real_screens.md", "README.md"))
+    plain = {line.replace("*", "") for line in readme.splitlines()}
+    for group in kept.index.unique("group"):
+        table = headline(kept.loc[group])
+        assert table in page
+        shown = ("| PDCorr |", "| DEOver |", "| MSE |")
+        assert {line for line in table.splitlines() if line.startswith(shown)} <= plain
 
 
 @pytest.mark.slow

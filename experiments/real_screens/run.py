@@ -138,7 +138,9 @@ def _measured(fold: Fold, out: Path, seeds: int, state: Path | None) -> bool:
         done = _run(fold, out, seed) / "command.txt"
         if not done.exists() and not apart(predict_seed, fold, out, seed):
             return False
-    theirs = [] if state is None else sorted((state / fold.name).glob("predicted*.h5ad"))
+    # STATE's cells are not made from one control cell each, whose subpopulation they could have.
+    has_state = state is not None and fold.within is None
+    theirs = sorted((state / fold.name).glob("predicted*.h5ad")) if has_state else []
     return apart(score, fold, out, seeds, theirs)
 
 

@@ -33,7 +33,7 @@ def write_summary(folds: dict[str, dict], failed: list[str], out: Path) -> None:
     measured = {name: facts for name, facts in folds.items() if facts}
     rows = pd.concat([facts["rows"] for facts in measured.values()])
     kept = {name: {key: value for key, value in facts.items() if key != "rows"} for name, facts in measured.items()}
-    scores = _means(rows).round(6).reset_index().to_dict("records")
+    scores = _means(rows).reset_index().to_dict("records")
     results = {"failed": failed, "folds": kept, "scores": [_without_nan(record) for record in scores]}
     results["differences"] = [
         _without_nan({"group": group, "first": first, "second": second, "metric": metric, "mean": mean, "low": low})
@@ -122,7 +122,8 @@ def _means(rows: pd.DataFrame) -> pd.DataFrame:
     """
     keys = ["group", "controls", "kind", "arm"]
     of_context = rows.groupby([*keys, "context"], sort=False)[list(METRICS)].mean()
-    return of_context.groupby(keys, sort=False).mean()
+    # Rounded here, so that the tables are those of the numbers that are kept.
+    return of_context.groupby(keys, sort=False).mean().round(6)
 
 
 def kept_means(results: dict) -> pd.DataFrame:
