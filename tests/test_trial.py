@@ -57,5 +57,5 @@ def test_what_the_trial_chose_is_trained_on_all_conditions(train, tmp_path, devi
 
 def test_a_trial_can_be_left_out(train, tmp_path):
     said = train(tmp_path / "run", "training.max_steps=3", "training.trial=false")
-    assert "predictions will be that start alone" in said
+    assert "predictions will be the linear start alone" in said
     assert not (tmp_path / "run" / "trial").exists()

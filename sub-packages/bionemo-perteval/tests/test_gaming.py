@@ -120,7 +120,7 @@ def test_no_baseline_is_called_invalid(judged):
 def test_raised_flags_stand_first_on_the_page(judged):
     shown = {name: arm for name, arm in judged.arms.items() if arm.kind != "prediction" or name == "observed cells"}
     page = html(replace(judged, arms=shown))
-    top = page[: page.index("<h2>Scores")]
+    top = page[: page.index('<h2 id="scores">')]
     assert top.count("INVALID") == 1
     assert "Cells of the answer stand in the prediction." in top
 

@@ -140,7 +140,7 @@ def test_min_cells_leaves_small_conditions_out_and_says_so(perfect, counts, tmp_
     assert "A / p3 (" in notice
     assert notice in json.loads((tmp_path / "metrics.json").read_text())["notices"]
     page = (tmp_path / "report.html").read_text()
-    assert page.index(notice) < page.index("<h2>Scores")
+    assert page.index(notice) < page.index('<h2 id="scores">')
     assert notice in " ".join(_terminal(found).split())
 
 
@@ -223,7 +223,7 @@ def test_the_share_of_the_network_stands_first(perfect, counts, tmp_path):
     notice = found.notices[0]
     assert notice == "the predicted AnnData is 75% of a linear start and 25% of the network."
     page = (tmp_path / "report.html").read_text()
-    assert 0 < page.index("of a linear start and 25%") < page.index("<h2>Scores")
+    assert 0 < page.index("of a linear start and 25%") < page.index('<h2 id="scores">')
     assert json.loads((tmp_path / "metrics.json").read_text())["settings"]["prediction"]["network_share"] == 0.25
 
 

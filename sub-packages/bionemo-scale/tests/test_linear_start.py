@@ -13,6 +13,7 @@ from bionemo.scale.linear_start.evidence import Shown
 from bionemo.scale.linear_start.fit import FittedLinearStart
 from bionemo.scale.linear_start.fold_change import to_fold
 from bionemo.scale.linear_start.interaction import interactions, share_no_batch
+from bionemo.scale.linear_start.new_rows import Observed, new_row
 from bionemo.scale.linear_start.zero_shot import effects_from_embeddings
 from bionemo.screens.controls import ControlRole
 
@@ -390,3 +391,32 @@ def test_thousands_of_combinations_are_found_among_thousands_of_labels(vocabular
     found = [rows_of(f"p{i}+p{i + 1}", names) for i in range(3_999)]
     assert found[7] == [[(7, 1.0)], [(8, 1.0)]]
     assert time.perf_counter() - started < 5
+
+
+def test_a_new_perturbation_shown_in_one_context_is_as_well_known_as_one_that_was_trained_on(names):
+    """Left out of the fit altogether, and shown in context 1: its shifts elsewhere are those of a fit that had them."""
+    unseen = tuple((k, 8) for k in range(4))
+    trained_on = screen(noise=0.1, held_out=((0, 8), (2, 8), (3, 8)))
+    without = screen(noise=0.1, held_out=unseen)
+    known = replace(names, start_labels=names.start_labels[:-1])
+    with_p8, start = model_of(fitted(trained_on, names), names), model_of(fitted(without, known), known)
+    control = trained_on.control[ControlRole.INPUT][1]
+    shown = Observed(mean=trained_on.mean[1, 8], noise=trained_on.noise[1, 8], control=control, cells=200)
+    row = new_row(start, {"B": shown}, known)
+    told = model_of(fitted(without, known), known)
+    for table, values in row.items():
+        place = (slice(None), -1) if table == "interaction" else (-1,)  # in the row of what nothing is known of
+        told.get_buffer(table)[place] = values
+    correlations = []
+    for context in (0, 2, 3):
+        mean = torch.from_numpy(without.control[ControlRole.INPUT][context]).float()[None]
+        truth = trained_on.truth(context, 8)
+        correlations.append(
+            [
+                np.corrcoef(shift(model, ["p8"], [context], mean, vocabulary)[0].numpy(), truth)[0, 1]
+                for model, vocabulary in ((with_p8, names), (told, known), (start, known))
+            ]
+        )
+    as_trained, as_told, as_unseen = np.mean(correlations, axis=0)
+    assert as_told > as_trained - 0.02
+    assert as_told > as_unseen + 0.2
