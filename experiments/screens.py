@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import anndata as ad
+import pandas as pd
 
 from bionemo.screens.controls import PARTS
 from bionemo.screens.errors import InputError
@@ -159,10 +160,10 @@ def mixed_blood(split: Path) -> Screen:
 def _blood_counts(cells: ad.AnnData) -> ad.AnnData:
     """Return the counts of the cell types, and the samples that the file's ten groups of cells are divided into."""
     cells = cells[cells.obs[CELL_TYPE].isin(CELL_TYPES).to_numpy()]
-    obs = cells.obs[["stim", CELL_TYPE]].astype(str)
+    obs = pd.DataFrame({name: cells.obs[name].astype(str) for name in ("stim", CELL_TYPE)})
     of_group = {f"g{number}": sample for sample, numbers in SAMPLES.items() for number in numbers}
-    obs["sample"] = cells.obs["group"].astype(str).map(of_group)
-    return ad.AnnData(cells.layers["counts"].copy(), obs=obs, var=cells.var[[]])
+    obs["sample"] = [of_group[str(group)] for group in cells.obs["group"]]
+    return ad.AnnData(cells.layers["counts"].copy(), obs=obs, var=pd.DataFrame(index=cells.var_names))
 
 
 def seeded(seed: int) -> list[str]:

@@ -77,8 +77,10 @@ POPULATIONS: dict[str, Make] = {
 
 
 def _moved(control: np.ndarray, delta: np.ndarray, mean: np.ndarray, target_sum: float) -> np.ndarray:
-    parts = (torch.from_numpy(np.asarray(part, dtype=np.float64)) for part in (control[None], delta[None], mean[None]))
-    return move_cells(*parts)[0].clamp(max=float(np.log1p(target_sum))).numpy()
+    x0_BSG, delta_BG, mean_BG = (
+        torch.from_numpy(np.asarray(part[None], dtype=float)) for part in (control, delta, mean)
+    )
+    return move_cells(x0_BSG, delta_BG, mean_BG)[0].clamp(max=float(np.log1p(target_sum))).numpy()
 
 
 def _rounded(

@@ -128,7 +128,7 @@ def score(fold: Fold, out: Path, seeds: int, state: list[Path]) -> None:
     for kind in evaluation.kinds:
         others = kind.per_perturbation[~kind.per_perturbation["arm"].isin(ARMS)]
         table = pd.concat([kind.per_seed, others.assign(seed=0)])
-        arms = table["arm"].map({name: arm.kind for name, arm in kind.arms.items()})
+        arms = [kind.arms[name].kind for name in table["arm"]]
         tables.append(table.assign(controls=str(kind.controls), kind=arms, fold=fold.name, group=fold.group))
     pd.concat(tables).to_csv(_rows(fold, out), index=False)
 
@@ -139,8 +139,7 @@ def _measured(fold: Fold, out: Path, seeds: int, state: Path | None) -> bool:
         if not done.exists() and not apart(predict_seed, fold, out, seed):
             return False
     # STATE's cells are not made from one control cell each, whose subpopulation they could have.
-    has_state = state is not None and fold.within is None
-    theirs = sorted((state / fold.name).glob("predicted*.h5ad")) if has_state else []
+    theirs = [] if state is None or fold.within else sorted((state / fold.name).glob("predicted*.h5ad"))
     return apart(score, fold, out, seeds, theirs)
 
 

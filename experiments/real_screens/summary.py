@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -50,7 +51,7 @@ def write_summary(folds: dict[str, dict], failed: list[str], out: Path) -> None:
 def markdown(rows: pd.DataFrame, failed: list[str] | None = None) -> str:
     """Return tables: the arms beside the best baseline, differences with intervals, every arm, and every fold."""
     parts = [f"Not measured: {', '.join(failed)}."] if failed else []
-    means = _means(rows)
+    means: Any = _means(rows)
     for group, own in rows.groupby("group", sort=False):
         of_group = means.loc[group]
         conditions = own[["fold", "context", "perturbation"]].drop_duplicates()
@@ -65,7 +66,7 @@ def markdown(rows: pd.DataFrame, failed: list[str] | None = None) -> str:
     return "\n\n".join([*parts, _fold_table(_of_independent(rows))]) + "\n"
 
 
-def headline(means: pd.DataFrame) -> str:
+def headline(means: Any) -> str:
     """Return a row a metric, independent control cells first; the best baseline is chosen for each by its own score.
 
     Parameters
@@ -86,13 +87,13 @@ def headline(means: pd.DataFrame) -> str:
     return _lines(lines)
 
 
-def best_baseline(means: pd.DataFrame, metric: str) -> str:
+def best_baseline(means: Any, metric: str) -> str:
     """Return the baseline with the best mean of a metric; the index is (kind, arm)."""
     values = means.loc["baseline", metric].dropna()
     return str(values.idxmin() if metric in LOW else values.idxmax())
 
 
-def difference(rows: pd.DataFrame, first: str, second: str, metric: str) -> tuple[float, float, float]:
+def difference(rows: Any, first: str, second: str, metric: str) -> tuple[float, float, float]:
     """Return the mean of an arm's score less another's over seeds and conditions, and its 95 % interval.
 
     Parameters
@@ -115,7 +116,7 @@ def difference(rows: pd.DataFrame, first: str, second: str, metric: str) -> tupl
     return mean_and_interval((tables[0] - tables[1].mean()).to_numpy())
 
 
-def _means(rows: pd.DataFrame) -> pd.DataFrame:
+def _means(rows: Any) -> pd.DataFrame:
     """Return means over conditions and seeds of a context, then over the contexts.
 
     The index is (group, controls, kind, arm).
@@ -131,7 +132,7 @@ def kept_means(results: dict) -> pd.DataFrame:
     return pd.DataFrame(results["scores"]).set_index(["group", "controls", "kind", "arm"]).astype(float)
 
 
-def _of_independent(rows: pd.DataFrame) -> pd.DataFrame:
+def _of_independent(rows: Any) -> pd.DataFrame:
     return rows[rows["controls"] == "independent"]
 
 
@@ -145,7 +146,7 @@ def _difference_table(rows: pd.DataFrame) -> str:
     return _lines(lines)
 
 
-def _arm_table(means: pd.DataFrame) -> str:
+def _arm_table(means: Any) -> str:
     order = {"prediction": 0, "baseline": 1, "oracle": 2, "ceiling": 3}
     best = {metric: best_baseline(means, metric) for metric in METRICS[:-1]}
     lines = [("arm", *METRICS[:-1], "predicted DE genes"), ("---", *["---:"] * len(METRICS))]
@@ -158,7 +159,7 @@ def _arm_table(means: pd.DataFrame) -> str:
     return _lines(lines)
 
 
-def _fold_table(rows: pd.DataFrame) -> str:
+def _fold_table(rows: Any) -> str:
     shown = [*ARMS, TRANSFERRED, HALVES]
     means = rows.pivot_table(index="fold", columns="arm", values="PDCorr", sort=False)
     lines = [("fold", *shown), ("---", *["---:"] * len(shown))]

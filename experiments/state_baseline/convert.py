@@ -25,7 +25,7 @@ def training_files(arguments: argparse.Namespace) -> None:
     """
     split = tomllib.loads(arguments.split.read_text())
     (name,) = split["training"]
-    held_out = {
+    held_out: dict[str, dict[str, Any]] = {
         context.removeprefix(f"{name}."): parts if part == "fewshot" else {parts: None}
         for part in ("fewshot", "zeroshot")
         for context, parts in split.get(part, {}).items()

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import anndata as ad
+import pandas as pd
 
 
 def main() -> None:
@@ -16,7 +17,7 @@ def main() -> None:
     is_control = (cells.obs["perturbation"] == "control").to_numpy()
     cells[is_control].copy().write_h5ad(folder / "controls.h5ad")
     (folder / "genes.txt").write_text("\n".join(screen.var_names) + "\n")
-    asked = cells.obs["perturbation"].astype(str)[~is_control].value_counts().sort_index()
+    asked = pd.Series(cells.obs["perturbation"].astype(str)[~is_control]).value_counts().sort_index()
     asked.rename_axis("target").rename("cells").to_csv(folder / "targets.csv")
 
 

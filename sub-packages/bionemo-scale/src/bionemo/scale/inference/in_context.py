@@ -107,7 +107,7 @@ def _observed(cells: ControlCells, columns: Columns, vocabulary: Vocabulary) -> 
 
 def _moments(cells: ControlCells, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean and the variance of cells, log1p, float64 [G] each."""
-    expression: sparse.csr_matrix = cells.read_rows(rows[:MOST_CELLS])[0].astype(np.float64)
+    expression = sparse.csr_matrix(cells.read_rows(rows[:MOST_CELLS])[0], dtype=np.float64)
     mean = np.asarray(expression.mean(0)).ravel()
     square = np.asarray(expression.multiply(expression).mean(0)).ravel()
     return mean, np.maximum(square - np.square(mean), 0)

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,7 +82,9 @@ class FittedLinearStart:
         self._trained = [index[label] for label in vocabulary.start_labels]
         self._model = LinearStart(vocabulary, self.pseudocount)
         self._row = {condition: row for row, condition in enumerate(means.mean)}
-        tables = {name: (tuple(values.shape), np.float32) for name, values in self._model.named_buffers()}
+        tables: dict[str, Any] = {
+            name: (tuple(values.shape), np.float32) for name, values in self._model.named_buffers()
+        }
         if evidence:  # in half precision: a file of them may be gigabytes
             tables["features"] = (len(self._row), FEATURES, len(vocabulary.genes)), np.float16
         found = shared_arrays(folder, self._key(tables) if folder else "", tables, self._fill)
