@@ -235,9 +235,9 @@ def test_an_exported_model_knows_which_control_cells_to_start_from(spoiled, scre
 
 def test_an_export_that_does_not_fit_is_refused(spoiled, groups, tmp_path):
     edit(spoiled, format=99)
-    with pytest.raises(InputError, match="is of format 99, not 4"):
+    with pytest.raises(InputError, match="is of format 99, not 5"):
         import_export(spoiled, tmp_path / "run")
-    edit(spoiled, format=4, model={})
+    edit(spoiled, format=5, model={})
     with pytest.raises(InputError, match="is damaged or of another model"):
         import_export(spoiled, tmp_path / "run")
     (spoiled / "model.safetensors").unlink()

@@ -53,7 +53,7 @@ METRICS: dict[str, Metric] = {}
 """Name -> metric, in the order of the tables."""
 
 STRONG_EFFECT = 10
-"""A condition with at least so many observed DE genes has a strong effect, as in Replogle et al. 2022."""
+"""A condition with at least so many observed DE genes has a strong effect."""
 
 FEW_DE_GENES = 3
 """A condition with fewer observed DE genes has a weak effect: the metrics of DE genes say next to nothing there."""

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-FORMAT = 4
+FORMAT = 5
 EPSILON = 1e-5
 PSEUDOCOUNT = 0.2
 INTERACTION_RANK = 256
