@@ -9,8 +9,9 @@ import pytest
 from jobs import gradients, logged, saved_weights
 
 STEPS = range(4, 7)
+EVIDENCE = "model.evidence=on"
 SETTINGS = (
-    "model.evidence=on",
+    EVIDENCE,
     "training.validate_every=3",
     "training.checkpoint_every=1",
     "training.keep_checkpoints=9",
@@ -90,8 +91,8 @@ def test_a_checkpoint_of_four_processes_goes_on_as_one(shared, pretrain):
     for name, processes in (("by four", FOUR), ("by one", ())):
         run = shared.with_name(name)
         shutil.copytree(shared, run)
-        pretrain(run, "training.max_steps=5", "training.validate_every=3", *processes)
-        pretrain(run, "training.max_steps=7", "training.validate_every=3")
+        pretrain(run, EVIDENCE, "training.max_steps=5", "training.validate_every=3", *processes)
+        pretrain(run, EVIDENCE, "training.max_steps=7", "training.validate_every=3")
         found.append([logged(run)[step][-1] for step in (6, 7)])
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
