@@ -38,12 +38,12 @@ class Size:
         }
 
     def scale_model(self, **more: Any) -> dict[str, Any]:
-        """Return SCALE's model: its defaults at these sizes without a linear start, for which STATE has no counterpart.
+        """Return SCALE's model: its defaults at these sizes, the linear start among them.
 
         The gene modules of a cell are together as wide as the layer that STATE reads a cell with.
         """
         width = max(1, round(self.hidden / _MODULES / self.heads)) * self.heads
-        return {**self.blocks(), "gene_modules": _MODULES, "gene_module_size": width, "start": "none", **more}
+        return {**self.blocks(), "gene_modules": _MODULES, "gene_module_size": width, **more}
 
     def scale_training(self) -> dict[str, Any]:
         """Return SCALE's training settings: STATE's optimizer and clipping."""

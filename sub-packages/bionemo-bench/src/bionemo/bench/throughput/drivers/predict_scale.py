@@ -25,7 +25,9 @@ def run(checkpoint: str, controls: str, out: str, sets_at_once: int, threads: in
         phases.part(ShardFolder, "finish", "writing")
 
         def command() -> None:
-            predict.predict(checkpoint, controls, out, like=controls, overwrite=True, progress=False)
+            # Nothing was held out to choose the share of the network; a half asks both, network and linear start.
+            asked = {"like": controls, "overwrite": True, "progress": False, "network_share": 0.5}
+            predict.predict(checkpoint, controls, out, **asked)
 
         return timed_command(command, phases, out)
 
