@@ -54,7 +54,7 @@ def test_the_recipe_measures_two_ranks_under_torchrun(workshop, tmp_path, enviro
         timeout=400,
         stdin=subprocess.DEVNULL,
     )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.returncode == 0, done.stdout[-12000:] + done.stderr[-3000:]
     found = json.loads((tmp_path / "timed" / "throughput.json").read_text())
     assert found["compute"]["devices"] == 2
     assert 4 * SETS * CELLS * 0.5 < found["distinct_perturbed_cells"] <= 2 * 4 * SETS * CELLS

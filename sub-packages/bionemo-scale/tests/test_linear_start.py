@@ -324,6 +324,15 @@ def test_start_and_network_are_mixed_by_the_share(build, sets, vocabulary):
     assert (network - answer).abs().max() > 1e-3
 
 
+def test_a_model_in_bf16_predicts_what_it_predicts_in_float32(build, sets, vocabulary):
+    model = build(start="linear", names=replace(vocabulary, start_labels=("MYC", "TP53")))
+    batch = sets(6, 4)
+    features = torch.cat([torch.randn(2, 7, 20), to_fold(batch["control"].mean(1))[:, None]], dim=1)
+    given = batch["control"], batch["mask"], replace(batch["condition"], evidence=features), batch["key"], 0.5
+    expected = model.predict(*given)
+    torch.testing.assert_close(model.bfloat16().predict(*given), expected, atol=0.05, rtol=0.05)
+
+
 def test_a_perturbation_that_has_only_an_embedding_gets_the_effect_it_says(names):
     rng = np.random.default_rng(1)
     vectors = rng.normal(size=(len(LABELS) + 1, 3))

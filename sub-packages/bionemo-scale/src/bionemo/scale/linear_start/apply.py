@@ -93,7 +93,8 @@ class LinearStart(nn.Module):
 
     def shift(self, features_BFG: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the shift of conditions by their features, and the mean of the controls, log1p [B, G] each."""
-        level_BG, shift_BG = features_BFG[:, -1], torch.einsum("bfg,f->bg", features_BFG[:, :6], self.shares)
+        shares_F = self.shares.to(features_BFG.dtype)  # a training in bf16 keeps buffers in bf16, and features not
+        level_BG, shift_BG = features_BFG[:, -1], torch.einsum("bfg,f->bg", features_BFG[:, :6], shares_F)
         before_BG, after_BG = level_BG / self.unit, (level_BG + shift_BG) / self.unit
         control_mean_BG = from_fold(before_BG, self._pseudocount)
         return from_fold(after_BG, self._pseudocount) - control_mean_BG, control_mean_BG

@@ -182,7 +182,7 @@ class ScaleModel(MegatronModule):
         if self.scale.head is Head.RESIDUAL and not share:
             return start_BSG.clamp(0, self.expression_decoder.ceiling)
         noise = set_noise(key_B, cells=x0_BSG.shape[1], width=self.scale.hidden_size, device=x0_BSG.device)
-        z0_BSD = self.encoder(x0_BSG - self.gene_mean, mask_BS)
+        z0_BSD = self.encoder((x0_BSG - self.gene_mean).to(self.gene_mean.dtype), mask_BS)
         condition_BD, known_BKG = self.told(condition)
         z1_BSD = self.transported(z0_BSD, mask_BS, condition_BD, noise.gaussian_BSD)
         if self.evidence is not None and known_BKG is not None:

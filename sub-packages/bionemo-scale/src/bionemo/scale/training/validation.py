@@ -74,7 +74,7 @@ class ConditionScores:
     def add(self, model: ScaleModel, batch: TrainingBatch) -> None:
         """Predict the sets of a batch, and add them to the sums of their conditions."""
         assert batch.place is not None
-        control_BSG, mask_BS = batch.control.to(next(model.parameters()).dtype), batch.mask
+        control_BSG, mask_BS = batch.control, batch.mask
         start_BSG, whole_BSG = (
             model.predict(control_BSG, mask_BS, batch.condition, batch.key, share) for share in (0.0, 1.0)
         )
