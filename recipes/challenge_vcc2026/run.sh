@@ -20,7 +20,9 @@ step bionemo-scale pretrain --store "$out/store" --split "$here/split.toml" --re
 step bionemo-scale predict --checkpoint "$out/run" --controls "$out/controls.h5ad" --control-roles shared \
     --format vcc2026 --targets "$out/targets.csv" --panel "$out/genes.txt" --out "$out/submission.h5ad" --overwrite
 
-# The same model in the challenge's own metrics, where the perturbed cells are known: here they are, simulated.
+# What the challenge would say of it, had it these cells; and the same model beside baselines, in all metrics.
+step bionemo-scale evaluate --predicted "$out/submission.h5ad" --observed "$out/truth.h5ad" --protocol vcc2026 \
+    --perturbation-key perturbation --control control --context-key context --out "$out/challenge"
 step bionemo-scale predict --checkpoint "$out/run" --controls "$out/screen.h5ad" --like "$out/screen.h5ad" \
     --out "$out/predicted.h5ad" --overwrite
 step bionemo-scale evaluate --predicted "$out/predicted.h5ad" --observed "$out/screen.h5ad" \

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bionemo.perteval.engines.vcc2026 import evaluate_submission
     from bionemo.perteval.evaluation import Evaluation
     from bionemo.perteval.metrics.registry import METRICS, Metric, register
     from bionemo.perteval.populations.baselines import BASELINES, Baseline
@@ -30,14 +31,15 @@ _MODULES = {
     "Metric": "bionemo.perteval.metrics.registry",
     "evaluate": "bionemo.perteval.run",
     "warnings": "bionemo.perteval.report.warnings",
+    "evaluate_submission": "bionemo.perteval.engines.vcc2026",
     "register": "bionemo.perteval.metrics.registry",
     "render": "bionemo.perteval.report.tables",
     "write": "bionemo.perteval.report.files",
 }
 
 __all__ = [
-    "BASELINES", "METRICS", "Baseline", "Evaluation", "InputError", "Metric", "evaluate", "register", "render",
-    "warnings", "write",
+    "BASELINES", "METRICS", "Baseline", "Evaluation", "InputError", "Metric", "evaluate", "evaluate_submission",
+    "register", "render", "warnings", "write",
 ]  # fmt: skip
 
 

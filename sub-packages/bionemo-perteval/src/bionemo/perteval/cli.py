@@ -63,7 +63,10 @@ def evaluate(
     ] = None,
     protocol: Annotated[
         str | None,
-        typer.Option(help="tahoe100m, parse10m-pbmc, replogle-nadig, or a TOML file: keys and held-out contexts."),
+        typer.Option(
+            help="tahoe100m, parse10m-pbmc, replogle-nadig, or a TOML file: keys and held-out contexts. `vcc2026`: a "
+            "submission or a prediction by the rules of that challenge alone."
+        ),
     ] = None,
     split: Annotated[
         Path | None, typer.Option(help="TOML file of held-out conditions, in the layout of the training.")
@@ -119,6 +122,34 @@ def evaluate(
     from bionemo import perteval
     from bionemo.perteval.rules.leakage import read_pairs
 
+    if protocol == "vcc2026":
+        from bionemo.perteval.engines import vcc2026
+
+        given = {"--target-sum": target_sum, "--within": within, "--min-cells": min_cells, "--held-out": held_out}
+        given |= {"--split": split, "--training-conditions": training_conditions, "--hvg-from": hvg_from}
+        given |= {"--strict": strict or None, "--control-rotation": control_rotation, "--seed": seed or None}
+        given |= {"--jobs": None if jobs == 1 else jobs, "--arms": None if arms == "all" else arms}
+        given |= {"--controls": None if controls == "both" else controls}
+        unused = [option for option, value in given.items() if value is not None]
+        if unused:
+            raise InputError(
+                f"--protocol vcc2026 does not take {', '.join(unused)}: the challenge has its own rules; leave it out."
+            )
+        found = perteval.evaluate_submission(
+            named_files(predicted),
+            observed,
+            out=out,
+            perturbation_key=perturbation_key,
+            control=control,
+            context_key=context_key,
+            layer=layer,
+            engine="vcc2026" if engine == "0.6" else engine,  # type: ignore[arg-type]
+            threads=threads,
+            progress=progress,
+        )
+        Console().print(vcc2026.render(found))
+        typer.echo(f"scores: {out / 'challenge.csv'}")
+        return
     evaluation = perteval.evaluate(
         named_files(predicted),
         observed,

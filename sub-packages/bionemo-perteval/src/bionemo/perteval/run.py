@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from bionemo.perteval.engines import challenge, other_release
+from bionemo.perteval.engines.environment import thread_count
 from bionemo.perteval.evaluation import Evaluation
 from bionemo.perteval.inputs.alignment import align
 from bionemo.perteval.inputs.divisions import Asked, Divisions, divide
@@ -26,8 +26,6 @@ from bionemo.perteval.report.warnings import noise_of
 from bionemo.perteval.rules.ruleset import Held, HvgFrom, Ruleset, TrainedOn
 from bionemo.perteval.scoring import score_arms
 from bionemo.screens.errors import InputError
-
-_MOST_THREADS = 16
 
 Engine = Literal["0.6", "0.8", "vcc2026", "cell-eval2"]
 """What scores beside this package's own tests and cell-eval 0.6."""
@@ -148,6 +146,11 @@ def evaluate(
     InputError
         Where the input cannot be evaluated or `out` cannot be written; the message names what and the mend.
     """
+    if protocol == "vcc2026":
+        raise InputError(
+            "The protocol vcc2026 has scores of its own: call perteval.evaluate_submission, or give evaluate "
+            "engine='vcc2026' for its members beside all others."
+        )
     threads = _check_options(seed=seed, threads=threads, jobs=jobs, arms=arms, engine=engine)
     if out is not None:
         check_writable(Path(out))
@@ -204,11 +207,7 @@ def _check_options(*, seed: int, threads: int | None, jobs: int, arms: str, engi
         raise InputError(f"The engine is {engine!r}, but it can be {', '.join(_ENGINES)}.")
     if jobs < 1:
         raise InputError(f"jobs is {jobs}, but it takes at least 1.")
-    if threads is None:
-        return max(1, min(_MOST_THREADS, len(os.sched_getaffinity(0)) // jobs))
-    if threads < 1:
-        raise InputError(f"threads is {threads}, but it takes at least 1.")
-    return threads
+    return thread_count(threads, jobs)
 
 
 def _score_further(

@@ -88,7 +88,7 @@ def score_challenge(
     estimates = Estimates(screen)
     rows: list[dict[str, Any]] = []
     with (
-        _cell_eval2(threads, progress=progress) if original else contextlib.nullcontext(_Own) as scorer_of,
+        scorers(original=original, threads=threads, progress=progress) as scorer_of,
         bar(progress, len(scored) * (len(drawn) + 1)) as begin,
     ):
         for context, names in scored.items():
@@ -97,22 +97,37 @@ def score_challenge(
             view = View.of(screen, estimates, context, SHARED)
             for arm, repeat in drawn:
                 begin(f"challenge, {context}: {arm}")
-                values, scaled = scorer.score(Cells(names, partial(_drawn, view, arm, seed=seed, repeat=repeat)))
-                rows += [
-                    {
-                        "arm": arm,
-                        "context": context,
-                        "seed": repeat,
-                        "member": member,
-                        "value": values.get(member, np.nan),
-                        "zero": scorer.zero.get(member, np.nan),
-                        "one": scorer.one.get(member, np.nan),
-                        "scaled": scaled.get(member, np.nan),
-                    }
-                    for member in challenge.MEMBERS
-                ]
+                cells = Cells(names, partial(_drawn, view, arm, seed=seed, repeat=repeat))
+                rows += rows_of(scorer, cells, arm=arm, context=context, seed=repeat)
         begin("done")
     return pd.DataFrame(rows)
+
+
+@contextlib.contextmanager
+def scorers(*, original: bool, threads: int, progress: bool) -> Iterator[Callable[[Panel], Scorer]]:
+    """Give what makes a scorer of a panel: by this package, or by cell-eval2 in an environment of its own."""
+    with _cell_eval2(threads, progress=progress) if original else contextlib.nullcontext(_Own) as scorer_of:
+        yield scorer_of
+
+
+def rows_of(
+    scorer: Scorer, cells: Mapping[str, sp.csr_matrix], *, arm: str, context: str, seed: int
+) -> list[dict[str, Any]]:
+    """Score predicted cells, and return a row each member, as `score_challenge` has them."""
+    values, scaled = scorer.score(cells)
+    return [
+        {
+            "arm": arm,
+            "context": context,
+            "seed": seed,
+            "member": member,
+            "value": values.get(member, np.nan),
+            "zero": scorer.zero.get(member, np.nan),
+            "one": scorer.one.get(member, np.nan),
+            "scaled": scaled.get(member, np.nan),
+        }
+        for member in challenge.MEMBERS
+    ]
 
 
 def panel_of(screen: Screen, context: str, *, threads: int = 1) -> Panel:
@@ -132,7 +147,9 @@ class _Own:
     """The members by this package's formulas."""
 
     def __init__(self, panel: Panel) -> None:
-        self._panel, self.zero, self.one = panel, panel.zero, panel.one
+        self._panel = panel
+        self.zero: Mapping[str, float] = panel.zero
+        self.one: Mapping[str, float] = panel.one
 
     def score(self, cells: Mapping[str, sp.csr_matrix]) -> tuple[Mapping[str, float], Mapping[str, float]]:
         values = self._panel.values(cells)

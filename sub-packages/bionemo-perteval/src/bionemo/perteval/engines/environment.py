@@ -23,6 +23,23 @@ _MAKE = ["-m", "venv"]
 _PINS = ("pdex==0.3.0", "anndata==0.12.19", "scanpy==1.11.5", "polars==2.1.0", "pandas==2.3.3", "numpy==2.4.6")
 """What the environments are made of beside the package; what these need is left to pip."""
 
+_MOST_THREADS = 16
+
+
+def thread_count(threads: int | None, jobs: int = 1) -> int:
+    """Return the threads of each job: as many as given, else the cores of this process, divided among the jobs.
+
+    Raises
+    ------
+    InputError
+        Less than one is given.
+    """
+    if threads is None:
+        return max(1, min(_MOST_THREADS, len(os.sched_getaffinity(0)) // jobs))
+    if threads < 1:
+        raise InputError(f"threads is {threads}, but it takes at least 1.")
+    return threads
+
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:

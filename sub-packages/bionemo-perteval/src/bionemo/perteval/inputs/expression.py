@@ -65,9 +65,9 @@ def predicted_log1p(file: CellFile, rows: Mapping[Condition, np.ndarray], column
     columns
         Columns of the panel's genes in the file [G].
     """
-    seen, cells = _Seen(), ScratchCells(_groups(rows, file), columns.size)
+    seen, cells = _Seen(), ScratchCells(groups_of(rows, file), columns.size)
     for block in blocks_of(file.cells, None):
-        csr = _canonical(block)
+        csr = canonical(block)
         seen.look(csr)
         if seen.sound:
             cells.append(sp.csr_matrix(_columns(csr, columns), dtype=np.float32))
@@ -119,12 +119,12 @@ def observed_log1p(
             hint = nearest(keys.layer, file.cells.layers)
             raise InputError(f"{file.name} has no layer {keys.layer!r}{hint}; give --layer.")
         where = f"layer {keys.layer!r} of {file.name}"
-    groups = _groups(rows, file)
+    groups = groups_of(rows, file)
     seen, cells, library = _read_counts(file, groups, keys, columns)
     if not seen.integers:
         seen, cells, library = _Seen(), ScratchCells(groups, columns.size), None
         for block in blocks_of(file.cells, keys.layer):
-            csr = _canonical(block)
+            csr = canonical(block)
             seen.look(csr)
             if seen.sound:
                 cells.append(sp.csr_matrix(_columns(csr, columns), dtype=np.float32))
@@ -154,7 +154,7 @@ def _read_counts(
     """Return what was seen, the cells, log1p [N, G], and their counts [N]; stop where values are no counts."""
     seen, cells, libraries = _Seen(), ScratchCells(groups, columns.size), [np.zeros(0)]
     for block in blocks_of(file.cells, keys.layer):
-        csr = _canonical(block)
+        csr = canonical(block)
         seen.look(csr)
         if not seen.integers:
             break
@@ -167,7 +167,7 @@ def _read_counts(
     return seen, cells, np.concatenate(libraries)
 
 
-def _groups(rows: Mapping[Condition, np.ndarray], file: CellFile) -> np.ndarray:
+def groups_of(rows: Mapping[Condition, np.ndarray], file: CellFile) -> np.ndarray:
     """Return the number of the condition of each cell of a file [N]; cells of none come last."""
     groups = np.full(file.cells.n_obs, len(rows), dtype=np.int32)
     for number, of in enumerate(rows.values()):
@@ -181,7 +181,7 @@ def _check_there(cells: ScratchCells, seen: _Seen, name: str) -> None:
         raise InputError(f"{name} has no X; write the expression there, or name a layer with --layer.")
 
 
-def _canonical(csr: sp.csr_matrix) -> sp.csr_matrix:
+def canonical(csr: sp.csr_matrix) -> sp.csr_matrix:
     """Return values without zeros, each place once; not to be changed, they may be the caller's."""
     if not csr.data.all() or not csr.has_canonical_format:
         csr = csr.copy()

@@ -59,7 +59,7 @@ def write(evaluation: Evaluation, out: Path | str) -> Path:
     out = Path(out)
     content = json.dumps(to_dict(evaluation), indent=2, allow_nan=False) + "\n"
     page = html(evaluation)
-    with _writing(out), scratch_folder(out / REPORT) as folder:
+    with writing(out), scratch_folder(out / REPORT) as folder:
         (folder / "metrics.json").write_text(content, "utf-8")
         long_table(evaluation).to_csv(folder / "metrics.csv", index=False)
         for name, of in _TABLES.items():
@@ -205,7 +205,7 @@ def _other_engine(evaluation: Evaluation) -> dict[str, Any] | None:
 
 def check_writable(out: Path) -> None:
     """Raise InputError where the folder could not be made and written into; nothing of the check stays."""
-    with _writing(out):
+    with writing(out):
         absent = [folder for folder in (out.absolute(), *out.absolute().parents) if not os.path.lexists(folder)]
         os.scandir(absent[-1].parent if absent else out).close()  # what is not a folder is called so, and not "exists"
         with scratch_folder(out / REPORT):
@@ -216,7 +216,7 @@ def check_writable(out: Path) -> None:
 
 
 @contextlib.contextmanager
-def _writing(out: Path) -> Iterator[None]:
+def writing(out: Path) -> Iterator[None]:
     """Turn what the file system refuses into one sentence about the output folder."""
     if os.path.exists(out) and not os.path.isdir(out):
         raise InputError(f"The output {out} is a file, but the report is a folder of files; name another with --out.")

@@ -69,10 +69,10 @@ class Request:
                 predicted, populations, self.cells, first=first, with_controls=not number, labels=labels["perturbation"]
             )
             made.uns["prediction"] = dict(self.facts)
-            return made
-        made = as_anndata(
-            predicted, self.cells, populations, self.columns, self.genes, self.facts, first=first, labels=labels
-        )
+        else:
+            made = as_anndata(
+                predicted, self.cells, populations, self.columns, self.genes, self.facts, first=first, labels=labels
+            )
         if self.trained is not None:
             made.uns["training_conditions"] = self.trained
         return made
