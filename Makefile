@@ -10,9 +10,10 @@ PYTEST_JOBS ?= -n logical --maxprocesses 4 --dist loadfile
 
 FAULTS ?=
 GPU_PROOF ?= --out gpu_proof
+BUNDLE ?= bundle
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow faults test-slurm test-container test-gpu gpu-proof lint docs clean
+.PHONY: help setup bundle demo test test-slow faults test-slurm test-container test-gpu gpu-proof lint docs clean
 
 help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -25,6 +26,9 @@ $(VENV)/.installed: constraints/cpu.txt requirements.txt requirements-dev.txt $(
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-dev.txt -c constraints/cpu.txt
 	@touch $@
+
+bundle:  ## collect what an install without a network needs (PYTHON=python3.12 CUDA=cu128 PART=1900M)
+	PYTHON="$(PYTHON)" recipes/bundle/bundle.sh $(BUNDLE)
 
 demo: setup  ## simulate a screen, train on it, predict the held-out conditions, score them (minutes)
 	PATH="$(abspath $(BIN)):$$PATH" recipes/demo/run.sh $(DEMO)
@@ -63,5 +67,5 @@ docs: setup  ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
 
 clean:  ## remove everything that was built; the environment included
-	rm -rf $(VENV) $(DEMO) site .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO) $(BUNDLE) site .pytest_cache .ruff_cache
 	find . -name __pycache__ -o -name '*.egg-info' -prune | xargs rm -rf
