@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jobs import logged
 
+from bionemo.bench.serving.benchmark import run as serving
 from bionemo.scale.config.compute import ComputeConfig
 from bionemo.scale.model.flops import training_flops
 from bionemo.scale.runs.directory import RunDirectory
@@ -49,6 +50,16 @@ def test_predictions_mirror_the_held_out_conditions(predicted, workshop):
     assert made.uns["prediction"]["step"] in (10, 20)  # whichever validated better
     # On the count grid of the control cells: zeros are as frequent as cells have them, not smeared away.
     assert 0.4 < np.mean(made.X.toarray() == 0) < 0.9
+
+
+def test_a_service_is_timed_one_condition_at_a_time_and_many(run, workshop, tmp_path):
+    sizes = {"cells": 8, "conditions": 12, "repeats": 20}
+    found = serving(run, workshop / "screen.h5ad", **sizes, report=lambda line: None)
+    assert found["settings"]["known_conditions"] == 12  # six perturbations, two contexts
+    assert set(found["arms"]) == {"loaded", "exported"}
+    for arm in found["arms"].values():
+        assert 0 < arm["latency_p50_seconds"] <= arm["latency_p95_seconds"]
+        assert min(arm["first_seconds"], arm["cells_per_second"], arm["cells_per_cpu_second"]) > 0
 
 
 def test_a_log_says_what_a_step_costs(run):

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from bionemo.bench.cli import app
 
 
-@pytest.mark.parametrize("command", ["loader", "throughput", "scoring", "kernels", "atlas"])
+@pytest.mark.parametrize("command", ["loader", "throughput", "scoring", "kernels", "atlas", "serving"])
 def test_help_shows_an_example(command):
     shown = CliRunner().invoke(app, [command, "--help"])
     assert shown.exit_code == 0

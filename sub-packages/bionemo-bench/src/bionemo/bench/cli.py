@@ -236,6 +236,24 @@ def atlas(
     _show(write(result, out))
 
 
+@app.command(epilog="Example: `bionemo-bench serving --checkpoint run --controls screen.h5ad --out serving.json`")
+def serving(
+    checkpoint: Annotated[Path, typer.Option(help="Directory that `pretrain` wrote.")],
+    controls: Annotated[Path, typer.Option(help="h5ad file with control cells of counts.")],
+    out: Annotated[Path, typer.Option(help="JSON file for the times and the machine.")],
+    cells: Annotated[int, typer.Option(min=1, help="Cells of each predicted population.")] = 512,
+    conditions: Annotated[int, typer.Option(min=1, help="Populations that the throughput is of.")] = 1_000,
+    repeats: Annotated[int, typer.Option(help="Single populations that the latency is of; at least 20.")] = 100,
+    threads: Annotated[int, typer.Option(min=1, help="That compute.")] = 1,
+    network_share: Annotated[float | None, typer.Option(help="Of the prediction; the run's own if not given.")] = None,
+) -> None:
+    """Time a model that stays loaded, and its export: one condition at a time, and very many."""
+    from bionemo.bench.serving.benchmark import run
+
+    sizes = {"cells": cells, "conditions": conditions, "repeats": repeats, "threads": threads}
+    _write(run(checkpoint, controls, **sizes, network_share=network_share, report=typer.echo), out)
+
+
 def _numbers(option: str, given: str) -> list[int]:
     try:
         return [int(number) for number in given.split(",") if number]

@@ -1,0 +1,1 @@
+"""Time a loaded model that answers again and again."""
