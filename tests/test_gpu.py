@@ -20,7 +20,7 @@ def on_gpu(test):
     return test
 
 
-BF16_TOLERANCE, FP8_TOLERANCE = 0.05, 0.15
+TF32_TOLERANCE, BF16_TOLERANCE, FP8_TOLERANCE = 5e-3, 0.05, 0.15
 """Relative error of the loss and of the whole gradient, as the norm of the difference over the norm."""
 
 
@@ -94,8 +94,11 @@ def loss_and_gradient(device, config, vocabulary):
         model.load_state_dict({name: value for name, value in weights.items() if value is not None}, strict=False)
         model = model.to(dtype)
         given = replace(batch, control=batch.control.to(dtype), perturbed=batch.perturbed.to(dtype))
-        loss = model(given)["loss"]
-        loss.backward()
+        # Delayed scaling takes the maxima of passes before; without any it scales by 1, and small gradients vanish.
+        for _ in range(3 if changes.get("fp8") == "delayed" else 1):
+            model.zero_grad()
+            loss = model(given)["loss"]
+            loss.backward()
         gradients = {n: p.grad.float().flatten() for n, p in sorted(model.named_parameters()) if p.grad is not None}
         return float(loss), torch.cat(list(gradients.values()))
 
@@ -106,7 +109,7 @@ def loss_and_gradient(device, config, vocabulary):
     ("dtype", "changes", "tolerance"),
     [
         (torch.bfloat16, {}, BF16_TOLERANCE),
-        (torch.float32, {"layer_spec": "transformer_engine"}, 1e-3),
+        (torch.float32, {"layer_spec": "transformer_engine"}, TF32_TOLERANCE),
         (torch.bfloat16, {"layer_spec": "transformer_engine"}, BF16_TOLERANCE),
         (torch.bfloat16, {"layer_spec": "transformer_engine", "fp8": "delayed"}, FP8_TOLERANCE),
         (torch.bfloat16, {"layer_spec": "transformer_engine", "fp8": "current"}, FP8_TOLERANCE),
@@ -214,12 +217,42 @@ def test_a_gpu_writes_and_reduces_beside_the_computation_and_a_cpu_does_not(devi
     kind = type("FusedAdam", (), {"__module__": "transformer_engine.pytorch.optimizers" if fused else "torch.optim"})
     monkeypatch.setattr(optimizer, "Adam", kind)
     training = TrainingConfig(max_steps=100, sets_per_batch=4, cells_per_set=8)
-    made: Any = strategy(ComputeConfig(device=device), training, RunDirectory(tmp_path))
     beside, divided = device == "cuda", device == "cuda" and fused
-    assert made.async_save is beside
-    assert made.ddp_config.overlap_grad_reduce is beside
-    assert made.ddp_config.overlap_param_gather is divided
-    assert made.ddp_config.use_distributed_optimizer is divided
+    for ranks in (1, 2):
+        made: Any = strategy(ComputeConfig(device=device, devices=ranks), training, RunDirectory(tmp_path))
+        assert made.async_save is beside
+        assert made.ddp_config.overlap_grad_reduce is (beside and ranks > 1)
+        assert made.ddp_config.overlap_param_gather is (divided and ranks > 1)
+        assert made.ddp_config.use_distributed_optimizer is divided
+    averaged, compute = replace(training, average_decay=0.9), ComputeConfig(device=device, devices=2)
+    made = strategy(compute, averaged, RunDirectory(tmp_path))
+    assert not made.ddp_config.overlap_param_gather
+    made = strategy(replace(compute, compile=True), training, RunDirectory(tmp_path))
+    assert not made.ddp_config.overlap_param_gather
+
+
+def test_weights_are_complete_before_they_are_copied_and_copied_before_they_are_used(monkeypatch, tmp_path):
+    from bionemo.scale.config.compute import ComputeConfig
+    from bionemo.scale.config.training import TrainingConfig
+    from bionemo.scale.runs.directory import RunDirectory
+    from bionemo.scale.training.strategy import strategy
+
+    happened: list[str] = []
+
+    class Wrapped:
+        def init_ddp(self):
+            happened.append("copy")
+
+        def init_model_parallel(self):
+            happened.append("make")
+            self.init_ddp()
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: happened.append("wait"))
+    training = TrainingConfig(max_steps=100, sets_per_batch=4, cells_per_set=8)
+    made: Any = strategy(ComputeConfig(device="cpu"), training, RunDirectory(tmp_path))
+    made.megatron_parallel = Wrapped()
+    made.init_model_parallel()
+    assert happened == ["make", "wait", "copy", "wait"]
 
 
 @on_gpu
@@ -233,6 +266,5 @@ def test_compiled_blocks_agree(loss_and_gradient):
 @on_gpu
 def test_a_checkpoint_of_one_spec_is_read_by_the_other(tmp_path, pretrain):
     run = tmp_path / "run"
-    pretrain(run, "training.max_steps=2", "training.warmup_steps=1", "compute.layer_spec=local")
-    pretrain(run, "training.max_steps=4", "compute.layer_spec=transformer_engine")
-    pretrain(run, "training.max_steps=6", "compute.layer_spec=local")
+    for steps, layers in ((3, "local"), (4, "transformer_engine"), (6, "local")):
+        pretrain(run, f"training.max_steps={steps}", f"compute.layer_spec={layers}")

@@ -7,8 +7,8 @@ from bionemo.scale.config.model import ModelConfig
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.screens.errors import InputError
 
-_FP8_MULTIPLES = {Fp8.DELAYED: (16, 8), Fp8.CURRENT: (16, 8), Fp8.MXFP8: (32, 32)}
-"""What the widths and the rows of a product must be multiples of."""
+_FP8_MULTIPLES = {Fp8.DELAYED: (16, 16), Fp8.CURRENT: (16, 16), Fp8.MXFP8: (32, 32)}
+"""What the widths and the rows of a product must be multiples of. A weight's gradient adds over the rows."""
 
 
 def check_agreement(model: ModelConfig, compute: ComputeConfig, training: TrainingConfig) -> None:

@@ -38,12 +38,12 @@ class TrainingBatch:
         """Return the batch on a device, all but the keys and places."""
         return replace(
             self,
-            control=self.control.to(device),
-            perturbed=self.perturbed.to(device),
-            mask=self.mask.to(device),
+            control=self.control.to(device, non_blocking=True),
+            perturbed=self.perturbed.to(device, non_blocking=True),
+            mask=self.mask.to(device, non_blocking=True),
             condition=self.condition.to(device),
             **{
-                name: None if tensor is None else tensor.to(device)
+                name: None if tensor is None else tensor.to(device, non_blocking=True)
                 for name, tensor in (("library", self.library), ("shift", self.shift), ("trust", self.trust))
             },
         )

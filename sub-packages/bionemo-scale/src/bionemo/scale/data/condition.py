@@ -26,7 +26,9 @@ class Condition:
     def to(self, device: torch.device) -> "Condition":
         """Return the conditions on a device."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: tensor.to(device) for name, tensor in given.items() if tensor is not None})
+        return replace(
+            self, **{name: tensor.to(device, non_blocking=True) for name, tensor in given.items() if tensor is not None}
+        )
 
     def without_context(self, hide_B: torch.Tensor) -> "Condition":
         """Hide context and batch where ``hide_B``, bool [B]."""

@@ -135,10 +135,6 @@ class ScaleModule(pl.LightningModule):
     def average_weights(self) -> None:
         """Take the step's weights into their average, where one is kept."""
         if self.training_config.average_decay:
-            strategy: Any = self.trainer.strategy
-            if strategy.ddp_config.use_distributed_optimizer:
-                # Each rank has updated its part of the weights, and would gather the rest in the next forward pass.
-                strategy.megatron_parallel.force_param_sync()
             average = cast(WeightAverage, self.model.average)
             average.update(self.model, self.training_config.average_decay)
 

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from megatron.core import optimizer
 from megatron.core.distributed import DistributedDataParallelConfig
 from nemo import lightning as nl
@@ -30,6 +31,23 @@ class SafeStrategy(nl.MegatronStrategy):
         checkpoint = Path(checkpoint_path)
         with reading(checkpoint, RunDirectory(checkpoint.parents[1]).read()):
             return super().load_checkpoint(checkpoint_path, *args, **kwargs)
+
+    def init_model_parallel(self) -> None:
+        """Wait before the weights are copied into Megatron's buffers, and until they are there.
+
+        NeMo copies them on another stream and waits for nothing (nemo/lightning/megatron_parallel.py:617).
+        """
+        made: Any = self.megatron_parallel
+        copy = made.init_ddp
+
+        def init_ddp() -> None:
+            torch.cuda.synchronize()
+            copy()
+            torch.cuda.synchronize()
+
+        made.init_ddp = init_ddp
+        super().init_model_parallel()
+        del made.init_ddp
 
     def _configure_launcher(self) -> None:
         """Start no other process where one is all: then a training runs in a notebook as well."""
@@ -66,13 +84,16 @@ def strategy(
         Checkpoint whose weights alone are taken before the first step.
     """
     on_gpu, divided = compute.on_gpu, divides_optimizer(compute)
+    overlaps = on_gpu and compute.data_parallel > 1
+    # An average of weights reads all of them after each step, and a compiled block has no room for hooks that wait.
+    gathers_late = overlaps and divided and not (training.average_decay or compute.compile)
     made = SafeStrategy(
         run,
         tensor_model_parallel_size=compute.tensor_parallel,
         # NeMo writes it into the module's configuration, by which Megatron adds up the norms' gradients.
         sequence_parallel=compute.sequence_parallel,
         ddp=DistributedDataParallelConfig(
-            use_distributed_optimizer=divided, overlap_grad_reduce=on_gpu, overlap_param_gather=divided
+            use_distributed_optimizer=divided, overlap_grad_reduce=overlaps, overlap_param_gather=gathers_late
         ),
         gradient_accumulation_fusion=False,
         ckpt_async_save=training.saves_beside(on_gpu),
