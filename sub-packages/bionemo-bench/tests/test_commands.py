@@ -16,10 +16,17 @@ def test_help_shows_an_example(command):
     assert f"bionemo-bench {command}" in shown.stdout
 
 
-def test_a_mistake_ends_with_one_sentence(tmp_path):
-    arguments = ["loader", "--out", tmp_path / "out", "--cache", tmp_path / "cache", "--repeats", "2"]
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["loader", "--repeats", "2"], "repeats is 2"),
+        (["scoring", "--against", "cell-eval3"], "--against is 'cell-eval3', but it can be cell-eval or cell-eval2"),
+    ],
+)
+def test_a_mistake_ends_with_one_sentence(arguments, said, tmp_path):
+    arguments = [*arguments, "--out", tmp_path / "out", "--cache", tmp_path / "cache"]
     code = "from bionemo.bench.cli import main; main()"
     ran = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
     assert ran.returncode == 2
-    assert "repeats is 2" in ran.stderr
+    assert said in ran.stderr
     assert "Traceback" not in ran.stderr

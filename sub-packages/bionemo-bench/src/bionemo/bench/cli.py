@@ -153,6 +153,9 @@ def scoring(
     controls: Annotated[
         str, typer.Option(help="Control cells with which perteval scores all arms: `independent`, `shared`, `both`.")
     ] = "both",
+    against: Annotated[
+        str, typer.Option(help="`cell-eval`, or `cell-eval2` on the members of the Virtual Cell Challenge 2026.")
+    ] = "cell-eval",
     repeats: Annotated[int, typer.Option(min=0, help="Of the comparison, alternating.")] = 3,
     threads: Annotated[int, typer.Option(min=1, help="Threads of perteval, worker processes of cell-eval.")] = 2,
     cache: _Cache = _CACHE,
@@ -166,15 +169,18 @@ def scoring(
         **size,
         growth=_numbers("--growth", growth),
         controls=controls,
+        against=against,
         repeats=repeats,
         threads=threads,
     )
     _write(found, out)
     for engine, seconds in found["median_seconds"].items():
-        typer.echo(f"{engine}: {seconds:.1f} s for {cells} cells, median of {repeats}")
+        cpu = found["median_cpu_seconds"][engine]
+        typer.echo(f"{engine}: {seconds:.1f} s, {cpu:.1f} s of processors, for {cells} cells, median of {repeats}")
     if found["median_seconds"]:
         typer.echo(
-            f"{found['times_faster']:.1f} times; largest difference {max(found['largest_difference'].values()):.2g}"
+            f"{found['times_faster']:.1f} times faster, {found['times_less_cpu']:.1f} times less processor time; "
+            f"largest difference {max(found['largest_difference'].values()):.2g}"
         )
     for grown in found["growth"]:
         added = (grown["peak_bytes"] - grown["bytes_before"]) / 2**30

@@ -17,10 +17,13 @@ from bionemo.bench.harness.machine import machine_facts
 from bionemo.bench.harness.report import described
 from bionemo.bench.harness.run import alternate
 from bionemo.bench.harness.worker import Bench
+from bionemo.screens.errors import InputError
 
 SCHEMA = "bionemo-perteval scoring benchmark 1"
 _DRIVER = Path(__file__).parent / "drivers/score_cells"
 _TIMEOUT = 24 * 3600.0
+_OURS = {"cell-eval": "perteval", "cell-eval2": "vcc2026"}
+"""Package -> the engine of this project that scores the same."""
 
 
 def run(
@@ -31,10 +34,11 @@ def run(
     perturbations: int,
     growth: list[int],
     controls: str,
+    against: str,
     repeats: int,
     threads: int,
 ) -> dict[str, Any]:
-    """Time perteval and cell-eval on the same cells, alternating, then perteval on growing screens.
+    """Time perteval and another package on the same cells, alternating, then perteval on growing screens.
 
     Parameters
     ----------
@@ -46,10 +50,13 @@ def run(
         Numbers of cells that perteval alone scores.
     controls
         Which control cells perteval alone scores with: independent, shared, both. The comparison has them shared.
+    against
+        ``cell-eval``, on the metrics that both have, or ``cell-eval2``, on the members of the Virtual Cell Challenge
+        2026 with their two points.
     repeats
         Repetitions of the comparison.
     threads
-        Threads of perteval and worker processes of cell-eval.
+        Threads of perteval and of cell-eval2, worker processes of cell-eval.
 
     Returns
     -------
@@ -58,9 +65,14 @@ def run(
 
     Raises
     ------
+    InputError
+        The other package is not known.
     ArmError
         perteval alone cannot score.
     """
+    if against not in _OURS:
+        raise InputError(f"--against is {against!r}, but it can be {' or '.join(_OURS)}.")
+    ours = _OURS[against]
     began, bench = time.monotonic(), Bench(cache)
     size = {"genes": genes, "perturbations": perturbations, "threads": threads}
 
@@ -68,16 +80,21 @@ def run(
         with bench.start(_DRIVER, OWN, threads=threads) as worker:
             return worker.ask("measure", timeout=_TIMEOUT, engine=engine, controls=controls, cells=cells, **size)
 
-    runs, failed = alternate(("perteval", "cell-eval"), repeats, measure)
+    runs, failed = alternate((ours, against), repeats, measure)
     if failed:
         raise ArmError(next(f"{engine}: {why}" for engine, why in failed.items()))
-    medians = {engine: median(one["seconds"] for one in found) for engine, found in runs.items() if found}
+    wall, cpu = (
+        {engine: median(one[clock] for one in found) for engine, found in runs.items() if found}
+        for clock in ("seconds", "cpu_seconds")
+    )
     grown = [measure("all arms", controls, count) for count in growth]
-    settings = {"cells": cells, **size, "repeats": repeats, "controls": controls}
+    settings = {"cells": cells, **size, "repeats": repeats, "controls": controls, "against": against}
     compared = [found[0]["scores"] for found in runs.values() if found]
     return described(SCHEMA, began, machine_facts(), settings) | {
-        "median_seconds": medians,
-        "times_faster": medians["cell-eval"] / medians["perteval"] if medians else None,
+        "median_seconds": wall,
+        "median_cpu_seconds": cpu,
+        "times_faster": wall[against] / wall[ours] if wall else None,
+        "times_less_cpu": cpu[against] / cpu[ours] if cpu else None,
         "largest_difference": _largest_difference(*compared) if compared else {},
         "runs": {engine: [_without_scores(one) for one in found] for engine, found in runs.items()},
         "growth": [_without_scores(one) for one in grown],

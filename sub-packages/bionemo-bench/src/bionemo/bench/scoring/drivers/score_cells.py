@@ -1,4 +1,4 @@
-"""Score the cells of a screen once, by perteval or by cell-eval, and say what it took."""
+"""Score the cells of a screen once, by perteval, cell-eval or cell-eval2, and say what it took."""
 
 import tempfile
 import time
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from driver_protocol import cpu_seconds, memory, serve
 
+from bionemo.perteval import evaluate_submission
 from bionemo.perteval.inputs.alignment import align
 from bionemo.perteval.inputs.divisions import divide
 from bionemo.perteval.inputs.keys import Keys
@@ -23,16 +24,19 @@ from bionemo.screens.simulation import CONTROL, draw_screen, log1p_of
 
 SHARED = [metric for metric in METRICS.values() if metric.source]
 """The metrics that both engines have."""
+CHALLENGE = ("vcc2026", "cell-eval2")
+"""The engines that score the members of the Virtual Cell Challenge 2026, on counts."""
 _DISTINCT = 50_000
 
 
 def measure(engine: str, controls: Any, cells: int, genes: int, perturbations: int, threads: int) -> dict[str, Any]:
     """Draw a screen, score it, and return seconds, bytes and scores.
 
-    A small screen is scored first, so that imports and compilation are not counted.
+    A small screen is scored first, so that imports and compilation are not counted; only the start of cell-eval2's own
+    process is.
     """
-    _score(engine, controls, *_draw(600, 50, 3), threads=threads)
-    screen, prediction = _draw(cells, genes, perturbations)
+    _score(engine, controls, *_draw(600, 50, 3, counts=engine in CHALLENGE), threads=threads)
+    screen, prediction = _draw(cells, genes, perturbations, counts=engine in CHALLENGE)
     Path("/proc/self/clear_refs").write_text("5")  # the peak of resident memory is from now on
     before = memory()["peak_rss_bytes"]
     wall, cpu = time.perf_counter(), cpu_seconds()
@@ -49,7 +53,10 @@ def measure(engine: str, controls: Any, cells: int, genes: int, perturbations: i
 
 
 def _score(engine: str, controls: Any, screen: ad.AnnData, prediction: ad.AnnData, threads: int) -> pd.DataFrame:
-    """Score a prediction, log1p, against a screen, log1p; return the metrics that both engines have."""
+    """Score a prediction against a screen, both log1p or both counts; return the metrics that both engines have."""
+    if engine in CHALLENGE:
+        found = evaluate_submission(prediction, screen, engine=engine, threads=threads, progress=False)  # pyright: ignore[reportArgumentType]
+        return found.members.set_index("member")[["value", "zero", "one"]].T
     if engine == "cell-eval":
         return _plain_cell_eval(screen, prediction, threads)
     keys = Keys(perturbation_key="perturbation", context_key="context", control=CONTROL, target_sum=None, layer=None)
@@ -88,22 +95,40 @@ def _plain_cell_eval(screen: ad.AnnData, prediction: ad.AnnData, threads: int) -
     return pd.DataFrame(named[[metric.name for metric in SHARED]])
 
 
-def _draw(cells: int, genes: int, perturbations: int) -> tuple[ad.AnnData, ad.AnnData]:
-    """Return a screen and a prediction, log1p: for each perturbation the cells of the next one.
+def _draw(cells: int, genes: int, perturbations: int, *, counts: bool = False) -> tuple[ad.AnnData, ad.AnnData]:
+    """Return a screen and a prediction, log1p or counts: for each perturbation the cells of the next one.
+
+    Counts are labelled as the challenge labels them, and their prediction has control cells, as a submission has.
 
     Beyond 50,000 cells they are drawn with replacement from a screen of that size.
     """
     distinct = min(cells, _DISTINCT)
-    screen = log1p_of(draw_screen(cells=distinct, genes=genes, contexts=1, perturbations=perturbations, batches=1))
+    screen = draw_screen(cells=distinct, genes=genes, contexts=1, perturbations=perturbations, batches=1)
+    if not counts:
+        screen = log1p_of(screen)
     if cells > distinct:
         screen = screen[np.random.default_rng(0).integers(distinct, size=cells)].copy()
         screen.obs_names_make_unique()
     labels = screen.obs["perturbation"].to_numpy(str)
     names = [name for name in np.unique(labels) if name != CONTROL]
     following = dict(zip(names, names[1:] + names[:1], strict=True))
+    if counts:
+        screen.obs["target"] = np.where(labels == CONTROL, "non-targeting", labels)
+        prediction = screen[_rows_of_next(labels, following)].copy()
+        prediction.obs["target"] = screen.obs["target"].to_numpy()
+        prediction.obs_names = list(screen.obs_names)
+        return screen, prediction
     prediction = screen[labels != CONTROL].copy()
     prediction.obs["perturbation"] = [following[name] for name in prediction.obs["perturbation"]]
     return screen, prediction
+
+
+def _rows_of_next(labels: np.ndarray, following: dict[str, str]) -> np.ndarray:
+    """Return for each cell a row of the perturbation that follows its own; control cells stay."""
+    rows = np.arange(labels.size)
+    for name, other in following.items():
+        rows[labels == name] = np.resize(np.flatnonzero(labels == other), (labels == name).sum())
+    return rows
 
 
 if __name__ == "__main__":
