@@ -3,6 +3,7 @@
 What a CPU can show of it is tested there too. The tests marked ``gpu`` have not been run where they were written.
 """
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -253,6 +254,10 @@ def test_weights_are_complete_before_they_are_copied_and_copied_before_they_are_
     made.megatron_parallel = Wrapped()
     made.init_model_parallel()
     assert happened == ["make", "wait", "copy", "wait"]
+
+
+def test_tests_without_the_mark_see_no_gpu():
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
 @on_gpu
