@@ -203,12 +203,13 @@ class _ThroughputRun(Run):
 
     def _scale_request(self, arm: Arm) -> dict[str, Any]:
         sizes, benchmark = self._benchmark.sizes, self._benchmark
-        compute = {"precision": arm.precision, "threads": benchmark.threads, "devices": benchmark.gpus}
+        compute = {"device": benchmark.device, "devices": benchmark.gpus, "threads": benchmark.threads}
         return {
             "store": self.data.store,
             "split": self.data.split,
             "model": sizes.scale_model(),
-            "compute": compute | {"matmul_precision": "medium", "upload_counts": benchmark.device == "cuda"},
+            "compute": compute
+            | {"precision": arm.precision, "matmul_precision": "medium", "upload_counts": benchmark.device == "cuda"},
             "training_settings": sizes.scale_training(),
         }
 
