@@ -2,10 +2,13 @@
 
 import argparse
 import concurrent.futures
+import ctypes
 import importlib
 import multiprocessing
 import os
+import resource
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -26,7 +29,7 @@ for module in ("kill", "damage", "disks", "twice", "labels", "environment"):
 def main() -> int:
     """Run the campaign, print its table, and return 1 if anything failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--short", action="store_true", help="a few trials of most types, in minutes")
+    parser.add_argument("--short", action="store_true", help="a few trials of each type, in minutes")
     parser.add_argument("--only", metavar="TYPE", nargs="+", default=[""], help="types whose name begins so")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
     parser.add_argument("--trial", type=int, help="only this number of each type")
@@ -56,7 +59,9 @@ def main() -> int:
         failed = [(name, number) for name, number, column, _ in ended if column in COLUMNS[2:]]
         ended = [each for each in ended if each[:2] not in failed] + run(failed, 1, told.seed, folder, commands)
     failed = print_table(ended, told.seed)
-    print(f"{len(ended)} of {len(trials)} trials took {time.monotonic() - began:.0f} s; seed {told.seed}")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    took = f"{time.monotonic() - began:.0f} s, and {used.ru_utime + used.ru_stime:.0f} s of CPU"
+    print(f"{len(ended)} of {len(trials)} trials took {took}; seed {told.seed}")
     if failed:
         print(f"The folders of the trials that failed are in {folder}.")
     else:
@@ -69,7 +74,7 @@ def run(trials: list[tuple[str, int]], workers: int, seed: int, folder: Path, co
     ended = []
     # Forked now, so that every worker has imported what the commands need; no thread runs yet.
     context = multiprocessing.get_context("fork")
-    with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(workers, context, end_with_campaign) as pool:
         futures = {pool.submit(one, name, number, seed, folder, commands): (name, number) for name, number in trials}
         try:
             for done in concurrent.futures.as_completed(futures):
@@ -83,6 +88,11 @@ def run(trials: list[tuple[str, int]], workers: int, seed: int, folder: Path, co
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
     return ended
+
+
+def end_with_campaign() -> None:
+    """Let the kernel kill this worker where the campaign ends, in whichever way."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, which forks of this one do not inherit
 
 
 def one(name: str, number: int, seed: int, folder: Path, commands: dict) -> tuple[str, str]:

@@ -70,6 +70,11 @@ class Trial:
         """Return the folder that commands run in."""
         return self.folder / "work"
 
+    def turn(self, choices: Sequence[Any]) -> Any:
+        """Return one of some choices: a kind takes each in turn, in an order of its own, so that few trials differ."""
+        order = random.Random(f"{self.seed}/{self.kind}").sample(choices, len(choices))
+        return order[self.number % len(order)]
+
     def start(self, words: Command | Sequence[object], **options) -> sandbox.Running:
         """Start a command and do not wait for it; see :func:`sandbox.start`."""
         seconds = words.seconds if isinstance(words, Command) else 2.0

@@ -63,10 +63,10 @@ def beside(trial: Trial) -> str:
     return kill_at_time(trial, command, signal.SIGKILL, group=trial.number % 2 == 0)
 
 
-def two_ranks(trial: Trial, do: str) -> str:
+def two_ranks(trial: Trial) -> str:
     """Send a signal to one of two ranks at one of its file operations, and go on with two."""
     command = trial.other("ranks", "pretrain", "compute.devices=2", "training.sets_per_batch=2")
-    rank = trial.number % 2
+    do, rank = trial.turn([(do, rank) for do in ("SIGKILL", "SIGTERM", "SIGINT") for rank in (0, 1)])
     at = trial.rng.randint(1, (command.operations, 12)[rank])
     first = trial.run(command, doomed=True, plan={"at": at, "do": do, "rank": rank})
     return trial.settle(command, None if do == "SIGKILL" and rank == 0 else first)
@@ -83,13 +83,13 @@ register_each(
     "kill-byte",
     at_byte,
     "simulate 30 3, split 20 2, prepare 100 8, overwrite 60 4, predict 30 3, export 30 3, import 30 3, evaluate 16 1, "
-    "pretrain 20 2, finetune 6 0",
+    "pretrain 20 2, finetune 6 1",
 )
 register_each(
     "kill-real",
     at_time,
-    "simulate 40 2, split 40 2, inspect 20 1, prepare 120 5, overwrite 80 3, predict 10 1, export 8 0, import 8 0, "
-    "evaluate 8 0, perteval 8 1, pretrain 12 1, finetune 4 0",
+    "simulate 40 2, split 40 2, inspect 20 1, prepare 120 5, overwrite 80 3, predict 10 1, export 8 1, import 8 1, "
+    "evaluate 8 1, perteval 8 1, pretrain 12 1, finetune 4 1",
 )
 for do in ("SIGINT", "SIGTERM"):
     register_each(
@@ -100,7 +100,6 @@ for do in ("SIGINT", "SIGTERM"):
         do=do,
     )
 register("sigint-real-pretrain", 6, 1, at_time, name="pretrain", number=signal.SIGINT)
-register("sigterm-real-pretrain", 6, 0, at_time, name="pretrain", number=signal.SIGTERM)
+register("sigterm-real-pretrain", 6, 1, at_time, name="pretrain", number=signal.SIGTERM)
 register("kill-async-pretrain", 6, 1, beside)
-for do, whole, short in (("SIGKILL", 6, 1), ("SIGTERM", 4, 0), ("SIGINT", 4, 0)):
-    register(f"{do.lower()}-two-ranks", whole, short, two_ranks, do=do)
+register("signal-two-ranks", 18, 2, two_ranks)

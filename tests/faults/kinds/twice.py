@@ -55,7 +55,7 @@ register_each(
     "twice",
     at_once,
     "simulate 16 2, split 16 2, prepare 40 5, overwrite 30 4, predict 16 2, export 16 2, import 20 3, evaluate 10 1, "
-    "pretrain 20 2, finetune 4 0",
+    "pretrain 20 2, finetune 4 1",
 )
 register("twice-different-pretrain", 16, 2, different)
 register("read-while-overwrite", 30, 2, read_while_replaced)
