@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib
 import json
 import os
 import resource
@@ -11,6 +12,8 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+
+from faults.at_start.file_operations import watch
 
 HERE = Path(__file__).parent
 HANG = 30.0
@@ -181,10 +184,6 @@ def _redirect(log: Path, printed_to: str) -> None:
 
 
 def _main(words: list[str], variables: dict[str, str], plan: dict | None) -> int:
-    import importlib
-
-    from faults.at_start.file_operations import watch
-
     os.environ.clear()
     os.environ.update(variables)
     sys.argv = words
