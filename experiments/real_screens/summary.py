@@ -81,9 +81,11 @@ def headline(means: Any) -> str:
         arms = means.loc[mode].droplevel("kind")
         for metric in METRICS[:-2]:
             best = best_baseline(means.loc[mode], metric)
-            own = [_number(arms[metric].get(arm)) for arm in ARMS]
+            own = [number_text(arms[metric].get(arm)) for arm in ARMS]
             name = metric if mode == "independent" else f"{metric}, {mode} controls"
-            lines.append((name, *own, f"{_number(arms[metric][best])} {best}", _number(arms[metric].get(HALVES))))
+            lines.append(
+                (name, *own, f"{number_text(arms[metric][best])} {best}", number_text(arms[metric].get(HALVES)))
+            )
     return _lines(lines)
 
 
@@ -142,7 +144,7 @@ def _difference_table(rows: pd.DataFrame) -> str:
     for first, second in PAIRS:
         found = [difference(rows, first, second, metric) for metric in metrics]
         if not all(np.isnan(mean) for mean, *_ in found):
-            lines.append((f"{first} − {second}", *map(_difference, found)))
+            lines.append((f"{first} − {second}", *map(difference_text, found)))
     return _lines(lines)
 
 
@@ -151,7 +153,7 @@ def _arm_table(means: Any) -> str:
     best = {metric: best_baseline(means, metric) for metric in METRICS[:-1]}
     lines = [("arm", *METRICS[:-1], "predicted DE genes"), ("---", *["---:"] * len(METRICS))]
     for (kind, arm), scores in sorted(means.iterrows(), key=lambda item: order[item[0][0]]):
-        cells = [_number(scores[metric], 0 if metric == METRICS[-1] else 3) for metric in METRICS]
+        cells = [number_text(scores[metric], 0 if metric == METRICS[-1] else 3) for metric in METRICS]
         cells = [
             f"**{text}**" if best.get(metric) == arm else text for metric, text in zip(METRICS, cells, strict=True)
         ]
@@ -163,7 +165,7 @@ def _fold_table(rows: Any) -> str:
     shown = [*ARMS, TRANSFERRED, HALVES]
     means = rows.pivot_table(index="fold", columns="arm", values="PDCorr", sort=False)
     lines = [("fold", *shown), ("---", *["---:"] * len(shown))]
-    lines += [(str(fold), *(_number(scores.get(arm)) for arm in shown)) for fold, scores in means.iterrows()]
+    lines += [(str(fold), *(number_text(scores.get(arm)) for arm in shown)) for fold, scores in means.iterrows()]
     return "PDCorr, fold by fold, independent control cells\n\n" + _lines(lines)
 
 
@@ -171,7 +173,7 @@ def _lines(lines: list[tuple[str, ...]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _difference(found: tuple[float, float, float]) -> str:
+def difference_text(found: tuple[float, float, float]) -> str:
     """Return a difference and its interval; in bold where the interval leaves out 0."""
     if np.isnan(found[0]):
         return "–"
@@ -180,7 +182,8 @@ def _difference(found: tuple[float, float, float]) -> str:
     return f"**{text}**" if found[1] * found[2] > 0 else text
 
 
-def _number(value: float | None, places: int = 3) -> str:
+def number_text(value: float | None, places: int = 3) -> str:
+    """Return a number as tables show it; a dash where there is none."""
     if value is None or np.isnan(value):
         return "–"
     return _short(f"{value:.{places}f}")
