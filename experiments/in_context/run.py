@@ -19,7 +19,7 @@ from experiments.screens import SIMULATED, Screen, apart, import_once, papalexi,
 SHARES = {"linear start alone": 0.0, "network alone": 1.0, "both": None}
 """Arm -> the share of the network that it is predicted with; None is what validation chose."""
 TRAINED, TOLD = KNOWN
-SETTINGS = ["model.evidence=on", "training.max_steps=400"]
+SETTINGS = ["model.evidence=on", "training.max_steps=200"]
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,7 @@ def _written(case: Case, out: Path) -> tuple[Path, Path]:
     """Return files of the cells to predict, with their controls, and of the cells to tell of; make them if need be."""
     asked, evidence = out / "asked.h5ad", out / "evidence.h5ad"
     if not evidence.exists():
+        out.mkdir(parents=True, exist_ok=True)
         cells = ad.read_h5ad(case.screen.source(out))
         columns = case.screen.columns
         labels, contexts = (cells.obs[columns[key]].astype(str) for key in ("perturbation_key", "context_key"))

@@ -71,7 +71,17 @@ def test_the_network_share_is_what_predicts_best(groups):
     for share in NETWORK_SHARES:
         observed = dict.fromkeys((3, 5), (1 - share) * start + share * change)
         score = scored(Shift(start, change), observed, NETWORK_SHARES)
-        assert (score.pdcorr, score.network_share) == (pytest.approx(1.0, abs=1e-3), share)
+        # Two conditions chose it.
+        assert (score.pdcorr, score.network_share) == (pytest.approx(1.0, abs=1e-3), pytest.approx(share * 2 / 3))
+
+
+def test_a_share_is_drawn_to_0_the_more_the_fewer_conditions_chose_it(groups):
+    torch.manual_seed(0)
+    start, change = torch.zeros(10), torch.randn(10)
+    for conditions, share in ((1, 1 / 2), (2, 2 / 3), (8, 8 / 9)):
+        observed, sizes = dict.fromkeys(range(conditions), change), [(place, 4) for place in range(conditions)]
+        score = scored(Shift(start, change), observed, NETWORK_SHARES, sizes)
+        assert score.network_share == pytest.approx(share)
 
 
 class OwnWay(Shift):
@@ -89,7 +99,7 @@ def test_a_network_that_moves_each_kind_of_cell_its_own_way_is_seen(groups):
     score = scored(
         model, dict.fromkeys((3, 5), start), NETWORK_SHARES, even, moved=lambda x: model.predict(x, *4 * (1,))
     )
-    assert (score.network_share, score.pdcorr) == (1.0, pytest.approx(1.0, abs=1e-4))
+    assert (score.network_share, score.pdcorr) == (pytest.approx(2 / 3), pytest.approx(1.0, abs=1e-4))
     assert score.explained > 0.9
     # Those that were moved alike are told from them by their populations alone.
     score = scored(model, dict.fromkeys((3, 5), start), NETWORK_SHARES, even, moved=lambda x: x + start)

@@ -1,7 +1,7 @@
 """Score how well held-out conditions are predicted; checkpoints are chosen by it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import torch
@@ -13,13 +13,15 @@ from bionemo.scale.model.scale_model import ScaleModel
 
 NETWORK_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of the network that validation chooses from, where there is a linear start."""
+SHARE_WEIGHT = 1.0
+"""A share that validation conditions chose is drawn to 0 with the weight of so many conditions that ask for none."""
 POPULATION_WEIGHT = 0.1
 """What the whole energy distance counts beside a PDCorr of 1: enough to decide between predictions of like means."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """A `Score` says how well the validation conditions are predicted with a share of the network."""
+    """A `Score` says how well the validation conditions are predicted with the best share of the network."""
 
     pdcorr: float
     """Mean over conditions of the Pearson correlation over genes of predicted and observed delta."""
@@ -27,6 +29,7 @@ class Score:
     """By how much the prediction is nearer to the perturbed cells than the control cells are, in energy distance, as a
     part of that of the control cells and the noise of the sets."""
     network_share: float
+    """The best share where there was one to choose, drawn to 0 the more the fewer conditions chose it."""
 
     @property
     def value(self) -> float:
@@ -98,7 +101,11 @@ class ConditionScores:
             self._distances[i] += distance_B[scored].sum().item()
 
     def best(self, device: torch.device) -> Score:
-        """Return the best score over all data-parallel ranks; at a tie that of the smaller share."""
+        """Return the best score over all data-parallel ranks; at a tie that of the smaller share.
+
+        A share that n conditions chose is drawn to 0 by the factor n / (n + 1): one or two conditions often choose one
+        that others do worse with.
+        """
         packed = torch.cat([self._sums.flatten(), self._cells, self._distances]).to(device)
         torch.distributed.all_reduce(packed, group=parallel_state.get_data_parallel_group())
         sums, cells, distances = packed.cpu().split([self._sums.numel(), len(self._cells), len(self._distances)])
@@ -114,7 +121,11 @@ class ConditionScores:
             )
             for share, distance in zip(self.network_shares, of_shares, strict=True)
         ]
-        return max(scores, key=lambda score: score.value)
+        best = max(scores, key=lambda score: score.value)
+        if len(scores) == 1:
+            return best
+        conditions = int(seen.sum())
+        return replace(best, network_share=best.network_share * conditions / (conditions + SHARE_WEIGHT))
 
 
 def _pearson(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
