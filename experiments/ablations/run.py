@@ -149,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=lambda text: Path(text).resolve(), required=True, help="folder to work in")
     parser.add_argument("--steps", type=int, default=300, help="training steps of a run (300)")
     parser.add_argument("--seeds", type=int, default=3, help="training seeds (3)")
-    parser.add_argument("--screens", default="simulated,papalexi", help=f"some of {', '.join(SCREENS)}")
+    parser.add_argument("--screens", default="simulated,papalexi,pbmc", help=f"some of {', '.join(SCREENS)}")
     parser.add_argument("--only", help="variants, separated by commas; the default is always among them")
     parser.add_argument("--workers", type=int, default=1, help="processes at a time, of one thread each (1)")
     parser.add_argument("--prefix", default="", help="what to start every process with, such as 'srun -n1' or 'nice'")

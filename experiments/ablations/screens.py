@@ -1,9 +1,10 @@
-"""The screens of the ablations; both mark validation conditions, which choose the checkpoint."""
+"""The screens of the ablations; all mark validation conditions, which choose the checkpoint."""
 
-from experiments.screens import REAL_SCREENS, SIMULATED, glioblastoma, papalexi
+from experiments.screens import REAL_SCREENS, ROOT, SIMULATED, blood, glioblastoma, papalexi
 
 SCREENS = {
     "simulated": SIMULATED,
     "papalexi": papalexi("validated"),
+    "pbmc": blood(ROOT / "experiments" / "ablations" / "pbmc.toml"),
     "gbm": glioblastoma(REAL_SCREENS / "glioblastoma_panobinostat" / "validated.toml"),
 }

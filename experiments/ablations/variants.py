@@ -57,6 +57,11 @@ VARIANTS = (
     Variant(name="4 solver steps", choice="solver", solver_steps=4),
     Variant(name="8 solver steps", choice="solver", solver_steps=8),
     Variant(name="weights averaged", choice="average", overrides=("training.average_decay=0.99",)),
+    Variant(
+        name="evidence",
+        choice="evidence",
+        overrides=("model.start=linear", "model.evidence=on", "model.network_share=1.0"),
+    ),
     Variant(name="linear start and network", choice="linear start", overrides=("model.start=linear",)),
     Variant(
         name="linear start alone",
