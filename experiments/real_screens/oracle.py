@@ -1,0 +1,82 @@
+"""How much of what can be learned was learned: predictions of the simulated screen against its expected shifts.
+
+The expected shift of a condition has no sampling noise, so the right prediction has a correlation of 1 and an error of
+0. Beside the arms of finished runs stands an oracle of transfer: the expected shift of the perturbation in its training
+contexts, which is as far as knowledge of other contexts alone goes.
+
+Usage, from the root of the repository: python -m experiments.real_screens.oracle --out real_screens
+"""
+
+import argparse
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+
+from bionemo.screens import Split
+from bionemo.screens.controls import ControlRole, ControlRoles
+from experiments.real_screens.summary import ARMS
+from experiments.screens import SIMULATED, seeded
+
+FOLD = "simulated"
+
+
+def main() -> None:
+    """Print the mean over seeds and conditions of each arm's correlation, error and specific correlation."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.real_screens.oracle", description=__doc__)
+    parser.add_argument("--out", type=lambda text: Path(text).resolve(), required=True, help="folder of the runs")
+    parser.add_argument("--seeds", type=int, default=3, help="training seeds (3)")
+    given = parser.parse_args()
+    screen = ad.read_h5ad(SIMULATED.source(given.out))
+    truth = screen.uns["simulation"]
+    shift_KPG = np.einsum("kpug,ku->kpg", truth["expected_shift"], truth["subpopulation_share"])
+    contexts, labels = (list(map(str, truth[f"{name}_labels"])) for name in ("context", "perturbation"))
+    held_out = Split.from_toml(SIMULATED.split).to_dict()["fewshot"]
+    rows = []
+    for seed in range(given.seeds):
+        control = _control_means(screen, contexts, ControlRoles(rotation=int(seeded(seed)[1].partition("=")[2])))
+        for context, parts in held_out.items():
+            for label in parts["test"]:
+                k, p = contexts.index(context), labels.index(label)
+                shown = [j for j, other in enumerate(contexts) if label not in _held_out(held_out, other)]
+                elsewhere = shift_KPG[shown, p].mean(0)
+                rows.append(_row("expected shift elsewhere (oracle)", elsewhere, shift_KPG[k, p], elsewhere))
+                for arm in ARMS[:3]:
+                    file = given.out / "runs" / f"{FOLD}-seed_{seed}" / f"{arm.replace(' ', '_')}.h5ad"
+                    predicted = _mean(ad.read_h5ad(file), context, label) - control[context]
+                    rows.append(_row(arm, predicted, shift_KPG[k, p], elsewhere))
+    print(pd.DataFrame(rows).groupby("arm", sort=False).mean().round(3).to_string())  # noqa: T201
+
+
+def _row(arm: str, predicted: np.ndarray, expected: np.ndarray, elsewhere: np.ndarray) -> dict:
+    """Return scores of a shift: of the whole, and of what is the context's own, which transfer cannot say."""
+    own = predicted - elsewhere
+    return {
+        "arm": arm,
+        "correlation": np.corrcoef(predicted, expected)[0, 1],
+        "error": np.square(predicted - expected).sum() / np.square(expected).sum(),
+        "correlation of the context's own part": np.corrcoef(own, expected - elsewhere)[0, 1] if own.any() else 0.0,
+    }
+
+
+def _held_out(held_out: dict, context: str) -> list[str]:
+    return [label for labels in held_out.get(context, {}).values() for label in labels]
+
+
+def _control_means(screen: ad.AnnData, contexts: list[str], roles: ControlRoles) -> dict[str, np.ndarray]:
+    own = (screen.obs["perturbation"] == "control").to_numpy() & roles.has(screen.obs_names, ControlRole.INPUT)
+    found = {}
+    for context in contexts:
+        counts = screen.X[np.flatnonzero(own & (screen.obs["context"] == context).to_numpy())].toarray()
+        found[context] = np.log1p(counts / counts.sum(1, keepdims=True) * 1e4).mean(0)
+    return found
+
+
+def _mean(cells: ad.AnnData, context: str, label: str) -> np.ndarray:
+    rows = ((cells.obs["context"] == context) & (cells.obs["perturbation"] == label)).to_numpy()
+    return np.asarray(cells.X[np.flatnonzero(rows)].mean(0)).ravel()
+
+
+if __name__ == "__main__":
+    main()
