@@ -15,6 +15,7 @@ from bionemo.perteval import evaluate, evaluate_submission
 from bionemo.perteval.cli import app
 from bionemo.perteval.engines.challenge import CELL_EVAL2
 from bionemo.perteval.metrics.challenge import MEMBERS
+from bionemo.perteval.metrics.panel import _profile
 from bionemo.screens import InputError
 
 SCREENS = Path(os.environ.get("SCALE_SCREENS") or Path(__file__).parents[4] / "shared" / "data")
@@ -179,6 +180,18 @@ def test_observed_cells_have_to_be_counts_of_one_line(submission, real, counts):
         evaluate_submission(submission, counts, **keys, threads=1, progress=False)
     with pytest.raises(InputError, match=r"engine vcc2026 or cell-eval2, not by '0\.8'"):
         evaluate_submission(submission, real, engine="0.8")
+
+
+@pytest.mark.parametrize("cells", [2, 9, 40, 300])
+def test_the_noise_of_a_profile_is_its_jackknife(cells):
+    """Each cell is left out in turn, with few cells and with many, which are computed in two ways."""
+    rng = np.random.default_rng(cells)
+    counts = rng.poisson(rng.exponential(0.5, 80) * rng.lognormal(0, 0.3, (cells, 1))).astype(float)
+    without = counts.sum(axis=0) - counts
+    profiles = np.log1p(5e4 * without / without.sum(axis=1, keepdims=True))
+    expected = (cells - 1) * profiles.var(axis=0).sum()
+    _, noise = _profile(sp.csr_matrix(counts))
+    assert noise == pytest.approx(expected, rel=1e-9)
 
 
 def _equal_to_cell_eval2(predicted, observed, **keys):
