@@ -13,13 +13,17 @@ import anndata as ad
 import pandas as pd
 
 from bionemo.screens.errors import InputError
-from experiments.in_context.summary import KNOWN, write_summary
+from experiments.in_context.summary import KNOWN, START, write_summary
 from experiments.screens import SIMULATED, Screen, apart, import_once, papalexi, seeded, train
 
-SHARES = {"linear start alone": 0.0, "network alone": 1.0, "both": None}
+SHARES = {START: 0.0, "network alone": 1.0, "both": None}
 """Arm -> the share of the network that it is predicted with; None is what validation chose."""
 TRAINED, TOLD = KNOWN
-SETTINGS = ["model.evidence=on", "training.max_steps=200"]
+SETTINGS = {
+    False: ["model.evidence=on", "training.max_steps=200"],
+    True: ["model.network_share=0.0", "training.max_steps=25", "training.warmup_steps=5"],
+}
+"""Whether the linear start is measured alone -> settings of the training, which that start takes no part in."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +84,10 @@ def main(arguments: list[str] | None = None) -> int:
                 for known in KNOWN:
                     folder = given.out / name
                     done = (_run(folder, known, seed) / "command.txt").exists()
-                    if not done and not apart(predict_seed, case, folder, known, seed):
+                    if not done and not apart(predict_seed, case, folder, known, seed, given.start_alone):
                         raise InputError(f"{name}, {known}, seed {seed}: something failed; it is said above.")
         for name, case in CASES.items():
-            if not apart(score, name, case, given.out / name, given.seeds):
+            if not apart(score, name, case, given.out / name, given.seeds, given.start_alone):
                 raise InputError(f"{name} could not be scored; what failed is said above.")
         write_summary({name: _facts(given.out / name, given.seeds) for name in CASES}, given.out)
     except InputError as mistake:
@@ -93,30 +97,37 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def predict_seed(case: Case, out: Path, known: str, seed: int) -> None:
+def predict_seed(case: Case, out: Path, known: str, seed: int, start_alone: bool) -> None:
     """Train with one seed, and predict the new perturbations where they are not shown."""
     from bionemo.scale.inference.predict import predict
 
     run = _run(out, known, seed)
-    command = train(case.split(out, known), out, run, [*SETTINGS, *seeded(seed)])
+    command = train(case.split(out, known), out, run, [*SETTINGS[start_alone], *seeded(seed)])
     asked, evidence = _written(case, out)
     choices = {"evidence": evidence} if known == TOLD else {}
-    for arm, share in SHARES.items():
+    for arm in _arms(start_alone):
         predict(
             *(run, asked, _predicted(run, arm)),
-            **{"like": asked, "seed": seed, "network_share": share, "overwrite": True, "progress": False, **choices},
+            **{
+                "like": asked,
+                "seed": seed,
+                "network_share": SHARES[arm],
+                "overwrite": True,
+                "progress": False,
+                **choices,
+            },
         )
     (run / "command.txt").write_text(command)
 
 
-def score(name: str, case: Case, out: Path, seeds: int) -> None:
+def score(name: str, case: Case, out: Path, seeds: int, start_alone: bool) -> None:
     """Score all seeds of all arms together, and write a row of scores for each condition."""
     from bionemo.perteval import evaluate
 
     predicted = {
         f"{known}, {arm}": [_predicted(_run(out, known, seed), arm) for seed in range(seeds)]
         for known in KNOWN
-        for arm in SHARES
+        for arm in _arms(start_alone)
     }
     cells, split = case.screen.source(out), case.split(out, TRAINED).split
     kind = evaluate(
@@ -147,9 +158,13 @@ def _facts(out: Path, seeds: int) -> dict:
     return {
         "rows": pd.read_csv(out / "rows.csv", dtype={"context": str, "perturbation": str}),
         "commands": [(run / "command.txt").read_text() for run in runs],
-        "chosen": [json.loads((run / "best.json").read_text()) for run in runs],
+        "chosen": [json.loads((run / "best.json").read_text()) for run in runs if (run / "best.json").exists()],
         "versions": json.loads((runs[0] / "run.json").read_text())["versions"],
     }
+
+
+def _arms(start_alone: bool) -> list[str]:
+    return [START] if start_alone else list(SHARES)
 
 
 def _run(out: Path, known: str, seed: int) -> Path:
@@ -166,6 +181,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=lambda text: Path(text).resolve(), required=True, help="folder to work in")
     parser.add_argument("--seeds", type=int, default=3, help="training seeds (3)")
+    parser.add_argument(
+        "--start-alone", action="store_true", help="the linear start without the network, so that a short training does"
+    )
     return parser
 
 

@@ -14,14 +14,8 @@ UNKNOWN = "control mean + mean delta"
 """What is predicted of a perturbation of which nothing is known."""
 METRICS = ("PDCorr", "DEOver", "DEPrec", "LFCSpear", "DirAgr", "MSE")
 BESIDE = ("control mean + transferred delta", UNKNOWN, "split halves")
-PAIRS = (
-    *((f"{KNOWN[1]}, {arm}", f"{KNOWN[0]}, {arm}") for arm in ("linear start alone", "network alone", "both")),
-    (f"{KNOWN[1]}, both", UNKNOWN),
-    (f"{KNOWN[0]}, both", UNKNOWN),
-    (f"{KNOWN[1]}, both", f"{KNOWN[1]}, linear start alone"),
-    (f"{KNOWN[1]}, both", BESIDE[0]),
-)
-"""Arms whose difference is shown, the first less the second."""
+START = "linear start alone"
+"""The arm of the model without its network."""
 
 
 def write_summary(screens: dict[str, dict], out: Path) -> None:
@@ -40,13 +34,22 @@ def write_summary(screens: dict[str, dict], out: Path) -> None:
         results[name] = facts | {"scores": json.loads(_means(rows).reset_index().to_json(orient="records"))}
         results[name]["differences"] = [
             {"first": first, "second": second, "metric": metric, "mean": mean, "low": low, "high": high}
-            for first, second in PAIRS
+            for first, second in pairs(rows)
             for metric in METRICS
             for mean, low, high in [difference(rows, first, second, metric)]
         ]
         parts.append(f"**{name}**: {_size(rows)}\n\n{markdown(rows)}")
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (out / "table.md").write_text("\n\n".join(parts) + "\n")
+
+
+def pairs(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return the arms whose difference is shown, the first less the second."""
+    trained, told = KNOWN
+    arms = [arm.removeprefix(f"{told}, ") for arm in rows["arm"].unique() if arm.startswith(told)]
+    found = [(f"{told}, {arm}", f"{trained}, {arm}") for arm in arms]
+    found += [(f"{known}, {arm}", other) for arm in arms for known in KNOWN for other in BESIDE[:2]]
+    return found + [(f"{told}, {arm}", f"{told}, {START}") for arm in arms if arm != START]
 
 
 def markdown(rows: pd.DataFrame) -> str:
@@ -58,7 +61,7 @@ def markdown(rows: pd.DataFrame) -> str:
     second = [("difference", *METRICS), ("---", *["---:"] * len(METRICS))]
     second += [
         (f"{first} − {other}", *(difference_text(difference(rows, first, other, metric)) for metric in METRICS))
-        for first, other in PAIRS
+        for first, other in pairs(rows)
     ]
     return "\n\n".join("\n".join(f"| {' | '.join(line)} |" for line in table) for table in (lines, second))
 
