@@ -86,7 +86,7 @@ def run(trials: list[tuple[str, int]], workers: int, seed: int, folder: Path, co
                 if len(ended) % 50 == 0:
                     print(f"{len(ended)} of {len(trials)} have ended", flush=True)
         except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # and wait for those that run
     return ended
 
 
