@@ -8,6 +8,7 @@ import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import pandas as pd
@@ -144,7 +145,7 @@ def _written(case: Case, out: Path) -> tuple[Path, Path]:
     asked, evidence = out / "asked.h5ad", out / "evidence.h5ad"
     if not evidence.exists():
         out.mkdir(parents=True, exist_ok=True)
-        cells = ad.read_h5ad(case.screen.source(out))
+        cells: Any = ad.read_h5ad(case.screen.source(out))
         columns = case.screen.columns
         labels, contexts = (cells.obs[columns[key]].astype(str) for key in ("perturbation_key", "context_key"))
         kept = labels.isin([*case.new, columns["control"]])

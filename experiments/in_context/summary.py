@@ -31,7 +31,7 @@ def write_summary(screens: dict[str, dict], out: Path) -> None:
     results, parts = {}, []
     for name, facts in screens.items():
         rows = facts.pop("rows")
-        results[name] = facts | {"scores": json.loads(_means(rows).reset_index().to_json(orient="records"))}
+        results[name] = facts | {"scores": json.loads(_means(rows).reset_index().to_json(orient="records") or "")}
         results[name]["differences"] = [
             {"first": first, "second": second, "metric": metric, "mean": mean, "low": low, "high": high}
             for first, second in pairs(rows)

@@ -9,6 +9,7 @@ Usage, from the root of the repository: python -m experiments.real_screens.oracl
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -28,7 +29,7 @@ def main() -> None:
     parser.add_argument("--out", type=lambda text: Path(text).resolve(), required=True, help="folder of the runs")
     parser.add_argument("--seeds", type=int, default=3, help="training seeds (3)")
     given = parser.parse_args()
-    screen = ad.read_h5ad(SIMULATED.source(given.out))
+    screen: Any = ad.read_h5ad(SIMULATED.source(given.out))
     truth = screen.uns["simulation"]
     shift_KPG = np.einsum("kpug,ku->kpg", truth["expected_shift"], truth["subpopulation_share"])
     contexts, labels = (list(map(str, truth[f"{name}_labels"])) for name in ("context", "perturbation"))
@@ -64,7 +65,7 @@ def _held_out(held_out: dict, context: str) -> list[str]:
     return [label for labels in held_out.get(context, {}).values() for label in labels]
 
 
-def _control_means(screen: ad.AnnData, contexts: list[str], roles: ControlRoles) -> dict[str, np.ndarray]:
+def _control_means(screen: Any, contexts: list[str], roles: ControlRoles) -> dict[str, np.ndarray]:
     own = (screen.obs["perturbation"] == "control").to_numpy() & roles.has(screen.obs_names, ControlRole.INPUT)
     found = {}
     for context in contexts:
@@ -73,7 +74,7 @@ def _control_means(screen: ad.AnnData, contexts: list[str], roles: ControlRoles)
     return found
 
 
-def _mean(cells: ad.AnnData, context: str, label: str) -> np.ndarray:
+def _mean(cells: Any, context: str, label: str) -> np.ndarray:
     rows = ((cells.obs["context"] == context) & (cells.obs["perturbation"] == label)).to_numpy()
     return np.asarray(cells.X[np.flatnonzero(rows)].mean(0)).ravel()
 

@@ -9,12 +9,13 @@ Usage, from the root of the repository: python -m experiments.real_screens.share
 import argparse
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 
-from bionemo.screens.controls import ControlRole, ControlRoles
+from bionemo.screens.controls import PARTS, ControlRole, ControlRoles
 from experiments.real_screens.run import Fold, folds
 from experiments.screens import apart, import_once
 
@@ -39,7 +40,7 @@ def main() -> None:
             run = run / "trial" if (run / "trial").exists() else run
             if fold.within is None and apart(_predict, fold, run, given.out, seed):
                 gains += _gains(fold, run, given.out, seed)
-    table = pd.DataFrame(gains).groupby(["group", "chose"])[[f"weight {weight}" for weight in WEIGHTS]].mean()
+    table: Any = pd.DataFrame(gains).groupby(["group", "chose"])[[f"weight {weight}" for weight in WEIGHTS]].mean()
     print(table.round(4).to_string())  # noqa: T201
 
 
@@ -71,7 +72,10 @@ def _gains(fold: Fold, run: Path, out: Path, seed: int) -> list[dict]:
 
 def _pdcorr(fold: Fold, run: Path, out: Path, seed: int) -> np.ndarray:
     """Return PDCorr of every validation condition at every share, [conditions, shares], with independent controls."""
-    cells, columns, roles = ad.read_h5ad(fold.screen.source(out)), fold.screen.columns, ControlRoles(rotation=seed % 3)
+    columns, roles = fold.screen.columns, ControlRoles(rotation=seed % PARTS)
+    cells: Any = ad.read_h5ad(fold.screen.source(out))
+    start: Any
+    network: Any
     start, network = (ad.read_h5ad(run / f"val_{share}.h5ad") for share in (0, 1))
     context, perturbation = columns["context_key"], columns["perturbation_key"]
     genes = cells.var_names.get_indexer(start.var_names)
