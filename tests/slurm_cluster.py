@@ -6,6 +6,7 @@ Debian's packages ``slurm-wlm`` and ``munge`` have what it needs. Nothing of it 
 import contextlib
 import getpass
 import os
+import random
 import re
 import shutil
 import signal
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel", "sinfo")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel", "sinfo", "sdiag")
 
 CONFIGURATION = """\
 ClusterName=throwaway
@@ -99,11 +100,17 @@ class Cluster:
         self._run("slurmctld", "-c")
         for name in self.nodes:
             self.start_node(name)
-        wait_for(lambda: self.command("sinfo", "-hN", "-o", "%T", "-p", "work").split() == ["idle"] * len(self.nodes))
+        self.wait_until_idle()
 
     def start_node(self, name: str) -> None:
         """Start the daemon of a node."""
         self._run("slurmd", "-N", name)
+
+    def wait_until_idle(self) -> None:
+        """Wait until every node is there and free, and the controller has nothing left to tell one."""
+        idle = ["idle"] * len(self.nodes)
+        wait_for(lambda: self.command("sinfo", "-hN", "-o", "%T", "-p", "work").split() == idle)
+        wait_for(lambda: re.search(r"Agent queue size: +0\n", self.command("sdiag")))
 
     def kill_node(self, name: str) -> None:
         """Kill the daemon of a node and all that runs there, as a power cut would."""
@@ -155,14 +162,15 @@ def _search_path() -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Return ports below those of the jobs, and of connections, which might take one while its daemon is down."""
+    found: list[int] = []
+    for port in random.sample(range(10_000, 20_000), 1000):
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            break
+    return found
 
 
 def _processes() -> list[tuple[int, str]]:
