@@ -1,7 +1,6 @@
 """The recipe of the Virtual Cell Challenge runs, from training lines to a checked and scored submission."""
 
 import json
-import os
 import subprocess
 from pathlib import Path
 
@@ -15,9 +14,9 @@ SIZES = {"CELLS": "2500", "GENES": "150", "TARGETS": "6", "STEPS": "24"}
 
 
 @pytest.mark.slow
-def test_the_recipe_goes_from_lines_to_a_scored_submission(tmp_path):
+def test_the_recipe_goes_from_lines_to_a_scored_submission(tmp_path, environment):
     done = subprocess.run(
-        [str(RECIPE / "run.sh"), "out"], cwd=tmp_path, env={**os.environ, **SIZES}, capture_output=True, text=True
+        [str(RECIPE / "run.sh"), "out"], cwd=tmp_path, env={**environment, **SIZES}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     out = tmp_path / "out"
