@@ -30,11 +30,12 @@ def test_the_optimizer_is_divided_where_its_state_can_be_restored(
     monkeypatch, tmp_path, compute, device, adam, divided
 ):
     monkeypatch.setattr(megatron, "Adam", adam)
-    compute = replace(compute, device=device)
-    made = strategy(compute, TRAINING, RunDirectory(tmp_path))
-    assert made.ddp_config.use_distributed_optimizer is divided
-    assert made.ddp_config.overlap_param_gather is divided
-    assert made.ddp_config.overlap_grad_reduce is (device == "cuda")
+    for devices in (1, 2):  # one alone has nobody to exchange with
+        compute = replace(compute, device=device, devices=devices)
+        made = strategy(compute, TRAINING, RunDirectory(tmp_path))
+        assert made.ddp_config.use_distributed_optimizer is divided
+        assert made.ddp_config.overlap_param_gather is (divided and devices > 1)
+        assert made.ddp_config.overlap_grad_reduce is (device == "cuda" and devices > 1)
     assert optimizer(compute, TRAINING).config.use_distributed_optimizer is divided
 
 
