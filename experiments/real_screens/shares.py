@@ -20,7 +20,7 @@ from experiments.real_screens.run import Fold, folds
 from experiments.screens import apart, import_once
 
 WEIGHTS = (0, 1, 2, 3, 4, 8)
-"""Of how many conditions that ask for no network."""
+"""A weight is that of so many conditions that ask for no network."""
 SHARES = np.linspace(0, 1, 101)
 ASKED = (0, 25, 50, 75, 100)
 """Places in `SHARES` that a validation chooses from."""

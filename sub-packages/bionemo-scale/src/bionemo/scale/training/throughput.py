@@ -81,7 +81,7 @@ def throughput(
     if (store is None) != (split is None):
         raise InputError("store and split go together: give both, or neither for a simulated screen.")
     folder = Path(out)
-    # Of several ranks another may have made the folder by now; only the first writes the record of a run.
+    # Another rank may have made the folder by now; only the first rank writes the record of a run.
     earlier = folder if compute.world_size == 1 else folder / "run" / "run.json"
     if earlier.exists() and rank_zero_only.rank == 0:
         raise InputError(f"out={out} exists: name a directory that does not.")
