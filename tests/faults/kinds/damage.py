@@ -124,17 +124,17 @@ def damaged(trial: Trial, name: str, of: str, where: str = "", damages: tuple = 
     return IDENTICAL
 
 
-weights, screen = "checkpoints/step=4/weights/*", "prepare 120 10, split 60 4, predict 40 4, evaluate 20 2"
-register_each("damage-store", damaged, "inspect 500 50", of="store", where="**/*")
-register_each("damage-checkpoint", damaged, "predict 100 10, export 30 2", of="run", where=weights)
-register_each("damage-exported", damaged, "import 100 10", of="exported", where="*")
+weights, screen = "checkpoints/step=4/weights/*", "prepare 76 10, split 38 4, predict 26 4, evaluate 13 2"
+register_each("damage-store", damaged, "inspect 315 50", of="store", where="**/*")
+register_each("damage-checkpoint", damaged, "predict 63 10, export 19 2", of="run", where=weights)
+register_each("damage-exported", damaged, "import 63 10", of="exported", where="*")
 register_each("damage-screen", damaged, screen, of="screen.h5ad", judge="any")
-register_each("damage-predicted", damaged, "perteval 20 2", of="predicted.h5ad", judge="any")
-register_each("forged-store", damaged, "inspect 200 20", of="store", where="**/*", judge="forged")
+register_each("damage-predicted", damaged, "perteval 13 2", of="predicted.h5ad", judge="any")
+register_each("forged-store", damaged, "inspect 126 20", of="store", where="**/*", judge="forged")
 for of, where, counts in (
-    ("run", "run.json", "predict 100 10, export 40 4, finetune 30 3"),
-    ("run", "best.json", "predict 60 6"),
-    ("store", "manifest.json", "inspect 100 10"),
-    ("exported", "config.json", "import 60 6"),
+    ("run", "run.json", "predict 63 10, export 26 4, finetune 19 3"),
+    ("run", "best.json", "predict 38 6"),
+    ("store", "manifest.json", "inspect 63 10"),
+    ("exported", "config.json", "import 38 6"),
 ):
     register_each(f"malformed-{where}", damaged, counts, of=of, where=where, damages=TEXT)

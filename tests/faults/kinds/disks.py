@@ -42,17 +42,17 @@ def failing_operation(trial: Trial, name: str) -> str:
 register_each(
     "disk",
     small_disk,
-    "simulate 20 3, split 10 1, prepare 60 6, predict 16 3, export 16 3, import 24 4, evaluate 12 2, pretrain 20 3, "
-    "finetune 8 1",
+    "simulate 13 3, split 7 1, prepare 38 6, predict 11 3, export 11 3, import 16 4, evaluate 8 2, pretrain 13 3, "
+    "finetune 6 1",
 )
 register_each(
     "file-size",
     short_files,
-    "simulate 10 1, prepare 30 3, overwrite 30 3, predict 10 1, export 10 1, import 16 1, evaluate 10 1, pretrain 16 2",
+    "simulate 7 1, prepare 19 3, overwrite 19 3, predict 7 1, export 7 1, import 11 1, evaluate 7 1, pretrain 11 2",
 )
 register_each(
     "failing-operation",
     failing_operation,
-    "simulate 20 2, split 10 1, prepare 120 12, overwrite 80 8, predict 20 2, export 20 2, import 40 4, evaluate 20 2, "
-    "pretrain 50 4, finetune 10 1",
+    "simulate 13 2, split 7 1, prepare 76 12, overwrite 51 8, predict 13 2, export 13 2, import 26 4, evaluate 13 2, "
+    "pretrain 32 4, finetune 7 1",
 )

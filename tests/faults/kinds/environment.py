@@ -42,9 +42,9 @@ def printing(trial: Trial, name: str) -> str:
 register_each(
     "environment",
     said,
-    "simulate 21 2, split 21 2, prepare 21 4, inspect 21 2, check 21 2, perteval 21 1, predict 21 1, pretrain 21 1, "
-    "reference 4 1",
+    "simulate 14 2, split 14 2, prepare 14 4, inspect 14 2, check 14 2, perteval 14 1, predict 14 1, pretrain 14 1, "
+    "reference 3 1",
     variables=ANY,
 )
-register_each("ranks-environment", said, "pretrain 17 1, predict 17 1, profile 3 1", variables=TRAINING)
-register_each("printing", printing, "simulate 6 1, prepare 9 1, inspect 9 2, check 6 1, predict 3 1")
+register_each("ranks-environment", said, "pretrain 17 1, predict 11 1, profile 2 1", variables=TRAINING)
+register_each("printing", printing, "simulate 4 1, prepare 6 1, inspect 6 2, check 4 1, predict 2 1")

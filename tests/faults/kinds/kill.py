@@ -75,31 +75,31 @@ def two_ranks(trial: Trial) -> str:
 register_each(
     "kill-operation",
     at_operation,
-    "simulate 60 4, split 30 3, prepare 240 20, overwrite 160 16, predict 40 4, export 40 4, import 60 6, "
-    "evaluate 24 2, perteval 16 1, pretrain 60 5, finetune 16 1",
+    "simulate 38 4, split 19 3, prepare 152 20, overwrite 101 16, predict 26 4, export 26 4, import 38 6, "
+    "evaluate 16 2, perteval 11 1, pretrain 38 5, finetune 11 1",
 )
-register_each("kill-rename", at_operation, "prepare 60 5, overwrite 80 8, import 20 2, pretrain 16 1", only="rename")
+register_each("kill-rename", at_operation, "prepare 38 5, overwrite 51 8, import 13 2, pretrain 11 1", only="rename")
 register_each(
     "kill-byte",
     at_byte,
-    "simulate 30 3, split 20 2, prepare 100 8, overwrite 60 4, predict 30 3, export 30 3, import 30 3, evaluate 16 1, "
-    "pretrain 20 2, finetune 6 1",
+    "simulate 19 3, split 13 2, prepare 63 8, overwrite 38 4, predict 19 3, export 19 3, import 19 3, evaluate 11 1, "
+    "pretrain 13 2, finetune 4 1",
 )
 register_each(
     "kill-real",
     at_time,
-    "simulate 40 2, split 40 2, inspect 20 1, prepare 120 5, overwrite 80 3, predict 10 1, export 8 1, import 8 1, "
-    "evaluate 8 1, perteval 8 1, pretrain 12 1, finetune 4 1",
+    "simulate 26 2, split 26 2, inspect 13 1, prepare 76 5, overwrite 51 3, predict 7 1, export 6 1, import 6 1, "
+    "evaluate 6 1, perteval 6 1, pretrain 8 1, finetune 3 1",
 )
 for do in ("SIGINT", "SIGTERM"):
     register_each(
         do.lower(),
         at_operation,
-        "simulate 10 1, split 10 1, prepare 40 4, overwrite 30 3, predict 10 1, export 10 1, import 20 2, "
-        "evaluate 10 1, pretrain 30 3, finetune 10 1",
+        "simulate 7 1, split 7 1, prepare 26 4, overwrite 19 3, predict 7 1, export 7 1, import 13 2, "
+        "evaluate 7 1, pretrain 19 3, finetune 7 1",
         do=do,
     )
-register("sigint-real-pretrain", 6, 1, at_time, name="pretrain", number=signal.SIGINT)
-register("sigterm-real-pretrain", 6, 1, at_time, name="pretrain", number=signal.SIGTERM)
-register("kill-async-pretrain", 6, 1, beside)
-register("signal-two-ranks", 18, 2, two_ranks)
+register("sigint-real-pretrain", 4, 1, at_time, name="pretrain", number=signal.SIGINT)
+register("sigterm-real-pretrain", 4, 1, at_time, name="pretrain", number=signal.SIGTERM)
+register("kill-async-pretrain", 4, 1, beside)
+register("signal-two-ranks", 12, 2, two_ranks)

@@ -143,8 +143,8 @@ def edited(trial: Trial, name: str, of: str, text: str) -> str:
     return IDENTICAL
 
 
-register("labels-prepare", 160, 16, prepare)
-register("labels-evaluate", 30, 3, evaluate)
-register("labels-whole-job", 12, 1, whole_job)
-register_each("edited-split", edited, "prepare 100 8, evaluate 20 2", of="split.toml", text=SPLIT)
-register_each("edited-protocol", edited, "split 60 6", of="protocol.toml", text=PROTOCOL)
+register("labels-prepare", 101, 16, prepare)
+register("labels-evaluate", 19, 3, evaluate)
+register("labels-whole-job", 8, 1, whole_job)
+register_each("edited-split", edited, "prepare 63 8, evaluate 13 2", of="split.toml", text=SPLIT)
+register_each("edited-protocol", edited, "split 38 6", of="protocol.toml", text=PROTOCOL)

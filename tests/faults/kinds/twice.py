@@ -54,8 +54,8 @@ def read_while_replaced(trial: Trial) -> str:
 register_each(
     "twice",
     at_once,
-    "simulate 16 2, split 16 2, prepare 40 5, overwrite 30 4, predict 16 2, export 16 2, import 20 3, evaluate 10 1, "
-    "pretrain 20 2, finetune 4 1",
+    "simulate 11 2, split 11 2, prepare 26 5, overwrite 19 4, predict 11 2, export 11 2, import 13 3, evaluate 7 1, "
+    "pretrain 13 2, finetune 3 1",
 )
-register("twice-different-pretrain", 16, 2, different)
-register("read-while-overwrite", 30, 2, read_while_replaced)
+register("twice-different-pretrain", 11, 2, different)
+register("read-while-overwrite", 19, 2, read_while_replaced)
