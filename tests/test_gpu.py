@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 ON_GPU = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
 DEVICES = ("cpu", pytest.param("cuda", marks=ON_GPU))
@@ -89,12 +90,12 @@ def loss_and_gradient(device, config, vocabulary):
         key=torch.arange(4),
     )
 
-    def run(dtype: torch.dtype, **changes) -> tuple[float, torch.Tensor]:
+    def run(dtype: torch.dtype, full: bool = False, **changes) -> tuple[float, torch.Tensor]:
         compute = ComputeConfig(**{"device": device, "layer_spec": "local", **changes})
         model = ScaleModel(config, compute, vocabulary).to(device)
         model.load_state_dict({name: value for name, value in weights.items() if value is not None}, strict=False)
         model = model.to(dtype)
-        given = replace(batch, control=batch.control.to(dtype), perturbed=batch.perturbed.to(dtype))
+        given = replace(batch, control=batch.control.to(dtype), perturbed=batch.perturbed.to(dtype), full=full)
         # Delayed scaling takes the maxima of passes before; without any it scales by 1, and small gradients vanish.
         for _ in range(3 if changes.get("fp8") == "delayed" else 1):
             model.zero_grad()
@@ -130,6 +131,16 @@ def test_a_pass_agrees_with_float32(loss_and_gradient, device, dtype, changes, t
     loss, gradient = loss_and_gradient(dtype, **changes)
     assert loss == pytest.approx(expected, rel=tolerance)
     assert (gradient - expected_gradient).norm() < tolerance * expected_gradient.norm()
+
+
+@on_gpu
+def test_sets_that_are_known_to_be_full_are_left_to_a_flash_kernel(loss_and_gradient):
+    expected, _ = loss_and_gradient(torch.bfloat16)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        loss, _ = loss_and_gradient(torch.bfloat16, full=True)
+        with pytest.raises(RuntimeError, match="kernel"):
+            loss_and_gradient(torch.bfloat16)
+    assert loss == pytest.approx(expected, rel=BF16_TOLERANCE)
 
 
 @on_gpu

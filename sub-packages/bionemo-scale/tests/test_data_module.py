@@ -57,6 +57,15 @@ def test_a_batch_says_what_its_sets_are(data):
     assert {moved.key.device.type, moved.place.device.type} == {"cpu"}
 
 
+def test_a_batch_says_whether_all_its_sets_are_full(data):
+    module = data()
+    batches = list(module._batches(module._loader(module._sampler("train"), epochs=1)))
+    assert {batch.full for batch in batches} == {True, False}
+    for batch in batches:
+        assert batch.full == (batch.mask.sum() == batch.mask.numel())
+        assert batch.to(torch.device("meta")).full == batch.full
+
+
 def test_waiting_for_batches_counts(data, monkeypatch):
     module = data(start="linear")
     read = CellStore.read

@@ -8,8 +8,10 @@ import torch
 from bionemo.scale.config.model import Head, Pairing, Source
 from bionemo.scale.data.batches import TrainingBatch
 from bionemo.scale.data.condition import Condition
+from bionemo.scale.flow.noise import SetNoise, set_noise
 from bionemo.scale.flow.reduce import over_cells
 from bionemo.scale.layers.linear import product
+from bionemo.scale.model import scale_model
 
 
 def first(condition: Condition, keep) -> Condition:
@@ -80,6 +82,37 @@ def test_padding_changes_neither_predictions_nor_losses(build, sets, pairing):
     )
     for name, value in model(TrainingBatch(**tight)).items():
         torch.testing.assert_close(model(TrainingBatch(**loose))[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_sets_that_are_known_to_be_full_attend_without_a_mask_and_have_the_same_losses(build, sets):
+    model, batch, masks = build(), TrainingBatch(**sets(6, 6)), []
+    for block in (model.transport.blocks.block_1, model.transport.blocks.block_2):
+        block.attention.core_attention.register_forward_pre_hook(lambda _, given: masks.append(given[3]))
+    masked, full = (model(replace(batch, full=full)) for full in (False, True))
+    assert [mask is None for mask in masks] == [False, False, True, True]
+    for name, value in masked.items():
+        torch.testing.assert_close(full[name], value, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "full"),
+    [({}, False), ({}, True), ({"set_loss": "mmd"}, False), ({"head": "negative_binomial", "set_loss": "none"}, False)],
+    ids=str,
+)
+def test_a_training_step_reads_nothing_back_from_its_device(build, sets, monkeypatch, changes, full):
+    """The device `meta` has no values that could be read."""
+    monkeypatch.setattr(scale_model, "set_noise", noise_for_meta)
+    batch = TrainingBatch(**sets(6, 6), full=full, library=torch.ones(2, 2, 6)).to(torch.device("meta"))
+    model = build(gene_dropout=0.1, **changes).to("meta")
+    model(batch)["loss"].backward()
+    model = build(pairing=Pairing.OPTIMAL_TRANSPORT, **changes).to("meta")
+    with pytest.raises(NotImplementedError, match="no data"):
+        model(batch)
+
+
+def noise_for_meta(*args, device: torch.device, **settings) -> SetNoise:
+    noise = vars(set_noise(*args, device=torch.device("cpu"), **settings))
+    return SetNoise(**{name: None if drawn is None else drawn.to(device) for name, drawn in noise.items()})
 
 
 @pytest.mark.parametrize("source", Source)

@@ -14,6 +14,7 @@ from bionemo.scale.data.condition import Condition
 from bionemo.scale.inference import generate as generation
 from bionemo.scale.inference.predict import predict
 from bionemo.scale.linear_start.apply import LinearStart, move_cells
+from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.scale.runs.directory import RunDirectory
 from bionemo.screens import Split
 from bionemo.screens.controls import ControlRole, ControlRoles, Controls
@@ -369,6 +370,21 @@ def expected_cells(network, x0_SG, scale_G, names, mean_1G) -> np.ndarray:
             start = start + share * network.evidence.change(z0, known)
         answer = (start + share * network.expression_decoder.change(z1, z0)).clamp(min=0)
     return answer[0].detach().numpy()
+
+
+def test_sets_of_one_size_attend_without_a_mask(run_path, screen, monkeypatch):
+    transported, asked = ScaleModel.transported, set()
+
+    def watched(model, z0, mask, *others, full):
+        asked.add((full, bool(mask.all())))
+        return transported(model, z0, mask, *others, full=full)
+
+    monkeypatch.setattr(ScaleModel, "transported", watched)
+    model, one = scale.load(run_path), (screen.obs["target"] == "TP53") & (screen.obs["line"] == "B")
+    for observed, full in ((screen, False), (screen[one], True)):
+        asked.clear()
+        model.predict(screen, like=observed, part="all")
+        assert asked == {(full, full)}
 
 
 def test_what_is_not_finite_is_refused_by_its_condition(run_path, screen):

@@ -31,6 +31,9 @@ class TrainingBatch:
     place: torch.Tensor | None = None
     """int64 [B], each condition's place in the store's contexts x labels, by which validation scores it; stays on the
     CPU."""
+    full: bool = False
+    """Whether the host knows that the mask is True everywhere: cells then attend to each other without one, and nobody
+    has to ask the device."""
     perturbed_cells: int = 0
     """Perturbed cells in the batch, without those of control sets: what throughput counts."""
 

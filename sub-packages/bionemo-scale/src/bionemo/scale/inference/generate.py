@@ -203,7 +203,7 @@ class Generator:
             [source.gaussian_SD[:cells] for source, cells in zip(sets, sizes, strict=True)], batch_first=True
         )
         condition_BD = torch.stack([move.condition_D for move in moves])
-        z1_BSD = model.transported(z0_BSD, mask_BS, condition_BD, gaussian_BSD)
+        z1_BSD = model.transported(z0_BSD, mask_BS, condition_BD, gaussian_BSD, full=min(sizes) == max(sizes))
         trunk_ND = decoder.trunk(z1_BSD[mask_BS][None])[0]
         if decoder.rates is not None:
             change_NG = self._drawn(decoder.rates.logarithms(trunk_ND, model.gene_mean), batch, sets)

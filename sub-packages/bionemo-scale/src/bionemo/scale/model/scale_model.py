@@ -116,7 +116,7 @@ class ScaleModel(MegatronModule):
         z_t_BSD = interpolate(z_s_BSD, z1_BSD, noise.t_B)
         condition = batch.condition.without_context(noise.hide_context_B)
         condition_BD, known_BKG = self.told(condition, noise.hide_token_B)
-        z1_hat_BSD = self.transport(z_t_BSD, noise.t_B, condition_BD, z0_BSD, mask_BS)
+        z1_hat_BSD = self.transport(z_t_BSD, noise.t_B, condition_BD, z0_BSD, None if batch.full else mask_BS)
 
         if config.prediction is Prediction.ENDPOINT:
             weighted["endpoint"] = config.endpoint_weight, endpoint_loss(z1_hat_BSD, z1_BSD, mask_BS)
@@ -202,7 +202,13 @@ class ScaleModel(MegatronModule):
         return condition_BD + summary_BD, known_BKG
 
     def transported(
-        self, z0_BSD: torch.Tensor, mask_BS: torch.Tensor, condition_BD: torch.Tensor, gaussian_BSD: torch.Tensor
+        self,
+        z0_BSD: torch.Tensor,
+        mask_BS: torch.Tensor,
+        condition_BD: torch.Tensor,
+        gaussian_BSD: torch.Tensor,
+        *,
+        full: bool = False,
     ) -> torch.Tensor:
         """Return where the latents of control cells end, [B, S, D].
 
@@ -216,9 +222,12 @@ class ScaleModel(MegatronModule):
             Conditions, as the condition encoder gives them.
         gaussian_BSD
             Standard normal noise of the source.
+        full
+            Whether it is known that the mask is True everywhere, as ``TrainingBatch.full``.
         """
+        attended_BS = None if full else mask_BS
         return solve(
-            lambda z_BSD, t_B: self.transport(z_BSD, t_B, condition_BD, z0_BSD, mask_BS),
+            lambda z_BSD, t_B: self.transport(z_BSD, t_B, condition_BD, z0_BSD, attended_BS),
             source(z0_BSD, gaussian_BSD, self.control_share, mask_BS),
             self.scale.solver_steps,
         )

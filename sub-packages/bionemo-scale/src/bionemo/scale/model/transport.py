@@ -69,7 +69,7 @@ class EndpointTransport(MegatronModule):
         t_B: torch.Tensor,
         condition_BD: torch.Tensor,
         z0_BSD: torch.Tensor,
-        mask_BS: torch.Tensor,
+        mask_BS: torch.Tensor | None,
     ) -> torch.Tensor:
         """Predict the endpoint.
 
@@ -84,7 +84,8 @@ class EndpointTransport(MegatronModule):
         z0_BSD
             Latents of the control cells [B, S, D], given whatever the source is.
         mask_BS
-            bool [B, S], True where a cell is there; padding is neither attended to nor changed by others.
+            bool [B, S], True where a cell is there; padding is neither attended to nor changed by others. None where
+            every cell is there: torch's flash kernels take no mask.
 
         Returns
         -------
@@ -92,8 +93,10 @@ class EndpointTransport(MegatronModule):
             [B, S, D].
         """
         condition_BD = condition_BD + self.time(t_B)
-        # An empty set may attend to itself: a row that is all masked would turn into NaN.
-        padding = (~mask_BS & mask_BS.any(1, keepdim=True))[:, None, None, :]
+        padding = None
+        if mask_BS is not None:
+            # An empty set may attend to itself: a row that is all masked would turn into NaN.
+            padding = (~mask_BS & mask_BS.any(1, keepdim=True))[:, None, None, :]
         h_BSD, _ = self.enter(torch.cat([z_t_BSD, z0_BSD], dim=-1))
         h_SBD = self.blocks(h_BSD.transpose(0, 1).contiguous(), padding, condition_BD)
         shift_1BD, scale_1BD = self.modulation(condition_BD)

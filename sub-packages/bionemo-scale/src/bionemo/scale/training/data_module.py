@@ -114,6 +114,7 @@ class TrainingBatches:
             shift=shift,
             trust=trust,
             place=condition_number(store, batch.context, batch.perturbation),
+            full=bool(batch.mask.all()),
             # Control sets are trained on too, and count into no throughput.
             perturbed_cells=int(batch.mask[batch.perturbation != store.control_index].sum()),
         )
