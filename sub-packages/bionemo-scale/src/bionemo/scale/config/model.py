@@ -129,7 +129,7 @@ class ModelConfig:
     source_control_share: float = 0.8
     """``a`` of the mixed source ``a * z0 + sqrt(1 - a^2) * noise``, in [0, 1]."""
     pairing: Pairing = Pairing.OPTIMAL_TRANSPORT
-    """``optimal_transport`` is solved on the CPU in every step, which large sets (hundreds of cells) feel."""
+    """``optimal_transport`` is solved on the CPU in every step: large sets (hundreds of cells) feel it, a GPU waits."""
     prediction: Prediction = Prediction.ENDPOINT
     start_fraction: float = 0.6
     """Share of training sets whose time is 0, the only time a one-step prediction uses."""

@@ -8,7 +8,7 @@ def optimal_transport_order(z0_BSD: torch.Tensor, z1_BSD: torch.Tensor, mask_BS:
     """Order the perturbed cells so that their summed squared distance to the control cells of their set is least.
 
     This is minibatch optimal transport (Tong et al. 2024, "Improving and generalizing flow-based generative models
-    with minibatch optimal transport"), solved exactly on the CPU.
+    with minibatch optimal transport"), solved exactly on the CPU: a GPU waits for it.
 
     Parameters
     ----------
