@@ -27,7 +27,7 @@ $(VENV)/.installed: constraints/cpu.txt requirements.txt requirements-dev.txt $(
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-dev.txt -c constraints/cpu.txt
 	@touch $@
 
-bundle:  ## collect what an install without a network needs (PYTHON=python3.12 CUDA=cu128 PART=1900M)
+bundle:  ## collect what an install without a network needs (PYTHON=python3.12 CUDA=cu126 PART=1900M)
 	PYTHON="$(PYTHON)" recipes/bundle/bundle.sh $(BUNDLE)
 
 demo: setup  ## simulate a screen, train on it, predict the held-out conditions, score them (minutes)

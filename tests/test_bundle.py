@@ -26,6 +26,16 @@ def bundle(tmp_path_factory) -> Path:
     return out
 
 
+def test_a_build_of_torch_that_its_index_lacks_is_refused_in_a_sentence(tmp_path):
+    """PyTorch made no build of the pinned torch for CUDA 10; where there is no network the index cannot be asked."""
+    settings = {**os.environ, "PYTHON": sys.executable, "CUDA": "cu102"}
+    done = subprocess.run([BUNDLE, tmp_path / "bundle"], env=settings, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: https://download.pytorch.org/whl/cu102 cannot be reached, or has no torch ")
+    assert not list(tmp_path.iterdir())
+
+
 def install(bundle: Path, venv: Path, python: str = sys.executable) -> subprocess.CompletedProcess:
     """Install it as a user without settings of pip's, in a namespace that has no network."""
     if os.geteuid() or not shutil.which("unshare"):

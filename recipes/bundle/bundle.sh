@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Collect all that a machine without a network needs to install the packages of this repository.
-#   [PYTHON=python3.12] [CUDA=cu128] [PART=1900M] bundle.sh OUT [PACKAGE...]
-# PYTHON: the interpreter that the wheels are for. CUDA: PyTorch's build (cpu, cu126, cu128, ...), else the one of PyPI.
+#   [PYTHON=python3.12] [CUDA=cu126] [PART=1900M] bundle.sh OUT [PACKAGE...]
+# PYTHON: the interpreter that the wheels are for. CUDA: PyTorch's build (cpu, cu126, cu130, ...), else the one of PyPI.
 # PART: the size of a part. PACKAGE: folders of sub-packages/, else all five; name those as well that they build on.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -34,8 +34,14 @@ done
 # A build of torch's own index is named by its local version, so that PyPI's cannot take its place.
 sed -E "s/^torch==[^ ;]+/&${CUDA:++$CUDA}/" "$root/constraints/cpu.txt" >"$work/pins.txt"
 "$python" -m venv "$work/venv"
-"$work/venv/bin/python" -m pip wheel --no-cache-dir --disable-pip-version-check --quiet --wheel-dir "$work/wheels" \
-    -c "$work/pins.txt" ${CUDA:+--extra-index-url "https://download.pytorch.org/whl/$CUDA"} "${@/#/$work/sources/}"
+pip() { "$work/venv/bin/python" -m pip --disable-pip-version-check "$@"; }
+index=${CUDA:+https://download.pytorch.org/whl/$CUDA}
+if [[ -n $index ]]; then
+    torch=$(sed -nE 's/^torch==([^ ;]+).*/\1/p' "$work/pins.txt")
+    [[ $(pip index versions torch --index-url "$index" --retries 1 2>/dev/null) == *"$torch"* ]] ||
+        fail "$index cannot be reached, or has no torch $torch for Python $made_for: https://download.pytorch.org/whl/torch/ lists the builds there are."
+fi
+pip wheel --no-cache-dir --quiet --wheel-dir "$work/wheels" -c "$work/pins.txt" ${index:+--extra-index-url "$index"} "${@/#/$work/sources/}"
 
 tar -C "$work/wheels" -cf - . | split --bytes="${PART:-1900M}" --numeric-suffixes --suffix-length=3 - "$work/bundle/wheels.tar."
 printf '%s=%q\n' made_for "$made_for" packages "$*" >"$work/bundle/bundle.txt"
