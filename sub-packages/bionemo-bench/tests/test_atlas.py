@@ -2,7 +2,10 @@
 
 import json
 import resource
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -36,6 +39,28 @@ def test_a_process_is_measured(tmp_path):
 def test_a_command_that_fails_is_told_with_its_last_words(tmp_path):
     with pytest.raises(ArmError, match="ended with code 3: no more disk"):
         measured([sys.executable, "-c", "print('no more disk'); exit(3)"], tmp_path / "log")
+
+
+def test_a_command_ends_with_the_benchmark_that_measures_it(tmp_path):
+    command = "import os, time; print(os.getpid(), flush=True); time.sleep(100)"
+    code = (
+        "import sys, pathlib; from bionemo.bench.atlas.process import measured; "
+        f"measured([sys.executable, '-c', {command!r}], pathlib.Path('log'))"
+    )
+    benchmark = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+    log = tmp_path / "log"
+    wait_until(lambda: log.exists() and log.read_text().endswith("\n"))
+    benchmark.kill()
+    benchmark.wait()
+    stat = Path("/proc", log.read_text().strip(), "stat")
+    wait_until(lambda: not stat.exists() or ") Z" in stat.read_text())
+
+
+def wait_until(condition, seconds: float = 20) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.02)
 
 
 def test_every_held_out_condition_is_in_the_screen_and_trains_elsewhere(tmp_path):
@@ -100,6 +125,10 @@ def test_what_was_measured_is_not_measured_again(tmp_path, monkeypatch):
         benchmark.run(SMALL, [300], tmp_path, keep=False, report=lambda _: None)
     benchmark.run(SMALL, [300], tmp_path, keep=False, report=lambda _: None)
     assert asked == ["simulate", "prepare", "pretrain", "predict", "predict", "evaluate"]
+    # What was measured is there until the result is written.
+    benchmark.run(SMALL, [300], tmp_path, keep=False, report=lambda _: None)
+    assert asked[-1] == "evaluate"
+    assert len(asked) == 6
 
 
 @pytest.mark.slow

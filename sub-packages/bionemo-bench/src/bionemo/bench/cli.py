@@ -1,16 +1,17 @@
 """Measure beside other projects' tools, by the command ``bionemo-bench``."""
 
-import json
+import contextlib
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from bionemo.bench.harness.environments import ArmError
+from bionemo.bench.harness.report import write_json, writing
 from bionemo.screens.errors import InputError
-from bionemo.screens.printable import printable
+from bionemo.screens.printable import not_printed, printable, write_other_characters_out
 
 _CACHE = Path("~/.cache/bionemo-bench")
 _Cache = Annotated[Path, typer.Option(help="Directory of environments, data and logs; what is there is used again.")]
@@ -22,7 +23,12 @@ _Perturbations = Annotated[int, typer.Option(help="Perturbations of each context
 _Again = Annotated[
     bool, typer.Option("--convert-again", help="Make and time every format anew, those in the cache too.")
 ]
-app = typer.Typer(help="Measure beside other tools.", no_args_is_help=True, rich_markup_mode="markdown")
+app = typer.Typer(
+    help="Measure beside other tools.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
 
 
 @app.command(
@@ -68,7 +74,9 @@ def loader(
         convert_again=convert_again,
     )
     _check_writable(out)
-    _show(write_report(run_loader_benchmark(benchmark, cache.expanduser()), out))
+    with writing(cache):
+        result = run_loader_benchmark(benchmark, cache.expanduser())
+    _show(write_report(result, out))
 
 
 @app.command(
@@ -105,7 +113,7 @@ def throughput(
     from bionemo.bench.harness.screen import ScreenSize
     from bionemo.bench.throughput.arms import INFERENCE, TRAINING
     from bionemo.bench.throughput.benchmark import SCHEMA, run_throughput_benchmark
-    from bionemo.bench.throughput.regression import check_comparable, read_baseline, regressions, sentences
+    from bionemo.bench.throughput.regression import check_comparable, read_baseline, reading, regressions, sentences
     from bionemo.bench.throughput.report import write_report
     from bionemo.bench.throughput.settings import ThroughputBenchmark, settings_of
 
@@ -130,11 +138,16 @@ def throughput(
     else:
         machine, settings = settings_of(benchmark)
         if before is not None and baseline is not None:
-            check_comparable(before, machine, settings, baseline)
-        result = run_throughput_benchmark(benchmark, cache.expanduser())
-    _show(write_report(result, out))
-    if before is not None:
-        found = regressions(result, before)
+            with reading(baseline):
+                check_comparable(before, machine, settings, baseline)
+        with writing(cache):
+            result = run_throughput_benchmark(benchmark, cache.expanduser())
+    with contextlib.nullcontext() if read is None else reading(read):
+        files = write_report(result, out)
+    _show(files)
+    if before is not None and baseline is not None:
+        with reading(baseline):
+            found = regressions(result, before)
         for sentence in sentences(found):
             typer.echo(sentence)
         if any(one["slower"] for one in found):
@@ -161,19 +174,22 @@ def scoring(
     cache: _Cache = _CACHE,
 ) -> None:
     """Time scoring beside cell-eval itself, and how it grows with the number of cells."""
+    _check_file(out)
     from bionemo.bench.scoring.benchmark import run
 
     size = {"cells": cells, "genes": genes, "perturbations": perturbations}
-    found = run(
-        cache.expanduser(),
-        **size,
-        growth=_numbers("--growth", growth),
-        controls=controls,
-        against=against,
-        repeats=repeats,
-        threads=threads,
-    )
-    _write(found, out)
+    grow = _numbers("--growth", growth)
+    with writing(cache):
+        found = run(
+            cache.expanduser(),
+            **size,
+            growth=grow,
+            controls=controls,
+            against=against,
+            repeats=repeats,
+            threads=threads,
+        )
+    write_json(found, out)
     for engine, seconds in found["median_seconds"].items():
         cpu = found["median_cpu_seconds"][engine]
         typer.echo(f"{engine}: {seconds:.1f} s, {cpu:.1f} s of processors, for {cells} cells, median of {repeats}")
@@ -193,10 +209,11 @@ def kernels(
     rounds: Annotated[int, typer.Option(min=1, help="Measurements of each form of each trick, alternating.")] = 8,
 ) -> None:
     """Time training and prediction with and without each form that was written for speed; a tenth is worth it."""
+    _check_file(out)
     from bionemo.bench.kernels.benchmark import run
 
     result = run(rounds, report=typer.echo)
-    _write(result, out)
+    write_json(result, out)
     for trick in result["tricks"]:
         verdict = "worth its lines" if trick["kept"] else "not worth its lines here"
         typer.echo(f"{trick['best']:.3f} at best, {verdict}: {trick['name']}")
@@ -222,7 +239,7 @@ def atlas(
     keep: Annotated[bool, typer.Option("--keep", help="Keep screens, stores, runs and predictions.")] = False,
 ) -> None:
     """Simulate screens and take them through prepare, pretrain, predict and evaluate: time, memory, bytes written."""
-    from bionemo.bench.atlas.benchmark import Atlas, growth, run
+    from bionemo.bench.atlas.benchmark import Atlas, forget, growth, run
     from bionemo.bench.atlas.report import write
 
     settings = Atlas(
@@ -236,10 +253,14 @@ def atlas(
         arms=arms,
     )
     _check_writable(out)
-    result = run(settings, _numbers("--sizes", sizes), out, keep=keep, report=typer.echo)
+    with writing(out):
+        result = run(settings, _numbers("--sizes", sizes), out, keep=keep, report=typer.echo)
     if len(result["sizes"]) > 1:
         result |= {"target_cells": target, "growth": growth(result, target)}
-    _show(write(result, out))
+    files = write(result, out)
+    if not keep:
+        forget(result, out)
+    _show(files)
 
 
 @app.command(epilog="Example: `bionemo-bench serving --checkpoint run --controls screen.h5ad --out serving.json`")
@@ -254,10 +275,11 @@ def serving(
     network_share: Annotated[float | None, typer.Option(help="Of the prediction; the run's own if not given.")] = None,
 ) -> None:
     """Time a model that stays loaded, and its export: one condition at a time, and very many."""
+    _check_file(out)
     from bionemo.bench.serving.benchmark import run
 
     sizes = {"cells": cells, "conditions": conditions, "repeats": repeats, "threads": threads}
-    _write(run(checkpoint, controls, **sizes, network_share=network_share, report=typer.echo), out)
+    write_json(run(checkpoint, controls, **sizes, network_share=network_share, report=typer.echo), out)
 
 
 def _numbers(option: str, given: str) -> list[int]:
@@ -275,19 +297,22 @@ def _check_writable(out: Path) -> None:
         raise InputError(f"--out {out} cannot be written ({error.strerror}): name another directory.") from error
 
 
-def _write(result: dict[str, Any], out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+def _check_file(out: Path) -> None:
+    if out.is_dir():
+        raise InputError(f"--out {out} is a directory: name a file in it.")
+    _check_writable(out.parent)
 
 
 def _show(files: dict[str, Path]) -> None:
     """Print the tables of a report, and where its files are."""
-    typer.echo(files["md"].read_text("utf-8"))
+    for line in files["md"].read_text("utf-8").splitlines():
+        typer.echo(printable(line))
     typer.echo("wrote " + ", ".join(map(str, files.values())))
 
 
 def main() -> None:
     """Run the command; a user's mistake ends it with one sentence and exit code 2."""
+    write_other_characters_out()
     try:
         app()
     except InputError as mistake:
@@ -296,3 +321,14 @@ def main() -> None:
     except ArmError as failed:
         typer.secho(f"not measured: {printable(str(failed))}", fg="red", err=True)
         sys.exit(1)
+    except OSError as error:  # files that cannot be read or written have their sentences
+        sys.exit(not_printed(error))
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if isinstance(ended, SystemExit) and ended.code != 130:
+            raise
+        typer.secho("stopped by SIGINT: the same command can be started again.", fg="red", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

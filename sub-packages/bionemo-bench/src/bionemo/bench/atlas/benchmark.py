@@ -14,7 +14,7 @@ import numpy as np
 
 from bionemo.bench.atlas.process import measured
 from bionemo.bench.harness.machine import machine_facts
-from bionemo.bench.harness.report import Result, described
+from bionemo.bench.harness.report import Result, described, write_json
 from bionemo.screens.errors import InputError
 from bionemo.screens.simulated_truth import CONTROL_SHARE, numbered
 from bionemo.screens.simulation import CONTROL
@@ -116,7 +116,7 @@ def run(atlas: Atlas, sizes: list[int], folder: Path, *, keep: bool, report: Cal
     folder
         Where their files go.
     keep
-        Whether files stay when their size was measured.
+        Whether files stay when their size was measured. What was measured stays until `forget`.
     report
         Called with what begins.
 
@@ -145,11 +145,14 @@ def run(atlas: Atlas, sizes: list[int], folder: Path, *, keep: bool, report: Cal
                 "stages": _stages(atlas, cells, folder / f"cells-{cells}", keep=keep, report=report),
             }
         )
-    if not keep:
-        for cells in planned:
-            shutil.rmtree(folder / f"cells-{cells}")
     result = described(SCHEMA, began, machine_facts(), asdict(atlas))
     return result | {"versions": {name: version(name) for name in _VERSIONS}, "sizes": found}
+
+
+def forget(result: Result, folder: Path) -> None:
+    """Remove what a run keeps to go on with; to be called once its result is written."""
+    for size in result["sizes"]:
+        shutil.rmtree(folder / f"cells-{size['cells']}", ignore_errors=True)
 
 
 def _stages(atlas: Atlas, cells: int, place: Path, *, keep: bool, report: Callable[[str], None]) -> dict[str, Result]:
@@ -171,7 +174,7 @@ def _stages(atlas: Atlas, cells: int, place: Path, *, keep: bool, report: Callab
         report(f"{cells:,} cells: {stage}")
         needed = measured([sys.executable, "-m", "bionemo.scale.cli", *arguments], place / f"{stage}.log")
         stages[stage] = needed | {"command": ["bionemo-scale", *arguments]}
-        record.write_text(json.dumps({"settings": settings, "stages": stages}))
+        write_json({"settings": settings, "stages": stages}, record)
     if not keep:
         _remove(path for path in place.iterdir() if path != record)
     return stages

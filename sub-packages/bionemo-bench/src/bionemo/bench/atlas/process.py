@@ -1,6 +1,8 @@
 """Run a command in a process of its own, and say what it needed."""
 
+import ctypes
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -11,7 +13,7 @@ from bionemo.bench.harness.environments import ArmError
 
 
 def measured(command: Sequence[str], log: Path) -> dict[str, Any]:
-    """Run a command to its end, and return what it needed.
+    """Run a command to its end, and return what it needed; it ends with this process, however that ends.
 
     Parameters
     ----------
@@ -34,7 +36,9 @@ def measured(command: Sequence[str], log: Path) -> dict[str, Any]:
     """
     began = time.monotonic()
     with log.open("ab") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=_end_with_parent
+        )
     try:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it stays, so that its counters can be read
         took, written = time.monotonic() - began, _written(process.pid)
@@ -53,6 +57,10 @@ def measured(command: Sequence[str], log: Path) -> dict[str, Any]:
         "peak_rss_bytes": usage.ru_maxrss * 1024,
         "written_bytes": written,
     }
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _written(process: int) -> int | None:

@@ -11,6 +11,7 @@ from typing import Any
 from bionemo import cellsets
 from bionemo.bench.harness import page_cache
 from bionemo.bench.harness.environments import Environment
+from bionemo.bench.harness.report import write_json
 from bionemo.bench.harness.screen import FACTS_FILE, TARGET_SUM, ScreenSize, write_facts, write_screen
 from bionemo.bench.harness.worker import DRIVERS, Bench
 
@@ -116,7 +117,7 @@ class Formats:
                 found["versions"] = worker.ask("versions")
             partial.rename(target)
             found |= {"source": wanted.source, "bytes": sum(map(page_cache.size_of, self.data_of(name)))}
-            record.write_text(json.dumps(found | {"made_with": made_with}))
+            write_json(found | {"made_with": made_with}, record)
         self.made[name] = _read(record)
 
     def _made_with(self, name: str) -> str:

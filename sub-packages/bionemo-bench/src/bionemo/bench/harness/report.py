@@ -3,13 +3,18 @@
 `described` makes what every result begins with: schema, start, duration, command, machine and settings.
 """
 
+import contextlib
 import datetime
 import json
+import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from bionemo.screens.errors import InputError
+from bionemo.screens.making import file_made_whole, scratch_folder
 
 Result = dict[str, Any]
 
@@ -26,6 +31,29 @@ def described(schema: str, began: float, machine: Result, settings: Result) -> R
     }
 
 
+@contextlib.contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Turn what the file system refuses into an InputError about a place."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{place} cannot be written ({error.strerror or error}): free space there, or name another place."
+        ) from error
+
+
+def write_json(content: Any, out: Path) -> None:
+    """Write a JSON file, whole or not at all.
+
+    Raises
+    ------
+    InputError
+        It cannot be written, or another process is writing it.
+    """
+    with writing(out), file_made_whole(out) as new:
+        new.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
 def write_files(
     result: Result,
     out: Path,
@@ -35,15 +63,22 @@ def write_files(
 ) -> dict[str, Path]:
     """Write ``NAME.json``, ``NAME.md`` and, where there is a plot, ``NAME.svg``; return the files by ending.
 
-    `markdown` makes the text of a result, and `plot` draws it into a file.
+    `markdown` makes the text of a result, and `plot` draws it into a file. Each file is moved in whole.
+
+    Raises
+    ------
+    InputError
+        The files cannot be written, or another process is writing them.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    files = {ending: out / f"{name}.{ending}" for ending in ("json", "md")}
-    files["json"].write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    files["md"].write_text(markdown(result), encoding="utf-8")
-    if plot is not None:
-        files["svg"] = out / f"{name}.svg"
-        plot(result, files["svg"])
+    endings = ("json", "md") if plot is None else ("json", "md", "svg")
+    files = {ending: out / f"{name}.{ending}" for ending in endings}
+    with writing(out), scratch_folder(files["json"]) as folder:
+        (folder / files["json"].name).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        (folder / files["md"].name).write_text(markdown(result), encoding="utf-8")
+        if plot is not None:
+            plot(result, folder / files["svg"].name)
+        for file in files.values():
+            os.replace(folder / file.name, file)
     return files
 
 

@@ -1,11 +1,13 @@
 """Tell whether this project has become slower than a stored result of the same machine says it was."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from bionemo.bench.throughput.arms import SCALE
-from bionemo.screens.errors import InputError
+from bionemo.screens.errors import InputError, brief
 
 TOLERANCE = 0.05
 _SAME_MACHINE = ("cpu", "cores", "memory_bytes", "gpus")
@@ -24,11 +26,30 @@ def read_baseline(path: Path, schema: str) -> dict[str, Any]:
         result = json.loads(path.read_text())
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): name a throughput.json.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no JSON ({error}): name a throughput.json.") from error
     if not isinstance(result, dict) or result.get("schema") != schema:
         raise InputError(f"{path} is not of the layout {schema!r}: name a throughput.json of this version.")
     return result
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Blame a stored result for what fails while it is used: it may have been edited.
+
+    Raises
+    ------
+    InputError
+        The result lacks something, or has something else in its place.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # whatever an edited file has led to
+        raise InputError(
+            f"{path} is no whole throughput.json ({type(error).__name__}: {brief(error)}): name an unedited one."
+        ) from error
 
 
 def check_comparable(baseline: dict[str, Any], machine: dict[str, Any], settings: dict[str, Any], path: Path) -> None:
