@@ -134,6 +134,38 @@ def test_shards_that_were_lost_after_the_end_are_made_again(asked, stopping, tmp
     assert (folder / "index.json").read_bytes() == index
 
 
+@pytest.mark.parametrize("damage", ["folder", "link to itself"])
+def test_what_is_no_file_in_the_place_of_a_shard_is_replaced(asked, tmp_path, damage):
+    folder = asked(tmp_path / "predicted")
+    expected, index = content(folder), (folder / "index.json").read_bytes()
+    shard = folder / min(expected)
+    shard.unlink()
+    if damage == "folder":
+        shard.mkdir()
+    else:
+        shard.symlink_to(shard.name)
+    asked(folder)
+    assert content(folder) == expected
+    assert (folder / "index.json").read_bytes() == index
+    (folder / "index.json").write_text("[" * 200_000)
+    asked(folder)
+    assert (folder / "index.json").read_bytes() == index
+    (folder / "index.json").unlink()
+    (folder / "index.json").mkdir()
+    with pytest.raises(InputError, match="predicted could not be written"):
+        asked(folder)
+
+
+@pytest.mark.parametrize("content", ["[" * 200_000, '{"for": "the weekend"}'])
+def test_a_plan_of_something_else_is_refused_and_left_alone(asked, tmp_path, content):
+    (tmp_path / "predicted").mkdir()
+    (tmp_path / "predicted" / "plan.json").write_text(content)
+    with pytest.raises(InputError, match="holds something else than a prediction"):
+        asked(tmp_path / "predicted")
+    assert [path.name for path in (tmp_path / "predicted").iterdir()] == ["plan.json"]
+    assert (tmp_path / "predicted" / "plan.json").read_text() == content
+
+
 def test_a_plan_that_a_kill_has_cut_is_no_other_prediction(asked, tmp_path):
     (tmp_path / "predicted").mkdir()
     (tmp_path / "predicted" / "plan.json.1.partial").write_text("{")

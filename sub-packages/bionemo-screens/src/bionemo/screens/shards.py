@@ -41,7 +41,7 @@ def checked_shards(folder: Path) -> list[Path]:
         stated = [(str(shard["file"]), str(shard["checksum"])) for shard in content["shards"]]
         if content["format"] != FORMAT or not stated:
             raise ValueError(f"its format is {content['format']} and it names {len(stated)} shards")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{index} cannot be read ({error}): {_ANEW}") from error
     paths = []
     for name, checksum in stated:

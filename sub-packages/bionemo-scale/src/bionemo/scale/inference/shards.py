@@ -9,6 +9,7 @@ import fcntl
 import io
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -63,7 +64,8 @@ class ShardFolder:
         with lock:
             try:
                 if _alone(lock):
-                    self._take(mend, overwrite=overwrite)
+                    with writing(self.path):
+                        self._take(mend, overwrite=overwrite)
                     with suppress(OSError):
                         fcntl.flock(lock, fcntl.LOCK_SH)
                 elif self._stated() != self._plan:
@@ -76,11 +78,11 @@ class ShardFolder:
         """Remove the folder where nothing came of it, and leave no lock in one that is not a prediction's."""
         with suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            there = {path.name for path in self.path.iterdir()}
-            if there <= {LOCK, FINISHING, PLAN}:
+            there, stated = {path.name for path in self.path.iterdir()}, self._stated()
+            if there <= {LOCK, FINISHING} or (there <= {LOCK, FINISHING, PLAN} and stated == self._plan):
                 remove(self.path.iterdir())
                 self.path.rmdir()
-            elif PLAN not in there:
+            elif stated is None:
                 (self.path / LOCK).unlink()
 
     def _take(self, mend: str | None, *, overwrite: bool) -> None:
@@ -109,16 +111,20 @@ class ShardFolder:
     def _stated(self) -> dict[str, Any] | None:
         try:
             stated = json.loads((self.path / PLAN).read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         return stated if isinstance(stated, dict) and "format" in stated else None
 
     def absent(self, numbers: Sequence[int]) -> list[int]:
-        """Return which of the shards are absent; one whose bytes have another checksum is removed, and absent."""
+        """Return which of the shards are absent; what is no file or has another checksum is removed, and absent."""
         there = self._files()
-        for number in numbers:
-            if number in there and file_checksum(there[number]) != _stated_checksum(there[number]):
-                there.pop(number).unlink()
+        with writing(self.path):
+            for number in numbers:
+                path = there.get(number)
+                if path is None or (path.is_file() and file_checksum(path) == _stated_checksum(path)):
+                    continue
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+                del there[number]
         return [number for number in numbers if number not in there]
 
     def write(self, number: int, cells: ad.AnnData) -> None:
