@@ -28,55 +28,39 @@ class Evaluation:
     """An `Evaluation` holds the scores of predictions, baselines, oracles and the ceiling; each of them is an *arm*.
 
     The scores are under independent control cells where those were asked for, and `shared` has those under shared ones.
-
-    Attributes
-    ----------
-    per_perturbation
-        One row per arm, context and perturbation: ``n_cells`` and the metrics; NaN where a metric has no value. Means
-        over training seeds, NaN where one of them failed, over splits for the ceiling, and over the divisions of the
-        control cells.
-    per_seed
-        The same for the predictions, one row a training seed, with a column ``seed`` (0, 1, ...).
-    arms
-        Arm -> its kind (prediction, baseline, oracle, ceiling) and what it is, in the order of the tables.
-    profiles
-        What the pictures of the report are drawn from.
-    settings
-        Arguments of `evaluate` after defaults and the prediction's own statements, and what the baselines used.
-    versions
-        Versions of the packages that decide the numbers.
-    controls
-        Which control cells the scores are under.
-    shared
-        The same under shared control cells, as published protocols have them; None where not asked for, or where they
-        are the scores themselves.
-    noise
-        Context -> share of the variance over genes of the observed shifts that is sampling noise, by split halves.
-    notices
-        What the reader has to know before any number: which conditions were left out, and what predicted.
-    notes
-        What the reader of the numbers has to know beside.
-    other_engine
-        The metrics of cell-eval as another release computes them, in the form of `per_perturbation`; None where not
-        asked for.
-    challenge
-        The members of the Virtual Cell Challenge 2026 as cell-eval2 computes them, as `engines.challenge` returns them;
-        None where not asked for.
     """
 
     per_perturbation: pd.DataFrame
+    """One row per arm, context and perturbation: ``n_cells`` and the metrics; NaN where a metric has no value. Means
+    over training seeds, NaN where one of them failed, over splits for the ceiling, and over the divisions of the
+    control cells."""
     per_seed: pd.DataFrame
+    """The same for the predictions, one row a training seed, with a column ``seed`` (0, 1, ...)."""
     arms: dict[str, Arm]
+    """Arm -> its kind (prediction, baseline, oracle, ceiling) and what it is, in the order of the tables."""
     profiles: Profiles
+    """What the pictures of the report are drawn from."""
     settings: dict[str, Any]
+    """Arguments of `evaluate` after defaults and the prediction's own statements, and what the baselines used."""
     versions: dict[str, str]
+    """Versions of the packages that decide the numbers."""
     controls: Controls = Controls.INDEPENDENT
+    """Which control cells the scores are under."""
     shared: "Evaluation | None" = None
+    """The same under shared control cells, as published protocols have them; None where not asked for, or where they
+    are the scores themselves."""
     noise: dict[str, float] = field(default_factory=dict)
+    """Context -> share of the variance over genes of the observed shifts that is sampling noise, by split halves."""
     notices: tuple[str, ...] = ()
+    """What the reader has to know before any number: which conditions were left out, and what predicted."""
     notes: tuple[str, ...] = ()
+    """What the reader of the numbers has to know beside."""
     other_engine: pd.DataFrame | None = None
+    """The metrics of cell-eval as another release computes them, in the form of `per_perturbation`; None where not
+    asked for."""
     challenge: pd.DataFrame | None = None
+    """The members of the Virtual Cell Challenge 2026 as cell-eval2 computes them, as `engines.challenge` returns them;
+    None where not asked for."""
 
     @property
     def metrics(self) -> list[str]:

@@ -37,38 +37,25 @@ from bionemo.screens.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A `Table` holds the scores under one kind of control cells.
-
-    Attributes
-    ----------
-    per_perturbation
-        Columns: arm, context, perturbation, n_cells, the names of `METRICS`; means over seeds, splits and divisions.
-    per_seed
-        The same with a column seed (0, 1, ...) for the predictions, one row a training seed.
-    """
+    """A `Table` holds the scores under one kind of control cells."""
 
     per_perturbation: pd.DataFrame
+    """Columns: arm, context, perturbation, n_cells, the names of `METRICS`; means over seeds, splits and divisions."""
     per_seed: pd.DataFrame
+    """The same with a column seed (0, 1, ...) for the predictions, one row a training seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """`Scores` hold what `score_arms` found.
-
-    Attributes
-    ----------
-    tables
-        Kind of control cells -> the scores under it.
-    profiles
-        What the pictures are drawn from, under the first kind.
-    noise
-        Context -> share of the variance over genes of the observed shifts that is sampling noise, by split halves;
-        empty without independent control cells.
-    """
+    """`Scores` hold what `score_arms` found."""
 
     tables: dict[Controls, Table]
+    """Kind of control cells -> the scores under it."""
     profiles: Profiles
+    """What the pictures are drawn from, under the first kind."""
     noise: dict[str, float]
+    """Context -> share of the variance over genes of the observed shifts that is sampling noise, by split halves; empty
+    without independent control cells."""
 
 
 def score_arms(
@@ -223,24 +210,16 @@ def _table(scores: pd.DataFrame, arms: list[str], predictions: list[str]) -> Tab
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """A `Scored` holds one population of every scored perturbation of a context, under one division.
-
-    Attributes
-    ----------
-    roles
-        The division.
-    side
-        Its tests.
-    scores
-        Columns: perturbation, n_cells and the metrics.
-    summaries
-        What is kept of the populations, under the first division of their turn alone.
-    """
+    """A `Scored` holds one population of every scored perturbation of a context, under one division."""
 
     roles: ControlRoles
+    """The division."""
     side: Side
+    """Its tests."""
     scores: pd.DataFrame
+    """Columns: perturbation, n_cells and the metrics."""
     summaries: Sequence[Summary] | None
+    """What is kept of the populations, under the first division of their turn alone."""
 
 
 class ContextScorer:

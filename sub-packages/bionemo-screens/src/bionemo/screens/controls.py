@@ -46,19 +46,13 @@ def control_parts(names: Iterable[str]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ControlRoles:
-    """A `ControlRoles` says which parts of the control cells have which role.
-
-    Attributes
-    ----------
-    controls
-        Whether roles are disjoint.
-    rotation
-        0, 1 or 2: by how many parts the roles are moved on. The mean over the three rotations uses every cell in every
-        role; the seeds of an experiment take turns.
-    """
+    """A `ControlRoles` says which parts of the control cells have which role."""
 
     controls: Controls = Controls.INDEPENDENT
+    """Whether roles are disjoint."""
     rotation: int = 0
+    """0, 1 or 2: by how many parts the roles are moved on. The mean over the three rotations uses every cell in every
+    role; the seeds of an experiment take turns."""
 
     def parts(self, role: ControlRole) -> tuple[int, ...]:
         """Return the parts whose cells have a role."""

@@ -14,14 +14,10 @@ class ForgivingFile(FileIO):
     """A `ForgivingFile` hides that a write failed; `check` raises what the first of them met.
 
     Use as ``h5py.File(file, "w")``, and call `check` again once that is closed.
-
-    Attributes
-    ----------
-    failure : OSError or None
-        The first error; nothing is written after it.
     """
 
     failure: OSError | None = None
+    """The first error; nothing is written after it."""
 
     def __init__(self, file: str | PathLike[str], mode: str):
         super().__init__(file, mode)

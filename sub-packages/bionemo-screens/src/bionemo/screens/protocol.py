@@ -42,26 +42,18 @@ _PUBLISHED: dict[str, type] = {"model": str, "source": str, "scores": dict, "not
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """`HeldOut` says what a benchmark keeps from the training.
-
-    Attributes
-    ----------
-    column
-        The column of the context key whose labels are held out.
-    labels
-        Those labels. Capitals do not count, because the public files differ in them.
-    val, test
-        Perturbations that every held-out context keeps for validation and for the test; both are empty where a split
-        file has to list them.
-    listed_in
-        Where these names were published.
-    """
+    """`HeldOut` says what a benchmark keeps from the training."""
 
     column: str
+    """The column of the context key whose labels are held out."""
     labels: tuple[str, ...]
+    """Those labels. Capitals do not count, because the public files differ in them."""
     val: frozenset[str] = frozenset()
+    """Perturbations that every held-out context keeps for validation; empty where a split file has to list them."""
     test: frozenset[str] = frozenset()
+    """The same for the test."""
     listed_in: str = ""
+    """Where these names were published."""
 
     @property
     def listed(self) -> frozenset[str]:
@@ -75,61 +67,47 @@ class HeldOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """`Published` holds scores that a paper printed for a protocol.
-
-    Attributes
-    ----------
-    model, source
-        Whose scores, and where they stand.
-    scores
-        Name of a metric -> score.
-    not_comparable
-        Metrics that depend on what the paper does not state.
-    """
+    """`Published` holds scores that a paper printed for a protocol."""
 
     model: str
+    """Whose scores."""
     source: str
+    """Where they stand."""
     scores: Mapping[str, float]
+    """Name of a metric -> score."""
     not_comparable: tuple[str, ...] = ()
+    """Metrics that depend on what the paper does not state."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """A `Protocol` holds the rules of a benchmark.
-
-    Attributes
-    ----------
-    name, title
-        Name of its file without the ending, and what people call it.
-    perturbation_key, control, context_key, batch_key
-        obs columns, and the label of control cells; a key ``A+B`` joins two columns.
-    target_sum
-        Counts per cell before log1p; None where the data are normalised already.
-    n_genes, hvg_from
-        How many genes, and which of `HVG_SOURCES` chose them.
-    aggregate
-        What means go over; there is only ``"context"``: perturbations inside a context, then contexts.
-    held_out
-        What must not train; None where the split alone says it.
-    split
-        The held-out conditions, where the protocol lists them itself.
-    published
-        Scores to print beside.
-    """
+    """A `Protocol` holds the rules of a benchmark."""
 
     name: str
+    """Name of its file without the ending."""
     title: str
+    """What people call it."""
     perturbation_key: str
+    """An obs column; a key ``A+B`` joins two columns."""
     control: str
+    """Label of the control cells."""
     context_key: str
     batch_key: str | None = None
+    """This and `context_key` are obs columns."""
     target_sum: float | None = None
+    """Counts per cell before log1p; None where the data are normalised already."""
     n_genes: int | None = None
+    """How many genes."""
     hvg_from: str = "train"
+    """Which of `HVG_SOURCES` chose them."""
     aggregate: str = "context"
+    """What means go over; there is only ``"context"``: perturbations inside a context, then contexts."""
     held_out: HeldOut | None = None
+    """What must not train; None where the split alone says it."""
     split: Split | None = None
+    """The held-out conditions, where the protocol lists them itself."""
     published: tuple[Published, ...] = ()
+    """Scores to print beside."""
 
     @property
     def hash(self) -> str:

@@ -30,25 +30,6 @@ LOWEST_DOSE, HIGHEST_DOSE = 0.1, 10.0  # micromolar; the doses of a series lie e
 class SimulationSize:
     """A `SimulationSize` holds the sizes and shares that a screen is simulated from.
 
-    Attributes
-    ----------
-    cells
-        Number of cells over all conditions.
-    genes
-        Number of genes. The median library is 1.2 times as large.
-    contexts, perturbations, batches
-        Number of contexts, of perturbations beside the control, and of batches.
-    seed
-        Seed of every random number.
-    subpopulations
-        Number of cell states that each context is a mixture of; contexts have the same ones in other shares.
-    doses
-        Number of doses of every perturbation, 0.1 to 10 uM; 1 gives labels without a dose.
-    combinations
-        Number of pairs of perturbations that are given together, at the highest dose.
-    independent
-        Share of an effect's variance that is drawn anew for each context, which nothing can learn; 0 to 1.
-
     Raises
     ------
     InputError
@@ -56,15 +37,23 @@ class SimulationSize:
     """
 
     cells: int = 20_000
+    """Number of cells over all conditions."""
     genes: int = 1000
+    """Number of genes. The median library is 1.2 times as large."""
     contexts: int = 4
     perturbations: int = 12
+    """Number of perturbations beside the control."""
     batches: int = 2
     seed: int = 0
+    """Seed of every random number."""
     subpopulations: int = 3
+    """Number of cell states that each context is a mixture of; contexts have the same ones in other shares."""
     doses: int = 1
+    """Number of doses of every perturbation, 0.1 to 10 uM; 1 gives labels without a dose."""
     combinations: int = 0
+    """Number of pairs of perturbations that are given together, at the highest dose."""
     independent: float = 0.0
+    """Share of an effect's variance that is drawn anew for each context, which nothing can learn; 0 to 1."""
 
     def __post_init__(self):
         for name in ("cells", "contexts", "perturbations", "batches", "subpopulations", "doses"):

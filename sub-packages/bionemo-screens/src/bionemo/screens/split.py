@@ -40,19 +40,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """A `Split` holds the held-out conditions of a screen.
-
-    Attributes
-    ----------
-    zeroshot
-        Context -> ``"val"`` or ``"test"``: every cell of the context, controls too, belongs to that part.
-    fewshot
-        Context -> ``"val"`` and ``"test"`` -> the perturbations that are held out in that context; all its other cells,
-        controls too, train.
-    """
+    """A `Split` holds the held-out conditions of a screen."""
 
     zeroshot: Mapping[str, str] = field(default_factory=dict)
+    """Context -> ``"val"`` or ``"test"``: every cell of the context, controls too, belongs to that part."""
     fewshot: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)
+    """Context -> ``"val"`` and ``"test"`` -> the perturbations that are held out in that context; all its other cells,
+    controls too, train."""
 
     @classmethod
     def from_toml(cls, path: str | Path) -> "Split":

@@ -13,25 +13,16 @@ _MOST_CELLS = 400
 
 @dataclass(frozen=True, kw_only=True)
 class Components:
-    """`Components` place the cells of one condition on two principal components of its control and observed cells.
-
-    Attributes
-    ----------
-    condition
-        Condition of the cells.
-    explained
-        Share of the variance on each of the two axes.
-    control, observed
-        Coordinates [n, 2].
-    predicted
-        Prediction -> coordinates [n, 2].
-    """
+    """`Components` place the cells of one condition on two principal components of its control and observed cells."""
 
     condition: Condition
     explained: tuple[float, float]
+    """Share of the variance on each of the two axes."""
     control: np.ndarray
     observed: np.ndarray
+    """These and the control cells: coordinates [n, 2]."""
     predicted: Mapping[str, np.ndarray]
+    """Prediction -> coordinates [n, 2]."""
 
 
 def project(screen: Screen, condition: Condition) -> Components:

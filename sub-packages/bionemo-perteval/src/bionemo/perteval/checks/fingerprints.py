@@ -12,18 +12,12 @@ _TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """`Fingerprints` tell cells apart by two numbers each: which genes they express, and a weighted sum of the values.
-
-    Attributes
-    ----------
-    pattern
-        Hash of the set of expressed genes, uint64 [n].
-    value
-        Sum of values times fixed random weights [n].
-    """
+    """`Fingerprints` tell cells apart by two numbers each: which genes they express, and a weighted sum of values."""
 
     pattern: np.ndarray
+    """Hash of the set of expressed genes, uint64 [n]."""
     value: np.ndarray
+    """Sum of values times fixed random weights [n]."""
 
     @classmethod
     def of(cls, cells: sp.csr_matrix | np.ndarray) -> "Fingerprints":

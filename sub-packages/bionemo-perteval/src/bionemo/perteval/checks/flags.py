@@ -17,19 +17,14 @@ from bionemo.screens.labels import Condition
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """`Evidence` is what the checks know of one prediction.
-
-    Attributes
-    ----------
-    predicted, observed
-        Condition -> response; the same conditions.
-    copies
-        Condition -> cells that occur again.
-    """
+    """`Evidence` is what the checks know of one prediction."""
 
     predicted: Mapping[Condition, Response]
+    """Condition -> response."""
     observed: Mapping[Condition, Response]
+    """The same conditions -> response."""
     copies: Mapping[Condition, Copies]
+    """Condition -> cells that occur again."""
 
     def share(self, count: Callable[[Copies], int]) -> float:
         """Return the share of all predicted cells that `count` counts."""
@@ -45,34 +40,22 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """A `Check` is one question to every prediction.
-
-    Attributes
-    ----------
-    name
-        A few words.
-    kind
-        ``"invalid"`` or ``"caution"``.
-    definition
-        What the value is.
-    meaning
-        What it says about the scores where it lies outside the bounds.
-    value
-        Takes the value from the evidence; NaN where there is nothing to judge.
-    low, high
-        Bounds; None for none.
-    percent
-        Whether the value is a share.
-    """
+    """A `Check` is one question to every prediction."""
 
     name: str
+    """A few words."""
     kind: Literal["invalid", "caution"]
     definition: str
+    """What the value is."""
     meaning: str
+    """What it says about the scores where it lies outside the bounds."""
     value: Callable[[Evidence], float]
+    """Takes the value from the evidence; NaN where there is nothing to judge."""
     low: float | None = None
     high: float | None = None
+    """Both are bounds; None for none."""
     percent: bool = False
+    """Whether the value is a share."""
 
     def raised(self, value: float) -> bool:
         """Say whether a value lies outside the bounds."""

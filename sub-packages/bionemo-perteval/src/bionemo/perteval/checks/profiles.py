@@ -25,31 +25,22 @@ _AT_ONCE = 2_000
 
 @dataclass(frozen=True, kw_only=True)
 class Response:
-    """A `Response` says what a perturbation does in one population, gene by gene; float32 [G] where not said otherwise.
-
-    Attributes
-    ----------
-    cells
-        Number of cells.
-    mean, variance
-        Moments of log1p values.
-    delta
-        Mean minus mean control cell, log1p.
-    zeros
-        Fraction of zeros, mean over genes.
-    log_fold_change
-        log2 of the fold change of the tests.
-    rate
-        False discovery rate.
-    """
+    """A `Response` says what a perturbation does in one population, gene by gene; arrays are float32 [G]."""
 
     cells: int
+    """Number of cells."""
     mean: np.ndarray
+    """Of log1p values."""
     delta: np.ndarray
+    """Mean minus mean control cell, log1p."""
     variance: np.ndarray
+    """Of log1p values."""
     zeros: float
+    """Fraction of zeros, mean over genes."""
     log_fold_change: np.ndarray
+    """log2 of the fold change of the tests."""
     rate: np.ndarray
+    """False discovery rate."""
 
     @property
     def significant(self) -> np.ndarray:
@@ -59,67 +50,47 @@ class Response:
 
 @dataclass(frozen=True, kw_only=True)
 class Copies:
-    """`Copies` count how often cells of one predicted population occur again.
-
-    Attributes
-    ----------
-    cells
-        Cells in the population.
-    distinct
-        Those that are different from each other.
-    of_observed
-        Those that were observed under a scored perturbation.
-    of_controls
-        Those that are observed control cells.
-    of_others
-        Those that were predicted for another perturbation of the context too, and are no control cells.
-    """
+    """`Copies` count how often cells of one predicted population occur again."""
 
     cells: int
+    """Cells in the population."""
     distinct: int
+    """Those that are different from each other."""
     of_observed: int
+    """Those that were observed under a scored perturbation."""
     of_controls: int
+    """Those that are observed control cells."""
     of_others: int
+    """Those that were predicted for another perturbation of the context too, and are no control cells."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seed:
-    """A `Seed` holds what one training seed of a prediction made of every condition.
-
-    Attributes
-    ----------
-    responses, copies
-        By condition; copies are counted for predictions alone.
-    """
+    """A `Seed` holds what one training seed of a prediction made of every condition."""
 
     responses: dict[Condition, Response] = field(default_factory=dict)
     copies: dict[Condition, Copies] = field(default_factory=dict)
+    """Counted for predictions alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profiles:
-    """`Profiles` summarise the populations.
-
-    Attributes
-    ----------
-    zeros, variances
-        Arm (and `OBSERVED`) -> per gene the fraction of zeros and the variance of log1p values inside a population,
-        mean over perturbations, then over contexts [G].
-    depth, detected
-        Arm (and `OBSERVED`) -> `QUANTILES` over the cells of a population of the normalised counts on the panel, and
-        of the number of expressed genes; mean as above [5].
-    seeds
-        Prediction (and `OBSERVED`) -> its training seeds; pictures show the first of them, flags look at all.
-    components
-        Cells of the condition with the most observed DE genes.
-    """
+    """`Profiles` summarise the populations."""
 
     zeros: dict[str, np.ndarray]
+    """Arm (and `OBSERVED`) -> fraction of zeros of each gene inside a population, mean over perturbations, then over
+    contexts [G]."""
     variances: dict[str, np.ndarray]
+    """The same of the variance of log1p values [G]."""
     depth: dict[str, np.ndarray]
+    """Arm (and `OBSERVED`) -> `QUANTILES` over the cells of a population of the normalised counts on the panel; mean as
+    above [5]."""
     detected: dict[str, np.ndarray]
+    """The same of the number of expressed genes [5]."""
     seeds: dict[str, tuple[Seed, ...]]
+    """Prediction (and `OBSERVED`) -> its training seeds; pictures show the first of them, flags look at all."""
     components: Components
+    """Cells of the condition with the most observed DE genes."""
 
     @property
     def responses(self) -> dict[str, dict[Condition, Response]]:
@@ -137,22 +108,16 @@ class Profiles:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """A `Summary` describes one population as it is scored.
-
-    Attributes
-    ----------
-    tested
-        Against the control cells.
-    depth, detected
-        `QUANTILES` over the cells of their normalised counts on the panel, and of their number of expressed genes [5].
-    prints
-        Fingerprints of the cells; None where nobody will look for copies.
-    """
+    """A `Summary` describes one population as it is scored."""
 
     tested: Tested
+    """Against the control cells."""
     depth: np.ndarray
+    """`QUANTILES` over the cells of their normalised counts on the panel [5]."""
     detected: np.ndarray
+    """`QUANTILES` over the cells of their number of expressed genes [5]."""
     prints: Fingerprints | None
+    """Fingerprints of the cells; None where nobody will look for copies."""
 
 
 def summarise(cells: Population, tested: Tested, *, prints: bool) -> Summary:

@@ -43,19 +43,13 @@ def thread_count(threads: int | None, jobs: int = 1) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """An `Environment` is a Python with one package that is not installed here.
-
-    Attributes
-    ----------
-    package, release
-        What is installed, and which release of it.
-    script
-        File of `bionemo.perteval.engines` that answers tasks there.
-    """
+    """An `Environment` is a Python with one package that is not installed here."""
 
     package: str
     release: str
+    """Which release of the package is installed."""
     script: str
+    """File of `bionemo.perteval.engines` that answers tasks there."""
 
     @property
     def name(self) -> str:

@@ -32,21 +32,14 @@ _FILES = "challenge.csv", "metrics.json"
 
 @dataclass(frozen=True, kw_only=True)
 class ChallengeScores:
-    """`ChallengeScores` are what the challenge says of predictions.
-
-    Attributes
-    ----------
-    members
-        One row per arm, context, training seed and member, as `engines.challenge.score_challenge` returns them.
-    notes
-        What the reader has to know.
-    settings
-        What was scored, and by which engine.
-    """
+    """`ChallengeScores` are what the challenge says of predictions."""
 
     members: pd.DataFrame
+    """One row per arm, context, training seed and member, as `engines.challenge.score_challenge` returns them."""
     notes: tuple[str, ...]
+    """What the reader has to know."""
     settings: Mapping[str, Any]
+    """What was scored, and by which engine."""
 
     @property
     def table(self) -> pd.DataFrame:

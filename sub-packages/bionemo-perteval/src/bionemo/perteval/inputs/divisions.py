@@ -24,22 +24,15 @@ SHARED = ControlRoles(Controls.SHARED)
 
 @dataclass(frozen=True, kw_only=True)
 class Divisions:
-    """`Divisions` say under which divisions of the control cells the arms are scored.
-
-    Attributes
-    ----------
-    modes
-        Kinds of control cells in the order of the tables; the first decides pictures and checks.
-    own
-        Prediction -> the roles that each of its training seeds was made with; None where a file was not made from
-        input cells alone, or does not say so.
-    rotation
-        Rotation where no prediction has one.
-    """
+    """`Divisions` say under which divisions of the control cells the arms are scored."""
 
     modes: tuple[Controls, ...]
+    """Kinds of control cells in the order of the tables; the first decides pictures and checks."""
     own: Mapping[str, tuple[ControlRoles | None, ...]]
+    """Prediction -> the roles that each of its training seeds was made with; None where a file was not made from input
+    cells alone, or does not say so."""
     rotation: int = 0
+    """Rotation where no prediction has one."""
 
     @cached_property
     def independent(self) -> tuple[ControlRoles, ...]:

@@ -9,28 +9,20 @@ from bionemo.screens.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Keys:
-    """`Keys` name the columns, the control label and the scale of the files.
-
-    Attributes
-    ----------
-    perturbation_key, context_key
-        Columns of `obs`.
-    control
-        Label of control cells.
-    target_sum
-        Counts per cell before log1p, needed where the observed file holds counts.
-    layer
-        Layer of the observed file; None for `X`.
-    within
-        Column of the subpopulations that are scored apart in each context; None scores contexts as a whole.
-    """
+    """`Keys` name the columns, the control label and the scale of the files."""
 
     perturbation_key: str
+    """Column of `obs`."""
     context_key: str
+    """Column of `obs`, or several joined by ``+``."""
     control: str
+    """Label of control cells."""
     target_sum: float | None
+    """Counts per cell before log1p, needed where the observed file holds counts."""
     layer: str | None
+    """Layer of the observed file; None for `X`."""
     within: str | None = None
+    """Column of the subpopulations that are scored apart in each context; None scores contexts as a whole."""
 
     @property
     def scored_key(self) -> str:

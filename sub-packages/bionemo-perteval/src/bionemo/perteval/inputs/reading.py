@@ -19,21 +19,14 @@ PREDICTION = "prediction"
 
 @dataclass(frozen=True, kw_only=True)
 class CellFile:
-    """A `CellFile` is the cells of one file.
-
-    Attributes
-    ----------
-    cells
-        Cells by genes, in memory or read as they are asked for.
-    name
-        What messages and the report call the file.
-    arm
-        Row of the tables that a prediction belongs to; several files of one arm are its training seeds.
-    """
+    """A `CellFile` is the cells of one file."""
 
     cells: Cells
+    """Cells by genes, in memory or read as they are asked for."""
     name: str
+    """What messages and the report call the file."""
     arm: str = "observed"
+    """Row of the tables that a prediction belongs to; several files of one arm are its training seeds."""
 
     @property
     def stated(self) -> dict[str, Any]:

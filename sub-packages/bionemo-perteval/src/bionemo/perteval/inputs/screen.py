@@ -18,18 +18,12 @@ Population = sp.csr_matrix | np.ndarray
 
 @dataclass(frozen=True)
 class Predicted(Mapping[Condition, sp.csr_matrix]):
-    """A `Predicted` gives the cells of each condition of one file, log1p [n, G], cut out when asked for.
-
-    Attributes
-    ----------
-    cells
-        All cells of the file, log1p float32 [N, G].
-    rows
-        Condition -> rows of `cells`; a row may stand there more than once.
-    """
+    """A `Predicted` gives the cells of each condition of one file, log1p [n, G], cut out when asked for."""
 
     cells: ScratchCells
+    """All cells of the file, log1p float32 [N, G]."""
     rows: Mapping[Condition, np.ndarray]
+    """Condition -> rows of `cells`; a row may stand there more than once."""
 
     def __getitem__(self, condition: Condition) -> sp.csr_matrix:
         return self.cells[self.rows[condition]]
@@ -43,53 +37,37 @@ class Predicted(Mapping[Condition, sp.csr_matrix]):
 
 @dataclass(frozen=True, kw_only=True)
 class Screen:
-    """A `Screen` holds observed and predicted cells on one gene panel, log1p.
-
-    Attributes
-    ----------
-    genes
-        Panel: the first prediction's genes in its order [G].
-    observed
-        Observed cells, log1p float32 [N, G].
-    library
-        Counts per observed cell over all genes of the file [N]; None where the file holds log1p values.
-    target_sum
-        Counts per cell before log1p; None where the file holds log1p values.
-    rows
-        (context, perturbation) -> rows of `observed`, the control label included.
-    predictions
-        Arm -> its training seeds: scored condition -> predicted cells, log1p [n, G], n the number of observed cells of
-        the condition. All have the same conditions.
-    control
-        Label of the control cells.
-    control_parts
-        Context -> part of each of its control cells, in the order of `rows`; see `bionemo.screens.controls`.
-    factors
-        Context -> labels of the columns that it is joined from; empty where one column holds it.
-    context_of
-        What is scored apart -> the context that it is a subpopulation of; empty where contexts are scored as a whole.
-    left_out
-        Predicted conditions that are not scored, because they have too few cells.
-    training
-        Conditions that the baselines may use: observed, not predicted, not held out, in a context with control cells.
-    notices, notes
-        What the reader of the report has to know about the input, first of all and beside.
-    """
+    """A `Screen` holds observed and predicted cells on one gene panel, log1p."""
 
     genes: np.ndarray
+    """Panel: the first prediction's genes in its order [G]."""
     observed: ScratchCells
+    """Observed cells, log1p float32 [N, G]."""
     library: np.ndarray | None
+    """Counts per observed cell over all genes of the file [N]; None where the file holds log1p values."""
     target_sum: float | None
+    """Counts per cell before log1p; None where the file holds log1p values."""
     rows: dict[Condition, np.ndarray]
+    """(context, perturbation) -> rows of `observed`, the control label included."""
     predictions: dict[str, tuple[Predicted, ...]]
+    """Arm -> its training seeds: scored condition -> predicted cells, log1p [n, G], n the number of observed cells of
+    the condition. All have the same conditions."""
     control: str
+    """Label of the control cells."""
     control_parts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Context -> part of each of its control cells, in the order of `rows`; see `bionemo.screens.controls`."""
     factors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Context -> labels of the columns that it is joined from; empty where one column holds it."""
     context_of: Mapping[str, str] = field(default_factory=dict)
+    """What is scored apart -> the context that it is a subpopulation of; empty where contexts are scored as a whole."""
     left_out: tuple[Condition, ...] = ()
+    """Predicted conditions that are not scored, because they have too few cells."""
     training: tuple[Condition, ...] = ()
+    """Conditions that the baselines may use: observed, not predicted, not held out, in a context with control cells."""
     notices: tuple[str, ...] = ()
+    """What the reader of the report has to know about the input first of all."""
     notes: tuple[str, ...] = ()
+    """What the reader has to know about the input beside."""
     _means: dict[Condition, np.ndarray] = field(default_factory=dict, repr=False)
 
     @cached_property

@@ -35,18 +35,12 @@ ONE_LINE = "the line"
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
-    """A `Counted` holds the cells of a file as whole counts, on the genes of the observed file.
-
-    Attributes
-    ----------
-    cells
-        Whole counts, float32 [N, G].
-    rows
-        (context, perturbation) -> rows of its cells.
-    """
+    """A `Counted` holds the cells of a file as whole counts, on the genes of the observed file."""
 
     cells: ScratchCells
+    """Whole counts, float32 [N, G]."""
     rows: Mapping[Condition, np.ndarray]
+    """(context, perturbation) -> rows of its cells."""
 
     def counts(self, context: str, perturbation: str) -> sp.csr_matrix:
         """Return the counts of a condition, float64 [n, G]."""
@@ -55,27 +49,18 @@ class Counted:
 
 @dataclass(frozen=True, kw_only=True)
 class RealCells(Counted):
-    """`RealCells` are the observed cells.
-
-    Attributes
-    ----------
-    name
-        What messages call the file.
-    genes
-        Names [G].
-    control
-        Label of the control cells.
-    keyed
-        Whether a column names the contexts.
-    library
-        (context, name of a control cell) -> its counts over all genes.
-    """
+    """`RealCells` are the observed cells."""
 
     name: str
+    """What messages call the file."""
     genes: pd.Index
+    """Names [G]."""
     control: str
+    """Label of the control cells."""
     keyed: bool
+    """Whether a column names the contexts."""
     library: Mapping[tuple[str, str], float]
+    """(context, name of a control cell) -> its counts over all genes."""
 
     @property
     def contexts(self) -> list[str]:

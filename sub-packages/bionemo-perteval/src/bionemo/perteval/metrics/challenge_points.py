@@ -16,30 +16,20 @@ _DIVISIONS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """A `Panel` holds the observed cells of a context.
-
-    Attributes
-    ----------
-    genes
-        Names [G].
-    own_gene
-        Perturbation -> column of the gene that it targets; None where it targets none of the genes.
-    control
-        Label of the control cells.
-    controls
-        Counts of control cells, float64 [n, G].
-    truth
-        Perturbation -> counts of its cells, float64 [n, G].
-    threads
-        How many share the perturbations.
-    """
+    """A `Panel` holds the observed cells of a context."""
 
     genes: np.ndarray
+    """Names [G]."""
     own_gene: Mapping[str, int | None]
+    """Perturbation -> column of the gene that it targets; None where it targets none of the genes."""
     control: str
+    """Label of the control cells."""
     controls: sp.csr_matrix
+    """Counts of control cells, float64 [n, G]."""
     truth: Mapping[str, sp.csr_matrix]
+    """Perturbation -> counts of its cells, float64 [n, G]."""
     threads: int = 1
+    """How many share the perturbations."""
 
     @cached_property
     def observed(self) -> Groups:

@@ -27,18 +27,12 @@ _CHUNK = 64
 
 @dataclass(frozen=True)
 class Cells(Mapping[str, sp.csr_matrix]):
-    """`Cells` give the counts of each perturbation, float64 [n, G], made when they are asked for.
-
-    Attributes
-    ----------
-    names
-        Perturbations, in the order of a panel.
-    make
-        Perturbation -> its counts.
-    """
+    """`Cells` give the counts of each perturbation, float64 [n, G], made when they are asked for."""
 
     names: Collection[str]
+    """Perturbations, in the order of a panel."""
     make: Callable[[str], sp.csr_matrix]
+    """Perturbation -> its counts."""
 
     def __getitem__(self, name: str) -> sp.csr_matrix:
         return self.make(name)
@@ -52,27 +46,18 @@ class Cells(Mapping[str, sp.csr_matrix]):
 
 @dataclass(frozen=True, kw_only=True)
 class Controls:
-    """`Controls` are control cells, measured once.
-
-    Attributes
-    ----------
-    profile
-        log1p of the summed counts, scaled to 50,000 [G].
-    noise
-        Sampling variance of the profile, summed over genes.
-    tested
-        Whether a gene has more than 5 counts per million, mean over cells [G].
-    mean
-        Counts per million, mean over cells [G].
-    ranked
-        The tested genes, sorted for the tests.
-    """
+    """`Controls` are control cells, measured once."""
 
     profile: np.ndarray
+    """log1p of the summed counts, scaled to 50,000 [G]."""
     noise: float
+    """Sampling variance of the profile, summed over genes."""
     tested: np.ndarray
+    """Whether a gene has more than 5 counts per million, mean over cells [G]."""
     mean: np.ndarray
+    """Counts per million, mean over cells [G]."""
     ranked: mann_whitney.SortedControls
+    """The tested genes, sorted for the tests."""
 
     @classmethod
     def of(cls, counts: sp.csr_matrix) -> "Controls":
@@ -87,26 +72,20 @@ class Controls:
 
 @dataclass(frozen=True, kw_only=True)
 class Groups:
-    """`Groups` are the cells of every perturbation of a panel, measured against control cells.
-
-    Attributes
-    ----------
-    controls
-        The control cells.
-    profiles, noise
-        As those of `Controls`, a row each perturbation [P, G], [P].
-    p_value, rate
-        Two-sided Mann-Whitney p value, and false discovery rate [P, G]; 1 for genes that are not tested.
-    change
-        log2 fold change of the means per million [P, G]; NaN for genes that are not tested.
-    """
+    """`Groups` are the cells of every perturbation of a panel, measured against control cells."""
 
     controls: Controls
+    """The control cells."""
     profiles: np.ndarray
+    """As that of `Controls`, a row each perturbation [P, G]."""
     noise: np.ndarray
+    """As that of `Controls`, of each perturbation [P]."""
     p_value: np.ndarray
+    """Two-sided Mann-Whitney p value [P, G]; 1 for genes that are not tested."""
     rate: np.ndarray
+    """False discovery rate [P, G]; 1 for genes that are not tested."""
     change: np.ndarray
+    """log2 fold change of the means per million [P, G]; NaN for genes that are not tested."""
 
     @classmethod
     def of(cls, counts: Mapping[str, sp.csr_matrix], controls: Controls, *, threads: int = 1) -> "Groups":

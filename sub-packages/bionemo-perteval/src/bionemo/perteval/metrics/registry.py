@@ -16,37 +16,25 @@ Formula = Callable[[Side, Side], np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A `Metric` compares the two sides of a context, perturbation by perturbation.
-
-    Attributes
-    ----------
-    name
-        Name in the tables of papers; the column in every frame of this package.
-    source
-        Name in cell-eval's results; None where cell-eval has no such metric.
-    best
-        Whether ``"high"`` or ``"low"`` is better; None for a plain count.
-    definition
-        One or two sentences for the report.
-    formula
-        Computes it from the predicted and the observed side; None where cell-eval computes it.
-    headline
-        Whether it is one of the seven that papers report.
-    corrected
-        Whether the ceiling is also given with the Spearman-Brown correction: the metric correlates two measurements of
-        one shift.
-    of_de_genes
-        Whether it has no value where no gene is really DE.
-    """
+    """A `Metric` compares the two sides of a context, perturbation by perturbation."""
 
     name: str
+    """Name in the tables of papers; the column in every frame of this package."""
     source: str | None = None
+    """Name in cell-eval's results; None where cell-eval has no such metric."""
     best: Literal["high", "low"] | None = None
+    """Whether ``"high"`` or ``"low"`` is better; None for a plain count."""
     definition: str
+    """One or two sentences for the report."""
     formula: Formula | None = None
+    """Computes it from the predicted and the observed side; None where cell-eval computes it."""
     headline: bool = False
+    """Whether it is one of the seven that papers report."""
     corrected: bool = False
+    """Whether the ceiling is also given with the Spearman-Brown correction: the metric correlates two measurements of
+    one shift."""
     of_de_genes: bool = False
+    """Whether it has no value where no gene is really DE."""
 
 
 METRICS: dict[str, Metric] = {}

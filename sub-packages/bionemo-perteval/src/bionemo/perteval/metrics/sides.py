@@ -10,30 +10,20 @@ from bionemo.perteval.significance.mann_whitney import Tested, false_discovery_r
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """A `Side` holds P perturbations of one context, tested against control cells of its own.
-
-    Attributes
-    ----------
-    perturbations
-        Labels, sorted [P].
-    control
-        Label of the control cells.
-    genes
-        Names [G].
-    control_mean
-        Mean of this side's control cells, log1p [G].
-    reference
-        Mean perturbed cell of the context, log1p [G].
-    tests
-        One a perturbation [P].
-    """
+    """A `Side` holds P perturbations of one context, tested against control cells of its own."""
 
     perturbations: list[str]
+    """Labels, sorted [P]."""
     control: str
+    """Label of the control cells."""
     genes: np.ndarray
+    """Names [G]."""
     control_mean: np.ndarray
+    """Mean of this side's control cells, log1p [G]."""
     reference: np.ndarray
+    """Mean perturbed cell of the context, log1p [G]."""
     tests: list[Tested]
+    """One a perturbation [P]."""
 
     @cached_property
     def means(self) -> np.ndarray:

@@ -22,21 +22,14 @@ TRANSFERRED_DELTA = "control cells + transferred delta"
 
 @dataclass(frozen=True)
 class Request:
-    """A `Request` asks for the cells of one condition, as many as were observed.
-
-    Attributes
-    ----------
-    view
-        The context, with the control cells that baselines are made from.
-    perturbation
-        Perturbation of the cells.
-    rng
-        Source of the draws.
-    """
+    """A `Request` asks for the cells of one condition, as many as were observed."""
 
     view: View
+    """The context, with the control cells that baselines are made from."""
     perturbation: str
+    """Perturbation of the cells."""
     rng: np.random.Generator
+    """Source of the draws."""
 
     @property
     def screen(self) -> Screen:
@@ -90,39 +83,28 @@ Estimate = Callable[[Estimates, str, str], np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """A `Baseline` is a population that needs no model.
-
-    Attributes
-    ----------
-    name
-        Row of the tables.
-    definition
-        One sentence for the report.
-    draw
-        Draws the cells of one condition.
-    main
-        Whether it stands in the short list of arms.
-    oracle
-        Whether it is drawn from the observed cells that it is scored against.
-    uses_controls
-        Whether it is made from control cells of the scored context.
-    generic
-        Whether it is the same for every perturbation of a context, so that it knows nothing of any.
-    needs_training, needs_counts, needs_factors
-        Without training conditions, without counts, or without contexts that are joined from several columns, the
-        baseline does not exist.
-    """
+    """A `Baseline` is a population that needs no model."""
 
     name: str
+    """Row of the tables."""
     definition: str
+    """One sentence for the report."""
     draw: Draw
+    """Draws the cells of one condition."""
     main: bool = False
+    """Whether it stands in the short list of arms."""
     oracle: bool = False
+    """Whether it is drawn from the observed cells that it is scored against."""
     uses_controls: bool = False
+    """Whether it is made from control cells of the scored context."""
     generic: bool = False
+    """Whether it is the same for every perturbation of a context, so that it knows nothing of any."""
     needs_training: bool = True
+    """Whether it exists only with training conditions."""
     needs_counts: bool = False
+    """Whether it exists only with counts."""
     needs_factors: bool = False
+    """Whether it exists only with contexts that are joined from several columns."""
 
     def exists_for(self, screen: Screen) -> bool:
         """Say whether the screen has what the baseline is made from."""

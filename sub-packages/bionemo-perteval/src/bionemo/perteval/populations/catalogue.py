@@ -67,21 +67,14 @@ def list_arms(screen: Screen, *, main: bool = False) -> dict[str, Arm]:
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """A `Turn` is one population of every scored condition of a context.
-
-    Attributes
-    ----------
-    arm
-        What draws it.
-    repeat
-        Training seed of a prediction, split of the ceiling, place of its division for a baseline.
-    roles
-        Divisions of the control cells under which the population is scored; a baseline is made under the first.
-    """
+    """A `Turn` is one population of every scored condition of a context."""
 
     arm: str
+    """What draws it."""
     repeat: int
+    """Training seed of a prediction, split of the ceiling, place of its division for a baseline."""
     roles: tuple[ControlRoles, ...]
+    """Divisions of the control cells under which the population is scored; a baseline is made under the first."""
 
 
 def turns(arms: Mapping[str, Arm], divisions: Divisions) -> list[Turn]:

@@ -12,23 +12,17 @@ RIDGE = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class _Training:
-    """A `_Training` holds sums of mean cells over the training conditions, which may be far more than contexts.
-
-    Attributes
-    ----------
-    contexts, perturbations
-        Label -> row of the arrays.
-    there
-        Whether training has the perturbation in the context, float64 [C, P].
-    by_context, by_perturbation
-        Sums of mean cells, log1p [C, G], [P, G].
-    """
+    """A `_Training` holds sums of mean cells over the training conditions, which may be far more than contexts."""
 
     contexts: dict[str, int]
     perturbations: dict[str, int]
+    """Both say label -> row of the arrays."""
     there: np.ndarray
+    """Whether training has the perturbation in the context, float64 [C, P]."""
     by_context: np.ndarray
+    """Sums of mean cells, log1p [C, G]."""
     by_perturbation: np.ndarray
+    """Sums of mean cells, log1p [P, G]."""
 
     @classmethod
     def of(cls, screen: Screen) -> "_Training":

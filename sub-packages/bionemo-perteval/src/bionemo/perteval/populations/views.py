@@ -12,26 +12,20 @@ from bionemo.screens.controls import ControlRole, ControlRoles, Controls
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """A `View` is a context under one division of its control cells.
-
-    Attributes
-    ----------
-    roles
-        The division.
-    context
-        The context.
-    screen, estimates
-        The cells, and what the training conditions say, to one who has only the input cells of the context.
-    known, truth
-        Rows of the control cells that predicted and observed shifts are measured against.
-    """
+    """A `View` is a context under one division of its control cells."""
 
     roles: ControlRoles
+    """The division."""
     context: str
+    """The context."""
     screen: Screen
+    """The cells to one who has only the input cells of the context."""
     estimates: Estimates
+    """What the training conditions say to the same one."""
     known: np.ndarray
+    """Rows of the control cells that predicted shifts are measured against."""
     truth: np.ndarray
+    """Rows of the control cells that observed shifts are measured against."""
 
     @classmethod
     def of(cls, screen: Screen, estimates: Estimates, context: str, roles: ControlRoles) -> "View":

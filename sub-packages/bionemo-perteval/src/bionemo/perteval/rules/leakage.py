@@ -18,21 +18,14 @@ CONDITIONS = "training_conditions"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecord:
-    """A `TrainingRecord` is what is known of the training behind a prediction.
-
-    Attributes
-    ----------
-    conditions
-        Every (context, perturbation) with a training cell, controls included; None where nobody said.
-    hvg_from
-        Which cells chose the genes, of `HVG_SOURCES`; None where nobody said.
-    hvg_split
-        `Split.hash` of the split whose training cells chose the genes; None where nobody said.
-    """
+    """A `TrainingRecord` is what is known of the training behind a prediction."""
 
     conditions: frozenset[Condition] | None = None
+    """Every (context, perturbation) with a training cell, controls included; None where nobody said."""
     hvg_from: str | None = None
+    """Which cells chose the genes, of `HVG_SOURCES`; None where nobody said."""
     hvg_split: str | None = None
+    """`Split.hash` of the split whose training cells chose the genes; None where nobody said."""
 
     @classmethod
     def of(

@@ -28,46 +28,30 @@ HvgFrom = str | Mapping[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """A `Held` is what a `Ruleset` leaves of an evaluation that keeps it.
-
-    Attributes
-    ----------
-    screen
-        The screen whose baselines use no held-out condition.
-    held_out
-        Every held-out condition, the controls apart.
-    hvg_from
-        File -> which cells chose its genes; None where nobody said.
-    notes
-        What could not be checked, was seen in part, or is missing.
-    """
+    """A `Held` is what a `Ruleset` leaves of an evaluation that keeps it."""
 
     screen: Screen
+    """The screen whose baselines use no held-out condition."""
     held_out: set[Condition]
+    """Every held-out condition, the controls apart."""
     hvg_from: dict[str, str | None]
+    """File -> which cells chose its genes; None where nobody said."""
     notes: list[str]
+    """What could not be checked, was seen in part, or is missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ruleset:
-    """A `Ruleset` is what the caller of `evaluate` asks to be kept.
-
-    Attributes
-    ----------
-    protocol
-        The named protocol; None where none was named.
-    split
-        The user's split file, else the conditions that the protocol names with their contexts, else None.
-    pairs
-        Further held-out conditions.
-    strict
-        Whether to refuse statistics of held-out cells and what cannot be checked.
-    """
+    """A `Ruleset` is what the caller of `evaluate` asks to be kept."""
 
     protocol: Protocol | None = None
+    """The named protocol; None where none was named."""
     split: Split | None = None
+    """The user's split file, else the conditions that the protocol names with their contexts, else None."""
     pairs: frozenset[Condition] = frozenset()
+    """Further held-out conditions."""
     strict: bool = False
+    """Whether to refuse statistics of held-out cells and what cannot be checked."""
 
     @classmethod
     def read(

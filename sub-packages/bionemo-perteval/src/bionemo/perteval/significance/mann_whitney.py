@@ -23,81 +23,53 @@ _FEW_CELLS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Moments:
-    """`Moments` describe a population gene by gene.
-
-    Attributes
-    ----------
-    cells
-        Number of cells.
-    mean, variance
-        Moments of log1p values, float64 [G].
-    zeros
-        Fraction of cells without expression [G].
-    """
+    """`Moments` describe a population gene by gene."""
 
     cells: int
+    """Number of cells."""
     mean: np.ndarray
     variance: np.ndarray
+    """Both are moments of log1p values, float64 [G]."""
     zeros: np.ndarray
+    """Fraction of cells without expression [G]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SortedCells:
-    """`SortedCells` are a population, sorted once for all tests of it.
-
-    Attributes
-    ----------
-    values, starts
-        Values by gene, sorted; gene g has ``values[starts[g]:starts[g + 1]]``, and the rest of its cells are zero.
-    cells
-        Number of cells.
-    """
+    """`SortedCells` are a population, sorted once for all tests of it."""
 
     values: np.ndarray
     starts: np.ndarray
+    """Gene g has the sorted ``values[starts[g]:starts[g + 1]]``, and the rest of its cells are zero."""
     cells: int
+    """Number of cells."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SortedControls:
-    """`SortedControls` are control cells, sorted once for all tests against them.
-
-    Attributes
-    ----------
-    values, starts
-        Non-zero values by gene, sorted; gene g has ``values[starts[g]:starts[g + 1]]``.
-    ties
-        Sum of ``c**3 - c`` over groups of c equal non-zero values [G].
-    moments
-        Moments of the control cells.
-    """
+    """`SortedControls` are control cells, sorted once for all tests against them."""
 
     values: np.ndarray
     starts: np.ndarray
+    """Gene g has the sorted non-zero ``values[starts[g]:starts[g + 1]]``."""
     ties: np.ndarray
+    """Sum of ``c**3 - c`` over groups of c equal non-zero values [G]."""
     moments: Moments
+    """Moments of the control cells."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tested:
-    """A `Tested` holds the tests of a population against control cells.
-
-    Attributes
-    ----------
-    p_value
-        Two-sided, not corrected for multiple testing [G].
-    z
-        Standardised statistic, positive where the population is higher, without continuity correction [G].
-    fold_change
-        Ratio of expm1 of the means, 20 or 1/20 where one of them is zero [G].
-    moments
-        Moments of the population.
-    """
+    """A `Tested` holds the tests of a population against control cells."""
 
     p_value: np.ndarray
+    """Two-sided, not corrected for multiple testing [G]."""
     z: np.ndarray
+    """Standardised statistic, positive where the population is higher, without continuity correction [G]."""
     fold_change: np.ndarray
+    """Ratio of expm1 of the means, 20 or 1/20 where one of them is zero [G]."""
     moments: Moments
+    """Moments of the population."""
 
 
 def sort_cells(cells: Population) -> SortedCells:

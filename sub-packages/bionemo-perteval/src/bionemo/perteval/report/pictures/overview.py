@@ -19,24 +19,16 @@ _WIDTH, _HEIGHT = 3.7, 3.3
 
 @dataclass(frozen=True)
 class Place:
-    """A `Place` is where a metric has the predictions, as shares of the way from control cells to split halves.
-
-    Attributes
-    ----------
-    metric
-        Its name.
-    grey
-        Whether it tells nothing on this screen.
-    baseline
-        The best baseline; NaN where the ceiling is no better than the control cells.
-    predictions
-        Low end of the interval, value and high end of each prediction.
-    """
+    """A `Place` is where a metric has the predictions, as shares of the way from control cells to split halves."""
 
     metric: str
+    """Its name."""
     grey: bool
+    """Whether it tells nothing on this screen."""
     baseline: float
+    """The best baseline; NaN where the ceiling is no better than the control cells."""
     predictions: Sequence[tuple[float, float, float]]
+    """Low end of the interval, value and high end of each prediction."""
 
 
 def places(rows: Sequence[Place], names: Sequence[str]) -> str:
