@@ -92,12 +92,7 @@ class ControlRoles:
 def check_roles(cells: Mapping[str, Mapping[ControlRole, int]], source: str) -> tuple[str, ControlRole, int]:
     """Return the context and role that have the fewest control cells, and their number.
 
-    Parameters
-    ----------
-    cells
-        Context -> role -> number of its control cells.
-    source
-        What messages call the file.
+    `cells` is context -> role -> number of its control cells, and `source` what messages call the file.
 
     Raises
     ------

@@ -6,7 +6,7 @@ files here.
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +31,9 @@ _ZARR_FILES = ("zarr.json", ".zgroup", ".zmetadata")
 
 
 def open_anndata_file(path: str | Path) -> h5py.File | zarr.Group:
-    """Open an AnnData file for reading, checked.
+    """Open an h5ad file or a zarr directory (format 2 or 3) to read, checked; its content tells which, not its name.
 
-    Parameters
-    ----------
-    path : path
-        An h5ad file or a zarr directory (format 2 or 3); its content tells which, not its name.
-
-    Returns
-    -------
-    h5py.File or zarr.Group
-        Read-only. An `h5py.File` must be closed.
+    An `h5py.File` must be closed.
 
     Raises
     ------
@@ -53,21 +45,19 @@ def open_anndata_file(path: str | Path) -> h5py.File | zarr.Group:
     if path.is_dir():
         return _open_zarr(path)
     _refuse_foreign(path)
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read as .h5ad ({brief(error)}): copy or write the file again") from error
-    try:
-        for name, reason in _ways_out(file):
+    with ExitStack() as closing:
+        try:
+            file = closing.enter_context(h5py.File(path, "r"))
+            ways = list(_ways_out(file))
+        except Exception as error:  # whatever h5py stumbles over, the file is the cause
+            raise InputError(
+                f"{path} cannot be read as .h5ad ({brief(error)}): copy or write the file again"
+            ) from error
+        for name, reason in ways:
             raise InputError(
                 f"'{name}' of {path} {reason}, and only the named file is read: write one file that holds all of it"
             )
-    except InputError:
-        file.close()
-        raise
-    except Exception as error:  # whatever h5py stumbles over, the file is the cause
-        file.close()
-        raise InputError(f"{path} cannot be read as .h5ad ({brief(error)}): copy or write the file again") from error
+        closing.pop_all()
     return file
 
 
@@ -93,19 +83,9 @@ def reading(path: str | Path) -> Iterator[Any]:
 
 
 def read_anndata(path: str | Path, *, obs_only: bool = False) -> ad.AnnData:
-    """Read an AnnData file into memory, checked as `open_anndata_file` does.
+    """Read an AnnData file into memory, old layouts included, checked as `open_anndata_file` does.
 
-    Parameters
-    ----------
-    path : path
-        An h5ad file or a zarr directory.
-    obs_only : bool
-        Read only the two tables, obs and var; X is then None.
-
-    Returns
-    -------
-    AnnData
-        As anndata reads it, old layouts included.
+    With `obs_only` only the two tables are read, obs and var; X is then None.
 
     Raises
     ------

@@ -15,25 +15,14 @@ FEWEST = 2
 
 
 def inner_split(split: Split, observed: Collection[Condition], control: str) -> Split | None:
-    """Return the split with a tenth of its training conditions marked as validation conditions.
+    """Return a split without validation conditions with a tenth of its training conditions marked as such.
 
     Each of them can still be predicted from the others: its perturbation trains in another context, and its context has
     another perturbation that trains. A context with one perturbation has none, and there two other contexts train it.
     Conditions are ranked by a hash of their labels, so the same labels give the same split.
 
-    Parameters
-    ----------
-    split
-        One that marks no validation conditions.
-    observed
-        (context, perturbation) of all cells, controls included.
-    control
-        The label of control cells.
-
-    Returns
-    -------
-    Split or None
-        None where fewer than two conditions can be held out.
+    `observed` has (context, perturbation) of all cells, controls included. None is returned where fewer than two
+    conditions can be held out.
     """
     training = sorted(c for c in observed if c[1] != control and split.part(*c) == "train")
     by_context = Counter(context for context, _ in training)

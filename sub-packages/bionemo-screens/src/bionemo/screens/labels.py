@@ -39,19 +39,8 @@ class Treatment:
 def parse_label(label: str, separator: str, control: str) -> tuple[Treatment, ...]:
     """Read a label in one of the spellings that stand at the head of this module.
 
-    Parameters
-    ----------
-    label
-        As the data have it.
-    separator
-        What joins the parts of a label; empty where labels have no parts.
-    control
-        The control label.
-
-    Returns
-    -------
-    tuple of Treatment
-        At least one: the label itself where it is the control's.
+    The `separator` joins the parts of a label; it is empty where labels have no parts. There is at least one treatment:
+    the label itself where it is the control's.
 
     Raises
     ------

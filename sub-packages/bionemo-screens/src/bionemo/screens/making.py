@@ -28,12 +28,7 @@ _NEW, _REPLACED = "new", "replaced"
 def made_whole(target: Path) -> Iterator[Path]:
     """Yield a directory to write in, which gets the name of `target` when that is done, and is removed on an error.
 
-    Raises
-    ------
-    InputError
-        Another process is making `target`.
-    OSError
-        It cannot be written.
+    Errors are those of `hidden_folder`, and an OSError where it cannot be written.
     """
     with scratch_folder(target) as place:
         yield place
@@ -44,12 +39,7 @@ def made_whole(target: Path) -> Iterator[Path]:
 def file_made_whole(target: Path) -> Iterator[Path]:
     """Yield a file to write, which gets the name of `target` when that is done, and is removed on an error.
 
-    Raises
-    ------
-    InputError
-        Another process is making `target`.
-    OSError
-        It cannot be written.
+    Errors are those of `hidden_folder`, and an OSError where it cannot be written.
     """
     with scratch_folder(target) as place:
         yield place / target.name
@@ -60,12 +50,7 @@ def file_made_whole(target: Path) -> Iterator[Path]:
 def scratch_folder(target: Path) -> Iterator[Path]:
     """Yield an empty directory beside `target`, for this process alone, and remove it in the end.
 
-    Raises
-    ------
-    InputError
-        Another process is making `target`.
-    OSError
-        It cannot be made.
+    Errors are those of `hidden_folder`.
     """
     with hidden_folder(target) as folder:
         try:

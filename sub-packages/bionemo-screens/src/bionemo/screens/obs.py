@@ -22,14 +22,9 @@ class ObsKey:
         self._values_of: dict[str, tuple[str, ...]] = {}
 
     def columns(self, at_hand: Iterable[str], source: str | Path) -> list[str]:
-        """Return the columns that a file has to give, the key itself where it is one of them.
+        """Return the columns that a file has to give, of those `at_hand`: the key itself where it is one of them.
 
-        Parameters
-        ----------
-        at_hand
-            The columns of the file.
-        source
-            What messages call the file.
+        `source` is what messages call the file.
 
         Raises
         ------
@@ -44,19 +39,9 @@ class ObsKey:
         return columns
 
     def join(self, parts: Sequence[np.ndarray], source: str | Path) -> np.ndarray:
-        """Join the labels of the columns of some cells.
+        """Join the labels of the columns of some cells, for each an object array of str [N], as `text_of` returns it.
 
-        Parameters
-        ----------
-        parts
-            For each column an object array of str [N], as `text_of` returns it.
-        source
-            What messages call the file.
-
-        Returns
-        -------
-        object array of str [N]
-            The joined labels; empty where one of the parts is blank.
+        The joined labels [N] are empty where one of the parts is blank. `source` is what messages call the file.
 
         Raises
         ------
@@ -87,20 +72,9 @@ class ObsKey:
 
 
 def labels_of(obs: pd.DataFrame, key: str, source: str | Path) -> np.ndarray:
-    """Return the labels of all cells of a table.
+    """Return the labels of all cells of a table, object array of str [N]; `source` is what messages call the file.
 
-    Parameters
-    ----------
-    obs
-        A row per cell, named by its index.
-    key
-        A column, or several joined by ``+``.
-    source
-        What messages call the file.
-
-    Returns
-    -------
-    object array of str [N]
+    The key names a column, or several joined by ``+``.
 
     Raises
     ------
@@ -132,16 +106,8 @@ def blank_labels(key: str, source: str | Path, count: int, first_cell: str) -> I
 def look_alikes(labels: Iterable[str], key: str, source: str | Path, *, control: str | None = None) -> list[str]:
     """Return a notice for each group of labels that differ only by capitals or blanks.
 
-    Parameters
-    ----------
-    labels
-        The distinct labels of a column.
-    key
-        The column.
-    source
-        What messages call the file.
-    control
-        The control label, for the labels of perturbations.
+    The `labels` are the distinct ones of the column `key` of `source`. With perturbations the `control` label is given
+    too.
 
     Raises
     ------
@@ -167,18 +133,7 @@ def look_alikes(labels: Iterable[str], key: str, source: str | Path, *, control:
 
 
 def text_of(values: Any) -> np.ndarray:
-    """Return values as text.
-
-    Parameters
-    ----------
-    values
-        A Series, an Index, an array of pandas or a NumPy array [N].
-
-    Returns
-    -------
-    object array of str [N]
-        Empty where a value is missing.
-    """
+    """Return a Series, an Index or an array as text, object array of str [N]; empty where a value is missing."""
     values = values.array if isinstance(values, pd.Series | pd.Index) else values
     if isinstance(values, pd.Categorical):
         # The code of a missing value is -1, which takes the last entry.

@@ -126,12 +126,8 @@ class Protocol:
     def split_of(self, observed: Collection[Condition]) -> Split | None:
         """Return what the protocol holds out of a screen; None where it does not list the perturbations.
 
-        A context that lacks some of the listed perturbations holds out those that it has.
-
-        Parameters
-        ----------
-        observed
-            (context, perturbation) of all cells; the contexts of the split are as it writes them.
+        A context that lacks some of the listed perturbations holds out those that it has. `observed` has the conditions
+        of all cells; the contexts of the split are as it writes them.
         """
         rule = self.held_out
         if self.split is not None or rule is None or not rule.listed:

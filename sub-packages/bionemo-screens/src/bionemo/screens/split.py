@@ -124,19 +124,9 @@ class Split:
         return next((part for part in HELD_OUT if perturbation in lists.get(part, ())), "train")
 
     def parts(self, contexts: Iterable[str], perturbations: Iterable[str], control: str) -> np.ndarray:
-        """Return the part of every row of a table of conditions.
+        """Return the part of every row of a table of conditions, ``"train"``, ``"val"`` or ``"test"`` [n].
 
-        Parameters
-        ----------
-        contexts, perturbations
-            The labels of each row [n]; together all conditions of the screen.
-        control
-            The label of control cells.
-
-        Returns
-        -------
-        array of str [n]
-            ``"train"``, ``"val"`` or ``"test"``.
+        `contexts` and `perturbations` are the labels of each row [n]; together all conditions of the screen.
 
         Raises
         ------
