@@ -72,7 +72,7 @@ def test_zarr_directories_are_read(noisy, counts, evaluation, tmp_path):
 def test_genes_that_are_missing_are_named(perfect, counts):
     perfect.var_names = ["G_0", "G_1", *perfect.var_names[2:]]
     message = _refused("2 of 120 predicted genes", perfect, counts)
-    assert "G_0, G_1" in message
+    assert "'G_0', 'G_1'" in message
 
 
 def test_a_gene_twice(perfect, counts):

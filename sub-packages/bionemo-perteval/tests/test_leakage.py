@@ -11,6 +11,7 @@ import pytest
 from bionemo.perteval import evaluate
 from bionemo.perteval.cli import by_name
 from bionemo.perteval.inputs.keys import Keys
+from bionemo.perteval.inputs.reading import CellFile
 from bionemo.perteval.report.page import html
 from bionemo.perteval.rules.leakage import TrainingRecord, check_leakage, read_pairs
 from bionemo.perteval.rules.ruleset import Ruleset
@@ -98,15 +99,15 @@ def test_a_prediction_cannot_be_talked_out_of_its_record(tmp_path):
     cells.uns["prediction"] = {"hvg_from": "all"}
     cells.uns["training_conditions"] = pd.DataFrame([("A", "t")], columns=["context", "perturbation"])
     (tmp_path / "pairs.csv").write_text("context,perturbation\nA,a\n")
-    given = read_pairs(tmp_path / "pairs.csv", "--training-conditions")
-    record = TrainingRecord.of(cells, "pred.h5ad", trained_on=given, hvg_from=None)
+    given, file = read_pairs(tmp_path / "pairs.csv", "--training-conditions"), CellFile(cells=cells, name="pred.h5ad")
+    record = TrainingRecord.of(file, trained_on=given)
     assert record.conditions == {("A", "t"), ("A", "a")}
     assert record.hvg_from == "all"
     with pytest.raises(InputError, match="records hvg_from 'all', not 'train'"):
-        TrainingRecord.of(cells, "pred.h5ad", trained_on=None, hvg_from="train")
+        TrainingRecord.of(file, hvg_from="train")
     cells.uns["training_conditions"] = "A/t"
     with pytest.raises(InputError, match="no table with the columns context and perturbation"):
-        TrainingRecord.of(cells, "pred.h5ad", trained_on=None, hvg_from=None)
+        TrainingRecord.of(file)
 
 
 def test_arguments_that_contradict_the_protocol_are_refused():
@@ -172,11 +173,14 @@ def test_evaluate_refuses_a_leak_before_it_scores(noisy, counts, tmp_path):
     [
         (
             {"training_conditions": [("B", "p44"), ("B", "p4")]},
-            r"--training-conditions names B / p44, .*nearest: .*'p4'",
+            r"--training-conditions names B / p44, which was not observed \(1 such.*did you mean 'p4'",
         ),
-        ({"training_conditions": {"state": [("BB", "p4")]}}, r"names BB / p4, which was not observed \(nearest: 'B'\)"),
-        ({"held_out": [("C", "q1")]}, r"--held-out names C / q1, which was not observed \(nearest: 'p1'"),
-        ({"hvg_from": {"stat": "train"}}, r"--hvg-from names 'stat', which is no prediction \(nearest: 'state'"),
+        (
+            {"training_conditions": {"state": [("BB", "p4")]}},
+            r"names BB / p4, which was not observed .*did you mean 'B'",
+        ),
+        ({"held_out": [("C", "q1")]}, r"--held-out names C / q1, which was not observed .*did you mean 'p1'"),
+        ({"hvg_from": {"stat": "train"}}, r"--hvg-from names 'stat', which is no prediction: did you mean 'state'"),
         ({"hvg_from": {"scale": "all"}}, "records hvg_from 'train', not 'all'"),
         ({"training_conditions": {"state": [("A", "p1")]}}, "The model of state: .* was trained on A / p1"),
     ],

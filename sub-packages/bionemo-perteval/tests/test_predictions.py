@@ -33,7 +33,7 @@ def test_seeds_are_averaged_and_their_spread_is_told(several, evaluation):
     assert several.table.loc["scale", "MSE"] == pytest.approx(seeds["MSE"].mean())
     assert several.seed_spread.loc["scale", "MSE"] == pytest.approx(seeds["MSE"].std())
     assert np.isnan(several.seed_spread.loc["state", "MSE"])
-    assert "2 training seeds" in several.definitions["scale"]
+    assert "2 training seeds" in several.arms["scale"].definition
 
 
 def test_a_failed_seed_is_not_hidden_in_a_mean(noisy, counts, tmp_path):
@@ -214,13 +214,11 @@ def test_the_challenge_is_scored_as_cell_eval2_does(counts):
 
     names = ("p1", "p2", "p3", "p4")
     # One perturbation targets a gene of the panel.
-    own_gene = {**dict.fromkeys(names), "p2": 7}
     genes = np.array(["p2" if place == 7 else name for place, name in enumerate(counts.var_names)])
     truth = {name: cells("A", name) for name in names}
-    panel = Panel(genes=genes, own_gene=own_gene, control="ctrl", controls=cells("A", "ctrl"), truth=truth)
-    ours = challenge._Own(panel)
-    with challenge._cell_eval2(1, progress=False) as scorer_of:
-        theirs = scorer_of(panel)
+    ours = Panel(genes=genes, control="ctrl", controls=cells("A", "ctrl"), truth=truth)
+    with challenge.scorers(original=True, progress=False) as scorer_of:
+        theirs = scorer_of(ours)
         assert set(theirs.zero) == set(MEMBERS)
         assert ours.zero == pytest.approx(theirs.zero, abs=1e-6)
         assert ours.one == pytest.approx(theirs.one, abs=1e-6)

@@ -123,7 +123,7 @@ def test_baselines_stand_where_they_belong(evaluation):
     zeros = evaluation.profiles.fraction_of_zeros
     assert zeros(delta) < 0.75 * zeros("observed")
     assert zeros(kept) == pytest.approx(zeros("observed"), abs=0.05)
-    assert evaluation.profiles.mean_variance("perturbation mean") == pytest.approx(0, abs=1e-5)
+    assert evaluation.profiles.variances["perturbation mean"].mean() == pytest.approx(0, abs=1e-5)
     assert table.loc["split halves", "PDCorr"] > 0.6
     assert evaluation.shared.table.loc["split halves", "PDCorr"] > 0.7
 

@@ -127,7 +127,7 @@ def _renamed(cells, old, new):
         (lambda cells: cells[:, 2:], r"lacks 2 .*120 genes of .*'g0', 'g1': predict all genes"),
         (lambda cells: cells[:, ::-1], "in another order"),
         (lambda cells: cells[1:], r"has \d+ cells of 'p1', and the observed AnnData asks for \d+"),
-        (lambda cells: _renamed(cells, "p3", "q3"), "Perturbation 'q3' was predicted .*nearest: 'p3'"),
+        (lambda cells: _renamed(cells, "p3", "q3"), "Perturbation 'q3' was predicted .*did you mean 'p3'"),
         (lambda cells: cells[cells.obs["target"] != "p4"], "lacks 1 of 4 targets .*'p4': a submission has all"),
         (lambda cells: _renamed(cells, "non-targeting", "p1"), "has no cell labelled 'non-targeting'"),
         (lambda cells: _submitted(cells.X * 1e6, cells.obs["target"], cells.var_names), "at most 1,000,000"),

@@ -1,7 +1,8 @@
 """Define the `perteval` command."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -117,67 +118,35 @@ def evaluate(
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Score predictions beside their baselines and their ceiling, and write the report."""
+    options: dict[str, Any] = dict(locals())
     from rich.console import Console
 
     from bionemo import perteval
     from bionemo.perteval.rules.leakage import read_pairs
 
+    options["predicted"] = named_files(predicted)
     if protocol == "vcc2026":
         from bionemo.perteval.engines import vcc2026
 
-        given = {"--target-sum": target_sum, "--within": within, "--min-cells": min_cells, "--held-out": held_out}
-        given |= {"--split": split, "--training-conditions": training_conditions, "--hvg-from": hvg_from}
-        given |= {"--strict": strict or None, "--control-rotation": control_rotation, "--seed": seed or None}
-        given |= {"--jobs": None if jobs == 1 else jobs, "--arms": None if arms == "all" else arms}
-        given |= {"--controls": None if controls == "both" else controls}
-        unused = [option for option, value in given.items() if value is not None]
+        taken = signature(perteval.evaluate_submission).parameters
+        others = {name: of.default for name, of in signature(evaluate).parameters.items() if name not in taken}
+        unused = [name for name, default in others.items() if name != "protocol" and options[name] != default]
         if unused:
+            listed = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
             raise InputError(
-                f"--protocol vcc2026 does not take {', '.join(unused)}: the challenge has its own rules; leave it out."
+                f"--protocol vcc2026 does not take {listed}: the challenge has its own rules; leave it out."
             )
-        found = perteval.evaluate_submission(
-            named_files(predicted),
-            observed,
-            out=out,
-            perturbation_key=perturbation_key,
-            control=control,
-            context_key=context_key,
-            layer=layer,
-            engine="vcc2026" if engine == "0.6" else engine,  # type: ignore[arg-type]
-            threads=threads,
-            progress=progress,
-        )
+        options["engine"] = "vcc2026" if engine == "0.6" else engine
+        found = perteval.evaluate_submission(**{name: options[name] for name in taken})
         Console().print(vcc2026.render(found))
         typer.echo(f"scores: {out / 'challenge.csv'}")
         return
-    evaluation = perteval.evaluate(
-        named_files(predicted),
-        observed,
-        out=out,
-        perturbation_key=perturbation_key,
-        control=control,
-        context_key=context_key,
-        target_sum=target_sum,
-        layer=layer,
-        within=within,
-        min_cells=min_cells,
-        held_out=None if held_out is None else read_pairs(held_out, "--held-out"),
-        protocol=protocol,
-        split=split,
-        training_conditions=by_name(
-            training_conditions, "--training-conditions", lambda path: read_pairs(path, "--training-conditions")
-        ),
-        hvg_from=by_name(hvg_from, "--hvg-from", str),
-        strict=strict,
-        controls=controls,  # type: ignore[arg-type]
-        control_rotation=control_rotation,
-        arms=arms,  # type: ignore[arg-type]
-        engine=engine,  # type: ignore[arg-type]
-        seed=seed,
-        threads=threads,
-        jobs=jobs,
-        progress=progress,
+    options["held_out"] = None if held_out is None else read_pairs(held_out, "--held-out")
+    options["hvg_from"] = by_name(hvg_from, "--hvg-from", str)
+    options["training_conditions"] = by_name(
+        training_conditions, "--training-conditions", lambda path: read_pairs(path, "--training-conditions")
     )
+    evaluation = perteval.evaluate(**options)
     Console().print(perteval.render(evaluation))
     typer.echo(f"report: {out / 'report.html'}")
 
@@ -201,30 +170,17 @@ def reference(
 
 def named_files(predicted: list[str]) -> Any:
     """Return what ``--predicted`` says: one path, or name -> paths."""
-    if len(predicted) == 1 and ("=" not in predicted[0] or Path(predicted[0]).exists()):
+    if _is_of_all(predicted):
         return predicted[0]
     files: dict[str, list[str]] = {}
-    for given in predicted:
-        name, equals, paths = given.partition("=")
-        if not equals or not name or not paths:
-            raise InputError(
-                f"Several predictions need names, but {given!r} has none; write --predicted name=file.h5ad."
-            )
+    mend = "Several predictions need names, but {!r} has none; write --predicted name=file.h5ad."
+    for name, paths in _named(predicted, mend):
         files.setdefault(name, []).extend(paths.split(","))
     return files
 
 
 def by_name(given: list[str] | None, option: str, read: Callable[[str], Value]) -> Value | dict[str, Value] | None:
-    """Return what an option says of all predictions, or name -> what it says of each.
-
-    Parameters
-    ----------
-    given
-        Values of the option.
-    option
-        What messages call it.
-    read
-        Takes a value, without the name.
+    """Return what an option says of all predictions, or name -> what it says of each, as `read` takes the value.
 
     Raises
     ------
@@ -233,17 +189,29 @@ def by_name(given: list[str] | None, option: str, read: Callable[[str], Value]) 
     """
     if not given:
         return None
-    if len(given) == 1 and ("=" not in given[0] or Path(given[0]).exists()):
+    if _is_of_all(given):
         return read(given[0])
     values: dict[str, Value] = {}
-    for each in given:
-        name, equals, value = each.partition("=")
-        if not equals or not name or not value:
-            raise InputError(f"{option} {each!r} names no prediction, but others do; write {option} name={each}.")
+    for name, value in _named(
+        given, f"{option} {{0!r}} names no prediction, but others do; write {option} name={{0}}."
+    ):
         if name in values:
             raise InputError(f"{option} says two things of {name!r}; leave one out.")
         values[name] = read(value)
     return values
+
+
+def _is_of_all(given: list[str]) -> bool:
+    return len(given) == 1 and ("=" not in given[0] or Path(given[0]).exists())
+
+
+def _named(given: list[str], mend: str) -> Iterator[tuple[str, str]]:
+    """Yield name and value of each ``name=value``; `mend` is what to say of one that is none."""
+    for each in given:
+        name, _, value = each.partition("=")
+        if not name or not value:
+            raise InputError(mend.format(each))
+        yield name, value
 
 
 def main() -> None:

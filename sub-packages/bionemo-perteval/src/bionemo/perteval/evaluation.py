@@ -1,6 +1,6 @@
 """Hold the result of an evaluation: the scores of every arm, and the tables that follow from them."""
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -70,7 +70,7 @@ class Evaluation:
     @property
     def predictions(self) -> list[str]:
         """Arms that are predictions."""
-        return [name for name, arm in self.arms.items() if arm.kind == "prediction"]
+        return self._of_kind("prediction")
 
     @cached_property
     def flags(self) -> list[Flag]:
@@ -81,11 +81,6 @@ class Evaluation:
     def kinds(self) -> "list[Evaluation]":
         """The evaluation itself and, where it is there, the same under shared control cells."""
         return [self] if self.shared is None else [self, self.shared]
-
-    @property
-    def definitions(self) -> dict[str, str]:
-        """Arm -> what it is."""
-        return {name: arm.definition for name, arm in self.arms.items()}
 
     @cached_property
     def per_context(self) -> pd.DataFrame:
@@ -220,14 +215,12 @@ class Evaluation:
         """
         names = self.predictions
         pairs = [(first, second) for place, first in enumerate(names) for second in names[place + 1 :]]
-        pairs += [(name, self.target) for name in names]
-        return intervals.compare(self.per_perturbation, pairs, self.metrics, seed=self.settings["seed"])
+        return self._compared([*pairs, *((name, self.target) for name in names)])
 
     @cached_property
     def beside_ceiling(self) -> pd.DataFrame:
         """Every prediction against the split halves, in the form of `comparisons`."""
-        pairs = [(name, SPLIT_HALVES) for name in self.predictions]
-        return intervals.compare(self.per_perturbation, pairs, self.metrics, seed=self.settings["seed"])
+        return self._compared([(name, SPLIT_HALVES) for name in self.predictions])
 
     @cached_property
     def engines(self) -> pd.DataFrame | None:
@@ -269,7 +262,7 @@ class Evaluation:
         """
         for arm in (first, second):
             self._check_arm(arm)
-        return intervals.compare(self.per_perturbation, [(first, second)], self.metrics, seed=self.settings["seed"])
+        return self._compared([(first, second)])
 
     def normalised(self, baseline: str = CONTROL_CELLS) -> pd.DataFrame:
         """Return (score - baseline) / (ceiling - baseline), not clipped: 0 is the baseline, 1 the ceiling.
@@ -291,28 +284,29 @@ class Evaluation:
             Where there is no such arm.
         """
         self._check_arm(baseline)
-        sign = {m.name: 1 if m.best == "high" else -1 for m in directed() if m.name in self.per_perturbation}
+        sign = {metric.name: metric.sign for metric in directed() if metric.name in self.per_perturbation}
         table = self.table[list(sign)]
         gap = table.loc[SPLIT_HALVES] - table.loc[baseline]
         return (table - table.loc[baseline]) / gap.where(gap * pd.Series(sign) > 0)
 
     def best(self, metric: str) -> set[str]:
         """Return the arms with the best score, oracles and ceiling apart; empty for a plain count."""
-        direction = METRICS[metric].best
-        honest = [name for name, arm in self.arms.items() if arm.kind in ("prediction", "baseline")]
-        scores = {arm: score for arm, score in self.table.loc[honest, metric].items() if score == score}
-        if direction is None or not scores:
+        honest = [*self.predictions, *self._of_kind("baseline")]
+        leader = calibration.best_of(self.table, honest, METRICS[metric])
+        if METRICS[metric].best is None or leader is None:
             return set()
-        extreme = max(scores.values()) if direction == "high" else min(scores.values())
-        return {str(arm) for arm, score in scores.items() if math.isclose(score, extreme, rel_tol=1e-6)}
+        scores = self.table.loc[honest, metric]
+        return set(scores.index[np.isclose(scores, scores[leader], rtol=1e-6, atol=0.0)])
 
     def best_baseline(self, metric: str) -> str:
         """Return the baseline with the best mean; the control cells where none has a value."""
-        found = calibration.best_of(self.table, self._of_kind("baseline"), METRICS[metric])
-        return CONTROL_CELLS if found is None else found
+        return calibration.best_of(self.table, self._of_kind("baseline"), METRICS[metric]) or CONTROL_CELLS
 
     def _of_kind(self, kind: str) -> list[str]:
         return [name for name, arm in self.arms.items() if arm.kind == kind]
+
+    def _compared(self, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
+        return intervals.compare(self.per_perturbation, pairs, self.metrics, seed=self.settings["seed"])
 
     def _per_context(self, scores: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(scores.groupby(["arm", "context"], sort=False)[self.metrics].mean())

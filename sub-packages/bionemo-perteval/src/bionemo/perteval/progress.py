@@ -9,15 +9,7 @@ from bionemo.screens.printable import printable
 
 @contextmanager
 def bar(shown: bool, total: int) -> Iterator[Callable[[str], None]]:
-    """Give a function to call with the name of each step as it begins, once more than there are steps.
-
-    Parameters
-    ----------
-    shown
-        Whether there is a bar at all.
-    total
-        Number of steps.
-    """
+    """Give a function to call with the name of each step as it begins, once more than the `total` of steps."""
     if not shown:
         yield lambda step: None
         return

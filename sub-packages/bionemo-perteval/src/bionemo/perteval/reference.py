@@ -18,32 +18,13 @@ def reference(
 ) -> Evaluation:
     """Score an independent replicate of simulated perturbations, with all baselines and oracles beside.
 
-    One context of one subpopulation, with half as many further perturbations for training; see
-    `bionemo.screens.simulation`.
-
-    Parameters
-    ----------
-    perturbations
-        Number of scored perturbations.
-    cells
-        Cells of each perturbation; there are three times as many control cells.
-    genes
-        Genes on the panel.
-    seed
-        Seed of the simulation and of every other draw.
-    threads, progress
-        The same as for `evaluate`.
+    One context of one subpopulation, with half as many further perturbations for training and three times as many
+    control cells as cells of a perturbation; see `bionemo.screens.simulation`. `threads` and `progress` are those of
+    `evaluate`.
     """
     drawn = perturbations + perturbations // 2
-    size = {
-        "cells": cells * (drawn + CONTROL_SHARE),
-        "genes": genes,
-        "contexts": 1,
-        "perturbations": drawn,
-        "batches": 1,
-        "subpopulations": 1,
-        "seed": seed,
-    }
+    size = {"cells": cells * (drawn + CONTROL_SHARE), "genes": genes, "perturbations": drawn, "seed": seed}
+    size |= {"contexts": 1, "batches": 1, "subpopulations": 1}
     screen, replicate = draw_screen(**size), draw_replicate(**size)
     scored = replicate.obs["perturbation"].cat.codes.to_numpy() <= perturbations  # 0 is the control
     return evaluate(

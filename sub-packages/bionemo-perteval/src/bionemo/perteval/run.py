@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -178,8 +178,8 @@ def evaluate(
     notes += [noise_of(scores.noise)] if scores.noise else []
     first, *further = (
         Evaluation(
-            per_perturbation=table.per_perturbation,
-            per_seed=table.per_seed,
+            per_perturbation=tables["per_perturbation"],
+            per_seed=tables["per_seed"],
             arms=list_arms(screen, main=arms == "main"),
             profiles=scores.profiles,
             settings=settings,
@@ -189,7 +189,7 @@ def evaluate(
             notices=(*notices, *failed),
             notes=tuple(notes),
         )
-        for mode, table in scores.tables.items()
+        for mode, tables in scores.tables.items()
     )
     evaluation = replace(first, shared=further[0] if further else None, **of_engine)
     if out is not None:
@@ -263,24 +263,17 @@ def _settings(
 ) -> dict[str, Any]:
     """Return what decided the numbers, as the report shows it."""
     screen = held.screen
-    files: dict[str, list[str]] = {}
-    for prediction in predictions:
-        files.setdefault(prediction.arm, []).append(prediction.name)
     conditions = {
         "scored": {context: list(names) for context, names in screen.scored.items()},
         "held_out": sorted(map(list, held.held_out)),
         "training": sorted(map(list, screen.training)),
     }
     return {
-        "predicted": ", ".join(name for names in files.values() for name in names),
-        "predictions": files,
+        "predicted": ", ".join(file.name for file in predictions),
+        "predictions": {arm: [file.name for file in predictions if file.arm == arm] for arm in screen.predictions},
         "observed": observed.name,
-        "perturbation_key": keys.perturbation_key,
-        "context_key": keys.context_key,
-        "control": keys.control,
+        **asdict(keys),
         "target_sum": screen.target_sum,
-        "layer": keys.layer,
-        "within": keys.within,
         "min_cells": min_cells,
         "genes": int(screen.genes.size),
         "seed": seed,

@@ -6,7 +6,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing import get_context
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,13 +18,7 @@ from bionemo.perteval.metrics.registry import METRICS
 from bionemo.perteval.metrics.scores import over_repeats, score
 from bionemo.perteval.metrics.sides import Side
 from bionemo.perteval.populations.catalogue import Arm, Turn, draw, list_arms, turns
-from bionemo.perteval.populations.ceiling import (
-    INTERPOLATED,
-    SPLIT_HALVES,
-    Sums,
-    interpolated_duplicate,
-    split_halves,
-)
+from bionemo.perteval.populations.ceiling import INTERPOLATED, SPLIT_HALVES, Sums, interpolated_duplicate, split_halves
 from bionemo.perteval.populations.estimates import Estimates
 from bionemo.perteval.populations.views import View
 from bionemo.perteval.progress import bar
@@ -36,21 +29,11 @@ from bionemo.screens.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
-    """A `Table` holds the scores under one kind of control cells."""
-
-    per_perturbation: pd.DataFrame
-    """Columns: arm, context, perturbation, n_cells, the names of `METRICS`; means over seeds, splits and divisions."""
-    per_seed: pd.DataFrame
-    """The same with a column seed (0, 1, ...) for the predictions, one row a training seed."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Scores:
     """`Scores` hold what `score_arms` found."""
 
-    tables: dict[Controls, Table]
-    """Kind of control cells -> the scores under it."""
+    tables: dict[Controls, dict[str, pd.DataFrame]]
+    """Kind of control cells -> per_perturbation and per_seed of the `Evaluation` under it."""
     profiles: Profiles
     """What the pictures are drawn from, under the first kind."""
     noise: dict[str, float]
@@ -68,24 +51,10 @@ def score_arms(
     jobs: int = 1,
     progress: bool,
 ) -> Scores:
-    """Draw and score every arm in every context.
+    """Draw and score every arm in every context, with `main` only the short list of baselines.
 
-    Parameters
-    ----------
-    screen
-        The cells.
-    divisions
-        Divisions of the control cells under which they are scored.
-    main
-        Whether to score only the short list of baselines.
-    seed
-        Seed of every draw.
-    threads
-        How many threads of each process share the perturbations of a context; the numbers do not depend on it.
-    jobs
-        How many processes share the contexts; nor do they on this.
-    progress
-        Whether to show a bar on stderr.
+    Each of `jobs` processes scores some of the contexts, and `threads` in each share the perturbations of a context;
+    the numbers depend on neither.
 
     Raises
     ------
@@ -93,13 +62,12 @@ def score_arms(
         One of several processes was killed.
     """
     arms = list_arms(screen, main=main)
-    how = _How(arms=arms, divisions=divisions, seed=seed, threads=threads)
+    how = _How(screen, Estimates(screen), arms, divisions, seed, threads)
     summaries = Summaries(screen)
     frames: list[pd.DataFrame] = []
     noise: dict[str, float] = {}
-    estimates = Estimates(screen)
     with bar(progress, len(screen.scored) * len(how.turns)) as begin:
-        for context, found in _by_context(screen, estimates, how, jobs, begin):
+        for context, found in _by_context(how, jobs, begin):
             frames += found.frames
             summaries.join(found.summaries)
             if Controls.INDEPENDENT in divisions.modes:
@@ -108,27 +76,12 @@ def score_arms(
     scores = pd.concat(frames, ignore_index=True)
     return Scores(
         tables={
-            mode: _table(pd.DataFrame(scores[scores["controls"] == mode]), list(arms), list(screen.predictions))
+            mode: _tables(pd.DataFrame(scores[scores["controls"] == mode]), list(arms), list(screen.predictions))
             for mode in divisions.modes
         },
         profiles=summaries.profiles(),
         noise=noise,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _How:
-    """A `_How` says what is scored in each context; see `score_arms`."""
-
-    arms: dict[str, Arm]
-    divisions: Divisions
-    seed: int
-    threads: int
-
-    @cached_property
-    def turns(self) -> list[Turn]:
-        """Every population that has to be drawn."""
-        return turns(self.arms, self.divisions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,19 +93,51 @@ class _Found:
     noise: float
 
 
-def _by_context(
-    screen: Screen, estimates: Estimates, how: _How, jobs: int, begin: Callable[[str], None]
-) -> Iterator[tuple[str, _Found]]:
+@dataclass(frozen=True)
+class _How:
+    """A `_How` says what is scored in each context; see `score_arms`."""
+
+    screen: Screen
+    estimates: Estimates
+    arms: dict[str, Arm]
+    divisions: Divisions
+    seed: int
+    threads: int
+
+    @cached_property
+    def turns(self) -> list[Turn]:
+        """Every population that has to be drawn."""
+        return turns(self.arms, self.divisions)
+
+    def score(self, context: str, begin: Callable[[str], None]) -> _Found:
+        """Draw and score every arm in one context."""
+        divisions, summaries, frames = self.divisions, Summaries(self.screen), []
+        with ThreadPoolExecutor(self.threads) as pool:
+            scorer = ContextScorer(self.screen, self.estimates, context, divisions, seed=self.seed, pool=pool)
+            summaries.add(OBSERVED, context, scorer.observed[divisions.all[0]], scorer.observed_summaries)
+            for turn in self.turns:
+                begin(f"{context}: {turn.arm}")
+                # Pictures show each arm once, under the first kind of control cells; checks look at every seed.
+                shown = turn.roles[0].controls is divisions.modes[0]
+                shown &= turn.repeat == 0 or self.arms[turn.arm].kind == "prediction"
+                labels = {"arm": turn.arm, "seed": turn.repeat, "context": context}
+                for found in scorer.score(turn, keep=shown):
+                    frames.append(found.scores.assign(controls=found.roles.controls, **labels))
+                    if found.summaries is not None:
+                        summaries.add(turn.arm, context, found.side, found.summaries, repeat=turn.repeat)
+        return _Found(frames=frames, summaries=summaries.parts, noise=scorer.noise)
+
+
+def _by_context(how: _How, jobs: int, begin: Callable[[str], None]) -> Iterator[tuple[str, _Found]]:
     """Yield each context, in their order, with what was found there, by this process or by several others."""
+    contexts = list(how.screen.scored)
     if jobs == 1:
-        for context in screen.scored:
-            yield context, _score_context(screen, estimates, how, context, begin)
+        yield from ((context, how.score(context, begin)) for context in contexts)
         return
-    shared = _take, (screen, estimates, how)
     # A process that was forked could wait for ever for a lock that a thread of this one held.
-    with ProcessPoolExecutor(jobs, get_context("spawn"), *shared) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _take, (how,)) as pool:
         try:
-            for context, found in zip(screen.scored, pool.map(_score_taken, screen.scored), strict=True):
+            for context, found in zip(contexts, pool.map(_score_taken, contexts), strict=True):
                 for _ in how.turns:
                     begin(context)
                 yield context, found
@@ -162,50 +147,29 @@ def _by_context(
             ) from error
 
 
-_taken: list[tuple[Screen, Estimates, _How]] = []
+_taken: list[_How] = []
 """What a process of several scores."""
 
 
-def _take(*shared: Any) -> None:
-    _taken[:] = [shared]
+def _take(how: _How) -> None:
+    _taken.append(how)
 
 
 def _score_taken(context: str) -> _Found:
-    return _score_context(*_taken[0], context, lambda step: None)
+    return _taken[0].score(context, lambda step: None)
 
 
-def _score_context(
-    screen: Screen, estimates: Estimates, how: _How, context: str, begin: Callable[[str], None]
-) -> _Found:
-    """Draw and score every arm in one context."""
-    divisions, summaries, frames = how.divisions, Summaries(screen), []
-    with ThreadPoolExecutor(how.threads) as pool:
-        scorer = ContextScorer(screen, estimates, context, divisions, seed=how.seed, pool=pool)
-        summaries.add(OBSERVED, context, scorer.observed[divisions.all[0]], scorer.observed_summaries)
-        for turn in how.turns:
-            begin(f"{context}: {turn.arm}")
-            # Pictures show each arm once, under the first kind of control cells; checks look at every seed.
-            shown = turn.roles[0].controls is divisions.modes[0]
-            shown &= turn.repeat == 0 or how.arms[turn.arm].kind == "prediction"
-            labels = {"arm": turn.arm, "seed": turn.repeat, "context": context}
-            for found in scorer.score(turn, keep=shown):
-                frames.append(found.scores.assign(controls=found.roles.controls, **labels))
-                if found.summaries is not None:
-                    summaries.add(turn.arm, context, found.side, found.summaries, repeat=turn.repeat)
-    return _Found(frames=frames, summaries=summaries.parts, noise=scorer.noise)
-
-
-def _table(scores: pd.DataFrame, arms: list[str], predictions: list[str]) -> Table:
+def _tables(scores: pd.DataFrame, arms: list[str], predictions: list[str]) -> dict[str, pd.DataFrame]:
     """Return means over repeats, the arms in their order."""
     labels = ["arm", "context", "perturbation", "n_cells"]
     scores = pd.DataFrame(scores[["seed", *labels, *METRICS]])
     scores["arm"] = pd.Categorical(scores["arm"], arms)
     scores = scores.sort_values("arm", kind="stable", ignore_index=True).astype({"arm": object})
     mine = pd.DataFrame(scores[scores["arm"].isin(predictions)])
-    return Table(
-        per_perturbation=over_repeats(scores, labels, predictions),
-        per_seed=over_repeats(mine, ["seed", *labels], predictions),
-    )
+    return {
+        "per_perturbation": over_repeats(scores, labels, predictions),
+        "per_seed": over_repeats(mine, ["seed", *labels], predictions),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,25 +189,8 @@ class Scored:
 class ContextScorer:
     """A `ContextScorer` sorts the control cells and tests the observed cells of one context, and scores arms there.
 
-    Parameters
-    ----------
-    screen, estimates
-        The cells, and what their training conditions say.
-    context
-        Context whose arms are scored.
-    divisions
-        Divisions of the control cells under which they are scored.
-    seed
-        Seed of every draw.
-    pool
-        Threads that share the perturbations.
-
-    Attributes
-    ----------
-    observed
-        Division -> the observed cells, tested against its truth.
-    observed_summaries
-        What is kept of the observed cells, under the first division.
+    `observed` has the observed cells under each division of the control cells, tested against its truth, and
+    `observed_summaries` what is kept of them under the first. The threads of a `pool` share the perturbations.
     """
 
     def __init__(
@@ -296,12 +243,7 @@ class ContextScorer:
     def score(self, turn: Turn, *, keep: bool = False) -> Iterator[Scored]:
         """Draw and score one population of every scored perturbation, under each division of the turn.
 
-        Parameters
-        ----------
-        turn
-            What to draw.
-        keep
-            Whether to summarise the populations.
+        With `keep` the populations are summarised.
         """
         prints, halved = turn.arm in self._screen.predictions, turn.arm in (SPLIT_HALVES, INTERPOLATED)
         perturbed = self._perturbed if turn.arm == INTERPOLATED else None

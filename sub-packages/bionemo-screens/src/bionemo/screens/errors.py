@@ -34,23 +34,3 @@ def brief(error: Exception) -> str:
     """Return another package's message on one line, cut where it goes on and on."""
     message = " ".join(str(error).split()) or type(error).__name__
     return message if len(message) <= 300 else f"{message[:300]} ..."
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``" (nearest: ...)"`` with up to three of `known` that look like `name`, or up to five of `known`.
-
-    Parameters
-    ----------
-    name
-        What was asked for.
-    known
-        What exists.
-    """
-    names = sorted(set(map(str, known)))
-    close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
-    if close:
-        return f" (nearest: {', '.join(map(repr, close))})"
-    if not names:
-        return ""
-    shown = ", ".join(map(repr, names[:5]))
-    return f" (there are: {shown}{', ...' if len(names) > 5 else ''})"

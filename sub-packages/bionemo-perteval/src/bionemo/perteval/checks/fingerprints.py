@@ -32,10 +32,10 @@ class Fingerprints:
         weights = rng.normal(size=genes)
         expressed = matrix.data != 0
         # Sums of integers may overflow, which changes nothing about their differences.
-        pattern = _row_sums(np.where(expressed, hashes[matrix.indices], 0).astype(np.uint64), matrix.indptr)
+        pattern = row_sums(np.where(expressed, hashes[matrix.indices], 0).astype(np.uint64), matrix.indptr)
         row = np.repeat(np.arange(pattern.size), np.diff(matrix.indptr))
         value = np.bincount(row, weights=matrix.data * weights[matrix.indices], minlength=pattern.size)
-        keep = _row_sums(expressed.astype(np.int64), matrix.indptr) >= _FEWEST_GENES
+        keep = row_sums(expressed.astype(np.int64), matrix.indptr) >= _FEWEST_GENES
         return cls(pattern[keep], value[keep])
 
     def __len__(self) -> int:
@@ -44,8 +44,6 @@ class Fingerprints:
     @classmethod
     def joined(cls, parts: "list[Fingerprints]") -> "Fingerprints":
         """Put several together."""
-        if not parts:
-            return cls(np.zeros(0, dtype=np.uint64), np.zeros(0))
         return cls(np.concatenate([p.pattern for p in parts]), np.concatenate([p.value for p in parts]))
 
     def found_in(self, other: "Fingerprints") -> np.ndarray:
@@ -85,6 +83,7 @@ def shared(populations: Mapping[str, Fingerprints]) -> dict[str, np.ndarray]:
     return dict(zip(populations, np.split(several, ends[:-1]), strict=True))
 
 
-def _row_sums(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+def row_sums(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """Return the sum of the values of each row of a sparse matrix, from the ends of its rows [n + 1]; [n]."""
     sums = np.concatenate([np.zeros(1, dtype=values.dtype), np.cumsum(values, dtype=values.dtype)])
     return sums[starts[1:]] - sums[starts[:-1]]

@@ -100,14 +100,10 @@ def _error_to_noise(evidence: Evidence) -> float:
     return error / noise if noise else float("nan")
 
 
-def _scale(predicted: Response, observed: Response) -> float:
-    total = float(observed.mean.sum(dtype=np.float64))
-    return float(predicted.mean.sum(dtype=np.float64)) / total if total else float("nan")
-
-
-def _spread(predicted: Response, observed: Response) -> float:
-    total = float(observed.variance.sum(dtype=np.float64))
-    return float(predicted.variance.sum(dtype=np.float64)) / total if total else float("nan")
+def _ratio(predicted: np.ndarray, observed: np.ndarray) -> float:
+    """Return the sum over genes of the predicted values over that of the observed ones."""
+    total = float(observed.sum(dtype=np.float64))
+    return float(predicted.sum(dtype=np.float64)) / total if total else float("nan")
 
 
 def _effect_size(evidence: Evidence) -> float:
@@ -153,7 +149,7 @@ CHECKS: tuple[Check, ...] = (
         kind="invalid",
         definition="Sum over genes of the predicted over that of the observed mean, log1p; median over conditions.",
         meaning="The values are on another scale: counts, another base of the logarithm or another target sum.",
-        value=lambda evidence: evidence.median(_scale),
+        value=lambda evidence: evidence.median(lambda predicted, observed: _ratio(predicted.mean, observed.mean)),
         low=0.6,
         high=1 / 0.6,
     ),
@@ -163,7 +159,9 @@ CHECKS: tuple[Check, ...] = (
         definition="Variance inside the predicted over that inside the observed populations, summed over genes; median "
         "over conditions.",
         meaning="Cells are too alike or too unlike, and the tests behind DEOver and DEPrec see it in every gene.",
-        value=lambda evidence: evidence.median(_spread),
+        value=lambda evidence: evidence.median(
+            lambda predicted, observed: _ratio(predicted.variance, observed.variance)
+        ),
         low=0.5,
         high=2.0,
     ),

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import scipy.sparse as sp
 
 from bionemo.perteval.checks.components import Components, project
-from bionemo.perteval.checks.fingerprints import Fingerprints, shared
+from bionemo.perteval.checks.fingerprints import Fingerprints, row_sums, shared
 from bionemo.perteval.inputs.screen import Population, Screen
 from bionemo.perteval.metrics.sides import Side
 from bionemo.perteval.significance.mann_whitney import FDR, Tested
@@ -97,14 +96,6 @@ class Profiles:
         """Prediction (and `OBSERVED`) -> condition -> its response in the first training seed."""
         return {arm: seeds[0].responses for arm, seeds in self.seeds.items()}
 
-    def fraction_of_zeros(self, arm: str) -> float:
-        """Return the mean over genes of the fraction of zeros."""
-        return float(self.zeros[arm].mean())
-
-    def mean_variance(self, arm: str) -> float:
-        """Return the mean over genes of the variance."""
-        return float(self.variances[arm].mean())
-
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
@@ -121,62 +112,34 @@ class Summary:
 
 
 def summarise(cells: Population, tested: Tested, *, prints: bool) -> Summary:
-    """Take from a population, log1p [n, G], what is kept of it.
-
-    Parameters
-    ----------
-    cells
-        The population.
-    tested
-        Its tests.
-    prints
-        Whether to take fingerprints: of predictions and of observed cells.
-    """
+    """Take from a population, log1p [n, G], what is kept of it; `prints` asks for fingerprints too."""
     depth, detected = _sizes(cells)
     return Summary(tested=tested, depth=depth, detected=detected, prints=Fingerprints.of(cells) if prints else None)
 
 
-Parts = tuple[dict[str, dict[str, dict[str, np.ndarray]]], dict[str, dict[int, Seed]]]
+Parts = tuple[dict[str, dict[str, list[np.ndarray]]], dict[str, dict[int, Seed]]]
 """What `Summaries` hold: means by arm and context, and training seeds by arm and number."""
 
 
 class Summaries:
-    """`Summaries` collect `Profiles` context by context; the observed cells of a context come before its predictions.
-
-    Parameters
-    ----------
-    screen
-        The cells that are scored.
-    """
+    """`Summaries` collect `Profiles` context by context, the observed cells of each before its predictions."""
 
     def __init__(self, screen: Screen):
         self._screen = screen
-        self._means: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+        self._means: dict[str, dict[str, list[np.ndarray]]] = {}  # in the order of the first fields of `Profiles`
         self._seeds: dict[str, dict[int, Seed]] = {}
         self._observed: dict[str, Fingerprints] = {}
 
     def add(self, arm: str, context: str, side: Side, populations: Sequence[Summary], *, repeat: int = 0) -> None:
         """Add the populations of an arm in a context, in the order of `Screen.scored`.
 
-        Parameters
-        ----------
-        arm, context
-            Whose populations.
-        side
-            Their tests.
-        populations
-            Their summaries.
-        repeat
-            Training seed of a prediction; the pictures show the first, the flags look at all.
+        `repeat` is the training seed of a prediction; the pictures show the first, the flags look at all.
         """
         if repeat == 0:
             moments = [population.tested.moments for population in populations]
-            self._means.setdefault(arm, {})[context] = {
-                "zeros": np.mean([of.zeros for of in moments], axis=0),
-                "variances": np.mean([of.variance for of in moments], axis=0),
-                "depth": np.mean([population.depth for population in populations], axis=0),
-                "detected": np.mean([population.detected for population in populations], axis=0),
-            }
+            pairs = zip(moments, populations, strict=True)
+            each = [(of.zeros, of.variance, by.depth, by.detected) for of, by in pairs]
+            self._means.setdefault(arm, {})[context] = [np.mean(part, axis=0) for part in zip(*each, strict=True)]
         if arm != OBSERVED and arm not in self._screen.predictions:
             return
         seed = self._seeds.setdefault(arm, {}).setdefault(repeat, Seed())
@@ -204,15 +167,15 @@ class Summaries:
 
     def profiles(self) -> Profiles:
         """Return the summaries."""
-
-        def over_contexts(which: str) -> dict[str, np.ndarray]:
-            return {arm: np.mean([of[which] for of in means.values()], axis=0) for arm, means in self._means.items()}
-
+        zeros, variances, depth, detected = (
+            {arm: np.mean([of[place] for of in means.values()], axis=0) for arm, means in self._means.items()}
+            for place in range(4)
+        )
         return Profiles(
-            zeros=over_contexts("zeros"),
-            variances=over_contexts("variances"),
-            depth=over_contexts("depth"),
-            detected=over_contexts("detected"),
+            zeros=zeros,
+            variances=variances,
+            depth=depth,
+            detected=detected,
             seeds={arm: tuple(seeds.values()) for arm, seeds in self._seeds.items()},
             components=project(self._screen, self._strongest()),
         )
@@ -261,8 +224,6 @@ def _sizes(cells: Population) -> tuple[np.ndarray, np.ndarray]:
         depth = np.concatenate([np.expm1(block).sum(axis=1) for block in blocks])
         detected = np.concatenate([np.count_nonzero(block, axis=1) for block in blocks])
     else:
-        matrix = sp.csr_matrix(cells)
-        starts = matrix.indptr
-        sums = np.concatenate([[0.0], np.cumsum(np.expm1(matrix.data, dtype=np.float64))])
-        depth, detected = sums[starts[1:]] - sums[starts[:-1]], np.diff(starts)
+        depth = row_sums(np.expm1(cells.data, dtype=np.float64), cells.indptr)
+        detected = np.diff(cells.indptr)
     return np.quantile(depth, QUANTILES), np.quantile(detected, QUANTILES)

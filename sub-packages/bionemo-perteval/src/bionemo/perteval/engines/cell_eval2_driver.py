@@ -1,18 +1,12 @@
-"""Run cell-eval2 in the environment of this script: one JSON task a line on stdin, one JSON answer a line on stdout.
+"""Run cell-eval2 in the environment of this script.
 
-Imports nothing of this package, which is not installed there. It computes the members of the Virtual Cell Challenge
-2026 with the challenge's own settings, but for two: counts need not be whole, and a label that is no gene is declared
-to target none.
+It computes the members of the Virtual Cell Challenge 2026 with the challenge's own settings, but for two: counts need
+not be whole, and a label that is no gene is declared to target none.
 """
 
 # pyright: reportMissingImports=false
-# The package lies in this driver's own environment.
-import json
-import logging
+# The package lies in this driver's own environment, and task_lines beside this script.
 import math
-import os
-import sys
-import warnings
 from dataclasses import replace
 
 
@@ -111,23 +105,7 @@ def score(task: dict) -> dict:
     return {"values": values, "scaled": scaled}
 
 
-def main() -> None:
-    """Answer tasks until stdin ends; what the libraries print goes nowhere, so that stdout holds answers only."""
-    answers = os.fdopen(os.dup(1), "w")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
-    logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")
-    for line in sys.stdin:
-        task = json.loads(line)
-        try:
-            answer = {"answer": (score if "predicted" in task else points)(task)}
-        except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-
-
 if __name__ == "__main__":
-    main()
+    from task_lines import answer_tasks
+
+    answer_tasks(lambda task: (score if "predicted" in task else points)(task))

@@ -1,13 +1,6 @@
-"""Run cell-eval in the environment of this script: one JSON task a line on stdin, one JSON answer a line on stdout.
+"""Run cell-eval in the environment of this script."""
 
-Imports nothing of this package, which is not installed there.
-"""
-
-import json
-import logging
 import math
-import os
-import sys
 import tempfile
 
 
@@ -45,21 +38,7 @@ def score(task: dict) -> list[dict]:
     ]
 
 
-def main() -> None:
-    """Answer tasks until stdin ends; what the libraries print goes nowhere, so that stdout holds answers only."""
-    answers = os.fdopen(os.dup(1), "w")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
-    logging.disable(logging.WARNING)
-    for line in sys.stdin:
-        try:
-            answer = {"answer": score(json.loads(line))}
-        except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-
-
 if __name__ == "__main__":
-    main()
+    from task_lines import answer_tasks  # pyright: ignore[reportMissingImports]  # the file beside this script
+
+    answer_tasks(score)

@@ -8,44 +8,33 @@ measured against the observed control cells, so the noise of those is in both.
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from bionemo.perteval.engines.environment import Driver, Environment
+from bionemo.perteval.engines.environment import LABEL, Ask, Environment, write_cells
 from bionemo.perteval.inputs.divisions import SHARED
-from bionemo.perteval.inputs.screen import Population, Screen, cell_count
+from bionemo.perteval.inputs.screen import Population, Populations, Screen
 from bionemo.perteval.metrics import challenge
 from bionemo.perteval.metrics.challenge_points import Panel
-from bionemo.perteval.metrics.panel import Cells
 from bionemo.perteval.populations.catalogue import draw, list_arms
 from bionemo.perteval.populations.estimates import Estimates
 from bionemo.perteval.populations.views import View
 from bionemo.perteval.progress import bar
 from bionemo.screens.errors import InputError
 
-CELL_EVAL2 = Environment(package="cell-eval2", release="0.20.0", script="cell_eval2_driver.py")
+CELL_EVAL2 = Environment(package="cell-eval2", release="0.20.0")
 """The release, in an environment of its own."""
 
-_LABEL = "perturbation"
+Drawn = tuple[str, int, Callable[[str, str], sp.csr_matrix]]
+"""Arm, training seed, and (context, perturbation) -> its counts, float64 [n, G]."""
+
 _SMALLEST_PANEL = 2
-
-
-class Scorer(Protocol):
-    """A `Scorer` has the two points of a panel, and scores cells on it."""
-
-    zero: Mapping[str, float]
-    one: Mapping[str, float]
-
-    def score(self, cells: Mapping[str, sp.csr_matrix]) -> tuple[Mapping[str, float], Mapping[str, float]]:
-        """Return values and scaled values of predicted cells, by member; a member without one is left out."""
-        ...
 
 
 def panels(screen: Screen) -> dict[str, list[str]]:
@@ -58,22 +47,8 @@ def score_challenge(
 ) -> pd.DataFrame:
     """Score every prediction and baseline in every context with at least two scored perturbations.
 
-    Parameters
-    ----------
-    screen, main, seed
-        As `scoring.score_arms` had them; the populations are drawn again, with the same outcome.
-    original
-        Whether cell-eval2 computes the members, in an environment of its own.
-    threads
-        How many threads share the perturbations.
-    progress
-        Whether to show a bar on stderr.
-
-    Returns
-    -------
-    pd.DataFrame
-        One row per arm, context, training seed and member. Columns: arm, context, seed, member, value, zero, one (the
-        two points) and scaled, ``(value - zero) / (one - zero)`` with the challenge's clamps; NaN where there is none.
+    The populations of `scoring.score_arms` are drawn again, with the same outcome. `original` lets cell-eval2 compute
+    the members, in an environment of its own. Returns what `score_panels` does.
 
     Raises
     ------
@@ -83,125 +58,98 @@ def score_challenge(
     scored = panels(screen)
     if not scored:
         raise InputError("The challenge needs a context with two scored perturbations; leave it out of --engine.")
-    arms = {name: arm for name, arm in list_arms(screen, main=main).items() if arm.kind in ("prediction", "baseline")}
-    drawn = [(name, repeat) for name, arm in arms.items() for repeat in range(arm.repeats)]
     estimates = Estimates(screen)
+    views = {context: View.of(screen, estimates, context, SHARED) for context in scored}
+
+    def panel_of(context: str) -> Panel:
+        names, control = scored[context], screen.control
+        return Panel(
+            genes=screen.genes.astype(str),
+            control=control,
+            controls=_counts(screen, screen.rows[context, control]),
+            truth=Populations(names, lambda name: _counts(screen, screen.rows[context, name])),
+            threads=threads,
+        )
+
+    def drawn(arm: str, repeat: int, context: str, name: str) -> sp.csr_matrix:
+        return _per_cell(draw(views[context], arm, name, seed=seed, repeat=repeat))
+
+    arms = {name: arm for name, arm in list_arms(screen, main=main).items() if arm.kind in ("prediction", "baseline")}
+    each = [(name, repeat, partial(drawn, name, repeat)) for name, arm in arms.items() for repeat in range(arm.repeats)]
+    return score_panels(scored, panel_of, each, original=original, progress=progress)
+
+
+def score_panels(
+    contexts: Collection[str],
+    panel_of: Callable[[str], Panel],
+    drawn: Sequence[Drawn],
+    *,
+    original: bool,
+    progress: bool,
+) -> pd.DataFrame:
+    """Score predicted cells on the panel of every context; one panel is in memory at a time.
+
+    Returns
+    -------
+    pd.DataFrame
+        One row per arm, context, training seed and member. Columns: arm, context, seed, member, value, zero, one (the
+        two points) and scaled, ``(value - zero) / (one - zero)`` with the challenge's clamps; NaN where there is none.
+    """
     rows: list[dict[str, Any]] = []
     with (
-        scorers(original=original, threads=threads, progress=progress) as scorer_of,
-        bar(progress, len(scored) * (len(drawn) + 1)) as begin,
+        scorers(original=original, progress=progress) as scorer_of,
+        bar(progress, len(contexts) * (len(drawn) + 1)) as begin,
     ):
-        for context, names in scored.items():
+        for context in contexts:
             begin(f"challenge, {context}: its 0 and 1")
-            scorer = scorer_of(panel_of(screen, context, threads=threads))
-            view = View.of(screen, estimates, context, SHARED)
-            for arm, repeat in drawn:
+            panel = panel_of(context)
+            scorer = scorer_of(panel)
+            for arm, seed, counts in drawn:
                 begin(f"challenge, {context}: {arm}")
-                cells = Cells(names, partial(_drawn, view, arm, seed=seed, repeat=repeat))
-                rows += rows_of(scorer, cells, arm=arm, context=context, seed=repeat)
+                values, scaled = scorer.score(Populations(list(panel.truth), partial(counts, context)))
+                found = {"value": values, "zero": scorer.zero, "one": scorer.one, "scaled": scaled}
+                rows += [
+                    {"arm": arm, "context": context, "seed": seed, "member": member}
+                    | {column: of.get(member, np.nan) for column, of in found.items()}
+                    for member in challenge.MEMBERS
+                ]
         begin("done")
     return pd.DataFrame(rows)
 
 
-@contextlib.contextmanager
-def scorers(*, original: bool, threads: int, progress: bool) -> Iterator[Callable[[Panel], Scorer]]:
-    """Give what makes a scorer of a panel: by this package, or by cell-eval2 in an environment of its own."""
-    with _cell_eval2(threads, progress=progress) if original else contextlib.nullcontext(_Own) as scorer_of:
-        yield scorer_of
-
-
-def rows_of(
-    scorer: Scorer, cells: Mapping[str, sp.csr_matrix], *, arm: str, context: str, seed: int
-) -> list[dict[str, Any]]:
-    """Score predicted cells, and return a row each member, as `score_challenge` has them."""
-    values, scaled = scorer.score(cells)
-    return [
-        {
-            "arm": arm,
-            "context": context,
-            "seed": seed,
-            "member": member,
-            "value": values.get(member, np.nan),
-            "zero": scorer.zero.get(member, np.nan),
-            "one": scorer.one.get(member, np.nan),
-            "scaled": scaled.get(member, np.nan),
-        }
-        for member in challenge.MEMBERS
-    ]
-
-
-def panel_of(screen: Screen, context: str, *, threads: int = 1) -> Panel:
-    """Return the observed cells of a context."""
-    column = {gene: place for place, gene in enumerate(screen.genes.astype(str))}
-    return Panel(
-        genes=screen.genes.astype(str),
-        own_gene={name: column.get(name) for name in screen.scored[context]},
-        control=screen.control,
-        controls=_counts(screen, screen.rows[context, screen.control]),
-        truth=Cells(screen.scored[context], lambda name: _counts(screen, screen.rows[context, name])),
-        threads=threads,
-    )
-
-
-class _Own:
-    """The members by this package's formulas."""
-
-    def __init__(self, panel: Panel) -> None:
-        self._panel = panel
-        self.zero: Mapping[str, float] = panel.zero
-        self.one: Mapping[str, float] = panel.one
-
-    def score(self, cells: Mapping[str, sp.csr_matrix]) -> tuple[Mapping[str, float], Mapping[str, float]]:
-        values = self._panel.values(cells)
-        return values, challenge.scale(values, self.zero, self.one)
-
-
 class _CellEval2:
-    """The members by cell-eval2, which reads files."""
+    """The members by cell-eval2, which reads files; it answers what a `Panel` does."""
 
-    def __init__(self, panel: Panel, driver: Driver, folder: Path, threads: int) -> None:
-        self._panel, self._driver, self._folder = panel, driver, folder
+    def __init__(self, panel: Panel, ask: Ask, folder: Path):
+        self._panel, self._ask, self._folder = panel, ask, folder
         self._task = {
-            "observed": str(folder / "observed.h5ad"),
+            "observed": self._write("observed.h5ad", panel.truth),
             "control": panel.control,
-            "label": _LABEL,
-            "targets": {name: gene is not None for name, gene in panel.own_gene.items()},
-            "threads": threads,
+            "label": LABEL,
+            "targets": dict(zip(panel.truth, panel.own.any(axis=1).tolist(), strict=True)),
+            "threads": panel.threads,
             "cache": str(folder / "cache"),
         }
-        self._write(panel.truth, folder / "observed.h5ad")
-        self._points = driver.ask(self._task)
+        self._points = ask(self._task)
         self.zero, self.one = self._points["baseline"], self._points["replicate"]
 
-    def score(self, cells: Mapping[str, sp.csr_matrix]) -> tuple[Mapping[str, float], Mapping[str, float]]:
-        self._write(cells, self._folder / "predicted.h5ad")
-        found = self._driver.ask({**self._task, **self._points, "predicted": str(self._folder / "predicted.h5ad")})
+    def score(self, cells: Mapping[str, sp.csr_matrix]) -> tuple[dict[str, float], dict[str, float]]:
+        found = self._ask({**self._task, **self._points, "predicted": self._write("predicted.h5ad", cells)})
         return found["values"], found["scaled"]
 
-    def _write(self, cells: Mapping[str, sp.csr_matrix], path: Path) -> None:
-        parts = [self._panel.controls, *cells.values()]
-        labels = np.repeat([self._panel.control, *cells], [cell_count(part) for part in parts])
-        obs = pd.DataFrame({_LABEL: labels}, index=pd.Index([str(i) for i in range(labels.size)]))
-        matrix = sp.csr_matrix(sp.vstack(parts, format="csr"), dtype=np.float32)
-        ad.AnnData(matrix, obs=obs, var=pd.DataFrame(index=pd.Index(self._panel.genes))).write_h5ad(path)
+    def _write(self, name: str, cells: Mapping[str, sp.csr_matrix]) -> str:
+        write_cells(self._folder / name, self._panel.genes, {self._panel.control: self._panel.controls, **cells})
+        return str(self._folder / name)
 
 
 @contextlib.contextmanager
-def _cell_eval2(threads: int, *, progress: bool) -> Iterator[Callable[[Panel], Scorer]]:
-    """Start cell-eval2, and give what makes a scorer of a panel."""
-    python = CELL_EVAL2.prepare(progress=progress)
-    with contextlib.ExitStack() as stack:
-        driver = stack.enter_context(CELL_EVAL2.driver(python))
-
-        def scorer_of(panel: Panel) -> Scorer:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            return _CellEval2(panel, driver, folder, threads)
-
-        yield scorer_of
-
-
-def _drawn(view: View, arm: str, name: str, *, seed: int, repeat: int) -> sp.csr_matrix:
-    return _per_cell(draw(view, arm, name, seed=seed, repeat=repeat))
+def scorers(*, original: bool, progress: bool) -> Iterator[Callable[[Panel], Panel | _CellEval2]]:
+    """Give what makes a scorer of a panel: the panel itself, or cell-eval2 in an environment of its own."""
+    if not original:
+        yield lambda panel: panel
+        return
+    with CELL_EVAL2.driver(progress=progress) as ask, tempfile.TemporaryDirectory() as folder:
+        yield lambda panel: _CellEval2(panel, ask, Path(tempfile.mkdtemp(dir=folder)))
 
 
 def _counts(screen: Screen, rows: np.ndarray) -> sp.csr_matrix:

@@ -10,12 +10,17 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from bionemo.perteval.inputs.screen import Population, cell_count
 from bionemo.perteval.progress import bar
 from bionemo.screens.errors import InputError
 
@@ -24,6 +29,12 @@ _PINS = ("pdex==0.3.0", "anndata==0.12.19", "scanpy==1.11.5", "polars==2.1.0", "
 """What the environments are made of beside the package; what these need is left to pip."""
 
 _MOST_THREADS = 16
+
+Ask = Callable[[dict[str, Any]], Any]
+"""Gives a child process a task and returns its answer."""
+
+LABEL = "perturbation"
+"""Column of obs in files that an environment reads."""
 
 
 def thread_count(threads: int | None, jobs: int = 1) -> int:
@@ -43,13 +54,11 @@ def thread_count(threads: int | None, jobs: int = 1) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """An `Environment` is a Python with one package that is not installed here."""
+    """An `Environment` is a Python with one package that is not installed here, and a driver that answers tasks."""
 
     package: str
     release: str
     """Which release of the package is installed."""
-    script: str
-    """File of `bionemo.perteval.engines` that answers tasks there."""
 
     @property
     def name(self) -> str:
@@ -79,8 +88,9 @@ class Environment:
                 with bar(progress, 1) as begin:
                     begin(f"installing {self.name}")
                     shutil.rmtree(folder, ignore_errors=True)
-                    _run([sys.executable, *_MAKE, str(folder)])
-                    _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *pins])
+                    install = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", *pins)
+                    for command in ((sys.executable, *_MAKE, str(folder)), (str(python), *install)):
+                        subprocess.run(command, check=True, capture_output=True, text=True)
                 done.write_text("\n".join(pins))
         except (OSError, subprocess.CalledProcessError) as error:
             said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
@@ -94,50 +104,42 @@ class Environment:
         return python
 
     @contextlib.contextmanager
-    def driver(self, python: Path) -> "Iterator[Driver]":
-        """Start the child process that has the package, and end it on leaving."""
+    def driver(self, *, progress: bool = False) -> Iterator[Ask]:
+        """Start a child process that has the package, give what asks it, and end it on leaving.
+
+        Asking raises an InputError where the package fails on the cells of a task; starting does as `prepare`.
+        """
+        script = Path(__file__).with_name(f"{self.package.replace('-', '_')}_driver.py")
+        command = [str(self.prepare(progress=progress)), str(script)]
         variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-        with (
-            resources.as_file(resources.files("bionemo.perteval.engines") / self.script) as script,
-            subprocess.Popen(
-                [str(python), str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=variables
-            ) as child,
-        ):
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=variables) as child:
+
+            def ask(task: dict[str, Any]) -> Any:
+                assert child.stdin is not None
+                assert child.stdout is not None
+                try:
+                    child.stdin.write(json.dumps(task) + "\n")
+                    child.stdin.flush()
+                    said = json.loads(child.stdout.readline() or '{"error": "it ended"}')
+                except BrokenPipeError:
+                    said = {"error": "it ended"}
+                if "error" in said:
+                    raise InputError(
+                        f"{self.name} failed on these cells ({said['error']}); leave it out of --engine to score "
+                        "without it."
+                    )
+                return said["answer"]
+
             try:
-                yield Driver(name=self.name, child=child)
+                yield ask
             finally:
                 child.terminate()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Driver:
-    """A `Driver` is a running child process that answers one task a line."""
-
-    name: str
-    child: "subprocess.Popen[str]"
-
-    def ask(self, task: dict[str, Any]) -> Any:
-        """Give the child a task and return its answer.
-
-        Raises
-        ------
-        InputError
-            Where the package fails on these cells.
-        """
-        assert self.child.stdin is not None
-        assert self.child.stdout is not None
-        try:
-            self.child.stdin.write(json.dumps(task) + "\n")
-            self.child.stdin.flush()
-            said = json.loads(self.child.stdout.readline() or '{"error": "it ended"}')
-        except BrokenPipeError:
-            said = {"error": "it ended"}
-        if "error" in said:
-            raise InputError(
-                f"{self.name} failed on these cells ({said['error']}); leave it out of --engine to score without it."
-            )
-        return said["answer"]
-
-
-def _run(command: list[str]) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True)
+def write_cells(path: Path, genes: np.ndarray, groups: Mapping[str, Population]) -> None:
+    """Write the cells of each label [n, G] as an h5ad file, float32, with the label in the column `LABEL` of obs."""
+    labels = np.repeat(list(groups), [cell_count(cells) for cells in groups.values()])
+    obs = pd.DataFrame({LABEL: labels}, index=pd.Index([str(i) for i in range(labels.size)]))
+    matrix = sp.csr_matrix(sp.vstack(list(map(sp.csr_matrix, groups.values())), format="csr"), dtype=np.float32)
+    ad.AnnData(matrix, obs=obs, var=pd.DataFrame(index=pd.Index(genes.astype(str)))).write_h5ad(path)

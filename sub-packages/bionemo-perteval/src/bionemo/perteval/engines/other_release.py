@@ -8,14 +8,12 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import anndata as ad
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
-from bionemo.perteval.engines.environment import Environment
+from bionemo.perteval.engines.environment import LABEL, Environment, write_cells
 from bionemo.perteval.inputs.divisions import Divisions
-from bionemo.perteval.inputs.screen import Population, Screen, cell_count
+from bionemo.perteval.inputs.screen import Population, Screen
 from bionemo.perteval.metrics.registry import METRICS
 from bionemo.perteval.metrics.scores import over_repeats
 from bionemo.perteval.populations.catalogue import draw, list_arms, turns
@@ -24,10 +22,8 @@ from bionemo.perteval.populations.estimates import Estimates
 from bionemo.perteval.populations.views import View
 from bionemo.perteval.progress import bar
 
-CELL_EVAL = Environment(package="cell-eval", release="0.8.2", script="cell_eval_driver.py")
+CELL_EVAL = Environment(package="cell-eval", release="0.8.2")
 """The release, in an environment of its own."""
-
-_LABEL = "perturbation"
 
 
 def score_arms(
@@ -35,14 +31,7 @@ def score_arms(
 ) -> pd.DataFrame:
     """Score every arm in every context with the other release, under the first kind of control cells.
 
-    Parameters
-    ----------
-    screen, divisions, main, seed
-        As `scoring.score_arms` had them; the populations are drawn again, with the same outcome.
-    threads
-        How many threads its tests take.
-    progress
-        Whether to show a bar on stderr.
+    The populations of `scoring.score_arms` are drawn again, with the same outcome.
 
     Returns
     -------
@@ -54,7 +43,6 @@ def score_arms(
     InputError
         Its environment cannot be made, or it fails on these cells.
     """
-    python = CELL_EVAL.prepare(progress=progress)
     names_here = {metric.source: metric.name for metric in METRICS.values() if metric.source}
     mode = divisions.modes[0]
     asked = [
@@ -66,47 +54,42 @@ def score_arms(
     frames = []
     with (
         tempfile.TemporaryDirectory() as scratch,
-        CELL_EVAL.driver(python) as driver,
+        CELL_EVAL.driver(progress=progress) as ask,
         bar(progress, len(screen.scored) * len(asked)) as begin,
     ):
-        folder = Path(scratch)
+
+        def write(name: str, controls: np.ndarray, cells: Mapping[str, Population]) -> str:
+            """Write control cells, given by their rows, and populations as cell-eval reads them; return the file."""
+            write_cells(Path(scratch) / name, screen.genes, {screen.control: screen.observed[controls], **cells})
+            return str(Path(scratch) / name)
+
         estimates = Estimates(screen)
         for context, names in screen.scored.items():
-            observed: dict[str, Population] = {name: screen.cells(context, name) for name in names}
+            observed = {name: screen.cells(context, name) for name in names}
             views = {roles: View.of(screen, estimates, context, roles) for roles in divisions.of(mode)}
-            for roles, view in views.items():
-                _write(screen, view.truth, observed, folder / f"observed-{roles.rotation}.h5ad")
+            truths = {
+                roles: write(f"observed-{roles.rotation}.h5ad", view.truth, observed) for roles, view in views.items()
+            }
             for turn, roles in asked:
                 begin(f"{CELL_EVAL.name}, {context}: {turn.arm}")
-                view, truth = views[roles], folder / f"observed-{roles.rotation}.h5ad"
+                view, truth = views[roles], truths[roles]
                 if turn.arm == SPLIT_HALVES:
                     halves = {name: split_halves(screen, context, name, seed + turn.repeat) for name in names}
                     cells: dict[str, Population] = {name: first for name, (first, _) in halves.items()}
-                    truth = folder / "half.h5ad"
-                    _write(screen, view.truth, {name: second for name, (_, second) in halves.items()}, truth)
+                    truth = write("half.h5ad", view.truth, {name: second for name, (_, second) in halves.items()})
                 else:
                     cells = {name: draw(view, turn.arm, name, seed=seed, repeat=turn.repeat) for name in names}
-                _write(screen, view.known, cells, folder / "predicted.h5ad")
                 task = {
-                    "predicted": str(folder / "predicted.h5ad"),
-                    "observed": str(truth),
+                    "predicted": write("predicted.h5ad", view.known, cells),
+                    "observed": truth,
                     "control": screen.control,
-                    "label": _LABEL,
+                    "label": LABEL,
                     "metrics": list(names_here),
                     "threads": threads,
                 }
-                scores = pd.DataFrame(driver.ask(task)).rename(columns=names_here)
+                scores = pd.DataFrame(ask(task)).rename(columns=names_here)
                 kept = ["perturbation", *(name for name in names_here.values() if name in scores)]
                 frames.append(pd.DataFrame(scores[kept]).assign(arm=turn.arm, context=context))
         begin("done")
     scores = pd.concat(frames, ignore_index=True)
     return over_repeats(scores, ["arm", "context", "perturbation"], screen.predictions)
-
-
-def _write(screen: Screen, controls: np.ndarray, cells: Mapping[str, Population], path: Path) -> None:
-    """Write control cells, given by their rows, and populations as cell-eval reads them."""
-    parts = [screen.observed[controls], *map(sp.csr_matrix, cells.values())]
-    labels = np.repeat([screen.control, *cells], [cell_count(part) for part in parts])
-    obs = pd.DataFrame({_LABEL: labels}, index=pd.Index([str(i) for i in range(labels.size)]))
-    matrix = sp.csr_matrix(sp.vstack(parts, format="csr"), dtype=np.float32)
-    ad.AnnData(matrix, obs=obs, var=pd.DataFrame(index=pd.Index(screen.genes.astype(str)))).write_h5ad(path)

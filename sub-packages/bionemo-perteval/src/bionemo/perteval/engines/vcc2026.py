@@ -4,9 +4,9 @@ The rules are those of cell-eval2 0.20.0 under its preset vcc2026. Control cells
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,18 +16,13 @@ import pandas as pd
 from bionemo.perteval.engines import challenge
 from bionemo.perteval.engines.environment import thread_count
 from bionemo.perteval.inputs.reading import CellFile, Source, read_observed, read_predictions
+from bionemo.perteval.inputs.screen import Populations
 from bionemo.perteval.inputs.submission import Counted, RealCells, read_counted, read_real
 from bionemo.perteval.metrics.challenge import MEMBERS, overview
 from bionemo.perteval.metrics.challenge_points import Panel
-from bionemo.perteval.metrics.panel import Cells
-from bionemo.perteval.progress import bar
-from bionemo.perteval.report.files import check_writable, plain, writing
+from bionemo.perteval.report.files import check_writable, moved_into, plain
 from bionemo.perteval.rules.leakage import TrainingRecord, check_leakage
 from bionemo.screens.errors import InputError
-from bionemo.screens.making import scratch_folder
-
-PROTOCOL = "vcc2026"
-_FILES = "challenge.csv", "metrics.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +95,25 @@ def evaluate_submission(
     counted = [(file, read_counted(file, real)) for file in files]
     notes = [note for file, cells in counted for note in _said(file, cells, real)]
     scored = _panels([cells for _, cells in counted], real)
-    members = _score(counted, real, scored, engine=engine, threads=threads, progress=progress)
+    drawn: list[challenge.Drawn] = []
+    for file, cells in counted:
+        drawn.append((file.arm, sum(arm == file.arm for arm, _, _ in drawn), cells.counts))
+
+    def panel_of(context: str) -> Panel:
+        return Panel(
+            genes=real.genes.to_numpy(str),
+            control=real.control,
+            controls=real.counts(context, real.control),
+            truth=Populations(scored[context], partial(real.counts, context)),
+            threads=threads,
+        )
+
+    members = challenge.score_panels(scored, panel_of, drawn, original=engine == "cell-eval2", progress=progress)
     found = ChallengeScores(
         members=members,
         notes=tuple(dict.fromkeys(notes)),
         settings={
-            "protocol": PROTOCOL,
+            "protocol": "vcc2026",
             "engine": f"cell-eval2 {challenge.CELL_EVAL2.release}" if engine == "cell-eval2" else "perteval",
             "rules": f"cell-eval2 {challenge.CELL_EVAL2.release}, preset vcc2026",
             "predicted": {arm: [file.name for file in files if file.arm == arm] for arm in members["arm"].unique()},
@@ -161,46 +169,9 @@ def _panels(counted: Sequence[Counted], real: RealCells) -> dict[str, list[str]]
     return of_context
 
 
-def _score(
-    counted: Sequence[tuple[CellFile, Counted]],
-    real: RealCells,
-    scored: Mapping[str, list[str]],
-    *,
-    engine: str,
-    threads: int,
-    progress: bool,
-) -> pd.DataFrame:
-    column = {str(gene): place for place, gene in enumerate(real.genes)}
-    rows: list[dict[str, Any]] = []
-    with (
-        challenge.scorers(original=engine == "cell-eval2", threads=threads, progress=progress) as scorer_of,
-        bar(progress, len(scored) * (len(counted) + 1)) as begin,
-    ):
-        for context, names in scored.items():
-            begin(f"{context}: its 0 and 1")
-            scorer = scorer_of(
-                Panel(
-                    genes=real.genes.to_numpy(str),
-                    own_gene={name: column.get(name) for name in names},
-                    control=real.control,
-                    controls=real.counts(context, real.control),
-                    truth=Cells(names, lambda name, context=context: real.counts(context, name)),
-                    threads=threads,
-                )
-            )
-            seeds: dict[str, int] = {}
-            for file, cells in counted:
-                begin(f"{context}: {file.arm}")
-                seed = seeds[file.arm] = seeds.get(file.arm, -1) + 1
-                predicted = Cells(names, lambda name, cells=cells, context=context: cells.counts(context, name))
-                rows += challenge.rows_of(scorer, predicted, arm=file.arm, context=context, seed=seed)
-        begin("done")
-    return pd.DataFrame(rows)
-
-
 def _said(file: CellFile, cells: Counted, real: RealCells) -> Iterator[str]:
     """Refuse a model that has seen what is scored, and say what could not be checked or is not scored."""
-    record = TrainingRecord.of(file.cells, file.name, trained_on=None, hvg_from=None)
+    record = TrainingRecord.of(file)
     yield from check_leakage(
         record, file.name, scored=list(cells.rows), held_out=(), control=real.control, split=None, strict=False
     )
@@ -215,8 +186,6 @@ def _said(file: CellFile, cells: Counted, real: RealCells) -> Iterator[str]:
 
 def _write(found: ChallengeScores, out: Path) -> None:
     content = plain({**found.settings, "notes": list(found.notes), "scaled": found.table.T.to_dict()})
-    with writing(out), scratch_folder(out / _FILES[1]) as folder:
-        found.members.to_csv(folder / _FILES[0], index=False)
-        (folder / _FILES[1]).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", "utf-8")
-        for name in _FILES:
-            os.replace(folder / name, out / name)
+    with moved_into(out, "metrics.json") as folder:
+        found.members.to_csv(folder / "challenge.csv", index=False)
+        (folder / "metrics.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", "utf-8")

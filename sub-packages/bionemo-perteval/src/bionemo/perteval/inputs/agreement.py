@@ -7,7 +7,7 @@ import numpy as np
 
 from bionemo.perteval.inputs.keys import Keys
 from bionemo.perteval.inputs.reading import CellFile
-from bionemo.screens.errors import InputError, nearest
+from bionemo.screens.errors import InputError, choices, name_list
 from bionemo.screens.labels import Condition
 
 FEWEST = 2
@@ -22,37 +22,30 @@ Rows = Mapping[Condition, np.ndarray]
 def check_observed(predicted: Rows, observed: Rows, keys: Keys, name: str) -> None:
     """Refuse conditions that were predicted but not observed, or observed without control cells.
 
-    Parameters
-    ----------
-    predicted, observed
-        Rows of both files.
-    keys
-        Columns and control label.
-    name
-        What messages call the observed file.
+    `name` is what messages call the observed file.
     """
     contexts = {context for context, _ in observed}
     if keys.control not in {perturbation for _, perturbation in observed}:
         raise InputError(
-            f"Control label {keys.control!r} is not in column {keys.perturbation_key!r} of {name}"
-            f"{nearest(keys.control, {p for _, p in observed})}; give the right one with --control."
+            f"Control label {keys.control!r} is not in column {keys.perturbation_key!r} of {name}, give another with "
+            f"--control: {choices(keys.control, sorted({p for _, p in observed}))}"
         )
     for context, perturbation in predicted:
         if context not in contexts:
             raise InputError(
-                f"Context {context!r} was predicted but is not in column {keys.scored_key!r} of {name}"
-                f"{nearest(context, contexts)}; rename it or drop it from the prediction."
+                f"Context {context!r} was predicted but is not in column {keys.scored_key!r} of {name}, rename it or "
+                f"drop it from the prediction: {choices(context, sorted(contexts))}"
             )
         if (context, perturbation) not in observed:
             there = [p for c, p in observed if c == context]
             raise InputError(
-                f"Perturbation {perturbation!r} was predicted for context {context!r} but {name} has no such cells"
-                f"{nearest(perturbation, there)}; rename it or drop it from the prediction."
+                f"Perturbation {perturbation!r} was predicted for context {context!r} but {name} has no such cells, "
+                f"rename it or drop it from the prediction: {choices(perturbation, there)}"
             )
     bare = sorted({context for context, _ in predicted if (context, keys.control) not in observed})
     if bare:
         raise InputError(
-            f"{name} has no control cells ({keys.control!r}) in {_listed(map(repr, bare))}; add them or drop these "
+            f"{name} has no control cells ({keys.control!r}) in {', '.join(map(repr, bare))}; add them or drop these "
             "contexts from the prediction."
         )
 
@@ -78,16 +71,8 @@ def of_all_files(predictions: Sequence[Rows], observed: Rows, keys: Keys) -> lis
 def too_small(predictions: Sequence[Rows], observed: Rows, control: str, min_cells: int | None) -> list[Condition]:
     """Return the predicted conditions that have fewer cells than `min_cells`, in any of the files.
 
-    A condition also has too few where its context has too few control cells.
-
-    Parameters
-    ----------
-    predictions, observed
-        Rows of all files; the predictions have the same conditions.
-    control
-        Label of control cells.
-    min_cells
-        Fewest observed, predicted and control cells; None refuses what cannot be tested instead of leaving it out.
+    A condition also has too few where its context has too few control cells. The predictions have the same conditions.
+    With None what cannot be tested is refused instead of left out.
 
     Raises
     ------
@@ -103,7 +88,7 @@ def too_small(predictions: Sequence[Rows], observed: Rows, control: str, min_cel
         ]
         if small:
             raise InputError(
-                f"{len(small)} observed populations have one cell, but a test needs at least two: {_listed(small)}; "
+                f"{len(small)} observed populations have one cell, but a test needs at least two: {', '.join(small)}; "
                 "drop these conditions from the prediction, or leave them out with --min-cells 2."
             )
         return []
@@ -139,7 +124,7 @@ def check_same_genes(first: CellFile, other: CellFile) -> None:
         absent = here.cells.var_names.difference(there.cells.var_names)
         if len(absent):
             raise InputError(
-                f"{len(absent)} genes of {here.name} are not in {there.name}: {', '.join(map(str, absent[:5]))}; "
+                f"{len(absent)} genes of {here.name} are not in {there.name}: {name_list(absent, 5)}; "
                 "predictions that are compared need the same genes."
             )
 
@@ -153,8 +138,8 @@ def panel_columns(predicted: CellFile, observed: CellFile) -> np.ndarray:
     missing = genes[columns < 0]
     if len(missing):
         raise InputError(
-            f"{len(missing)} of {genes.size} predicted genes are not in {observed.name}: {_listed(missing, 5)}"
-            f"{nearest(str(missing[0]), known)}; use the gene names of the file the model was trained on."
+            f"{len(missing)} of {genes.size} predicted genes are not in {observed.name}, {name_list(missing, 5)}; use "
+            f"the gene names of the file the model was trained on: {choices(str(missing[0]), known)}"
         )
     return columns
 
@@ -166,8 +151,3 @@ def _check_unique_genes(file: CellFile) -> None:
         raise InputError(
             f"Gene {twice[0]!r} occurs more than once in {file.name}; call var_names_make_unique() on both files."
         )
-
-
-def _listed(names, most: int | None = None) -> str:
-    names = [str(name) for name in names]
-    return ", ".join(names if most is None else names[:most]) + (", ..." if most and len(names) > most else "")

@@ -3,9 +3,11 @@
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from bionemo.perteval.inputs import agreement
 from bionemo.perteval.inputs.agreement import Rows
@@ -13,7 +15,8 @@ from bionemo.perteval.inputs.expression import observed_log1p, predicted_log1p
 from bionemo.perteval.inputs.keys import Keys
 from bionemo.perteval.inputs.labels import contexts_of, factors_of, rows_by_condition
 from bionemo.perteval.inputs.reading import CellFile
-from bionemo.perteval.inputs.screen import Predicted, Screen, generator
+from bionemo.perteval.inputs.scratch import ScratchCells
+from bionemo.perteval.inputs.screen import Populations, Screen, generator
 from bionemo.perteval.inputs.stored import names_of
 from bionemo.screens.controls import control_parts
 from bionemo.screens.errors import InputError
@@ -63,12 +66,13 @@ def align(
 
     columns = agreement.panel_columns(first, observed)
     genes = first.cells.var_names
-    arms: dict[str, tuple[Predicted, ...]] = {}
+    arms: dict[str, tuple[Populations[Condition], ...]] = {}
     for prediction, conditions in zip(predictions, predicted, strict=True):
         cells = predicted_log1p(prediction, conditions, prediction.cells.var_names.get_indexer(pd.Index(genes)))
         kept = {condition: of for condition, of in conditions.items() if condition not in small}
         equal, said = _equalised(kept, rows, prediction.name if len(predictions) > 1 else "", seed)
-        arms[prediction.arm] = (*arms.get(prediction.arm, ()), Predicted(cells, equal))
+        seed_of = Populations(equal, partial(_cut, cells, equal))
+        arms[prediction.arm] = (*arms.get(prediction.arm, ()), seed_of)
         notes += said
     cells, library, target_sum, said = observed_log1p(observed, rows, keys, columns)
     notes += said + _scale_notes(predictions, observed, keys, "log1p" if library is None else "counts")
@@ -91,15 +95,7 @@ def align(
 
 
 def hold_out(screen: Screen, held_out: Collection[Condition]) -> Screen:
-    """Return the screen whose baselines use no held-out condition: only observed ones that nobody predicted.
-
-    Parameters
-    ----------
-    screen
-        Result of `align`.
-    held_out
-        Further (context, perturbation) pairs that nothing must be trained on.
-    """
+    """Return the screen whose baselines use only observed conditions that are neither predicted nor held out."""
     barred = {*next(iter(screen.predictions.values()))[0], *screen.left_out, *held_out}
     free = [c for c in screen.rows if c[1] != screen.control and c not in barred]
     training = tuple(c for c in free if (c[0], screen.control) in screen.rows)
@@ -127,6 +123,10 @@ def training_notes(screen: Screen, held_out: Collection[Condition]) -> list[str]
         f"The baselines used {len(screen.training)} observed conditions that are not scored{further}; per context: "
         f"{listed}.",
     ]
+
+
+def _cut(cells: ScratchCells, rows: Rows, condition: Condition) -> sp.csr_matrix:
+    return cells[rows[condition]]
 
 
 def _perturbed(prediction: CellFile, keys: Keys) -> dict[Condition, np.ndarray]:

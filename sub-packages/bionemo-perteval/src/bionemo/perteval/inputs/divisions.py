@@ -94,36 +94,35 @@ def divide(
         raise InputError(f"The controls are {controls!r}, but they can be both, independent or shared.")
     if rotation is not None and not (type(rotation) is int and 0 <= rotation < 3):
         raise InputError(f"The control rotation is {rotation!r}, but it can be 0, 1 or 2.")
+    own: list[ControlRoles | None] = [None] * len(predictions)
+    notices: list[str] = []
     if controls == "shared":
         if rotation is not None:
             raise InputError(
                 "Shared control cells have no rotation; leave --control-rotation or --controls shared out."
             )
-        return Divisions(modes=(Controls.SHARED,), own=_by_arm(predictions, [None] * len(predictions))), []
-    rows = np.concatenate([of for (_, label), of in screen.rows.items() if label == screen.control])
-    known = set(map(str, names_of(observed.cells, rows)))
-    own, notices = [], []
-    for file in predictions:
-        roles, doubt = _roles_of(file, rotation, known)
-        own.append(roles)
-        if doubt and strict:
-            raise InputError(
-                f"--strict was given, but {doubt}; predict from input cells alone, or score with --controls shared."
-            )
-        if doubt:
-            notices.append(f"{doubt[0].upper()}{doubt[1:]}: its scores with independent controls may err either way.")
-    modes = (Controls.INDEPENDENT,) if controls == "independent" else (Controls.INDEPENDENT, Controls.SHARED)
-    divisions = Divisions(modes=modes, own=_by_arm(predictions, own), rotation=rotation or 0)
-    return divisions, [_fewest(screen, divisions, observed.name), *notices]
-
-
-def _by_arm(
-    predictions: Sequence[CellFile], own: Sequence[ControlRoles | None]
-) -> dict[str, tuple[ControlRoles | None, ...]]:
-    found: dict[str, tuple[ControlRoles | None, ...]] = {}
-    for file, roles in zip(predictions, own, strict=True):
-        found[file.arm] = (*found.get(file.arm, ()), roles)
-    return found
+        modes = (Controls.SHARED,)
+    else:
+        modes = (Controls.INDEPENDENT,) if controls == "independent" else (Controls.INDEPENDENT, Controls.SHARED)
+        rows = np.concatenate([of for (_, label), of in screen.rows.items() if label == screen.control])
+        known = set(map(str, names_of(observed.cells, rows)))
+        for place, file in enumerate(predictions):
+            own[place], doubt = _roles_of(file, rotation, known)
+            if doubt and strict:
+                raise InputError(
+                    f"--strict was given, but {doubt}; predict from input cells alone, or score with --controls shared."
+                )
+            if doubt:
+                doubt = f"{doubt[0].upper()}{doubt[1:]}"
+                notices.append(f"{doubt}: its scores with independent controls may err either way.")
+    by_arm = {
+        arm: tuple(roles for file, roles in zip(predictions, own, strict=True) if file.arm == arm)
+        for arm in screen.predictions
+    }
+    divisions = Divisions(modes=modes, own=by_arm, rotation=rotation or 0)
+    if Controls.INDEPENDENT in modes:
+        notices = [_fewest(screen, divisions, observed.name), *notices]
+    return divisions, notices
 
 
 def _roles_of(file: CellFile, rotation: int | None, known: Collection[str]) -> tuple[ControlRoles | None, str]:
@@ -134,8 +133,7 @@ def _roles_of(file: CellFile, rotation: int | None, known: Collection[str]) -> t
             None,
             f"{file.name} does not say which control cells it was made from, and may have used those of the truth",
         )
-    table = {name: value.item() if isinstance(value, np.generic) else value for name, value in dict(said).items()}
-    roles = ControlRoles.from_dict(table, f"uns['prediction']['controls'] of {file.name}")
+    roles = ControlRoles.from_dict(said, f"uns['prediction']['controls'] of {file.name}")
     if roles.controls is Controls.SHARED:
         return None, f"{file.name} was made with shared control cells, which the truth is measured against as well"
     if rotation not in (None, roles.rotation):

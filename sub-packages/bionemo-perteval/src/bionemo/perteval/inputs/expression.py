@@ -11,7 +11,7 @@ from bionemo.perteval.inputs.reading import CellFile
 from bionemo.perteval.inputs.scratch import ScratchCells
 from bionemo.perteval.inputs.screen import gene_count
 from bionemo.perteval.inputs.stored import blocks_of
-from bionemo.screens.errors import InputError, nearest
+from bionemo.screens.errors import InputError, choices
 from bionemo.screens.labels import Condition
 
 LOG1P_LIMIT = 15.0
@@ -56,23 +56,11 @@ class _Seen:
 def predicted_log1p(file: CellFile, rows: Mapping[Condition, np.ndarray], columns: np.ndarray) -> ScratchCells:
     """Return the predicted cells, log1p float32 [N, G]; refuse them where they are on another scale.
 
-    Parameters
-    ----------
-    file
-        The prediction.
-    rows
-        Rows of all cells of each condition that will be asked for.
-    columns
-        Columns of the panel's genes in the file [G].
+    `columns` are those of the panel's genes in the file [G], `rows` those of all cells that will be asked for.
     """
-    seen, cells = _Seen(), ScratchCells(groups_of(rows, file), columns.size)
-    for block in blocks_of(file.cells, None):
-        csr = canonical(block)
-        seen.look(csr)
-        if seen.sound:
-            cells.append(sp.csr_matrix(_columns(csr, columns), dtype=np.float32))
-    _check_there(cells, seen, file.name)
+    seen, cells = _read_values(file, groups_of(rows, file), None, columns)
     seen.check(file.name)
+    check_there(cells, file.name)
     if seen.values and seen.integers:
         raise InputError(
             f"{file.name} holds integers (up to {seen.highest:g}), which are counts, not log1p; normalise and log1p it."
@@ -90,12 +78,7 @@ def observed_log1p(
 ) -> tuple[ScratchCells, np.ndarray | None, float | None, list[str]]:
     """Return the observed cells on the panel, and the scale that they come from.
 
-    Parameters
-    ----------
-    file, rows, keys
-        The observed file, the rows of each condition, the layer and the target sum.
-    columns
-        Columns of the panel's genes in the file [G].
+    `columns` are those of the panel's genes in the file [G], `rows` those of all cells that will be asked for.
 
     Returns
     -------
@@ -113,23 +96,12 @@ def observed_log1p(
     InputError
         Where the layer is missing, the values are neither counts nor log1p, or the target sum is not known.
     """
-    where = file.name
-    if keys.layer is not None:
-        if keys.layer not in file.cells.layers:
-            hint = nearest(keys.layer, file.cells.layers)
-            raise InputError(f"{file.name} has no layer {keys.layer!r}{hint}; give --layer.")
-        where = f"layer {keys.layer!r} of {file.name}"
-    groups = groups_of(rows, file)
+    where, groups = layer_name(file, keys.layer), groups_of(rows, file)
     seen, cells, library = _read_counts(file, groups, keys, columns)
     if not seen.integers:
-        seen, cells, library = _Seen(), ScratchCells(groups, columns.size), None
-        for block in blocks_of(file.cells, keys.layer):
-            csr = canonical(block)
-            seen.look(csr)
-            if seen.sound:
-                cells.append(sp.csr_matrix(_columns(csr, columns), dtype=np.float32))
-    _check_there(cells, seen, where)
+        (seen, cells), library = _read_values(file, groups, keys.layer, columns), None
     seen.check(where)
+    check_there(cells, where)
     if not seen.values:
         raise InputError(f"{where} holds nothing but zeros; choose the right layer with --layer.")
     if library is None:
@@ -148,23 +120,43 @@ def observed_log1p(
     return cells, library, keys.target_sum, notes
 
 
+def _read_values(
+    file: CellFile, groups: np.ndarray, layer: str | None, columns: np.ndarray
+) -> tuple[_Seen, ScratchCells]:
+    """Return what was seen, and the cells as they are [N, G]; nothing is kept after a value that is no expression."""
+    seen, cells = _Seen(), ScratchCells(groups, columns.size)
+    for block in map(canonical, blocks_of(file.cells, layer)):
+        seen.look(block)
+        if seen.sound:
+            cells.append(sp.csr_matrix(_columns(block, columns), dtype=np.float32))
+    return seen, cells
+
+
 def _read_counts(
     file: CellFile, groups: np.ndarray, keys: Keys, columns: np.ndarray
 ) -> tuple[_Seen, ScratchCells, np.ndarray]:
     """Return what was seen, the cells, log1p [N, G], and their counts [N]; stop where values are no counts."""
     seen, cells, libraries = _Seen(), ScratchCells(groups, columns.size), [np.zeros(0)]
-    for block in blocks_of(file.cells, keys.layer):
-        csr = canonical(block)
-        seen.look(csr)
+    for block in map(canonical, blocks_of(file.cells, keys.layer)):
+        seen.look(block)
         if not seen.integers:
             break
         if not seen.sound:
             continue
-        library = np.asarray(csr.sum(axis=1, dtype=np.float64)).ravel()
+        library = np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
         scale = np.divide(keys.target_sum or 0.0, library, out=np.zeros_like(library), where=library > 0)
-        cells.append(_log1p(_columns(csr, columns), scale))
+        cells.append(_log1p(_columns(block, columns), scale))
         libraries.append(library)
     return seen, cells, np.concatenate(libraries)
+
+
+def layer_name(file: CellFile, layer: str | None) -> str:
+    """Return what messages call a layer of a file, None for X; refuse one that is not there."""
+    if layer is None:
+        return file.name
+    if layer not in file.cells.layers:
+        raise InputError(f"{file.name} has no layer {layer!r} (--layer): {choices(layer, file.cells.layers)}")
+    return f"layer {layer!r} of {file.name}"
 
 
 def groups_of(rows: Mapping[Condition, np.ndarray], file: CellFile) -> np.ndarray:
@@ -175,9 +167,9 @@ def groups_of(rows: Mapping[Condition, np.ndarray], file: CellFile) -> np.ndarra
     return groups
 
 
-def _check_there(cells: ScratchCells, seen: _Seen, name: str) -> None:
+def check_there(cells: ScratchCells, name: str) -> None:
     """Refuse a file without values."""
-    if seen.sound and cells.rows < cells.shape[0]:
+    if cells.rows < cells.shape[0]:
         raise InputError(f"{name} has no X; write the expression there, or name a layer with --layer.")
 
 

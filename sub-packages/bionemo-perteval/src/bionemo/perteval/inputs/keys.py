@@ -48,17 +48,16 @@ class Keys:
             Where neither names a column or the control label.
         """
         values = {name: stated.get(name) if value is None else value for name, value in given.items()}
-        for name in ("perturbation_key", "context_key", "control"):
-            if values[name] in (None, ""):
+        labels = {name: values[name] for name in ("perturbation_key", "context_key", "control")}
+        for name, label in labels.items():
+            if label in (None, ""):
                 flag = "--" + name.replace("_", "-")
                 raise InputError(
                     f"{name} is not known: the prediction has no uns['prediction']['{name}'], so give {flag}."
                 )
         target_sum = values["target_sum"]
         return cls(
-            perturbation_key=str(values["perturbation_key"]),
-            context_key=str(values["context_key"]),
-            control=str(values["control"]),
+            **{name: str(label) for name, label in labels.items()},
             target_sum=None if target_sum in (None, "") else float(target_sum),  # type: ignore[arg-type]
             layer=given["layer"] or None,
             within=given["within"] or None,

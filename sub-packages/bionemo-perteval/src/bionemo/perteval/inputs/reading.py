@@ -44,19 +44,12 @@ def read_observed(source: Source) -> CellFile:
 def read_predictions(
     predicted: Source | Mapping[str, Source | Sequence[Source]], reserved: Sequence[str] = ()
 ) -> list[CellFile]:
-    """Read every file of predicted cells.
-
-    Parameters
-    ----------
-    predicted
-        One source, or the name of each prediction -> its source or the sources of its training seeds.
-    reserved
-        Names of other rows of the tables, which no prediction can have.
+    """Read every file of predicted cells: of one source, or of name -> its source or those of its training seeds.
 
     Raises
     ------
     InputError
-        Where there is no prediction, its name is reserved, or a file cannot be read.
+        Where there is no prediction, its name is `reserved` for another row of the tables, or a file cannot be read.
     """
     named = predicted if isinstance(predicted, Mapping) else {PREDICTION: predicted}
     files = []

@@ -1,9 +1,10 @@
 """Hold observed and predicted cells on one panel and one scale."""
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -12,27 +13,27 @@ from bionemo.perteval.inputs.scratch import ScratchCells
 from bionemo.screens.controls import ControlRole, ControlRoles
 from bionemo.screens.labels import Condition
 
+Key = TypeVar("Key")
+
 Population = sp.csr_matrix | np.ndarray
 """Cells, log1p float32 [n, G], sparse or dense."""
 
 
 @dataclass(frozen=True)
-class Predicted(Mapping[Condition, sp.csr_matrix]):
-    """A `Predicted` gives the cells of each condition of one file, log1p [n, G], cut out when asked for."""
+class Populations(Mapping[Key, sp.csr_matrix]):
+    """`Populations` give the cells of each key [n, G], cut out or made when they are asked for."""
 
-    cells: ScratchCells
-    """All cells of the file, log1p float32 [N, G]."""
-    rows: Mapping[Condition, np.ndarray]
-    """Condition -> rows of `cells`; a row may stand there more than once."""
+    keyed: Collection[Key]
+    make: Callable[[Key], sp.csr_matrix]
 
-    def __getitem__(self, condition: Condition) -> sp.csr_matrix:
-        return self.cells[self.rows[condition]]
+    def __getitem__(self, key: Key) -> sp.csr_matrix:
+        return self.make(key)
 
-    def __iter__(self) -> Iterator[Condition]:
-        return iter(self.rows)
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self.keyed)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.keyed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class Screen:
     """Counts per cell before log1p; None where the file holds log1p values."""
     rows: dict[Condition, np.ndarray]
     """(context, perturbation) -> rows of `observed`, the control label included."""
-    predictions: dict[str, tuple[Predicted, ...]]
+    predictions: dict[str, tuple[Populations[Condition], ...]]
     """Arm -> its training seeds: scored condition -> predicted cells, log1p [n, G], n the number of observed cells of
     the condition. All have the same conditions."""
     control: str
@@ -110,15 +111,7 @@ class Screen:
         return self._means[context, perturbation]
 
     def with_controls(self, context: str, rows: np.ndarray) -> "Screen":
-        """Return the screen as seen by one who has only these control cells of a context.
-
-        Parameters
-        ----------
-        context
-            Whose control cells are narrowed.
-        rows
-            Rows of `observed`.
-        """
+        """Return the screen as seen by one who has only these control cells of a context, rows of `observed`."""
         condition = context, self.control
         means = {known: mean for known, mean in self._means.items() if known != condition}
         return replace(self, rows={**self.rows, condition: rows}, control_parts={}, _means=means)

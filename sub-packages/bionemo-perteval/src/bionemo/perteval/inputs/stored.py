@@ -34,10 +34,7 @@ class StoredTable:
 
     def __getitem__(self, column: str) -> Any:
         """Return a column, an array of pandas or NumPy [N]."""
-        read = []
-        for part in self._parts:
-            with reading(part) as file:
-                read.append(read_elem(file["obs"][column]))
+        read = [_column(part, "obs", column) for part in self._parts]
         if len(read) == 1:
             return read[0]
         if all(isinstance(values, pd.Categorical) for values in read):
@@ -47,27 +44,13 @@ class StoredTable:
     @property
     def index(self) -> np.ndarray:
         """Names of the cells, object array of str [N]; read each time."""
-        names = []
-        for part in self._parts:
-            with reading(part) as file:
-                names.append(text_of(read_elem(file["obs"][file["obs"].attrs["_index"]])))
-        return np.concatenate(names)
+        return np.concatenate([text_of(_column(part, "obs")) for part in self._parts])
 
 
 class StoredCells:
     """`StoredCells` are the cells of one or more AnnData files on disk, one after another; what is asked for is read.
 
-    Parameters
-    ----------
-    parts
-        The files, of one table of genes.
-
-    Attributes
-    ----------
-    obs
-        Labels of the cells.
-    n_obs
-        Number of cells.
+    The files have one table of genes. The columns of their labels are read one at a time from `obs`.
     """
 
     def __init__(self, parts: Sequence[Path]):
@@ -150,9 +133,14 @@ def blocks_of(cells: Cells, layer: str | None) -> Iterator[sp.csr_matrix]:
         yield sp.csr_matrix(matrix[rows])
 
 
-def _genes(part: Path) -> pd.Index:
+def _column(part: Path, table: str, name: str | None = None) -> Any:
+    """Return a column of a table, an array of pandas or NumPy; its index without a name."""
     with reading(part) as file:
-        return pd.Index(text_of(read_elem(file["var"][file["var"].attrs["_index"]])))
+        return read_elem(file[table][file[table].attrs["_index"] if name is None else name])
+
+
+def _genes(part: Path) -> pd.Index:
+    return pd.Index(text_of(_column(part, "var")))
 
 
 def _length(part: Path) -> int:

@@ -13,13 +13,13 @@ import pandas as pd
 import scipy.sparse as sp
 
 from bionemo.perteval.inputs.agreement import check_observed
-from bionemo.perteval.inputs.expression import LOG1P_LIMIT, canonical, groups_of
+from bionemo.perteval.inputs.expression import LOG1P_LIMIT, canonical, check_there, groups_of, layer_name
 from bionemo.perteval.inputs.keys import Keys
 from bionemo.perteval.inputs.labels import rows_by_condition
 from bionemo.perteval.inputs.reading import CellFile
 from bionemo.perteval.inputs.scratch import ScratchCells
 from bionemo.perteval.inputs.stored import blocks_of, names_of
-from bionemo.screens.errors import InputError, name_list, nearest
+from bionemo.screens.errors import InputError, name_list
 from bionemo.screens.labels import Condition
 from bionemo.screens.obs import labels_of, text_of
 
@@ -74,16 +74,10 @@ def is_submission(file: CellFile) -> bool:
 
 
 def read_real(file: CellFile, given: Mapping[str, Any], stated: Mapping[str, Any]) -> RealCells:
-    """Read the observed cells.
+    """Read the observed cells: whole counts, of all genes of the challenge.
 
-    Parameters
-    ----------
-    file
-        Whole counts, of all genes of the challenge.
-    given
-        perturbation_key, control, context_key and layer, as `evaluate` has them.
-    stated
-        What the prediction says of its columns, which is taken where the file has them.
+    `given` are perturbation_key, control, context_key and layer, as `evaluate` has them. What the prediction says of
+    its columns, in `stated`, is taken where the file has them.
 
     Raises
     ------
@@ -94,17 +88,13 @@ def read_real(file: CellFile, given: Mapping[str, Any], stated: Mapping[str, Any
     said = {name: value or known.get(name) for name, value in given.items() if name != "layer"}
     label, control = str(said["perturbation_key"] or TARGET), str(said["control"] or CONTROL)
     rows = _rows(file, label, said["context_key"], control)
-    where = file.name if given["layer"] is None else f"layer {given['layer']!r} of {file.name}"
-    if given["layer"] is not None and given["layer"] not in file.cells.layers:
-        raise InputError(
-            f"{file.name} has no layer {given['layer']!r}{nearest(given['layer'], file.cells.layers)}; give --layer."
-        )
+    where = layer_name(file, given["layer"])
     cells, library = ScratchCells(groups_of(rows, file), file.cells.var_names.size), [np.zeros(0)]
     for block in map(canonical, blocks_of(file.cells, given["layer"])):
         _check_whole(block, where, "log1p values are no use here; name the layer of the raw counts with --layer")
         cells.append(sp.csr_matrix(block, dtype=np.float32))
         library.append(np.asarray(block.sum(axis=1, dtype=np.float64)).ravel())
-    _check_there(cells, where)
+    check_there(cells, where)
     sizes = np.concatenate(library)
     named = {
         (context, str(name)): float(size)
@@ -138,7 +128,7 @@ def read_counted(file: CellFile, real: RealCells) -> Counted:
         if len(real.contexts) != 1:
             raise InputError(
                 f"{file.name} is a submission, which is of one line, and {real.name} has control cells of "
-                f"{name_list(real.contexts, 5) if real.contexts else 'none'}: give the observed cells of that line, "
+                f"{name_list(real.contexts, 5)}: give the observed cells of that line, "
                 f"with control cells labelled {real.control!r}."
             )
         if (ONE_LINE, CONTROL) not in rows:
@@ -170,7 +160,7 @@ def read_counted(file: CellFile, real: RealCells) -> Counted:
             cells.append(sp.csr_matrix(block, dtype=np.float32))
     else:
         _append_counts(cells, file, perturbed, real)
-    _check_there(cells, file.name)
+    check_there(cells, file.name)
     return Counted(cells=cells, rows=perturbed)
 
 
@@ -258,11 +248,6 @@ def _check_whole(block: sp.csr_matrix, where: str, mend: str) -> None:
     wrong = block.data[~(np.isfinite(block.data) & (block.data >= 0) & (block.data == np.rint(block.data)))]
     if wrong.size:
         raise InputError(f"{where} holds {wrong[0]:g}, which is no whole count: {mend}.")
-
-
-def _check_there(cells: ScratchCells, where: str) -> None:
-    if cells.rows < cells.shape[0]:
-        raise InputError(f"{where} has no X; write the counts there.")
 
 
 def _no_log1p(file: CellFile, what: str) -> str:

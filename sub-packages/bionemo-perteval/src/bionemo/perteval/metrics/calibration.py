@@ -14,10 +14,14 @@ from bionemo.perteval.metrics.registry import Metric
 
 def best_of(table: pd.DataFrame, arms: Sequence[str], metric: Metric) -> str | None:
     """Return the arm with the best mean score; None where none of them has one."""
-    scores = table.loc[list(arms), metric.name].dropna()
-    if scores.empty:
-        return None
-    return str(scores.idxmax() if metric.best == "high" else scores.idxmin())
+    scores = metric.sign * table.loc[list(arms), metric.name].dropna()
+    return None if scores.empty else str(scores.idxmax())
+
+
+def better_by(compared: pd.Series, metric: Metric) -> dict[str, float]:
+    """Return how much better the first of two compared arms is, above 0 where it is: difference, low and high."""
+    low, high = sorted(metric.sign * float(compared[end]) for end in ("low", "high"))
+    return {"difference": metric.sign * float(compared["difference"]), "low": low, "high": high}
 
 
 def calibrate(
@@ -33,14 +37,10 @@ def calibrate(
 
     Parameters
     ----------
-    scores
-        One row per arm, context and perturbation.
-    table
-        Mean scores. Index: arm; columns: metrics.
-    negatives
-        Arms that know no perturbation.
-    positives
-        Arms that are another measurement of the same cells.
+    scores, table
+        One row per arm, context and perturbation; means of them, with the arms as index.
+    negatives, positives
+        Arms that know no perturbation, and arms that are another measurement of the same cells.
     metrics
         Metrics that have a better direction.
     seed
@@ -62,25 +62,14 @@ def calibrate(
         rows[metric.name] = row | dict.fromkeys(("difference", "low", "high", "separation", "wins"), float("nan"))
         if negative is None or positive is None:
             continue
-        found = compare(scores, [(positive, negative)], [metric.name], seed=seed).iloc[0]
-        ends = sorted(_better(metric, float(found[end])) for end in ("low", "high"))
-        difference, half = _better(metric, float(found["difference"])), (ends[1] - ends[0]) / 2
-        rows[metric.name] |= {
-            "difference": difference,
-            "low": ends[0],
-            "high": ends[1],
-            "separation": difference / half if half else float("nan"),
-            "wins": _wins(scores, positive, negative, metric),
-            "tells": ends[0] > 0,
+        compared = compare(scores, [(positive, negative)], [metric.name], seed=seed).iloc[0]
+        found = better_by(compared, metric)
+        half = (found["high"] - found["low"]) / 2
+        by_condition = scores.pivot(index=["context", "perturbation"], columns="arm", values=metric.name)
+        each = metric.sign * (by_condition[positive] - by_condition[negative]).dropna()
+        rows[metric.name] |= found | {
+            "separation": found["difference"] / half if half else float("nan"),
+            "wins": float(((each > 0) + 0.5 * (each == 0)).mean()),
+            "tells": found["low"] > 0,
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("metric")
-
-
-def _better(metric: Metric, difference: float) -> float:
-    return difference if metric.best == "high" else -difference
-
-
-def _wins(scores: pd.DataFrame, first: str, second: str, metric: Metric) -> float:
-    by_condition = scores.pivot(index=["context", "perturbation"], columns="arm", values=metric.name)
-    difference = _better(metric, 1.0) * (by_condition[first] - by_condition[second]).dropna()
-    return float(((difference > 0) + 0.5 * (difference == 0)).mean())

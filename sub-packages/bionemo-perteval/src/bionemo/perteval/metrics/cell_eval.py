@@ -25,14 +25,9 @@ _MOST_AT_ONCE = 64
 
 
 def cell_eval(predicted: Side, observed: Side, names: Collection[str]) -> pd.DataFrame:
-    """Let cell-eval compute several metrics in one go.
+    """Let cell-eval compute several metrics, by their names in its results, in one go.
 
-    Parameters
-    ----------
-    predicted, observed
-        The same labels and the same genes, in the same order.
-    names
-        Names of the metrics in cell-eval's results.
+    Both sides have the same labels and the same genes, in the same order.
 
     Returns
     -------
@@ -104,18 +99,15 @@ def _call(cells: list[ad.AnnData], tests: list[pl.DataFrame], control: str, name
 def _quiet() -> Iterator[None]:
     """Silence the bars (written to stderr) and logs of cell-eval, and undo the log handler that pdex installs."""
     root = logging.getLogger()
-    handlers, root_level = list(root.handlers), root.level
+    handlers, level = list(root.handlers), root.level
     import cell_eval  # noqa: F401
 
     root.handlers[:] = handlers
-    root.setLevel(root_level)
-    loggers = [logging.getLogger(name) for name in ("cell_eval", "pdex")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    root.setLevel(level)
+    disabled = root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(disabled)

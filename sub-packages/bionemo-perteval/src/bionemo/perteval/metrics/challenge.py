@@ -3,7 +3,7 @@
 The definitions are those of the challenge's metric reference (cell-eval2, docs/vcc2026_metrics), sections 1 to 8.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -26,22 +26,12 @@ _PURITY = 0.9
 _SMALLEST_GATE = 10
 
 
-def values(predicted: Groups, observed: Groups, own_genes: Sequence[int | None], genes: np.ndarray) -> dict[str, float]:
+def values(predicted: Groups, observed: Groups, own: np.ndarray, genes: np.ndarray) -> dict[str, float]:
     """Return member -> its value over a panel; a member without one is left out.
 
-    Parameters
-    ----------
-    predicted, observed
-        The same perturbations in the same order.
-    own_genes
-        Column of the gene that each perturbation targets; None where it targets none of the panel.
-    genes
-        Names of the genes [G], the last word where calls are equally sure.
+    Both sides have the same perturbations in the same order. `own` says whether a perturbation targets a gene, bool [P,
+    G]; the names of the genes [G] are the last word where calls are equally sure.
     """
-    own = np.zeros(observed.rate.shape, dtype=bool)
-    for place, gene in enumerate(own_genes):
-        if gene is not None:
-            own[place, gene] = True
     called, true = (predicted.rate < FDR) & ~own, (observed.rate < FDR) & ~own
     both = predicted.controls.tested & observed.controls.tested & ~own
     # A true change of zero says nothing about direction.
@@ -135,12 +125,7 @@ def scale(found: Mapping[str, float], zero: Mapping[str, float], one: Mapping[st
 
 
 def overview(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return the scaled members and their mean, the score.
-
-    Parameters
-    ----------
-    scores
-        Columns: arm, context, seed, member, scaled.
+    """Return the scaled members and their mean, the score, from rows as `engines.challenge.score_panels` has them.
 
     Returns
     -------

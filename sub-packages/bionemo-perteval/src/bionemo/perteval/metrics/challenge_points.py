@@ -2,26 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import scipy.sparse as sp
 
-from bionemo.perteval.inputs.screen import cell_count
+from bionemo.perteval.inputs.screen import Populations, cell_count
 from bionemo.perteval.metrics import challenge
-from bionemo.perteval.metrics.panel import FDR, Cells, Controls, Groups, mean_response
+from bionemo.perteval.metrics.panel import FDR, Controls, Groups, mean_response
 
 _DIVISIONS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """A `Panel` holds the observed cells of a context."""
+    """A `Panel` holds the observed cells of a context, and scores predicted ones against them."""
 
     genes: np.ndarray
     """Names [G]."""
-    own_gene: Mapping[str, int | None]
-    """Perturbation -> column of the gene that it targets; None where it targets none of the genes."""
     control: str
     """Label of the control cells."""
     controls: sp.csr_matrix
@@ -32,6 +30,11 @@ class Panel:
     """How many share the perturbations."""
 
     @cached_property
+    def own(self) -> np.ndarray:
+        """Return whether a perturbation targets a gene, by its name, bool [P, G]."""
+        return np.array(list(self.truth))[:, None] == self.genes
+
+    @cached_property
     def observed(self) -> Groups:
         """Return the observed cells, measured."""
         return Groups.of(self.truth, Controls.of(self.controls), threads=self.threads)
@@ -39,7 +42,7 @@ class Panel:
     @cached_property
     def zero(self) -> dict[str, float]:
         """Return the values of the mean observed response, given to every perturbation."""
-        return self.values(mean_response(self.controls, self.truth, self.own_gene))
+        return self.values(mean_response(self.controls, self.truth, self.own))
 
     @cached_property
     def one(self) -> dict[str, float]:
@@ -55,11 +58,12 @@ class Panel:
     def values(self, cells: Mapping[str, sp.csr_matrix]) -> dict[str, float]:
         """Return the values of predicted cells, in the order of the observed perturbations."""
         predicted = Groups.of(cells, self.observed.controls, threads=self.threads)
-        return challenge.values(predicted, self.observed, self._own, self.genes)
+        return challenge.values(predicted, self.observed, self.own, self.genes)
 
-    @property
-    def _own(self) -> list[int | None]:
-        return [self.own_gene[name] for name in self.truth]
+    def score(self, cells: Mapping[str, sp.csr_matrix]) -> tuple[dict[str, float], dict[str, float]]:
+        """Return values and scaled values of predicted cells, by member; a member without one is left out."""
+        values = self.values(cells)
+        return values, challenge.scale(values, self.zero, self.one)
 
     def _cells(self, name: str) -> sp.csr_matrix:
         return self.controls if name == self.control else self.truth[name]
@@ -74,16 +78,13 @@ class Panel:
 
         first, second = (
             Groups.of(
-                Cells(list(self.truth), lambda name, which=which: half(name, which)),
+                Populations(list(self.truth), partial(half, which=which)),
                 Controls.of(half(self.control, which)),
                 threads=self.threads,
             )
             for which in (0, 1)
         )
-        values = challenge.values(second, first, self._own, self.genes)
-        gate = self.observed.rate < FDR
-        for place, gene in enumerate(self._own):
-            if gene is not None:
-                gate[place, gene] = False
+        values = challenge.values(second, first, self.own, self.genes)
+        gate = (self.observed.rate < FDR) & ~self.own
         values["de_wilcoxon_lfc_nmae"] = challenge.change_error(second.change, first.change, self.observed.change, gate)
         return {name: value for name, value in values.items() if np.isfinite(value)}

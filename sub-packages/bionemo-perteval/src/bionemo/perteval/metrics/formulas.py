@@ -12,18 +12,7 @@ Distance = Literal["l1", "l2", "cosine"]
 
 
 def correlations(predicted: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """Return the Pearson correlation over genes of two sets of shifts.
-
-    Parameters
-    ----------
-    predicted, observed
-        Shifts, log1p [P, G].
-
-    Returns
-    -------
-    np.ndarray
-        [P]; NaN where one of the two is constant.
-    """
+    """Return the Pearson correlation over genes of two sets of shifts, log1p [P, G]; [P], NaN where one is constant."""
     centred = [values - values.mean(axis=1, keepdims=True) for values in (predicted, observed)]
     flat = constant(predicted) | constant(observed)
     lengths = np.linalg.norm(centred[0], axis=1) * np.linalg.norm(centred[1], axis=1)
@@ -43,23 +32,12 @@ def constant(shifts: np.ndarray) -> np.ndarray:
 
 
 def weighted_errors(predicted: np.ndarray, observed: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Return the mean squared error with genes weighted by how differentially expressed they are.
+    """Return the mean squared error of mean cells, log1p [P, G], with genes weighted by how DE they are.
 
     ``sum_g w_g (predicted_g - observed_g)^2`` with ``w = s^2 / sum(s^2)`` and s the absolute z scaled to 0 to 1 over
-    the genes: the weighted MSE of Mejia et al. 2025 (arXiv 2506.22641), here with Mann-Whitney statistics against the
-    control cells.
-
-    Parameters
-    ----------
-    predicted, observed
-        Mean cells, log1p [P, G].
-    z
-        Standardised test statistics of the observed cells [P, G].
-
-    Returns
-    -------
-    np.ndarray
-        [P]; NaN where all genes have the same statistic.
+    the genes: the weighted MSE of Mejia et al. 2025 (arXiv 2506.22641), here with the standardised Mann-Whitney
+    statistics z [P, G] of the observed cells against the control cells. [P]; NaN where all genes have the same
+    statistic.
     """
     score = np.abs(z)
     lowest, highest = score.min(axis=1, keepdims=True), score.max(axis=1, keepdims=True)
@@ -70,7 +48,7 @@ def weighted_errors(predicted: np.ndarray, observed: np.ndarray, z: np.ndarray) 
 
 
 def discrimination(predicted: np.ndarray, observed: np.ndarray, own_gene: np.ndarray, distance: Distance) -> np.ndarray:
-    """Return for each predicted shift where its own perturbation ranks among the observed ones.
+    """Return for each predicted shift where its own perturbation ranks among the observed ones, from above 0 to 1 [P].
 
     ``1 - rank / P``: rank is the number of observed shifts that are nearer than the true one, plus half of the others
     that are equally near. cell-eval's discrimination score, which breaks ties by order instead.
@@ -83,11 +61,6 @@ def discrimination(predicted: np.ndarray, observed: np.ndarray, own_gene: np.nda
         Column of the gene that each perturbation is named after, left out of its distances; -1 for none [P].
     distance
         Between shifts. The cosine distance from a shift that is zero is 1.
-
-    Returns
-    -------
-    np.ndarray
-        Values from above 0 to 1 [P].
     """
     distances = _distances(predicted, observed, own_gene, distance)
     true = np.diagonal(distances)[:, None]

@@ -19,22 +19,11 @@ LEVEL = 0.95
 
 
 def means(values: np.ndarray, contexts: np.ndarray) -> np.ndarray:
-    """Return the mean over contexts of the means over their perturbations, values that are missing left out.
+    """Return the mean over contexts of the means over their perturbations, values that are missing left out [M].
 
-    Parameters
-    ----------
-    values
-        One row a (context, perturbation), NaN where a metric has no value [N, M].
-    contexts
-        Number of the context of each row [N].
-
-    Returns
-    -------
-    np.ndarray
-        [M].
+    `values` and `contexts` are as of `bootstrap`.
     """
-    groups = [_mean(values[contexts == context]) for context in np.unique(contexts)]
-    return _mean(np.stack(groups))
+    return np.asarray(pd.DataFrame(values).groupby(contexts).mean().mean())
 
 
 def bootstrap(values: np.ndarray, contexts: np.ndarray, *, seed: int = 0, draws: int = DRAWS) -> np.ndarray:
@@ -50,10 +39,6 @@ def bootstrap(values: np.ndarray, contexts: np.ndarray, *, seed: int = 0, draws:
         One row a (context, perturbation), NaN where a metric has no value [N, M].
     contexts
         Number of the context of each row [N].
-    seed
-        Seed of the draws.
-    draws
-        How many.
 
     Returns
     -------
@@ -88,21 +73,9 @@ def bootstrap(values: np.ndarray, contexts: np.ndarray, *, seed: int = 0, draws:
 
 
 def intervals(scores: pd.DataFrame, metrics: list[str], *, seed: int = 0) -> pd.DataFrame:
-    """Return the interval of every arm's mean scores.
+    """Return low and high end of every arm's mean scores, by (arm, metric); all arms share the draws.
 
-    Parameters
-    ----------
-    scores
-        One row per arm, context and perturbation.
-    metrics
-        Columns.
-    seed
-        Seed of the draws; all arms share them.
-
-    Returns
-    -------
-    pd.DataFrame
-        Index: (arm, metric); columns: low, high.
+    `scores` have one row per arm, context and perturbation.
     """
     by_arm = {str(arm): _of_arm(rows, metrics) for arm, rows in scores.groupby("arm", sort=False)}
     conditions = next(iter(by_arm.values())).index
@@ -115,18 +88,9 @@ def intervals(scores: pd.DataFrame, metrics: list[str], *, seed: int = 0) -> pd.
 def compare(
     scores: pd.DataFrame, pairs: Sequence[tuple[str, str]], metrics: list[str], *, seed: int = 0
 ) -> pd.DataFrame:
-    """Compare pairs of arms over the conditions where both have a value.
+    """Compare pairs of arms over the conditions where both have a value; all pairs share the draws.
 
-    Parameters
-    ----------
-    scores
-        One row per arm, context and perturbation.
-    pairs
-        (first, second): arms.
-    metrics
-        Columns.
-    seed
-        Seed of the draws; all pairs share them.
+    `scores` have one row per arm, context and perturbation.
 
     Returns
     -------
@@ -190,10 +154,3 @@ def _signed_rank(differences: np.ndarray) -> float:
     ways /= ways.sum()
     positive = int(ranks[values > 0].sum())
     return float(min(1.0, 2 * min(ways[: positive + 1].sum(), ways[positive:].sum())))
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    present = ~np.isnan(values)
-    count = present.sum(axis=0)
-    total = np.where(present, values, 0.0).sum(axis=0)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)

@@ -4,7 +4,7 @@ The definitions are sections 1 to 3 of the challenge's metric reference (cell-ev
 are of cells, float64 [n, G], sparse; they need not be whole.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy import stats
 
-from bionemo.perteval.inputs.screen import cell_count, gene_count
+from bionemo.perteval.inputs.screen import Populations, cell_count, gene_count
 from bionemo.perteval.significance import mann_whitney
 
 FDR = 0.05
@@ -23,25 +23,6 @@ _CELL_SUM = 1e6
 _TESTED_ABOVE = 5.0
 _SMALL = 1e-9
 _CHUNK = 64
-
-
-@dataclass(frozen=True)
-class Cells(Mapping[str, sp.csr_matrix]):
-    """`Cells` give the counts of each perturbation, float64 [n, G], made when they are asked for."""
-
-    names: Collection[str]
-    """Perturbations, in the order of a panel."""
-    make: Callable[[str], sp.csr_matrix]
-    """Perturbation -> its counts."""
-
-    def __getitem__(self, name: str) -> sp.csr_matrix:
-        return self.make(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def __len__(self) -> int:
-        return len(self.names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,25 +93,18 @@ class Groups:
         return cls(controls=controls, profiles=profiles, noise=noise, p_value=p_value, rate=rate, change=change)
 
 
-def mean_response(
-    controls: sp.csr_matrix, truth: Mapping[str, sp.csr_matrix], own_gene: Mapping[str, int | None]
-) -> Cells:
+def mean_response(controls: sp.csr_matrix, truth: Mapping[str, sp.csr_matrix], own: np.ndarray) -> Populations[str]:
     """Return cells whose expected counts are the mean response: what a model knows that knows no perturbation.
 
     Control cells are drawn with replacement, as many as were observed, and their counts scaled gene by gene. A gene's
-    mean leaves the perturbation of that gene out.
+    mean leaves the perturbations out that target it, as `own` says, bool [P, G].
     """
-    total, number = np.zeros(gene_count(controls)), np.full(gene_count(controls), float(len(truth)))
-    sizes = {}
-    for name, cells in truth.items():
-        mean, sizes[name] = _mean(cells), cell_count(cells)
-        gene = own_gene[name]
-        if gene is not None:
-            mean[gene] = 0.0
-            number[gene] -= 1
-        total += mean
+    total, sizes = np.zeros(gene_count(controls)), {}
+    for (name, cells), targets in zip(truth.items(), own, strict=True):
+        sizes[name] = cell_count(cells)
+        total += np.where(targets, 0.0, _mean(cells))
     control_mean = _mean(controls)
-    scale = np.divide(total / number, control_mean, out=np.zeros_like(total), where=control_mean > 0)
+    scale = np.divide(total / (~own).sum(axis=0), control_mean, out=np.zeros_like(total), where=control_mean > 0)
     rng = np.random.default_rng(0)
     rows = {name: rng.integers(0, cell_count(controls), size=sizes[name]) for name in sorted(truth)}
 
@@ -140,7 +114,7 @@ def mean_response(
         data = (cells.data.astype(np.float32) * scale[cells.indices]).astype(np.float32).astype(np.float64)
         return sp.csr_matrix((data, cells.indices, cells.indptr), shape=cells.shape)
 
-    return Cells(list(truth), make)
+    return Populations(list(truth), make)
 
 
 def _profile(counts: sp.csr_matrix) -> tuple[np.ndarray, float]:

@@ -36,6 +36,11 @@ class Metric:
     of_de_genes: bool = False
     """Whether it has no value where no gene is really DE."""
 
+    @property
+    def sign(self) -> int:
+        """1 where high values are better, -1 where low ones are."""
+        return -1 if self.best == "low" else 1
+
 
 METRICS: dict[str, Metric] = {}
 """Name -> metric, in the order of the tables."""

@@ -20,10 +20,7 @@ def versions() -> dict[str, str]:
 def score(predicted: Side, observed: Side) -> pd.DataFrame:
     """Score one context; cell-eval is called once for all metrics that it computes.
 
-    Parameters
-    ----------
-    predicted, observed
-        The same labels and the same genes, in the same order.
+    Both sides have the same labels and the same genes, in the same order.
 
     Returns
     -------
@@ -39,19 +36,10 @@ def score(predicted: Side, observed: Side) -> pd.DataFrame:
 
 
 def over_repeats(scores: pd.DataFrame, labels: Sequence[str], predictions: Collection[str]) -> pd.DataFrame:
-    """Return means over training seeds and over splits.
+    """Return means over training seeds and over splits, of rows that have the same `labels`: arm and condition.
 
     A condition of a prediction has a value where no seed of it failed: a mean over the seeds that did not fail would
     hide those that did. Baselines and the ceiling have a value where one of their repeats has one.
-
-    Parameters
-    ----------
-    scores
-        One row per arm, condition and repeat.
-    labels
-        Columns that name the arm and the condition.
-    predictions
-        Arms that are predictions.
     """
     names = [name for name in METRICS if name in scores]
     groups = scores.groupby(list(labels), sort=False)

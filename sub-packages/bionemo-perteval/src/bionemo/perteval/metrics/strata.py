@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from bionemo.perteval.metrics.calibration import best_of
+from bionemo.perteval.metrics.calibration import best_of, better_by
 from bionemo.perteval.metrics.intervals import compare
 from bionemo.perteval.metrics.registry import FEW_DE_GENES, STRONG_EFFECT, Metric
 from bionemo.perteval.populations.ceiling import spearman_brown
@@ -32,12 +32,9 @@ def place(scores: pd.DataFrame, *, baseline: str, negative: str, replicate: str)
     ----------
     scores
         One row per arm, context and perturbation.
-    baseline
-        Arm whose saturation counts: the best baseline.
-    negative
-        Arm that counts as 0.
-    replicate
-        Arm that counts as 1, after Spearman-Brown: one half of the cells against the other.
+    baseline, negative, replicate
+        Arm whose saturation counts, the best baseline; arm that counts as 0; arm that counts as 1 after Spearman-Brown,
+        one half of the cells against the other.
 
     Returns
     -------
@@ -78,20 +75,8 @@ def ahead(
 
     The cells that a condition is placed by are those that it is scored on, so baselines look somewhat better than they
     are among saturated conditions and somewhat worse among resistant ones. That the best is chosen in each stratum, by
-    the metric itself, works against the second.
-
-    Parameters
-    ----------
-    scores
-        One row per arm, context and perturbation.
-    placed
-        Result of `place`.
-    predictions, baselines
-        Arms.
-    metrics
-        Metrics that have a better direction.
-    seed
-        Seed of the bootstrap.
+    the metric itself, works against the second. `scores` are as of `place`, and `placed` is its result; the metrics
+    have a better direction.
 
     Returns
     -------
@@ -113,24 +98,18 @@ def ahead(
         compared = compare(mine, pairs, columns, seed=seed)
         for arm in predictions:
             for metric in metrics:
-                found = compared.loc[(arm, best[metric.name], metric.name)]
-                sign = 1 if metric.best == "high" else -1
-                ends = sorted(sign * float(found[end]) for end in ("low", "high"))
-                rows.append(
-                    {
-                        "by": by,
-                        "stratum": stratum,
-                        "conditions": len(conditions),
-                        "arm": arm,
-                        "metric": metric.name,
-                        "value": table.loc[arm, metric.name],
-                        "baseline": best[metric.name],
-                        "baseline_value": table.loc[best[metric.name], metric.name],
-                        "difference": sign * float(found["difference"]),
-                        "low": ends[0],
-                        "high": ends[1],
-                    }
-                )
+                baseline = best[metric.name]
+                row = {
+                    "by": by,
+                    "stratum": stratum,
+                    "conditions": len(conditions),
+                    "arm": arm,
+                    "metric": metric.name,
+                    "value": table.loc[arm, metric.name],
+                    "baseline": baseline,
+                    "baseline_value": table.loc[baseline, metric.name],
+                }
+                rows.append(row | better_by(compared.loc[(arm, baseline, metric.name)], metric))
     return pd.DataFrame(rows)
 
 

@@ -6,7 +6,7 @@ so it has no variance; ``... cells`` are real cells, resampled; ``control cells 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -157,43 +157,36 @@ def _of_context(asked: Request) -> Population:
     return asked.resampled(asked.screen.training_by[0].get(asked.context) or list(asked.screen.training))
 
 
-_ZEROS_KEPT = "The same, each value then rounded at random to what whole counts of that cell can show: zeros come back."
-_SHIFT_TILED = "The mean control cell of the context plus that shift, tiled."
-
-
 def _delta_baselines(
     name: str, delta: Estimate, definition: str, *, main: bool = False, needs_factors: bool = False
 ) -> tuple[Baseline, ...]:
     """Return the three populations of a delta: shifted control cells, the same with zeros kept, and the tiled mean."""
-    return (
-        Baseline(
-            name=f"control cells + {name} delta",
-            definition=definition,
-            draw=_shifted(delta),
-            main=main,
-            uses_controls=True,
-            generic=name == "mean",
-            needs_factors=needs_factors,
-        ),
-        Baseline(
-            name=f"control cells + {name} delta, zero-preserving",
-            definition=_ZEROS_KEPT,
-            draw=_zero_preserving(delta),
-            main=name == "transferred",
-            uses_controls=True,
-            generic=name == "mean",
-            needs_counts=True,
-            needs_factors=needs_factors,
-        ),
-        Baseline(
-            name=f"control mean + {name} delta",
-            definition=_SHIFT_TILED,
-            draw=_tiled_shift(delta),
-            uses_controls=True,
-            generic=name == "mean",
-            needs_factors=needs_factors,
-        ),
+    shifted = Baseline(
+        name=f"control cells + {name} delta",
+        definition=definition,
+        draw=_shifted(delta),
+        main=main,
+        uses_controls=True,
+        generic=name == "mean",
+        needs_factors=needs_factors,
     )
+    kept = replace(
+        shifted,
+        name=f"{shifted.name}, zero-preserving",
+        definition="The same, each value then rounded at random to what whole counts of that cell can show: zeros come "
+        "back.",
+        draw=_zero_preserving(delta),
+        main=name == "transferred",
+        needs_counts=True,
+    )
+    tiled = replace(
+        shifted,
+        name=f"control mean + {name} delta",
+        definition="The mean control cell of the context plus that shift, tiled.",
+        draw=_tiled_shift(delta),
+        main=False,
+    )
+    return shifted, kept, tiled
 
 
 BASELINES: dict[str, Baseline] = {

@@ -32,12 +32,7 @@ class Arm:
 def list_arms(screen: Screen, *, main: bool = False) -> dict[str, Arm]:
     """Return the arms that a screen allows, in the order of the tables.
 
-    Parameters
-    ----------
-    screen
-        The cells.
-    main
-        Whether to take only the short list of baselines, no oracles, and of the ceilings the split halves.
+    With `main` only the short list of baselines, no oracles, and of the ceilings the split halves.
     """
     arms: dict[str, Arm] = {}
     for name, seeds in screen.predictions.items():
@@ -100,19 +95,7 @@ def turns(arms: Mapping[str, Arm], divisions: Divisions) -> list[Turn]:
 
 
 def draw(view: View, arm: str, perturbation: str, *, seed: int, repeat: int = 0) -> Population:
-    """Return the cells of a prediction, baseline or oracle, log1p [n, G].
-
-    Parameters
-    ----------
-    view
-        The context, with the control cells that baselines are made from.
-    arm, perturbation
-        Arm and perturbation of the cells.
-    seed
-        Seed of the draw.
-    repeat
-        Training seed of the prediction.
-    """
+    """Return the cells of a prediction (`repeat` is its training seed), baseline or oracle, log1p [n, G]."""
     if arm in view.screen.predictions:
         return view.screen.predictions[arm][repeat][view.context, perturbation]
     rng = generator(seed, arm, view.context, perturbation)

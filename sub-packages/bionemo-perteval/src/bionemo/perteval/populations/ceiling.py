@@ -80,12 +80,7 @@ def interpolated_duplicate(
     counts as that of the half (Miller et al., Nature Biotechnology 2026). They interpolate means alone; here every cell
     of the half is scaled gene by gene to that mean, so that it stays a population with its zeros.
 
-    Parameters
-    ----------
-    screen, context, perturbation, seed
-        As for `split_halves`, and with its halves.
-    perturbed
-        Sums over all perturbed cells of the context.
+    The halves are those of `split_halves`; `perturbed` are the sums over all perturbed cells of the context.
     """
     duplicate, truth = split_halves(screen, context, perturbation, seed)
     half, others = Sums.of(duplicate), perturbed - Sums.of(screen.cells(context, perturbation))

@@ -1,5 +1,6 @@
 """Estimate mean cells and shifts of a scored condition, log1p [G], from the training conditions."""
 
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ RIDGE = 0.1
 """Penalty of the additive fit, in units of training conditions: with n of them a level is shrunk by n / (n + 0.1)."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Training:
     """A `_Training` holds sums of mean cells over the training conditions, which may be far more than contexts."""
 
@@ -38,24 +39,14 @@ class _Training:
             there[row, column] = 1.0
             by_context[row] += mean
             by_perturbation[column] += mean
-        return cls(
-            contexts=contexts,
-            perturbations=perturbations,
-            there=there,
-            by_context=by_context,
-            by_perturbation=by_perturbation,
-        )
+        return cls(contexts, perturbations, there, by_context, by_perturbation)
 
 
 class Estimates:
     """`Estimates` are means and shifts over the training conditions, made once and safe to share among threads.
 
-    A perturbation or context that no training condition has gets the mean over those that training has.
-
-    Parameters
-    ----------
-    screen
-        The cells; only its training conditions and the control cells are used.
+    A perturbation or context that no training condition has gets the mean over those that training has. Of the screen
+    only its training conditions and the control cells are used.
     """
 
     def __init__(self, screen: Screen):
@@ -65,8 +56,7 @@ class Estimates:
 
     def with_controls(self, context: str, control_mean: np.ndarray) -> "Estimates":
         """Return what one knows who has another mean control cell of a context, log1p [G]; the rest is shared."""
-        seen = object.__new__(Estimates)
-        seen._screen, seen._training = self._screen, self._training
+        seen = copy(self)
         seen._see(
             [control_mean if name == context else self._controls[row] for name, row in self._training.contexts.items()]
         )

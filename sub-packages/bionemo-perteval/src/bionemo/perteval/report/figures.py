@@ -1,6 +1,6 @@
 """Choose the conditions that the report shows, and draw them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,16 +110,10 @@ def _called(evaluation: Evaluation) -> Picture:
 
 
 def choose(evaluation: Evaluation, each: int) -> dict[str, list[Condition]]:
-    """Return the conditions with the worst, median and best PDCorr of the first prediction.
+    """Return the conditions with the worst, median and best PDCorr of the first prediction, `each` so many.
 
-    Among the strong effects where there are enough, because the order of weak ones is noise.
-
-    Parameters
-    ----------
-    evaluation
-        What is shown.
-    each
-        How many of each; all of them under one name where there are not more than that in total.
+    Among the strong effects where there are enough, because the order of weak ones is noise. All of them stand under
+    one name where there are not more than that in total.
     """
     scores = evaluation.per_perturbation
     mine = pd.DataFrame(scores[scores["arm"] == evaluation.predictions[0]])
@@ -154,93 +148,72 @@ def volcanoes(evaluation: Evaluation) -> list[Group]:
     """Return the tests of one worst, median and best condition."""
     responses, several = evaluation.profiles.responses, len(_shown(evaluation)) > 1
     groups = []
-    for title, conditions in _one_each(evaluation).items():
-        drawn = []
+    for title, condition in _one_each(evaluation).items():
+        name, drawn = _name(evaluation, condition), []
         for arm in _shown(evaluation):
-            predicted, observed = responses[arm][conditions], responses[OBSERVED][conditions]
-            name = _name(evaluation, conditions)
-            drawn.append(
-                Picture(
-                    pictures.volcano(predicted, observed, f"{name}, {arm}" if several else name),
-                    f"{arm}: fold changes and false discovery rates of {name}, observed and predicted",
-                )
-            )
+            shown = f"{name}, {arm}" if several else name
+            address = pictures.volcano(responses[arm][condition], responses[OBSERVED][condition], shown)
+            alt = f"{arm}: fold changes and false discovery rates of {name}, observed and predicted"
+            drawn.append(Picture(address, alt))
         groups.append(Group(title, drawn))
     return groups
 
 
-def overlaps(evaluation: Evaluation) -> tuple[list[Group], int]:
-    """Return bars of called genes, and how many conditions they show: those with most observed DE genes."""
+def overlaps(evaluation: Evaluation) -> list[Group]:
+    """Return bars of called genes, for the conditions with most observed DE genes."""
     responses = evaluation.profiles.responses
     observed = responses[OBSERVED]
     order = sorted(observed, key=lambda condition: -int(observed[condition].significant.sum()))[:MOST_OVERLAPS]
-    return [
-        Group(
-            arm if len(_shown(evaluation)) > 1 else "",
-            [
-                Picture(
-                    pictures.overlaps([(_name(evaluation, c), responses[arm][c], observed[c]) for c in order]),
-                    f"{arm}: genes called on both sides, missed, and called without being observed",
-                )
-            ],
-        )
-        for arm in _shown(evaluation)
-    ], len(order)
+
+    def bars(arm: str) -> list[Picture]:
+        rows = [(_name(evaluation, c), responses[arm][c], observed[c]) for c in order]
+        alt = f"{arm}: genes called on both sides, missed, and called without being observed"
+        return [Picture(pictures.overlaps(rows), alt)]
+
+    return _by_arm(evaluation, bars)
 
 
-def maps(evaluation: Evaluation) -> tuple[list[Group], list[str]]:
-    """Return heat maps of distances, and the contexts that they show: those with most perturbations."""
+def maps(evaluation: Evaluation) -> list[Group]:
+    """Return heat maps of distances, for the contexts with most perturbations."""
     scored = evaluation.settings["scored"]
     contexts = sorted((c for c in scored if len(scored[c]) > 1), key=lambda c: -len(scored[c]))[:MOST_MAPS]
     responses = evaluation.profiles.responses
     groups = []
     for context in contexts:
         names = _spread(scored[context], LARGEST_MAP)
+        some = "" if len(names) == len(scored[context]) else f", {len(names)} of {len(scored[context])}"
         drawn = []
         for arm in _shown(evaluation):
             predicted, observed = ([responses[side][context, name] for name in names] for side in (arm, OBSERVED))
-            title = (
-                f"{arm}, {context}"
-                if len(names) == len(scored[context])
-                else f"{arm}, {context}, {len(names)} of {len(scored[context])}"
-            )
-            drawn.append(
-                Picture(
-                    pictures.distances(names, predicted, observed, title),
-                    f"{arm} in {context}: distance of every predicted to every observed shift",
-                )
-            )
+            address = pictures.distances(names, predicted, observed, f"{arm}, {context}{some}")
+            drawn.append(Picture(address, f"{arm} in {context}: distance of every predicted to every observed shift"))
         groups.append(Group("", drawn))
-    return groups, contexts
+    return groups
 
 
 def populations(evaluation: Evaluation) -> list[Group]:
     """Return the sizes of cells of all arms, and zeros and variances of every gene."""
-    profiles, shown = evaluation.profiles, _shown(evaluation)
+    profiles = evaluation.profiles
+    zeros, variances = profiles.zeros, profiles.variances
     rows = [
         (arm, (profiles.depth[arm], profiles.detected[arm]), arm == OBSERVED or arm in evaluation.predictions)
         for arm in (OBSERVED, *evaluation.arms)
     ]
-    groups = [
-        Group("", [Picture(pictures.sizes(rows), "Normalised counts and expressed genes of the cells of all arms")])
-    ]
-    for arm in shown:
-        groups.append(
-            Group(
-                arm if len(shown) > 1 else "",
-                [
-                    Picture(
-                        pictures.genewise(profiles.zeros[arm], profiles.zeros[OBSERVED], "fraction of zeros", 1.0),
-                        f"{arm}: fraction of zeros of every gene, predicted against observed",
-                    ),
-                    Picture(
-                        pictures.genewise(profiles.variances[arm], profiles.variances[OBSERVED], "variance"),
-                        f"{arm}: variance of every gene, predicted against observed",
-                    ),
-                ],
-            )
-        )
-    return groups
+
+    def genes(arm: str) -> list[Picture]:
+        return [
+            Picture(
+                pictures.genewise(zeros[arm], zeros[OBSERVED], "fraction of zeros", 1.0),
+                f"{arm}: fraction of zeros of every gene, predicted against observed",
+            ),
+            Picture(
+                pictures.genewise(variances[arm], variances[OBSERVED], "variance"),
+                f"{arm}: variance of every gene, predicted against observed",
+            ),
+        ]
+
+    sizes = Picture(pictures.sizes(rows), "Normalised counts and expressed genes of the cells of all arms")
+    return [Group("", [sizes]), *_by_arm(evaluation, genes)]
 
 
 def clouds(evaluation: Evaluation) -> Picture:
@@ -258,6 +231,12 @@ def cloud_name(evaluation: Evaluation) -> str:
 
 def _shown(evaluation: Evaluation) -> list[str]:
     return evaluation.predictions[:MOST_PREDICTIONS]
+
+
+def _by_arm(evaluation: Evaluation, draw: Callable[[str], list[Picture]]) -> list[Group]:
+    """Return the pictures of each prediction, under its name where there are several."""
+    shown = _shown(evaluation)
+    return [Group(arm if len(shown) > 1 else "", draw(arm)) for arm in shown]
 
 
 def _one_each(evaluation: Evaluation) -> dict[str, Condition]:

@@ -36,8 +36,7 @@ def write(evaluation: Evaluation, out: Path | str) -> Path:
     """Write report.html, metrics.json and tables as CSV into a folder.
 
     The tables are metrics, comparisons, per_perturbation, calibration, strata and conditions; those of other engines
-    where they were asked for. Each file is written in a hidden folder and moved in whole, so that no half file is ever
-    there.
+    where they were asked for.
 
     Parameters
     ----------
@@ -59,7 +58,7 @@ def write(evaluation: Evaluation, out: Path | str) -> Path:
     out = Path(out)
     content = json.dumps(to_dict(evaluation), indent=2, allow_nan=False) + "\n"
     page = html(evaluation)
-    with writing(out), scratch_folder(out / REPORT) as folder:
+    with moved_into(out, REPORT) as folder:
         (folder / "metrics.json").write_text(content, "utf-8")
         long_table(evaluation).to_csv(folder / "metrics.csv", index=False)
         for name, of in _TABLES.items():
@@ -70,8 +69,6 @@ def write(evaluation: Evaluation, out: Path | str) -> Path:
         if evaluation.challenge is not None:
             evaluation.challenge.to_csv(folder / "challenge.csv", index=False)
         (folder / REPORT).write_text(page, "utf-8")
-        for path in sorted(folder.iterdir()):
-            os.replace(path, out / path.name)
     return out / REPORT
 
 
@@ -122,8 +119,8 @@ def to_dict(evaluation: Evaluation) -> dict[str, Any]:
         "shared": None if evaluation.shared is None else _tables(evaluation.shared),
         "noise": evaluation.noise,
         "observed": {
-            "fraction_of_zeros": profiles.fraction_of_zeros("observed"),
-            "variance": profiles.mean_variance("observed"),
+            "fraction_of_zeros": profiles.zeros["observed"].mean(),
+            "variance": profiles.variances["observed"].mean(),
         },
         "other_engine": _other_engine(evaluation),
         "challenge": None if evaluation.challenge_table is None else evaluation.challenge_table.T.to_dict(),
@@ -155,8 +152,8 @@ def _tables(evaluation: Evaluation) -> dict[str, Any]:
                 "definition": evaluation.arms[arm].definition,
                 **_scores(evaluation, arm),
                 "strong": None if strong is None else _scores(strong, arm),
-                "fraction_of_zeros": profiles.fraction_of_zeros(arm),
-                "variance": profiles.mean_variance(arm),
+                "fraction_of_zeros": profiles.zeros[arm].mean(),
+                "variance": profiles.variances[arm].mean(),
                 "per_context": {
                     context: evaluation.per_context.loc[(arm, context)].to_dict()
                     for context in evaluation.per_context.loc[arm].index
@@ -213,6 +210,18 @@ def check_writable(out: Path) -> None:
         with contextlib.suppress(OSError):  # another process may have put something there
             for folder in absent:
                 folder.rmdir()
+
+
+@contextlib.contextmanager
+def moved_into(out: Path, file: str) -> Iterator[Path]:
+    """Give a hidden folder whose files are moved into `out` when all are written: no half file is ever there.
+
+    The folder is named after one of the files; two processes cannot have it at once.
+    """
+    with writing(out), scratch_folder(out / file) as folder:
+        yield folder
+        for path in sorted(folder.iterdir()):
+            os.replace(path, out / path.name)
 
 
 @contextlib.contextmanager

@@ -28,13 +28,7 @@ from bionemo.screens.printable import printable
 
 
 def html(evaluation: Evaluation) -> str:
-    """Return the page.
-
-    Parameters
-    ----------
-    evaluation
-        Result of `evaluate`.
-    """
+    """Return the page."""
     environment = Environment(
         loader=PackageLoader("bionemo.perteval.report", "."),
         autoescape=True,
@@ -44,8 +38,6 @@ def html(evaluation: Evaluation) -> str:
     )
     settings = evaluation.settings
     further = [m for m in directed() if not m.headline and m.name in evaluation.metrics]
-    overlaps, overlapping = figures.overlaps(evaluation)
-    maps, mapped = figures.maps(evaluation)
     script = (resources.files("bionemo.perteval.report") / "sort.js").read_text("utf-8")
     return environment.get_template("report.html.j2").render(
         script=script,
@@ -53,13 +45,12 @@ def html(evaluation: Evaluation) -> str:
         predicted_name=", ".join(evaluation.predictions) if len(evaluation.predictions) > 1 else settings["predicted"],
         observed_name=settings["observed"],
         size=counted(evaluation.conditions, len(settings["scored"])),
-        conditions=evaluation.conditions,
+        evaluation=evaluation,
         genes=settings["genes"],
         verdicts=[verdict(evaluation, arm) for arm in evaluation.predictions],
         first=figures.first_screen(evaluation),
         raised=[(flag, check_value(flag.check, flag.value)) for flag in evaluation.flags if flag.raised],
         checks=CHECKS,
-        predictions=evaluation.predictions,
         grey={metric.name: said for metric in directed() if (said := cannot_tell(evaluation, metric))},
         cuts={"saturated": SATURATED, "resistant": RESISTANT, "weak": FEW_DE_GENES, "strong": STRONG_EFFECT},
         solver=evaluation.best_baseline(METRIC),
@@ -83,26 +74,21 @@ def html(evaluation: Evaluation) -> str:
         controls=str(evaluation.controls),
         corrected=[(name, signed(float(value), 3)) for name, value in evaluation.corrected_ceiling.items()],
         baseline=CONTROL_CELLS,
-        target=evaluation.target,
         protocol=settings["protocol"],
         shifts=figures.shifts(evaluation),
         volcanoes=figures.volcanoes(evaluation),
-        overlaps=overlaps,
-        overlapping=overlapping,
-        maps=maps,
-        mapped=mapped,
+        overlaps=figures.overlaps(evaluation),
+        most_overlaps=figures.MOST_OVERLAPS,
+        maps=figures.maps(evaluation),
         sizes=figures.populations(evaluation),
         clouds=figures.clouds(evaluation),
         cloud_name=figures.cloud_name(evaluation),
-        definitions=evaluation.definitions,
         metrics=[METRICS[name] for name in evaluation.metrics],
         de_rule=DE_RULE,
         missing_rule=MISSING_RULE,
         notices=[*evaluation.notices, *evaluation.failed_seeds],
         warnings=warnings(evaluation),
-        notes=evaluation.notes,
         settings=_settings(settings),
-        versions=evaluation.versions,
     )
 
 

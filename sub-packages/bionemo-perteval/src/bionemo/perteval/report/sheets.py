@@ -4,9 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pandas as pd
+
 from bionemo.perteval.checks.flags import CHECKS
 from bionemo.perteval.checks.profiles import OBSERVED
 from bionemo.perteval.evaluation import Evaluation
+from bionemo.perteval.metrics.calibration import better_by
 from bionemo.perteval.metrics.registry import METRICS, Metric, headline
 from bionemo.perteval.populations.baselines import CONTROL_CELLS
 from bionemo.perteval.populations.ceiling import SPLIT_HALVES
@@ -20,7 +23,6 @@ from bionemo.perteval.report.text import (
     p_value,
     sign,
     signed,
-    stratum_name,
 )
 
 
@@ -88,11 +90,8 @@ def comparisons(evaluation: Evaluation) -> Sheet:
         cells = []
         for metric in headline():
             of = table.loc[(first, second, metric.name)]
-            value, low, high = (float(of[name]) for name in ("difference", "low", "high"))
-            way = 1 if metric.best == "high" else -1
-            cells.append(
-                _difference(metric, value, low, high, sign(way * low, way * high), [f"p {p_value(of['p_value'])}"])
-            )
+            better = better_by(of, metric)
+            cells.append(_difference(metric, of, sign(better["low"], better["high"]), [f"p {p_value(of['p_value'])}"]))
         rows.append(Row(f"{first} − {second}", cells))
     return Sheet("Differences of arms", "pair", _names(headline()), rows, grey=_grey(evaluation, headline()))
 
@@ -105,11 +104,11 @@ def strata(evaluation: Evaluation) -> Sheet:
         cells = []
         for metric in headline():
             row = by_metric.loc[metric.name]
-            value, low, high = (float(row[name]) for name in ("difference", "low", "high"))
-            baseline = str(row["baseline"])
-            cells.append(_difference(metric, value, low, high, sign(low, high), hint=f"best baseline: {baseline}"))
+            hint = f"best baseline: {row['baseline']}"
+            cells.append(_difference(metric, row, sign(float(row["low"]), float(row["high"])), hint=hint))
         several = f"{first['arm']}, " if len(evaluation.predictions) > 1 else ""
-        rows.append(Row(f"{several}{stratum_name(first['by'], first['stratum'])} ({first['conditions']})", cells))
+        effect = " effect" if first["by"] == "strength" else ""
+        rows.append(Row(f"{several}{first['stratum']}{effect} ({first['conditions']})", cells))
     caption = "How much better than the best baseline, by stratum"
     return Sheet(caption, "conditions", _names(headline()), rows, grey=_grey(evaluation, headline()))
 
@@ -219,7 +218,7 @@ def populations(evaluation: Evaluation) -> Sheet:
     profiles = evaluation.profiles
     rows = []
     for arm in (OBSERVED, *evaluation.arms):
-        texts = f"{100 * profiles.fraction_of_zeros(arm):.1f} %", f"{profiles.mean_variance(arm):.3f}"
+        texts = f"{100 * profiles.zeros[arm].mean():.1f} %", f"{profiles.variances[arm].mean():.3f}"
         name, kind = ("observed cells", OBSERVED) if arm == OBSERVED else (arm, evaluation.arms[arm].kind)
         rows.append(Row(name, list(map(Cell, texts)), kind))
     return Sheet("Zeros and variance of all arms", "arm", ["zeros", "variance in a population"], rows, look="narrow")
@@ -254,11 +253,10 @@ def _grey(evaluation: Evaluation, metrics: Iterable[Metric]) -> dict[str, str]:
     return {head: why for metric, why in said.items() if why for head in (metric.name, *_heads([metric]))}
 
 
-def _difference(
-    metric: Metric, value: float, low: float, high: float, verdict: str, notes: Sequence[str] = (), hint: str = ""
-) -> Cell:
-    between = [] if low != low else [f"{difference(low, metric)} to {difference(high, metric)}"]
-    return Cell(f"{verdict} {difference(value, metric)}".strip(), [*between, *notes], hint=hint)
+def _difference(metric: Metric, row: pd.Series, verdict: str, notes: Sequence[str] = (), hint: str = "") -> Cell:
+    value, low, high = (difference(float(row[name]), metric) for name in ("difference", "low", "high"))
+    between = [] if low == "–" else [f"{low} to {high}"]
+    return Cell(f"{verdict} {value}".strip(), [*between, *notes], hint=hint)
 
 
 def _bounds(check: Any) -> str:

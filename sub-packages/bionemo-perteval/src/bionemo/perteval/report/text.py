@@ -38,11 +38,6 @@ def sign(low: float, high: float, *, empty: str = "") -> str:
     return "▲" if low > 0 else "▽" if high < 0 else empty
 
 
-def stratum_name(by: str, stratum: str) -> str:
-    """Return what the tables call a stratum of `Evaluation.strata`."""
-    return f"{stratum} effect" if by == "strength" else stratum
-
-
 def check_value(check: Check, value: float) -> str:
     """Return the value of a check as text; a dash for none."""
     if value != value:

@@ -7,17 +7,10 @@ from bionemo.perteval.report.warnings import reasons
 
 
 def verdict(evaluation: Evaluation, arm: str) -> tuple[str, str]:
-    """Return the two sentences.
+    """Return the two sentences about a prediction.
 
     The first counts the headline metrics that tell anything on this screen, by the interval of the difference from the
     baseline with the best mean. The second names what speaks against the scores, the gravest first.
-
-    Parameters
-    ----------
-    evaluation
-        The scores.
-    arm
-        A prediction.
     """
     return _standing(evaluation, arm), _trust(evaluation, arm)
 

@@ -1,19 +1,21 @@
 """Say what the scores themselves have against being trusted: control noise, a passed ceiling, few DE genes, noise."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 
-import numpy as np
 import pandas as pd
 
 from bionemo.perteval.evaluation import Evaluation
+from bionemo.perteval.metrics.calibration import better_by
 from bionemo.perteval.metrics.registry import FEW_DE_GENES, Metric, headline
 from bionemo.perteval.populations.ceiling import SPLIT_HALVES
-from bionemo.perteval.report.text import enumerated
+from bionemo.perteval.report.text import enumerated, signed
 
 MUCH_NOISE = 0.5
 """Share of noise in the observed shifts of a context from which on it is a warning."""
 
 _SHIFT = "PDCorr"
+_text = partial(signed, places=3)
 _MOST_CONTEXTS = 10
 
 
@@ -24,37 +26,34 @@ def warnings(evaluation: Evaluation) -> list[str]:
 
 def reasons(evaluation: Evaluation) -> list[str]:
     """Return what the warnings are about, in a few words each, the gravest first."""
-    return [reason for reason, find in _REASONS.items() if find(evaluation)]
+    return [reason for reason, find in _REASONS.items() if any(find(evaluation))]
 
 
-def _control_noise(evaluation: Evaluation) -> list[str]:
+def _control_noise(evaluation: Evaluation) -> Iterator[str]:
     """Name predictions whose shared score lies outside the interval of their independent one."""
     if evaluation.shared is None:
-        return []
-    found = []
+        return
     for arm in evaluation.predictions:
         low, high = (float(end) for end in evaluation.intervals.loc[(arm, _SHIFT)])
         own, shared = (float(of.table.loc[arm, _SHIFT]) for of in evaluation.kinds)  # type: ignore[arg-type]
         ceilings = [_text(float(of.table.loc[SPLIT_HALVES, _SHIFT])) for of in evaluation.kinds]  # type: ignore[arg-type]
         if shared > high:
-            found.append(
+            yield (
                 f"{_SHIFT} of {arm} is {_text(shared)} with shared control cells and {_text(own)} with independent "
                 f"ones (95 % interval {_text(low)} to {_text(high)}): shared cells put one noise into both shifts, "
                 f"and it correlates with itself. The ceiling is {ceilings[1]} and {ceilings[0]}."
             )
         elif shared < low:
-            found.append(
+            yield (
                 f"{_SHIFT} of {arm} is {_text(own)} with independent control cells (95 % interval {_text(low)} to "
                 f"{_text(high)}) and {_text(shared)} with shared ones."
             )
-    return found
 
 
-def _other_verdicts(evaluation: Evaluation) -> list[str]:
+def _other_verdicts(evaluation: Evaluation) -> Iterator[str]:
     """Name predictions that beat the baseline to beat under shared control cells alone."""
     if evaluation.shared is None:
-        return []
-    found = []
+        return
     for arm in evaluation.predictions:
         lost = [
             metric.name
@@ -63,48 +62,41 @@ def _other_verdicts(evaluation: Evaluation) -> list[str]:
             and not _better(evaluation.comparisons, arm, evaluation.target, metric)
         ]
         if lost:
-            found.append(
+            yield (
                 f"{arm} is ahead of {evaluation.target} in {enumerated(lost)} with shared control cells, but not with "
                 "independent ones."
             )
-    return found
 
 
-def _passed_ceilings(evaluation: Evaluation) -> list[str]:
+def _passed_ceilings(evaluation: Evaluation) -> Iterator[str]:
     """Name predictions that are better than the split halves by more than the interval of the difference."""
-    found = []
     for of in evaluation.kinds:
         for arm in of.predictions:
             passed = [metric.name for metric in headline() if _better(of.beside_ceiling, arm, SPLIT_HALVES, metric)]
             if passed:
-                found.append(
+                yield (
                     f"{arm} passes the ceiling in {enumerated(passed)} with {of.controls} control cells: the split "
                     "halves have half of the cells and are noisier than a smooth prediction, so scores there tell good "
                     "predictions apart badly."
                 )
-    return found
 
 
-def _few_de_genes(evaluation: Evaluation) -> list[str]:
+def _few_de_genes(evaluation: Evaluation) -> Iterator[str]:
     mine = evaluation.per_perturbation[evaluation.per_perturbation["arm"] == evaluation.predictions[0]]
     few = int((mine["n_de_observed"] < FEW_DE_GENES).sum())
-    if not few:
-        return []
-    names = enumerated([metric.name for metric in headline() if metric.name.startswith("DE") or metric.of_de_genes])
-    return [
-        f"{few} of {len(mine)} conditions have fewer than {FEW_DE_GENES} observed DE genes: {names} say next to "
-        "nothing there; the strong effects are scored apart."
-    ]
+    if few:
+        names = enumerated([metric.name for metric in headline() if metric.name.startswith("DE") or metric.of_de_genes])
+        yield (
+            f"{few} of {len(mine)} conditions have fewer than {FEW_DE_GENES} observed DE genes: {names} say next to "
+            "nothing there; the strong effects are scored apart."
+        )
 
 
-def _noise(evaluation: Evaluation) -> list[str]:
+def _noise(evaluation: Evaluation) -> Iterator[str]:
     """Name the contexts whose observed shifts are largely noise."""
     noisy = {context: share for context, share in evaluation.noise.items() if share >= MUCH_NOISE}
-    return (
-        [f"{noise_of(noisy)} Even the true shift would have a {_SHIFT} of no more than the root of what is left."]
-        if noisy
-        else []
-    )
+    if noisy:
+        yield f"{noise_of(noisy)} Even the true shift would have a {_SHIFT} of no more than the root of what is left."
 
 
 def noise_of(shares: Mapping[str, float]) -> str:
@@ -119,12 +111,7 @@ def noise_of(shares: Mapping[str, float]) -> str:
 
 def _better(compared: pd.DataFrame, arm: str, other: str, metric: Metric) -> bool:
     """Say whether an arm is better than another by more than the interval of their difference."""
-    row = compared.loc[(arm, other, metric.name)]
-    return float(row["low"]) > 0 if metric.best == "high" else float(row["high"]) < 0
-
-
-def _text(value: float) -> str:
-    return f"{value:.3f}".replace("-", "−") if np.isfinite(value) else "–"
+    return better_by(compared.loc[(arm, other, metric.name)], metric)["low"] > 0
 
 
 _REASONS = {

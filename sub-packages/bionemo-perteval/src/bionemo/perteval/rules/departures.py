@@ -10,12 +10,7 @@ from bionemo.screens.split import Split
 def gene_departures(protocol: Protocol, hvg_from: Mapping[str, str | None]) -> list[str]:
     """Say whose genes came from other cells than the protocol's, or from nobody knows where.
 
-    Parameters
-    ----------
-    protocol
-        The rules.
-    hvg_from
-        Prediction -> which of `HVG_SOURCES` chose its genes; None where nobody said.
+    `hvg_from` is prediction -> which of `HVG_SOURCES` chose its genes; None where nobody said.
     """
     means = {"train": "on the training cells", "all": "on all cells", "given": "before, as the panel of the data"}
     found = []
@@ -35,16 +30,7 @@ def departures(
 ) -> list[str]:
     """Say what the scored conditions lack of the whole protocol; empty where they are all of it.
 
-    Parameters
-    ----------
-    protocol
-        The rules.
-    scored
-        Conditions with a prediction.
-    split
-        Which perturbations are held out; None where nobody said.
-    observed
-        All observed conditions, controls too.
+    `split` says which perturbations are held out, None where nobody said; `observed` are all conditions, controls too.
     """
     if split is None:
         return ["no split file says which perturbations are held out"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from bionemo.perteval.inputs.stored import Cells
+from bionemo.perteval.inputs.reading import CellFile
 from bionemo.screens.errors import InputError
 from bionemo.screens.labels import Condition
 from bionemo.screens.protocol import HVG_SOURCES
@@ -29,17 +29,15 @@ class TrainingRecord:
 
     @classmethod
     def of(
-        cls, predicted: Cells, name: str, *, trained_on: Collection[Condition] | None, hvg_from: str | None
+        cls, file: CellFile, *, trained_on: Collection[Condition] | None = None, hvg_from: str | None = None
     ) -> "TrainingRecord":
         """Read what a prediction says, and add what the user says.
 
         Parameters
         ----------
-        predicted
+        file
             ``uns["training_conditions"]`` is a table with the columns context and perturbation;
             ``uns["prediction"]`` may have ``hvg_from`` and ``hvg_split``.
-        name
-            How messages call it.
         trained_on
             Further conditions that trained. They are added: a file cannot be talked out of its own record.
         hvg_from
@@ -50,8 +48,7 @@ class TrainingRecord:
         InputError
             Where the record cannot be read, or contradicts the user.
         """
-        stated = predicted.uns.get("prediction", {})
-        stated = dict(stated) if hasattr(stated, "keys") else {}
+        stated, name = file.stated, file.name
         recorded = None if stated.get("hvg_from") in (None, "") else str(stated["hvg_from"])
         for value in (recorded, hvg_from):
             if value is not None and value not in HVG_SOURCES:
@@ -59,8 +56,8 @@ class TrainingRecord:
         if recorded is not None and hvg_from is not None and recorded != hvg_from:
             raise InputError(f"{name} records hvg_from {recorded!r}, not {hvg_from!r}; leave --hvg-from out.")
         conditions: set[Condition] | None = None if trained_on is None else {(str(c), str(p)) for c, p in trained_on}
-        if CONDITIONS in predicted.uns:
-            conditions = (conditions or set()) | _pairs(predicted.uns[CONDITIONS], f"uns[{CONDITIONS!r}] of {name}")
+        if CONDITIONS in file.cells.uns:
+            conditions = (conditions or set()) | _pairs(file.cells.uns[CONDITIONS], f"uns[{CONDITIONS!r}] of {name}")
         return cls(
             conditions=None if conditions is None else frozenset(conditions),
             hvg_from=recorded or hvg_from,
@@ -78,29 +75,18 @@ def check_leakage(
     split: Split | None,
     strict: bool,
 ) -> list[str]:
-    """Refuse a prediction whose model has seen what it must not have seen.
+    """Refuse a prediction whose model has seen what it must not have seen; return what could not be checked.
 
     Parameters
     ----------
-    record
-        What is known of the training.
-    name
-        How messages call the prediction.
-    scored
-        Conditions with a prediction.
-    held_out
-        Further conditions that must not have trained.
-    control
-        Label of control cells.
+    record, name
+        What is known of the training, and how messages call the prediction.
+    scored, held_out
+        Conditions with a prediction, and further ones that must not have trained.
     split
         Where `held_out` comes from; None where no split was given.
     strict
         Refuse also what used a statistic of held-out cells, and what nobody can check.
-
-    Returns
-    -------
-    list of str
-        What could not be checked, or was seen in part.
 
     Raises
     ------

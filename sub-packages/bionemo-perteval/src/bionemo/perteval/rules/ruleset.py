@@ -12,7 +12,7 @@ from bionemo.perteval.inputs.screen import Screen
 from bionemo.perteval.metrics.registry import METRICS
 from bionemo.perteval.rules.departures import departures, gene_departures
 from bionemo.perteval.rules.leakage import TrainingRecord, check_leakage
-from bionemo.screens.errors import InputError, choices, nearest
+from bionemo.screens.errors import InputError, choices
 from bionemo.screens.labels import Condition
 from bionemo.screens.protocol import Protocol, Published, find_protocol
 from bionemo.screens.split import Split
@@ -124,15 +124,8 @@ class Ruleset:
     ) -> Held:
         """Refuse predictions that break a rule, and keep what is held out from the baselines.
 
-        Parameters
-        ----------
-        screen
-            What is scored and what was observed.
-        predictions
-            The files.
-        trained_on, hvg_from
-            What the user says of the training, as in `TrainingRecord.of`; for all files, or by the name of the
-            prediction.
+        `trained_on` and `hvg_from` are what the user says of the training, as in `TrainingRecord.of`; for all files, or
+        by the name of the prediction.
 
         Raises
         ------
@@ -144,6 +137,8 @@ class Ruleset:
         names = [prediction.arm for prediction in predictions]
         trained_by = _by_name(trained_on, names, "--training-conditions")
         chosen_by = _by_name(hvg_from, names, "--hvg-from")
+        if self.protocol is not None:
+            _check_contexts(self.protocol, {context for context, _ in _scored(screen)})
         for pairs in trained_by.values():
             _check_observed({(str(c), str(p)) for c, p in pairs}, observed, "--training-conditions")
         notes: list[str] = []
@@ -151,13 +146,8 @@ class Ruleset:
         for prediction in predictions:
             self.check_scale(prediction.stated, prediction.name)
             record = TrainingRecord.of(
-                prediction.cells,
-                prediction.name,
-                trained_on=trained_by.get(prediction.arm),
-                hvg_from=chosen_by.get(prediction.arm),
+                prediction, trained_on=trained_by.get(prediction.arm), hvg_from=chosen_by.get(prediction.arm)
             )
-            if self.protocol is not None:
-                _check_contexts(self.protocol, {context for context, _ in _scored(screen)})
             notes += check_leakage(
                 record,
                 prediction.name,
@@ -174,16 +164,9 @@ class Ruleset:
         return Held(screen=screen, held_out=held_out, hvg_from=sources, notes=notes)
 
     def statement(self, screen: Screen, keys: Keys, hvg_from: Mapping[str, str | None]) -> dict[str, Any]:
-        """Return what the report says of the protocol, as plain values.
+        """Return what the report says of the protocol, as plain values; `hvg_from` is that of `Held`.
 
         Without a protocol the keys are one of their own, so that every report has a hash.
-
-        Parameters
-        ----------
-        screen, keys
-            What is scored, and where it stands in the files.
-        hvg_from
-            Field of `Held`.
         """
         observed = screen.whole(screen.rows)
         protocol, split, lacking = self.protocol, self.split_of(observed), []
@@ -237,7 +220,7 @@ def _by_name(given: Any, names: Sequence[str], option: str) -> dict[str, Any]:
         return dict.fromkeys(names, given)
     for name in given:
         if name not in names:
-            raise InputError(f"{option} names {name!r}, which is no prediction{nearest(name, names)}; mend the name.")
+            raise InputError(f"{option} names {name!r}, which is no prediction: {choices(name, names)}")
     return dict(given)
 
 
@@ -247,10 +230,10 @@ def _check_observed(pairs: Collection[Condition], observed: Collection[Condition
     if unknown:
         context, name = unknown[0]
         of_context = [p for c, p in observed if c == context]
-        hint = nearest(name, of_context) if of_context else nearest(context, {c for c, _ in observed})
+        hint = choices(name, of_context) if of_context else choices(context, sorted({c for c, _ in observed}))
         raise InputError(
-            f"{option} names {context} / {name}, which was not observed{hint} ({len(unknown)} such pairs); mend the "
-            "labels, or drop those lines."
+            f"{option} names {context} / {name}, which was not observed ({len(unknown)} such pairs; mend the labels, "
+            f"or drop those lines): {hint}"
         )
 
 

@@ -46,12 +46,9 @@ class SortedCells:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SortedControls:
-    """`SortedControls` are control cells, sorted once for all tests against them."""
+class SortedControls(SortedCells):
+    """`SortedControls` are control cells, sorted once for all tests against them; none of the values is zero."""
 
-    values: np.ndarray
-    starts: np.ndarray
-    """Gene g has the sorted non-zero ``values[starts[g]:starts[g + 1]]``."""
     ties: np.ndarray
     """Sum of ``c**3 - c`` over groups of c equal non-zero values [G]."""
     moments: Moments
@@ -81,34 +78,25 @@ def sort_cells(cells: Population) -> SortedCells:
 
 def sort_controls(cells: Population) -> SortedControls:
     """Sort control cells, log1p [n, G], gene by gene."""
-    own = sort_cells(cells)
-    values, starts, genes = own.values, own.starts, gene_count(cells)
-    nothing = np.zeros(genes + 1, dtype=starts.dtype)
-    _, ties, moments = _rank(values, starts, cell_count(cells), values[:0], nothing, 0, np.zeros(genes))
+    own, genes = sort_cells(cells), gene_count(cells)
+    nothing = SortedCells(values=own.values[:0], starts=np.zeros_like(own.starts), cells=0)
+    _, ties, sums = _rank(own, nothing, np.zeros(genes))
     # What is left after the group of zeros is the ties among the others.
-    zeros = cell_count(cells) - moments[2]
-    keep = values != 0
-    kept = np.concatenate([[0], np.cumsum(moments[2], dtype=np.int64)])
+    zeros = own.cells - sums[2]
+    kept = np.concatenate([[0], np.cumsum(sums[2], dtype=np.int64)])
     return SortedControls(
-        values=values[keep],
-        starts=kept.astype(starts.dtype),
+        values=own.values[own.values != 0],
+        starts=kept.astype(own.starts.dtype),
+        cells=own.cells,
         ties=ties - (zeros**3 - zeros),
-        moments=_moments(moments, cell_count(cells)),
+        moments=_moments(sums, own.cells),
     )
 
 
 def test(cells: SortedCells, controls: SortedControls) -> Tested:
-    """Test every gene of a population against the control cells.
-
-    Parameters
-    ----------
-    cells
-        Result of `sort_cells`.
-    controls
-        Result of `sort_controls`.
-    """
-    values, starts, own, others = cells.values, cells.starts, cells.cells, controls.moments.cells
-    u, ties, sums = _rank(values, starts, own, controls.values, controls.starts, others, controls.ties)
+    """Test every gene of a population against the control cells."""
+    own, others = cells.cells, controls.cells
+    u, ties, sums = _rank(cells, controls, controls.ties)
     both = own + others
     centre = own * others / 2
     spread = np.sqrt(np.maximum(own * others / 12 * ((both + 1) - ties / (both * (both - 1))), 0.0))
@@ -118,9 +106,8 @@ def test(cells: SortedCells, controls: SortedControls) -> Tested:
     p_value[tied] = 1.0
     if min(own, others) <= _FEW_CELLS:
         for gene in np.flatnonzero(ties == 0):
-            column = _column(values, starts, own, gene)
-            reference = _column(controls.values, controls.starts, others, gene)
-            p_value[gene] = stats.mannwhitneyu(column, reference, method="exact").pvalue
+            sides = _column(cells, gene), _column(controls, gene)
+            p_value[gene] = stats.mannwhitneyu(*sides, method="exact").pvalue
     moments = _moments(sums, own)
     return Tested(
         p_value=p_value,
@@ -155,21 +142,14 @@ def _by_gene(cells: Population) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rank(
-    values: np.ndarray,
-    starts: np.ndarray,
-    cells: int,
-    controls: np.ndarray,
-    control_starts: np.ndarray,
-    control_cells: int,
-    control_ties: np.ndarray,
+    cells: SortedCells, controls: SortedCells, control_ties: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    genes = starts.size - 1
-    statistic, ties, sums = np.empty(genes), np.empty(genes), np.empty((3, genes))
-    rank = kernels()[1]
-    rank(
-        values, starts, cells, controls, control_starts, control_cells, control_ties, statistic, ties, sums
-    )  # fmt: skip
-    return statistic, ties, sums
+    """Return the statistic [G], the ties [G] and the sums [3, G], as `_rank_genes` gives them."""
+    genes = cells.starts.size - 1
+    found = np.empty(genes), np.empty(genes), np.empty((3, genes))
+    groups = cells.values, cells.starts, cells.cells, controls.values, controls.starts, controls.cells
+    kernels()[1](*groups, control_ties, *found)
+    return found
 
 
 def _moments(sums: np.ndarray, cells: int) -> Moments:
@@ -179,9 +159,9 @@ def _moments(sums: np.ndarray, cells: int) -> Moments:
     )
 
 
-def _column(values: np.ndarray, starts: np.ndarray, cells: int, gene: int) -> np.ndarray:
+def _column(cells: SortedCells, gene: int) -> np.ndarray:
     """Return one gene with its zeros [n]."""
-    column = np.zeros(cells)
-    own = values[starts[gene] : starts[gene + 1]]
+    column = np.zeros(cells.cells)
+    own = cells.values[cells.starts[gene] : cells.starts[gene + 1]]
     column[: own.size] = own
     return column

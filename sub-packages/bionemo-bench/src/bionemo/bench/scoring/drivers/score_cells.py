@@ -66,7 +66,7 @@ def _score(engine: str, controls: Any, screen: ad.AnnData, prediction: ad.AnnDat
     divisions, _ = divide(built, [predicted], observed, controls=controls)
     if engine == "all arms":
         scored = score_arms(built, divisions, seed=0, threads=threads, progress=False)
-        scores = scored.tables[divisions.modes[0]].per_perturbation
+        scores = scored.tables[divisions.modes[0]]["per_perturbation"]
         mine = pd.DataFrame(scores[scores["arm"] == "prediction"]).set_index("perturbation")
         return pd.DataFrame(mine[[metric.name for metric in SHARED]])
     with ThreadPoolExecutor(threads) as pool:

@@ -15,14 +15,7 @@ _NAMED = 40
 def distances(names: Sequence[str], predicted: Sequence[Response], observed: Sequence[Response], title: str) -> str:
     """Draw the L1 distance of every predicted to every observed shift of a context.
 
-    Parameters
-    ----------
-    names
-        Perturbations [P]; rows and columns are ordered so that alike observed shifts stand together.
-    predicted, observed
-        Their responses [P].
-    title
-        Over the picture.
+    Rows and columns, one a perturbation [P], are ordered so that alike observed shifts stand together.
     """
     shifts = np.stack([response.delta for response in observed])
     order = leaves_list(linkage(shifts, "average", "cityblock"))

@@ -44,13 +44,7 @@ def volcano(predicted: Response, observed: Response, title: str) -> str:
 
 
 def overlaps(rows: Sequence[tuple[str, Response, Response]]) -> str:
-    """Draw how many genes are called on both sides or on one.
-
-    Parameters
-    ----------
-    rows
-        Name, predicted and observed response of each condition.
-    """
+    """Draw how many genes are called on both sides or on one, from name, predicted and observed response."""
 
     def draw(figure) -> None:
         axes = figure.subplots()

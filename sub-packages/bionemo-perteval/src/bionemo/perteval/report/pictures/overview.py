@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -83,8 +84,7 @@ def winners(
                 )  # fmt: skip
         axes.set_xlabel(f"{metric} of the best baseline")
         axes.set_ylabel(f"{metric} of the prediction")
-        axes.text(0.03, 0.97, "prediction ahead", transform=axes.transAxes, va="top", fontsize=7.5, color="#595959")
-        axes.text(0.97, 0.03, "baseline ahead", transform=axes.transAxes, ha="right", fontsize=7.5, color="#595959")
+        _corners(axes, "prediction ahead", "baseline ahead")
         _key(axes, list(predictions), [("weaker effect", _MARKS[0][0], BLUE, "none")])
 
     return picture(draw, _WIDTH, _HEIGHT, (0.72, 0.08, 0.75, 0.3))
@@ -107,11 +107,17 @@ def called(observed: Sequence[float], predictions: Mapping[str, Sequence[float]]
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_ticks(ticks, [f"{tick:,}" for tick in ticks])
             axis.set_minor_locator(NullLocator())
-        axes.text(0.03, 0.97, "too many called", transform=axes.transAxes, va="top", fontsize=7.5, color="#595959")
-        axes.text(0.97, 0.03, "too few called", transform=axes.transAxes, ha="right", fontsize=7.5, color="#595959")
+        _corners(axes, "too many called", "too few called")
         _key(axes, list(predictions), [])
 
     return picture(draw, _WIDTH, _HEIGHT, (0.72, 0.08, 0.75, 0.3))
+
+
+def _corners(axes: Axes, above: str, below: str) -> None:
+    """Say what a point above the diagonal means, and what one below it does."""
+    style: dict[str, Any] = {"transform": axes.transAxes, "fontsize": 7.5, "color": "#595959"}
+    axes.text(0.03, 0.97, above, va="top", **style)
+    axes.text(0.97, 0.03, below, ha="right", **style)
 
 
 def _inside(value: float, y: float, mark: str) -> tuple[list[float], list[float], str]:
@@ -123,16 +129,7 @@ def _inside(value: float, y: float, mark: str) -> tuple[list[float], list[float]
 def _key(axes: Axes, names: Sequence[str], further: Sequence[tuple[str, str, str, str]]) -> None:
     marks = [(name, mark, colour, colour) for name, (mark, colour) in zip(names, _MARKS, strict=False)]
     handles = [
-        Line2D(
-            [],
-            [],
-            linestyle="none",
-            marker=mark,
-            color=colour,
-            markerfacecolor=face,
-            markersize=5.5,
-            label=short(name, 20),
-        )
+        Line2D([], [], ls="none", marker=mark, color=colour, mfc=face, markersize=5.5, label=short(name, 20))
         for name, mark, colour, face in (*marks, *further)
     ]
     axes.legend(

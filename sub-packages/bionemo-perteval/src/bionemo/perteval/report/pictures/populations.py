@@ -11,17 +11,7 @@ _WIDE = 10.0
 
 
 def genewise(predicted: np.ndarray, observed: np.ndarray, title: str, highest: float | None = None) -> str:
-    """Draw a number of every gene in the predicted against the observed populations [G].
-
-    Parameters
-    ----------
-    predicted, observed
-        One number a gene.
-    title
-        What the number is.
-    highest
-        Upper end of the axes; by default the largest value.
-    """
+    """Draw a number of every gene [G] in the predicted against the observed populations, up to the `highest`."""
 
     def draw(figure) -> None:
         axes = figure.subplots()
@@ -38,10 +28,7 @@ def genewise(predicted: np.ndarray, observed: np.ndarray, title: str, highest: f
 def sizes(rows: Sequence[tuple[str, tuple[np.ndarray, np.ndarray], bool]]) -> str:
     """Draw quantiles of the normalised counts and of the number of expressed genes of the cells of each arm.
 
-    Parameters
-    ----------
-    rows
-        Name, the two times five quantiles, and whether the row is one to look at.
+    A row has a name, the two times five quantiles, and whether it is one to look at.
     """
 
     def draw(figure) -> None:

@@ -41,16 +41,9 @@ def picture(
     height: float,
     margins: tuple[float, float, float, float] | None = None,
 ) -> str:
-    """Return the address of what `draw` puts on a figure.
+    """Return the address of what `draw` puts on a figure of `width` times `height` inches.
 
-    Parameters
-    ----------
-    draw
-        Draws.
-    width, height
-        Size in inches.
-    margins
-        Left, right, bottom and top in inches; None measures the labels, which takes several times longer.
+    The margins are left, right, bottom and top in inches; None measures the labels, which takes several times longer.
     """
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout=None if margins else "constrained")
