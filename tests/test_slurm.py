@@ -233,6 +233,13 @@ def test_a_job_that_was_told_to_stop_goes_back_into_the_queue_unless_it_was_canc
     assert (["scontrol", "requeue", "4242"] in calls(cluster)) == requeued
 
 
+def test_a_job_of_an_array_goes_back_into_the_queue_alone(cluster):
+    submit(cluster, "bash", "-c", "exit 143", GPUS="1")
+    with start({**cluster, "SLURM_ARRAY_JOB_ID": "4242", "SLURM_ARRAY_TASK_ID": "2"}, per_node=1) as process:
+        pass
+    assert (process.returncode, calls(cluster)[-1]) == (143, ["scontrol", "requeue", "4242_2"])
+
+
 def test_a_task_that_fails_is_told_from_those_that_are_ended_for_it(cluster):
     """Slurm ends them by SIGTERM, as if it took the machine away, and srun answers with the highest code."""
     submit(cluster, "bash", "-c", "[[ $SLURM_PROCID == 0 ]] && exit 2; sleep 60")

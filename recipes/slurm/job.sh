@@ -7,10 +7,12 @@ set -euo pipefail
 # alone; this shell as well where the job is cancelled, or where Slurm puts it back into the queue itself.
 told=
 finish() {
-    local code=$?
+    local code=$? job=$SLURM_JOB_ID
+    # The number of an array's last job is the array's as well, all of whose jobs would go back.
+    [[ -z ${SLURM_ARRAY_JOB_ID:-} ]] || job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID
     [[ $code -lt 200 ]] || code=$((code - 200))
     if [[ $code -eq 143 && -z $told ]]; then
-        scontrol requeue "$SLURM_JOB_ID"
+        scontrol requeue "$job"
     fi
     exit "$code"
 }
