@@ -13,7 +13,7 @@ import torch
 from bionemo.cellsets import CellStore, DeviceBatches, SetLoader, SetSampler, prepare
 from bionemo.cellsets.loading import loader
 from bionemo.cellsets.sampling.controls import ControlPools
-from bionemo.cellsets.store import dense_rows
+from bionemo.cellsets.store import cell_store, kernels
 from bionemo.screens import InputError
 from bionemo.screens.controls import ControlRole, ControlRoles, Controls
 
@@ -231,7 +231,7 @@ def test_a_loader_starts_at_a_step(store):
 
 
 def test_threads_do_not_change_a_bit(store, monkeypatch):
-    monkeypatch.setattr(dense_rows, "PIECE_ROWS", 5)
+    monkeypatch.setattr(cell_store, "PIECE_ROWS", 5)
     for staged in (False, True):
         alone = list(make(store, reading={"staged": staged}))
         for batch, wanted in zip(make(store, reading={"threads": 3, "staged": staged}), alone, strict=True):
@@ -512,16 +512,8 @@ def test_dense_cells_are_numpys_float64_logarithms_rounded_once():
     rng = np.random.default_rng(0)
     counts = (rng.pareto(0.6, (400, 500)) * 2 + 1).clip(max=2**32 - 1).astype(np.uint32)
     library_size = rng.uniform(1, 1e6, 400).astype(np.float32)
-    cells = SimpleNamespace(
-        data=counts.reshape(-1),
-        columns=np.tile(np.arange(500, dtype=np.uint16), 400),
-        row_pointers=np.arange(401, dtype=np.uint64) * 500,
-        library_size=library_size,
-        target_sum=1e4,
-        kind="counts",
-        n_genes=500,
-    )
+    columns, row_pointers = np.tile(np.arange(500, dtype=np.uint16), 400), np.arange(401, dtype=np.uint64) * 500
     out = np.empty((400, 500), dtype=np.float32)
-    dense_rows.densify_rows(cells, np.arange(400), out)
+    kernels.densify_counts(np.arange(400), out, counts.reshape(-1), columns, row_pointers, 500, library_size, 1e4)
     assert counts.max() > 1e6
     np.testing.assert_array_equal(out, np.log1p(counts * (1e4 / library_size[:, None].astype(np.float64))).astype("f4"))

@@ -191,7 +191,7 @@ def test_genes_by_name_are_kept_in_their_order_and_change_no_size_of_a_cell(scre
     np.testing.assert_array_equal(part.read(rows), whole.read(rows)[:, [9, 5, 21]])
     np.testing.assert_array_equal(part.library_size, whole.library_size)
     part.verify()
-    with pytest.raises(InputError, match=r"lack 1 of the 2 genes that were asked for \(absent\)"):
+    with pytest.raises(InputError, match=r"lack 1 of the 2 genes that were asked for \('absent'\)"):
         prepare([screen_path], tmp_path / "s", gene_names=[names[0], "absent"], progress=False, **keys)
 
 

@@ -52,7 +52,7 @@ def killed(screen_path, keys, monkeypatch):
         ("preparation.first_pass.Survey._save", 4, {"survey.npz"}),
         ("preparation.second_pass.SortedPiece.finish", 3, {"survey.npz", "rows-0"}),
         ("preparation.writer.StoreWriter._write_obs", 3, {"survey.npz", "rows-0", "rows-13"}),
-        ("preparation.workplace._put_in_place", 1, None),
+        ("preparation.workplace.replace", 1, None),
     ],
 )
 def test_a_killed_prepare_goes_on(store, screen_path, tmp_path, keys, killed, caplog, monkeypatch, target, call, done):
@@ -98,7 +98,7 @@ def test_what_other_arguments_left_is_removed(store, screen_path, tmp_path, keys
 def test_a_kill_between_the_renames_loses_no_store(store, altered, screen_path, tmp_path, keys, killed, monkeypatch):
     """Where a file system cannot exchange two names, there are two renames, and a moment between them."""
     prepare([screen_path], tmp_path / "s", n_genes=5, progress=False, **keys)
-    killed("preparation.workplace._put_in_place", 1, tmp_path / "s", overwrite=True)
+    killed("preparation.workplace.replace", 1, tmp_path / "s", overwrite=True)
     assert CellStore.open(tmp_path / "s").n_genes == 5
     (tmp_path / "s").rename(tmp_path / ".s.partial" / "replaced")  # the first of the two
     wrong = altered(lambda data: data.X.data.__setitem__(3, 0.5))
@@ -136,7 +136,7 @@ def test_two_processes_do_not_make_one_store(screen_path, tmp_path, keys):
     "where",
     [
         "preparation.writer._write_scdl",
-        "preparation.workplace._put_in_place",
+        "preparation.workplace.replace",
         "preparation.second_pass.SortedPiece.write",
         "preparation.second_pass.SortedPiece.finish",
     ],

@@ -21,20 +21,11 @@ Convert = Callable[[Any], np.ndarray]
 
 
 class AnnDataInput(CellInput):
-    """An `AnnDataInput` is one .h5ad file or .zarr directory (format 2 or 3).
+    """An `AnnDataInput` is one .h5ad file or .zarr directory (format 2 or 3); its expression may be CSR, CSC or dense.
 
-    Parameters
-    ----------
-    path : Path
-        The file; its expression may be CSR, CSC or dense.
-    layer : str, optional
-        What to read instead of X: the name of a layer, ``raw/X``, or ``obsm/NAME``. The genes of an obsm matrix are
-        all of var, or those that var marks as ``highly_variable``, whichever has as many.
-
-    Raises
-    ------
-    InputError
-        If it is no AnnData file, or has no such layer, genes or cells.
+    `layer` is what to read instead of X: the name of a layer, ``raw/X``, or ``obsm/NAME``. The genes of an obsm matrix
+    are all of var, or those that var marks as ``highly_variable``, whichever has as many. An InputError says that it is
+    no AnnData file, or has no such layer, genes or cells.
     """
 
     def __init__(self, path: Path, *, layer: str | None):
@@ -190,13 +181,7 @@ def _categorical_reader(codes: Node, categories: Any) -> Callable[[int, int], np
 
 
 def row_reader(node: Node) -> CsrArrays | CscArrays | DenseArray:
-    """Return what reads the rows of a matrix of an open AnnData file, unchecked.
-
-    Raises
-    ------
-    ValueError
-        It has no two axes.
-    """
+    """Return what reads rows of a matrix of an open AnnData file, unchecked; a ValueError where it has no two axes."""
     layout, (rows, columns) = _sparse_format(node), _shape(node)
     if layout is None:
         return DenseArray(node, (rows, columns))

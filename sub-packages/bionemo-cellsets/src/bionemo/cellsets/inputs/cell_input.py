@@ -21,24 +21,14 @@ LARGEST_COUNT = np.iinfo(np.uint32).max
 
 
 class CellInput(ABC):
-    """A `CellInput` gives the cells of one file or archive, never all at once; many threads may read them.
-
-    Attributes
-    ----------
-    path : Path
-        The file or directory.
-    where : str
-        What holds the expression in it, for messages: ``X``, ``layer 'counts'``.
-    n_cells : int
-        The number of rows.
-    genes : array of str [G]
-        Gene names, in column order.
-    """
+    """A `CellInput` gives the cells of one file or archive, never all at once; many threads may read them."""
 
     path: Path
     where: str
+    """What holds the expression in it, for messages: ``X``, ``layer 'counts'``."""
     n_cells: int
     genes: np.ndarray
+    """str [G], in column order."""
     _rows: CsrArrays | CscArrays | DenseArray
 
     @property
@@ -61,10 +51,7 @@ class CellInput(ABC):
     def names(self, start: int, stop: int) -> np.ndarray:
         """Return the cells' names in rows [start, stop), UTF-8 bytes of a fixed width; empty where one is missing.
 
-        Raises
-        ------
-        InputError
-            If a name is not UTF-8.
+        An InputError names the cell whose name is not UTF-8.
         """
         plain = self._stored_names(start, stop)
         listed = plain.tolist()
@@ -98,24 +85,9 @@ class CellInput(ABC):
         return pieces
 
     def blocks(self, start: int, stop: int, *, already_log1p: bool) -> Iterator[Rows]:
-        """Yield rows in order, checked.
+        """Yield rows [start, stop) in order, checked: columns ascend strictly in a row, values may be zero.
 
-        Parameters
-        ----------
-        start, stop : int
-            The first, and the one after the last.
-        already_log1p : bool
-            The values are log1p of normalised counts, not counts.
-
-        Yields
-        ------
-        Rows
-            Checked; columns ascend strictly in a row. Zeros may be among the values.
-
-        Raises
-        ------
-        InputError
-            For the first value that is no count or no log1p value.
+        An InputError names the first value that is no count; or no log1p of normalised counts, where `already_log1p`.
         """
         blocks = self._rows.blocks(start, stop)
         while True:

@@ -18,12 +18,8 @@ from bionemo.screens.obs import ObsKey, blank_labels, is_blank
 def label_blocks(cells: CellInput, keys: Mapping[str, ObsKey]) -> Iterator[dict[str, np.ndarray]]:
     """Yield the labels of an input's cells, a block of rows at a time: kind of label -> object array of str.
 
-    `keys` maps each kind of label to the columns that hold it.
-
-    Raises
-    ------
-    InputError
-        If a column is missing, different labels would be joined to one, or, after the last block, a cell has no label.
+    `keys` maps each kind of label to the columns that hold it. An InputError says that a column is missing, that
+    different labels would be joined to one, or, after the last block, that a cell has no label.
     """
     columns = {kind: key.columns(cells.columns, cells.path) for kind, key in keys.items()}
     blank: dict[str, tuple[int, int]] = {}
@@ -44,24 +40,10 @@ def label_blocks(cells: CellInput, keys: Mapping[str, ObsKey]) -> Iterator[dict[
 
 
 def observed_conditions(inputs: Sequence[str | Path], *, perturbation_key: str, context_key: str) -> Counter[Condition]:
-    """Count the cells of every condition; the labels are read in blocks, and no expression is.
+    """Count the cells of every (context, perturbation) of h5ad files and zarr directories, control cells included.
 
-    Parameters
-    ----------
-    inputs : sequence of paths
-        h5ad files and zarr directories.
-    perturbation_key, context_key : str
-        obs columns; names joined by ``+`` mean the combination of several.
-
-    Returns
-    -------
-    Counter
-        (context, perturbation) -> cells, control cells included.
-
-    Raises
-    ------
-    InputError
-        If a file is no AnnData or lacks a column, or a cell lacks a label.
+    The keys are obs columns; names joined by ``+`` mean the combination of several. The labels are read in blocks, and
+    no expression is. An InputError says that a file is no AnnData or lacks a column, or that a cell lacks a label.
     """
     keys = {"context": ObsKey(context_key), "perturbation": ObsKey(perturbation_key)}
     cells: Counter[Condition] = Counter()

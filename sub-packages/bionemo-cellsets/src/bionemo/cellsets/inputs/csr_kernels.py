@@ -3,15 +3,14 @@
 All of them release the GIL, so threads share the work. Columns must be in range: `CellInput.blocks` checks them.
 """
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any
-
 import numpy as np
+
+from bionemo.cellsets.store.compiled import compiled
 
 # Unsigned indices spare the test for negative ones, without which the loops are several times as fast.
 
 
+@compiled
 def _survey(pointers, columns, values, position, chosen, target_sum, sums, row_values, marks):
     for row in range(pointers.shape[0] - 1):
         begin, end = np.uint64(pointers[row]), np.uint64(pointers[row + 1])
@@ -39,6 +38,7 @@ def _survey(pointers, columns, values, position, chosen, target_sum, sums, row_v
         marks[row] = mark
 
 
+@compiled
 def _pick(pointers, columns, values, position, out_values, out_columns, lengths, totals):
     at = np.uint64(0)
     for row in range(pointers.shape[0] - 1):
@@ -66,23 +66,15 @@ def _pick(pointers, columns, values, position, out_values, out_columns, lengths,
     return at
 
 
-def _move_rows(source, target, lengths, values, columns, out_values, out_columns):
+@compiled
+def move_rows(source, target, lengths, values, columns, out_values, out_columns):
+    """Copy rows of `lengths` values from where they begin in two arrays, `source`, to `target` in two others."""
     for row in range(lengths.shape[0]):
         begin, to, n = np.uint64(source[row]), np.uint64(target[row]), np.uint64(lengths[row])
         for k in range(n):
             out_values[to + k] = values[begin + k]
         for k in range(n):
             out_columns[to + k] = columns[begin + k]
-
-
-@functools.cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    import numba  # costs a second to import
-
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # no writable folder for the cache, as in a read-only container
-        return numba.njit(nogil=True)(function)
 
 
 def survey(
@@ -92,29 +84,16 @@ def survey(
     target_sum: float,
     sums: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Add CSR rows, their columns in range, to the sums over cells of each gene.
+    """Add CSR rows (pointers int64 [n + 1], columns in range, counts or log1p values) to the sums of each gene.
 
-    Parameters
-    ----------
-    rows : pointers int64 [n + 1], columns, values
-        Counts, or log1p values.
-    position : int64 array
-        The gene of each column, -1 to leave it out.
-    chosen : bool array [n]
-        The rows that count towards the last two sums.
-    target_sum : float
-        Counts of a row are scaled to it; 0 where values are log1p, which are undone.
-    sums : float64 array [G, 4]
-        Non-zeros, largest value, sum and sum of squares of normalised counts; changed in place.
-
-    Returns
-    -------
-    int64 array [n], float64 array [n]
-        Non-zeros of each row among the genes; and the sum over the genes of value times the gene's number from 1, which
-        tells equal rows, 0 where all is zero.
+    `position` has the gene of each column, int64, -1 to leave it out. The `sums`, float64 [G, 4], are non-zeros, the
+    largest value, and the sum and sum of squares of normalised counts, towards which the `chosen` rows, bool [n],
+    count. Counts of a row are scaled to `target_sum`; it is 0 where values are log1p, which are undone. Return the
+    non-zeros of each row among the genes, int64 [n], and the sum over the genes of value times the gene's number from
+    1, float64 [n], which tells equal rows, 0 where all is zero.
     """
     row_values, marks = np.empty(len(rows[0]) - 1, dtype=np.int64), np.empty(len(rows[0]) - 1)
-    _compiled(_survey)(*rows, position, chosen, float(target_sum), sums, row_values, marks)
+    _survey(*rows, position, chosen, float(target_sum), sums, row_values, marks)
     return row_values, marks
 
 
@@ -131,15 +110,4 @@ def pick(
     """
     n = len(rows[0]) - 1
     lengths, totals = np.empty(n, dtype=np.int32), np.empty(n, dtype=np.float64)
-    return int(_compiled(_pick)(*rows, position, out_values, out_columns, lengths, totals)), lengths, totals
-
-
-def move_rows(
-    source: np.ndarray,
-    target: np.ndarray,
-    lengths: np.ndarray,
-    arrays: Sequence[np.ndarray],
-    out: Sequence[np.ndarray],
-) -> None:
-    """Copy rows of `lengths` values from where they begin in both `arrays`, `source`, to `target` in `out`."""
-    _compiled(_move_rows)(source, target, lengths, *arrays, *out)
+    return int(_pick(*rows, position, out_values, out_columns, lengths, totals)), lengths, totals

@@ -17,22 +17,12 @@ ObsTable = pd.DataFrame | str | Path
 
 
 class ScdlInput(CellInput):
-    """A `ScdlInput` is one archive, as bionemo-scdl 0.1 writes it, the genes of all rows alike.
+    """A `ScdlInput` is the directory of one archive, as bionemo-scdl 0.1 writes it, the genes of all rows alike.
 
-    Parameters
-    ----------
-    path : Path
-        The directory.
-    obs : DataFrame or path, optional
-        A line per row of the archive, in its order; the index (the first column of a .csv) names the cells. It is held
-        in memory. Without it the archive's own row features are taken, and cells are named by their number.
-    gene_column : str, optional
-        Gene feature that holds the names; may be left out where there is only one.
-
-    Raises
-    ------
-    InputError
-        If it is no archive, or the table does not fit.
+    `obs` has a line per row of the archive, in its order; the index (the first column of a .csv) names the cells. It is
+    held in memory. Without it the archive's own row features are taken, and cells are named by their number.
+    `gene_column` is the gene feature that holds the names; it may be left out where there is only one. An InputError
+    says that it is no archive, or that the table does not fit.
     """
 
     where = "the archive"

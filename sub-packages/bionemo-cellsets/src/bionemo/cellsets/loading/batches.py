@@ -2,18 +2,16 @@
 
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Self
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
 
 from bionemo.cellsets.loading.memory import Memory
+from bionemo.cellsets.sampling.controls import ControlPools
 from bionemo.cellsets.sampling.set_slices import set_rows
-
-if TYPE_CHECKING:
-    from bionemo.cellsets.sampling.controls import ControlPools
-    from bionemo.cellsets.store.cell_store import CellStore
+from bionemo.cellsets.store.cell_store import CellStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +41,8 @@ class DescribedSets:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """Return the batch with every tensor on `device`."""
-        moved = {item.name: getattr(self, item.name).to(device, non_blocking=non_blocking) for item in fields(self)}
-        return type(self)(**moved)
+        moved = {name: part.to(device, non_blocking=non_blocking) for name, part in vars(self).items()}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +70,7 @@ Described = dict[str, torch.Tensor]
 
 
 def read_batch(
-    store: "CellStore",
+    store: CellStore,
     described: Described,
     *,
     memory: Memory | None = None,
@@ -92,7 +90,7 @@ def read_batch(
     return SetBatch(**cells, **described)
 
 
-def describe_sets(store: "CellStore", pools: "ControlPools | None", sets: np.ndarray, set_size: int) -> Described:
+def describe_sets(store: CellStore, pools: ControlPools | None, sets: np.ndarray, set_size: int) -> Described:
     """Say which cells are in sets of a `SetSampler` of S cells, and in their control sets.
 
     Without pools controls are left out. What is returned has the leading axes of `sets`.

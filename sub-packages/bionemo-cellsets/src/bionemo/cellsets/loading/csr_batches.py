@@ -7,18 +7,15 @@ a device is one transfer a buffer and can run beside the computation.
 import functools
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from bionemo.cellsets.loading.batches import Described, DescribedSets, SetBatch, unstacked
 from bionemo.cellsets.loading.memory import fresh
-from bionemo.cellsets.store.dense_rows import gather_rows, refuse_damaged
-
-if TYPE_CHECKING:
-    from bionemo.cellsets.store.cell_store import CellStore
+from bionemo.cellsets.store.cell_store import CellStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,21 +44,15 @@ class CsrRows:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "CsrRows":
         """Return the rows with every tensor on `device`."""
-        changes = {
-            item.name: value.to(device, non_blocking=non_blocking)
-            for item in fields(self)
-            if isinstance(value := getattr(self, item.name), torch.Tensor)
-        }
-        return replace(self, **changes)
+        tensors = {name: part for name, part in vars(self).items() if isinstance(part, torch.Tensor)}
+        return replace(self, **{name: part.to(device, non_blocking=non_blocking) for name, part in tensors.items()})
 
     def densify(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Scatter, normalise and take log1p on the device the rows are on; no value comes back to the host.
 
-        Returns
-        -------
-        float32 or bfloat16 [*shape], log1p
-            What `CellStore.read` gives for the same rows: both compute in float64 and round once to float32, so they
-            differ only where two float64 logarithms lie on both sides of a boundary, one value in 10^8 at most.
+        Return what `CellStore.read` gives for the same rows, log1p, float32 or bfloat16 [*shape]: both compute in
+        float64 and round once to float32, so they differ only where two float64 logarithms lie on both sides of a
+        boundary, one value in 10^8 at most.
         """
         device, n_genes = self.values.device, self.shape[-1]
         out = torch.zeros(self.shape, dtype=dtype, device=device)
@@ -85,12 +76,11 @@ class CsrBatch(DescribedSets):
 
     def densify(self, dtype: torch.dtype = torch.float32) -> SetBatch:
         """Return the batch with dense cells of `dtype`, on the device it is on."""
-        others = {item.name: getattr(self, item.name) for item in fields(self)}
         dense = {"perturbed": self.perturbed.densify(dtype), "control": self.control.densify(dtype)}
-        return SetBatch(**others | dense)
+        return SetBatch(**vars(self) | dense)
 
 
-def stage_batches(store: "CellStore", described: Described, *, pool: Executor | None = None) -> Iterator[CsrBatch]:
+def stage_batches(store: CellStore, described: Described, *, pool: Executor | None = None) -> Iterator[CsrBatch]:
     """Stage the cells of sets and of their controls, and yield batch by batch, on the CPU.
 
     `described` is that of several batches; the threads of a pool share the rows.
@@ -109,7 +99,7 @@ class _LaidOut(NamedTuple):
     scale: torch.Tensor
 
 
-def _lay_out(store: "CellStore", rows: np.ndarray) -> list[_LaidOut]:
+def _lay_out(store: CellStore, rows: np.ndarray) -> list[_LaidOut]:
     """Say where the values of the rows of each batch, [K, ...], go; one call for all costs little more than for one."""
     from bionemo.cellsets.store import kernels
 
@@ -119,16 +109,16 @@ def _lay_out(store: "CellStore", rows: np.ndarray) -> list[_LaidOut]:
     scale = fresh((n_batches, n_rows if store.kind == "counts" else 0), torch.float64)
     stored = (np.asarray(store.row_pointers), np.asarray(store.library_size), store.target_sum)
     sizes = (store.n_values, store.n_genes)
-    refuse_damaged(store, int(kernels.lay_out(wanted, pointers.numpy(), scale.numpy(), *stored, *sizes)))
+    store.refuse_damaged(int(kernels.lay_out(wanted, pointers.numpy(), scale.numpy(), *stored, *sizes)))
     return [_LaidOut(*parts) for parts in zip(rows, pointers.unbind(), scale.unbind(), strict=True)]
 
 
-def _gathered(store: "CellStore", side: _LaidOut, pool: Executor | None) -> CsrRows:
+def _gathered(store: CellStore, side: _LaidOut, pool: Executor | None) -> CsrRows:
     """Copy the values of one side of a batch."""
     first = side.pointers.numpy()
     values, columns = (fresh((int(first[-1]),), _torch_type(part.dtype)) for part in (store.data, store.columns))
     if len(values):
-        gather_rows(store, side.rows.reshape(-1), first[:-1], values.numpy(), columns.numpy(), pool)
+        store.gather(side.rows.reshape(-1), first[:-1], values.numpy(), columns.numpy(), pool)
     scale = side.scale if store.kind == "counts" else None
     shape = (*side.rows.shape, store.n_genes)
     return CsrRows(values=values, columns=columns, pointers=side.pointers, scale=scale, shape=shape)

@@ -2,17 +2,14 @@
 
 from collections import deque
 from collections.abc import Generator, Iterator
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from bionemo.cellsets.loading.batches import SetBatch
 from bionemo.cellsets.loading.csr_batches import CsrBatch
+from bionemo.cellsets.loading.loader import SetLoader
 from bionemo.screens.errors import InputError
-
-if TYPE_CHECKING:
-    from bionemo.cellsets.loading.loader import SetLoader
 
 
 class DeviceBatches:
@@ -36,7 +33,7 @@ class DeviceBatches:
         If the loader is not staged.
     """
 
-    def __init__(self, loader: "SetLoader", device: torch.device | str, dtype: torch.dtype = torch.float32):
+    def __init__(self, loader: SetLoader, device: torch.device | str, dtype: torch.dtype = torch.float32):
         if not loader.staged:
             raise InputError("The loader hands out dense batches: make it with staged=True to upload stored values")
         self.loader, self.device, self.dtype = loader, torch.device(device), dtype
@@ -106,7 +103,7 @@ class _Upload:
             }
             if stream is not None:
                 self._done = stream.record_event()
-        self._batch = SetBatch(**{item.name: getattr(staged, item.name) for item in fields(staged)} | cells)
+        self._batch = SetBatch(**vars(staged) | cells)
 
     def finish(self) -> SetBatch:
         """Return the batch, in order with what the current stream does next."""

@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
@@ -17,12 +17,10 @@ from bionemo.cellsets.loading.batches import Described, SetBatch, describe_sets,
 from bionemo.cellsets.loading.csr_batches import CsrBatch, stage_batches
 from bionemo.cellsets.loading.memory import Memory
 from bionemo.cellsets.sampling.controls import ControlPools
+from bionemo.cellsets.sampling.sampler import SetSampler
+from bionemo.cellsets.store.cell_store import CellStore
 from bionemo.screens.controls import ControlRoles
 from bionemo.screens.errors import InputError
-
-if TYPE_CHECKING:
-    from bionemo.cellsets.sampling.sampler import SetSampler
-    from bionemo.cellsets.store.cell_store import CellStore
 
 _log = logging.getLogger(__name__)
 Batch = SetBatch | CsrBatch
@@ -71,8 +69,8 @@ class SetLoader(IterableDataset):
 
     def __init__(
         self,
-        store: "CellStore",
-        sampler: "SetSampler",
+        store: CellStore,
+        sampler: SetSampler,
         *,
         epochs: int | None = None,
         prefetch: int = 2,
@@ -147,14 +145,9 @@ class SetLoader(IterableDataset):
         store, memory, dtype = self.store, self._memory, self.dtype
         described = _described(store, self.sampler, self._pools, self._epoch, self._sets, self.epochs)
         if self.staged:
-            batches = (batch for some in described for batch in stage_batches(store, some, pool=pool))
-        else:
-            batches = (
-                read_batch(store, one, memory=memory, pool=pool, dtype=dtype)
-                for some in described
-                for one in unstacked(some)
-            )
-        return batches
+            return (batch for some in described for batch in stage_batches(store, some, pool=pool))
+        batches = (one for some in described for one in unstacked(some))
+        return (read_batch(store, one, memory=memory, pool=pool, dtype=dtype) for one in batches)
 
     def close(self) -> None:
         """End the reading thread, if one runs; iterators handed out before end too."""
@@ -172,18 +165,9 @@ class SetLoader(IterableDataset):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to a place; the next iteration begins there.
 
-        The state of any rank serves every rank, also where there are more or fewer of them than before, or other batch
-        sizes: the rest of the epoch is handed out without a set repeated or left out.
-
-        Parameters
-        ----------
-        state : mapping
-            What `state_dict` returned.
-
-        Raises
-        ------
-        InputError
-            If the state belongs to other sets, or its place is none of the epoch's.
+        The state of any rank, which `state_dict` returned, serves every rank, also where there are more or fewer of
+        them than before, or other batch sizes: the rest of the epoch is handed out without a set repeated or left out.
+        An InputError says that it belongs to other sets, or that its place is none of the epoch's.
         """
         for name, value in {"epoch": None, "sets": None, **self.sampler.identity}.items():
             if name not in state:
@@ -210,12 +194,7 @@ class SetLoader(IterableDataset):
 
 
 def _described(
-    store: "CellStore",
-    sampler: "SetSampler",
-    pools: ControlPools | None,
-    epoch: int,
-    position: int,
-    epochs: int | None,
+    store: CellStore, sampler: SetSampler, pools: ControlPools | None, epoch: int, position: int, epochs: int | None
 ) -> Iterator[Described]:
     """Describe the batches from a place on, some at a time; it may lie off the grid of this batch size."""
     while epochs is None or epoch < epochs:

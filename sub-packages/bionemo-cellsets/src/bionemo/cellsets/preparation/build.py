@@ -65,12 +65,7 @@ def build_store(
     """Write a store of the cells of all inputs, going on with what was done before.
 
     `provenance` has the entries of the manifest that say where the cells come from. What is written does not depend on
-    the number of threads.
-
-    Raises
-    ------
-    InputError
-        If anything about the input is wrong.
+    the number of threads. An InputError says what about the input is wrong.
     """
     workers, n_cells = Workers(threads), sum(cells.n_cells for cells in inputs)
     with tqdm(total=3 * n_cells, desc="prepare", unit="cell", unit_scale=True, disable=not progress) as bar:
@@ -97,7 +92,7 @@ def build_store(
             raise _only_zeros(inputs)
 
         bar.set_postfix_str("sorting by condition")
-        sorter = _Sorter(place.scratch, inputs, positions, genes, survey, conditions, config)
+        sorter = _Sorter(survey, genes, already_log1p=config.already_log1p)
         for piece in sorter.sort(pieces, workers):
             bar.update(piece.n_cells)
 
@@ -166,23 +161,13 @@ def _choose_genes(config: BuildConfig, statistics: GeneStatistics, all_genes: np
 class _Sorter:
     """A `_Sorter` does the second reading: it writes files of rows sorted by place, and merges them in order."""
 
-    def __init__(
-        self,
-        folder: Path,
-        inputs: Sequence[CellInput],
-        positions: Sequence[np.ndarray],
-        genes: _Genes,
-        survey: Survey,
-        conditions: Conditions,
-        config: BuildConfig,
-    ):
-        self._folder, self._inputs, self._survey, self._log1p = folder, inputs, survey, config.already_log1p
-        self._positions = [genes.position(position) for position in positions]
-        self._conditions, self._place = conditions, PlaceInRun(conditions.runs, SHUFFLE_SEED)
+    def __init__(self, survey: Survey, genes: _Genes, *, already_log1p: bool):
+        self._survey, self._log1p, runs = survey, already_log1p, survey.conditions.runs
+        self._positions = [genes.position(position) for position in survey.positions]
+        self._place = PlaceInRun(runs, SHUFFLE_SEED)
         self._types = (genes.value_type, column_type(len(genes.names)))
-        self._edges = bucket_edges(
-            conditions.runs["length"], survey.run_values * genes.share, sum(dtype.itemsize for dtype in self._types)
-        )
+        value_bytes = sum(dtype.itemsize for dtype in self._types)
+        self._edges = bucket_edges(runs["length"], survey.run_values * genes.share, value_bytes)
 
     def sort(self, pieces: Sequence[Piece], workers: Workers) -> Iterator[Piece]:
         """Write the file of each piece that has none yet, and yield the pieces."""
@@ -206,14 +191,14 @@ class _Sorter:
             yield rows
 
     def _places(self, piece: Piece) -> np.ndarray:
-        return self._place.rows(self._conditions.runs_of(piece.first_cell, piece.first_cell + piece.n_cells))
+        return self._place.rows(self._survey.conditions.runs_of(piece.first_cell, piece.first_cell + piece.n_cells))
 
     def _sort_piece(self, piece_and_places: tuple[Piece, np.ndarray]) -> None:
         piece, places = piece_and_places
         if self._file(piece).is_file():
             return
         names = self._survey.names(piece)
-        blocks = self._inputs[piece.source].blocks(piece.start, piece.stop, already_log1p=self._log1p)
+        blocks = self._survey.inputs[piece.source].blocks(piece.start, piece.stop, already_log1p=self._log1p)
         rows = [self._stored(block, self._positions[piece.source], names[block.start - piece.start :])
                 for block in blocks]  # fmt: skip
         SortedPiece.write(self._file(piece), self._edges, places, rows)
@@ -230,7 +215,7 @@ class _Sorter:
         )
 
     def _file(self, piece: Piece) -> Path:
-        return self._folder / f"rows-{piece.number}"
+        return self._survey.folder / f"rows-{piece.number}"
 
 
 def _counted(blocks: Iterator[StoredRows], bar: tqdm) -> Iterator[StoredRows]:

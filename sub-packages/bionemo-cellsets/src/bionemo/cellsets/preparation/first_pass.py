@@ -49,7 +49,7 @@ class Survey:
         n_genes: int,
         conditions: Conditions,
     ):
-        self._folder, self._inputs, self._positions, self._conditions = folder, inputs, positions, conditions
+        self.folder, self.inputs, self.positions, self.conditions = folder, inputs, positions, conditions
         self.statistics = GeneStatistics(n_genes)
         self.run_values = np.zeros(len(conditions.runs), dtype=np.int64)
         self.n_read = 0
@@ -61,23 +61,11 @@ class Survey:
     def read(
         self, pieces: Sequence[Piece], workers: Workers, *, training: np.ndarray, target_sum: float | None
     ) -> Iterator[Piece]:
-        """Read the pieces that were not read before, and yield each after it was read.
+        """Read the pieces of all inputs that were not read before, and yield each after it was read.
 
-        Parameters
-        ----------
-        pieces : sequence of Piece
-            The pieces of all inputs.
-        workers : Workers
-            Threads that read.
-        training : bool array [n_runs]
-            Runs that the choice of genes is made on.
-        target_sum : float, optional
-            What counts are normalised to; None for log1p values.
-
-        Raises
-        ------
-        InputError
-            If a value is wrong, cells of one input have one name, or two inputs hold the same cells.
+        The choice of genes is made on the runs of `training`, bool [n_runs], with counts normalised to `target_sum`,
+        which is None for log1p values. An InputError says that a value is wrong, that cells of one input have one name,
+        or that two inputs hold the same cells.
         """
 
         def read_piece(piece: Piece) -> tuple[GeneStatistics, np.ndarray, np.ndarray]:
@@ -108,10 +96,10 @@ class Survey:
     def _read_piece(
         self, piece: Piece, training: np.ndarray, target_sum: float | None
     ) -> tuple[GeneStatistics, np.ndarray, np.ndarray]:
-        cells, position = self._inputs[piece.source], self._positions[piece.source]
+        cells, position = self.inputs[piece.source], self.positions[piece.source]
         statistics = GeneStatistics(len(self.statistics.values))
         run_values, marks = np.zeros_like(self.run_values), np.empty(piece.n_cells)
-        runs = self._conditions.runs_of(piece.first_cell, piece.first_cell + piece.n_cells)
+        runs = self.conditions.runs_of(piece.first_cell, piece.first_cell + piece.n_cells)
         for rows in cells.blocks(piece.start, piece.stop, already_log1p=target_sum is None):
             first = rows.start - piece.start
             inside = runs[first : first + len(rows.pointers) - 1]
@@ -127,7 +115,7 @@ class Survey:
 
     def _refuse_repeated_cells(self) -> None:
         # The hashes of all cells need not fit in memory; a share of them does, and equal names share a hash.
-        ends = np.cumsum([cells.n_cells for cells in self._inputs])
+        ends = np.cumsum([cells.n_cells for cells in self.inputs])
         shares = np.uint64(-(-int(ends[-1]) // HASHED_AT_ONCE))
         shared = np.zeros((len(ends), len(ends)), dtype=np.int64)
         for share in range(int(shares)):
@@ -140,11 +128,11 @@ class Survey:
             names, by_name = _equal_neighbours(hashes["name"], source)
             within = by_name[0] == by_name[1]
             for place in np.unique(by_name[0][within])[:1]:
-                self._inputs[place].refuse_repeated_names(np.unique(names[within & (by_name[0] == place)])[:8])
+                self.inputs[place].refuse_repeated_names(np.unique(names[within & (by_name[0] == place)])[:8])
             cells, by_cell = _equal_neighbours(hashes["cell"], source)
             np.add.at(shared, (by_cell[0][cells > 0], by_cell[1][cells > 0]), 1)
         for one, other in np.argwhere(shared).tolist():
-            first, second = self._inputs[one], self._inputs[other]
+            first, second = self.inputs[one], self.inputs[other]
             if shared[one, other] > SHARED_BY_CHANCE * min(first.n_cells, second.n_cells):
                 raise InputError(
                     f"{second.path} holds {shared[one, other]} of the {first.n_cells} cells of {first.path} again, of "
@@ -157,14 +145,14 @@ class Survey:
 
     @property
     def _state(self) -> Path:
-        return self._folder / "survey.npz"
+        return self.folder / "survey.npz"
 
     @property
     def _hashes(self) -> Path:
-        return self._folder / "hashes"
+        return self.folder / "hashes"
 
     def _names(self, piece: Piece) -> Path:
-        return self._folder / f"names-{piece.number}"
+        return self.folder / f"names-{piece.number}"
 
 
 def _equal_neighbours(keys: np.ndarray, source: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:

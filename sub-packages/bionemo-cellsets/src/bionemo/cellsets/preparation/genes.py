@@ -9,7 +9,7 @@ import pandas as pd
 from bionemo.cellsets.inputs import csr_kernels
 from bionemo.cellsets.inputs.cell_input import CellInput
 from bionemo.cellsets.inputs.matrices import Rows
-from bionemo.screens.errors import InputError
+from bionemo.screens.errors import InputError, name_list
 
 GENE_POLICIES = ("same", "intersection", "union")
 N_BINS = 20
@@ -18,25 +18,10 @@ N_BINS = 20
 def join_genes(inputs: Sequence[CellInput], policy: str) -> tuple[np.ndarray, list[np.ndarray]]:
     """Put the genes of all inputs on one axis.
 
-    Parameters
-    ----------
-    inputs : sequence of CellInput
-        One or more.
-    policy : {"same", "intersection", "union"}
-        What to do where inputs have different genes: refuse, keep the shared ones, or keep all; with "union" the genes
-        that an input lacks are zero in its cells.
-
-    Returns
-    -------
-    array of str [G]
-        The genes, in the order of the first input that has them.
-    list of int64 array
-        The position of each input's genes on that axis; -1 for a gene that is left out.
-
-    Raises
-    ------
-    InputError
-        If genes differ under "same", counting them, or "intersection" leaves none.
+    The policy says what to do where inputs have different genes: refuse (``same``), keep the shared ones
+    (``intersection``), or keep all (``union``), with zeros in the cells of an input that lacks a gene. Return the
+    genes, str [G], in the order of the first input that has them, and the position of each input's genes on that axis,
+    int64, -1 for a gene that is left out. An InputError counts the genes that differ, or says that none is shared.
     """
     if policy not in GENE_POLICIES:
         raise InputError(f"genes is '{policy}': choose one of {', '.join(GENE_POLICIES)}")
@@ -61,10 +46,9 @@ def check_named(names: Sequence[str], all_genes: np.ndarray) -> None:
     there = set(all_genes.tolist())
     missing = [name for name in names if name not in there]
     if missing:
-        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise InputError(
-            f"The inputs lack {len(missing)} of the {len(names)} genes that were asked for ({shown}): name genes as "
-            "there, or give inputs that measured them"
+            f"The inputs lack {len(missing)} of the {len(names)} genes that were asked for ({name_list(missing, 5)}): "
+            "name genes as there, or give inputs that measured them"
         )
 
 

@@ -111,33 +111,25 @@ def prepare(
         left at `store` then.
     """
     paths, store = [Path(path) for path in inputs], Path(store)
+    tables = [obs] if isinstance(obs, pd.DataFrame | str | Path) else None if obs is None else list(obs)
     check_target(store, overwrite=overwrite)
     Workers(threads)  # refused before anything unfinished is touched
     _check_paths(paths)
     rules = None if protocol is None else find_protocol(protocol)
     if target_sum is None:
         target_sum = (rules.target_sum if rules else None) or 10_000.0
-    keys, control = complete_keys(
-        rules,
-        {"perturbation": perturbation_key, "context": context_key, "batch": batch_key},
-        control,
-    )
+    keys: dict[str, str | None] = {"perturbation": perturbation_key, "context": context_key, "batch": batch_key}
+    keys, control = _complete_keys(rules, keys, control)
     config = BuildConfig(
-        keys=keys,
-        control=control,
-        genes=genes,
-        n_genes=n_genes,
-        hvg_from=hvg_from,
-        target_sum=float(target_sum),
-        split=None if split is None else Split.from_toml(split),
-        already_log1p=already_log1p,
+        keys=keys, control=control, genes=genes, n_genes=n_genes, hvg_from=hvg_from, target_sum=float(target_sum),
+        split=None if split is None else Split.from_toml(split), already_log1p=already_log1p,
         gene_names=None if gene_names is None else tuple(map(str, gene_names)),
-    )
+    )  # fmt: skip
     with contextlib.ExitStack() as stack:
-        cells = _open_inputs(paths, stack, obs=obs, gene_column=gene_column, layer=layer)
+        cells = _open_inputs(paths, stack, tables=tables, gene_column=gene_column, layer=layer)
         named = rules.name if rules else None
         entries = {"layer": layer, "protocol": named, "inputs": [_provenance(path) for path in paths]}
-        plan = _plan(config, entries, paths, obs, gene_column)
+        plan = _plan(config, entries, paths, tables or [], gene_column)
         place = stack.enter_context(workplace(store, plan, overwrite=overwrite))
         if not place.is_complete:
             build_store(cells, place, config, provenance=entries, threads=threads, progress=progress)
@@ -148,11 +140,10 @@ def _open_inputs(
     paths: list[Path],
     stack: contextlib.ExitStack,
     *,
-    obs: ObsTable | Sequence[ObsTable] | None,
+    tables: list[ObsTable] | None,
     gene_column: str | None,
     layer: str | None,
 ) -> list[CellInput]:
-    tables = _tables(obs)
     archives = [path for path in paths if (path / HEADER).is_file()]
     if tables is not None and len(tables) != len(paths):
         raise InputError(f"{len(tables)} obs tables are given for {len(paths)} inputs: give one for each, in order")
@@ -173,31 +164,24 @@ def _open_inputs(
     return opened
 
 
-def _tables(obs: ObsTable | Sequence[ObsTable] | None) -> list[ObsTable] | None:
-    if obs is None:
-        return None
-    return [obs] if isinstance(obs, pd.DataFrame | str | Path) else list(obs)
-
-
 def _plan(
     config: BuildConfig,
     provenance: dict[str, Any],
     paths: list[Path],
-    obs: ObsTable | Sequence[ObsTable] | None,
+    tables: list[ObsTable],
     gene_column: str | None,
 ) -> dict[str, Any]:
     """Return all that decides what is written; only work of an equal plan is gone on with."""
-    split = None if config.split is None else config.split.hash
-    files = [path for path in (*paths, *(_tables(obs) or [])) if not isinstance(path, pd.DataFrame)]
+    files = [path for path in (*paths, *tables) if not isinstance(path, pd.DataFrame)]
     return {
         "format_version": FORMAT_VERSION,
         "version": importlib.metadata.version("bionemo-cellsets"),
         **{field.name: getattr(config, field.name) for field in dataclasses.fields(config)},
-        "split": split,
+        "split": None if config.split is None else config.split.hash,
         **provenance,
         "gene_column": gene_column,
         "files": [[str(Path(file).resolve()), *_size_and_time(Path(file))] for file in files],
-        "tables": [_table_hash(table) for table in _tables(obs) or [] if isinstance(table, pd.DataFrame)],
+        "tables": [_table_hash(table) for table in tables if isinstance(table, pd.DataFrame)],
     }
 
 
@@ -217,18 +201,12 @@ def _provenance(path: Path) -> dict[str, Any]:
     return {"name": path.name, "bytes": _size_and_time(path)[0], "modified": int(os.stat(path).st_mtime)}
 
 
-def complete_keys(
+def _complete_keys(
     protocol: Protocol | None, keys: dict[str, str | None], control: str | None
 ) -> tuple[dict[str, str | None], str]:
     """Return the obs columns and the control label; what is not given is taken from the protocol, if there is one.
 
-    `keys` has the columns of ``perturbation``, ``context`` and ``batch``, or None; of those returned only the batch may
-    be None.
-
-    Raises
-    ------
-    InputError
-        Naming what neither the protocol nor the caller gives.
+    Of the columns that are returned only the batch may be None: an InputError names what nobody gives.
     """
     if protocol is not None:
         keys = {kind: key if key is not None else getattr(protocol, f"{kind}_key") for kind, key in keys.items()}

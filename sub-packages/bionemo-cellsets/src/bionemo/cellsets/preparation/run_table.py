@@ -27,7 +27,9 @@ class Conditions:
 
     Reading the labels takes memory for the conditions, not for the cells; the condition of each cell goes to `file`,
     four bytes a cell. `keys` has the obs columns of ``perturbation``, ``context`` and ``batch`` (None where there is
-    none), and `control` is the perturbation label of control cells.
+    none), and `control` is the perturbation label of control cells. An InputError says that a column or a label is
+    missing, different labels would be joined to one, no cell is a control, a context has no control, or labels differ
+    from the control label only by capitals or blanks.
 
     Attributes
     ----------
@@ -37,12 +39,6 @@ class Conditions:
         The run table.
     n_cells : int
         The cells of all inputs.
-
-    Raises
-    ------
-    InputError
-        If a column or a label is missing, different labels would be joined to one, no cell is a control, a context has
-        no control, or labels differ from the control label only by capitals or blanks.
     """
 
     def __init__(self, inputs: Sequence[CellInput], keys: Mapping[str, str | None], control: str, file: Path):

@@ -121,7 +121,7 @@ class SortedPiece:
         for block in blocks:
             begin = np.cumsum(block.lengths, dtype=np.int64) - block.lengths
             inside = target[first : first + len(begin)]
-            csr_kernels.move_rows(begin, inside, block.lengths, (block.values, block.columns), moved)
+            csr_kernels.move_rows(begin, inside, block.lengths, block.values, block.columns, *moved)
             first += len(begin)
         rows_before = np.searchsorted(entries["place"], edges)
         with path.with_suffix(".unfinished").open("wb", buffering=2**20) as file:
@@ -169,5 +169,5 @@ def gathered(pieces: list[SortedPiece], bucket: int, first: int, end: int) -> St
     for entries, values, columns in read:
         of_rows = np.ascontiguousarray(entries["length"])
         source = np.cumsum(of_rows, dtype=np.int64) - of_rows
-        csr_kernels.move_rows(source, begin[entries["place"] - first], of_rows, (values, columns), out)
+        csr_kernels.move_rows(source, begin[entries["place"] - first], of_rows, values, columns, *out)
     return StoredRows(values=out[0], columns=out[1], lengths=lengths, library_size=library_size, names=names)

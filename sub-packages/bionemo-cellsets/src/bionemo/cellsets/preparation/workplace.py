@@ -40,12 +40,8 @@ def workplace(store: Path, plan: Mapping[str, Any], *, overwrite: bool) -> Itera
     and where the input itself was found wrong.
 
     The plan, fit for JSON, says all that decides the store's content. With `overwrite` a store that is there is
-    replaced after the new one is complete.
-
-    Raises
-    ------
-    InputError
-        If `store` is in the way, being made by another process, or cannot be written.
+    replaced after the new one is complete. An InputError says that `store` is in the way, being made by another
+    process, or cannot be written.
     """
     check_target(store, overwrite=overwrite)
     store = store.absolute()
@@ -60,18 +56,14 @@ def workplace(store: Path, plan: Mapping[str, Any], *, overwrite: bool) -> Itera
                 remove(folder)
             raise
         check_target(store, overwrite=overwrite)
-        _put_in_place(place, store, folder)
+        replace(store, place.store, folder)
+        with contextlib.suppress(OSError):  # some network file systems cannot flush a directory
+            flush(store.parent)
         remove(folder)
 
 
 def check_target(store: Path, *, overwrite: bool) -> None:
-    """Refuse to write over anything but a store, and over a store unless told to.
-
-    Raises
-    ------
-    InputError
-        Naming what is in the way.
-    """
+    """Refuse to write over anything but a store, and over a store unless told to; an InputError names what is there."""
     if not os.path.lexists(store):
         return
     if not overwrite:
@@ -146,9 +138,3 @@ def _prepared(folder: Path, plan: dict[str, Any]) -> Workplace:
         shutil.rmtree(place.store, ignore_errors=True)
         place.store.mkdir()
     return place
-
-
-def _put_in_place(place: Workplace, store: Path, folder: Path) -> None:
-    replace(store, place.store, folder)
-    with contextlib.suppress(OSError):  # some network file systems cannot flush a directory
-        flush(store.parent)

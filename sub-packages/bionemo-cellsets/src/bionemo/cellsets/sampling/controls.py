@@ -4,31 +4,21 @@ Only control cells of the role ``input`` are drawn. A set may be one of such cel
 its own cells come from.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from bionemo.cellsets.sampling.set_slices import slices, spread
+from bionemo.cellsets.store.cell_store import CellStore
 from bionemo.cellsets.store.hashing import mix
 from bionemo.screens.controls import ControlRole, ControlRoles
 from bionemo.screens.errors import InputError
-
-if TYPE_CHECKING:
-    from bionemo.cellsets.store.cell_store import CellStore
 
 
 class ControlPools:
     """A `ControlPools` has the pool of control cells of every run.
 
-    The input cells of a store form one sequence, in its order. Runs are sorted by context, perturbation and batch, so
-    those of a context, and of a batch in it, are one stretch of that sequence: a pool. A split does not limit it.
-
-    Parameters
-    ----------
-    store : CellStore
-        Its run table is used.
-    roles : ControlRoles
-        Which control cells are inputs.
+    The cells of a store that `roles` makes inputs form one sequence, in its order. Runs are sorted by context,
+    perturbation and batch, so those of a context, and of a batch in it, are one stretch of that sequence: a pool. A
+    split does not limit it. An InputError names a context without input cells.
 
     Attributes
     ----------
@@ -36,14 +26,9 @@ class ControlPools:
         The pool of each run, in the sequence of input cells.
     fallback : bool array [n_runs]
         Runs whose batch has no input cells; their pool is all input cells of the context.
-
-    Raises
-    ------
-    InputError
-        If a context has no input cells at all.
     """
 
-    def __init__(self, store: "CellStore", roles: ControlRoles = ControlRoles()):
+    def __init__(self, store: CellStore, roles: ControlRoles = ControlRoles()):
         runs, self._in_pool = store.runs, store.has_role(ControlRole.INPUT, roles)
         inputs = np.flatnonzero(self._in_pool)
         cells = runs["length"][inputs]
@@ -70,22 +55,12 @@ class ControlPools:
         return start[group], length[group]
 
     def rows(self, sets: np.ndarray, set_size: int) -> np.ndarray:
-        """Draw as many control cells for each set as the set has cells.
+        """Draw as many control cells for each set of a `SetSampler`, [..., B], as it has cells; its key decides which.
 
-        Parameters
-        ----------
-        sets : structured array [..., B]
-            Sets of a `SetSampler`; `key` decides the draw.
-        set_size : int
-            S.
-
-        Returns
-        -------
-        int64 array [..., B, S]
-            Store rows: as many slices as the set has, in the pool from a random cell on, wrapping at its end, with
-            random gaps between them, so cells repeat only where the pool is smaller than the set; -1 beyond the set's
-            length. A set of input cells shares none with its own where its run has at least twice as many cells as the
-            set.
+        Return store rows, int64 [..., B, S]: as many slices as the set has, in the pool from a random cell on, wrapping
+        at its end, with random gaps between them, so cells repeat only where the pool is smaller than the set; -1
+        beyond the set's length. A set of input cells shares none with its own where its run has at least twice as many
+        cells as the set.
         """
         run, length, starts = sets["run"], self.length[sets["run"]], sets["starts"]
         # A set of input cells lies in its own pool: what it leaves of it is a pool too.

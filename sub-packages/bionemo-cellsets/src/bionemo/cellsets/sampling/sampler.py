@@ -24,16 +24,13 @@ promises above hold as they stand.
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bionemo.cellsets.sampling.set_slices import slices
+from bionemo.cellsets.store.cell_store import CellStore
 from bionemo.cellsets.store.hashing import mix
 from bionemo.screens.errors import InputError
-
-if TYPE_CHECKING:
-    from bionemo.cellsets.store.cell_store import CellStore
 
 WEIGHTINGS = {"cells": 1.0, "sqrt": 0.5, "conditions": 0.0}
 """Power of a run's length that its share of the sets is proportional to."""
@@ -85,7 +82,7 @@ class SetSampler:
 
     def __init__(
         self,
-        store: "CellStore",
+        store: CellStore,
         eligible_runs: np.ndarray,
         *,
         set_size: int,

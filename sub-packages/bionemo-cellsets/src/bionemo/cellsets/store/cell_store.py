@@ -1,4 +1,4 @@
-"""Map a cell store: cells sorted by condition, read-only.
+"""Map a cell store, read-only, and make its rows dense.
 
 A store is a directory. Its arrays are a bionemo-scdl archive (raw little-endian CSR arrays ``data.npy``,
 ``col_ptr.npy``, ``row_ptr.npy``, and the header and feature indexes that `SingleCellMemMapDataset` asks for). Beside
@@ -6,12 +6,15 @@ them lie ``manifest.json``, and in ``cellsets/`` the run table, the category tab
 """
 
 import json
+from collections.abc import Callable
+from concurrent.futures import Executor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import scipy.sparse as sp
 
-from bionemo.cellsets.store.dense_rows import densify_rows
 from bionemo.cellsets.store.manifest import (
     COLUMNS,
     DATA,
@@ -29,18 +32,14 @@ from bionemo.screens.controls import PARTS, ControlRole, ControlRoles
 from bionemo.screens.errors import InputError, brief
 from bionemo.screens.split import Split
 
-if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
-    import pandas as pd
-    import scipy.sparse as sp
-
 RUN_DTYPE = np.dtype(
     [
         *(("context", "<i4"), ("perturbation", "<i4"), ("batch", "<i4"), ("control_part", "u1")),
         *(("start", "<i8"), ("length", "<i8")),
     ]
 )
+PIECE_ROWS = 128
+"""Rows a thread takes at once."""
 
 
 class CellStore:
@@ -172,7 +171,7 @@ class CellStore:
         parts = split.parts(contexts, perturbations, self.control)
         return np.where(self.is_control & ~self.has_role(ControlRole.INPUT, roles), "test", parts)
 
-    def read(self, rows: np.ndarray, out: np.ndarray | None = None, *, pool: "Executor | None" = None) -> np.ndarray:
+    def read(self, rows: np.ndarray, out: np.ndarray | None = None, *, pool: Executor | None = None) -> np.ndarray:
         """Read cells as dense log1p expression.
 
         Parameters
@@ -187,7 +186,8 @@ class CellStore:
         Returns
         -------
         float32 array [*rows.shape, G]
-            ``log1p(count * target_sum / library_size)``, or the stored values where `kind` is "log1p".
+            ``log1p(count * target_sum / library_size)``, computed in float64 and rounded once, or the stored values
+            where `kind` is "log1p".
 
         Raises
         ------
@@ -206,13 +206,45 @@ class CellStore:
             raise ValueError(
                 f"out must be C-contiguous float32 or uint16 of shape {shape}, not {out.dtype} {out.shape}"
             )
-        densify_rows(self, rows.reshape(-1), out.reshape(-1, self.n_genes), pool)
+        from bionemo.cellsets.store import kernels
+
+        kernel, others = kernels.densify_values, self._arrays()
+        if self.kind == "counts":
+            kernel, others = kernels.densify_counts, (*others, np.asarray(self.library_size), self.target_sum)
+        self._in_pieces(kernel, (rows.reshape(-1), out.reshape(-1, self.n_genes)), others, pool)
         return out
 
-    def counts(self, start: int, length: int) -> "sp.csr_matrix":
-        """Return the stored values of consecutive rows, CSR [length, G]: uint32 counts, or float32 log1p values."""
-        import scipy.sparse as sp
+    def gather(
+        self, rows: np.ndarray, first: np.ndarray, values: np.ndarray, columns: np.ndarray, pool: Executor | None = None
+    ) -> None:
+        """Copy the stored values of rows, int64 [N], -1 for none, to where `first`, int64 [N], says in two arrays.
 
+        The rows' pointers must be sound. The threads of a pool share the rows. An InputError says that a column is none
+        of the store's genes.
+        """
+        from bionemo.cellsets.store import kernels
+
+        self._in_pieces(kernels.gather, (rows, first), (values, columns, *self._arrays()), pool)
+
+    def refuse_damaged(self, row: int) -> None:
+        """Raise an InputError about a row that a kernel found damaged; -1 means none."""
+        if row >= 0:
+            raise InputError(f"Row {row} of the store {self.path} is damaged: copy or prepare the store again")
+
+    def _arrays(self) -> tuple[Any, ...]:
+        return *(np.asarray(stored) for stored in (self.data, self.columns, self.row_pointers)), self.n_genes
+
+    def _in_pieces(
+        self, kernel: Callable[..., Any], by_row: tuple[np.ndarray, ...], others: tuple[Any, ...], pool: Executor | None
+    ) -> None:
+        """Run a kernel, which releases the GIL, over rows, in pieces where the threads of a pool share them."""
+        step = max(len(by_row[0]), 1) if pool is None else PIECE_ROWS
+        pieces = [[array[start : start + step] for array in by_row] for start in range(0, len(by_row[0]), step)]
+        damaged = list((map if pool is None else pool.map)(lambda piece: int(kernel(*piece, *others)), pieces))
+        self.refuse_damaged(next((row for row in damaged if row >= 0), -1))
+
+    def counts(self, start: int, length: int) -> sp.csr_matrix:
+        """Return the stored values of consecutive rows, CSR [length, G]: uint32 counts, or float32 log1p values."""
         if start < 0 or length < 0 or start + length > self.n_cells:
             raise IndexError(f"rows [{start}, {start + length}) are not in [0, {self.n_cells})")
         pointers = np.asarray(self.row_pointers[start : start + length + 1]).astype(np.int64)
@@ -224,10 +256,8 @@ class CellStore:
             raise self._damaged(start, start + length)
         return sp.csr_matrix((values, columns, pointers - pointers[0]), shape=(length, self.n_genes))
 
-    def obs(self) -> "pd.DataFrame":
+    def obs(self) -> pd.DataFrame:
         """Return one line per stored row: the cell's name in the input (index) and its labels. Loads them all."""
-        import pandas as pd
-
         try:
             return pd.read_parquet(self.path / OBS).set_index("cell")
         except Exception as error:  # pyarrow's errors have no common class
@@ -236,13 +266,7 @@ class CellStore:
             ) from error
 
     def verify(self) -> None:
-        """Recompute the checksum of every file.
-
-        Raises
-        ------
-        InputError
-            Naming the files that differ from what was written.
-        """
+        """Recompute the checksum of every file; an InputError names those that differ from what was written."""
         check_checksums(self.path, self.manifest)
 
     def _damaged(self, start: int, stop: int) -> InputError:

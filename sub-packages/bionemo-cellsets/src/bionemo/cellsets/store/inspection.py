@@ -43,13 +43,7 @@ class Inspection:
 
 
 def describe(store: CellStore, *, verify: bool = True) -> Inspection:
-    """Summarise a store; with `verify` every checksum is recomputed, which reads the whole of it.
-
-    Raises
-    ------
-    InputError
-        If a checksum is wrong.
-    """
+    """Summarise a store; with `verify` every checksum is recomputed. An InputError names the files that differ."""
     if verify:
         store.verify()
     perturbed = store.runs[~store.is_control]

@@ -1,6 +1,6 @@
 """Make stored rows dense, or copy them side by side, in loops that numba compiles.
 
-Importing this module imports numba, which takes a second; `dense_rows` does so when the first cells are read.
+Importing this module imports numba, which takes a second; a `CellStore` does so when the first cells are read.
 
 A row is written in three steps, each a loop that the compiler turns into vector instructions but for the last: zeros,
 the logarithms of the counts 0, 1, 2, ... up to the row's largest, and those spread to the row's columns. A row has a
@@ -8,8 +8,11 @@ hundred values and more but few distinct counts, so looking a logarithm up beats
 innermost cache by then: all of it costs little more than writing the zeros.
 """
 
-import numba
+import functools
+
 import numpy as np
+
+from bionemo.cellsets.store.compiled import compiled
 
 TABLE = 64
 """Counts below this are looked up."""
@@ -19,13 +22,8 @@ _ONE = int(np.float64(1.0).view(np.int64))
 _HALF_DOWN = _ONE - int(np.float64(0.5**0.5).view(np.int64))
 
 
-def _compiled(function):
-    # Division by zero as in NumPy: the check for it would keep loops from being vectorised.
-    options = {"nogil": True, "error_model": "numpy"}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no writable folder for the cache, as in a read-only container
-        return numba.njit(**options)(function)
+# Division by zero as in NumPy: the check for it would keep loops from being vectorised.
+_compiled = functools.partial(compiled, error_model="numpy")
 
 
 @_compiled

@@ -38,13 +38,7 @@ def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Return the manifest of a store, checked.
-
-    Raises
-    ------
-    InputError
-        Where there is no store, or one that was altered or is of another format version.
-    """
+    """Return the manifest of a store; an InputError where there is none, or it was altered or is of another version."""
     file = path / MANIFEST
     if not path.is_dir():
         raise InputError(f"There is no store at {path}: make one with prepare, or name its directory")
@@ -83,13 +77,7 @@ def foreign_files(path: Path) -> list[str] | None:
 
 
 def check_sizes(path: Path, manifest: dict[str, Any]) -> None:
-    """Refuse a store that lacks a file, or has one of another size than was written, or one that lies elsewhere.
-
-    Raises
-    ------
-    InputError
-        Naming the file.
-    """
+    """Refuse, naming the file, a store that lacks one, or has one of another size than was written or elsewhere."""
     for name in (MANIFEST, *manifest["files"]):
         if _leads_elsewhere(path, name):
             raise InputError(
@@ -120,13 +108,7 @@ def _leads_elsewhere(path: Path, name: str) -> bool:
 
 
 def check_checksums(path: Path, manifest: dict[str, Any]) -> None:
-    """Recompute the checksum of every file.
-
-    Raises
-    ------
-    InputError
-        Naming the files that differ from what was written.
-    """
+    """Recompute the checksum of every file; an InputError names those that differ from what was written."""
     try:
         altered = [name for name, entry in manifest["files"].items() if file_digest(path / name) != entry["sha256"]]
     except OSError as error:
