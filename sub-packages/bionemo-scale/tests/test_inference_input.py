@@ -36,7 +36,7 @@ def read(vocabulary):
     def read(path, vocabulary=vocabulary, layer=None, roles=SHARED, **changes) -> ControlCells:
         columns = replace(COLUMNS, **{"batch": None, **changes})
         cells = read_controls(path, columns, vocabulary, roles=roles, layer=layer)
-        read.expression, read.library = cells.read(np.arange(len(cells.rows)))
+        read.expression, read.library = cells.read(cells.rows)
         return cells
 
     return read
@@ -400,7 +400,7 @@ def test_genes_that_the_cells_lack_are_filled_where_it_was_asked_for(written, sc
     known = np.log1p(counts * 100 / np.maximum(counts.sum(1, keepdims=True), 1))
     for missing, value in ((MissingGenes.ZERO, 0.0), (MissingGenes.MEAN, mean[1])):
         cells = filled(missing)
-        expression, _ = cells.read(np.arange(len(cells.rows)))
+        expression, _ = cells.read(cells.rows)
         assert cells.filled_genes == ("gene1",)
         assert "lacks 1 of the model's 20 genes ('gene1')" in cells.notices[0]
         known[:, 1] = value

@@ -139,7 +139,10 @@ def test_named_perturbations_select_among_the_observed(predicted, written):
     [
         ({}, "nothing to predict"),
         ({"perturbations": ["TP35"]}, "'TP35' was never seen in training: did you mean 'TP53'"),
-        ({"perturbations": ["MYC"], "missing_genes": "median"}, "--missing-genes 'median' is not one of zero, mean"),
+        (
+            {"perturbations": ["MYC"], "missing_genes": "median"},
+            "--missing-genes 'median' is not known: did you mean 'mean'",
+        ),
         ({"perturbations": ["MYC"], "control_roles": "share"}, "--control-roles 'share' is not known: did you mean"),
         ({"perturbations": ["MYC"], "layer": "counts"}, "has no layer 'counts'"),
         ({"perturbations": ["MYC"], "seed": -1}, "--seed -1 is negative"),

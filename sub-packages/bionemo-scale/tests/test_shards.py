@@ -267,9 +267,6 @@ def test_a_disk_that_fills_up_under_hdf5_is_said_once_and_crashes_nothing(asked,
 
 
 def test_a_rank_says_what_is_wrong_with_its_environment(monkeypatch):
-    monkeypatch.setenv("RANK", "two")
-    with pytest.raises(InputError, match="RANK, WORLD_SIZE and LOCAL_RANK must be numbers"), started(1):
-        pass
     monkeypatch.setenv("RANK", "2")
     with pytest.raises(InputError, match="RANK=2 is not among WORLD_SIZE=1 processes"), started(1):
         pass

@@ -111,7 +111,7 @@ def test_what_does_not_fit_into_a_submission_is_refused(submitted, written, aske
     with pytest.raises(InputError, match="is a folder, and a submission is one file"):
         submitted("MYC,5", out="folder")
     with pytest.raises(InputError, match="go with --format vcc2026"):
-        submitted("MYC,5", layout="")
+        submitted("MYC,5", layout=None)
     assert not (tmp_path / "submission.h5ad").exists()
 
 

@@ -10,12 +10,15 @@ import ctypes
 import multiprocessing.process
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bionemo.scale.errors import Preempted, Stopped
+from bionemo.scale.errors import LostRank, Preempted, Stopped
+from bionemo.screens.errors import InputError
+from bionemo.screens.printable import printable
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -56,14 +59,9 @@ class Told:
 def told_to_end(*, at_once: bool) -> Iterator[Told]:
     """Take SIGINT and SIGTERM over while this lasts.
 
-    Inside another one it changes what they do. Outside the main thread, which alone can take signals over, nothing is
-    ever told.
-
-    Parameters
-    ----------
-    at_once
-        End the process with a sentence and the signal's exit code, without any clean-up. If not, only note it; a second
-        SIGINT still ends it.
+    A signal ends the process `at_once`, with a sentence and the signal's exit code, without any clean-up; or is only
+    noted, and a second SIGINT still ends it. Inside another one this changes what they do. Outside the main thread,
+    which alone can take signals over, nothing is ever told.
     """
     global _told
     if threading.current_thread() is not threading.main_thread():
@@ -109,6 +107,24 @@ def end_now(why: Stopped) -> None:
     """End this process with a sentence, from any thread; nothing is waited for, and nothing is cleaned up."""
     os.write(2, f"\n{why.sentence}\n".encode())
     os._exit(why.exit_code)
+
+
+@contextlib.contextmanager
+def said_when_it_ends() -> Iterator[None]:
+    """Turn a user's mistake into one sentence and exit code 2, and a stop into its sentence and exit code."""
+    import typer
+
+    try:
+        yield
+    except LostRank as lost:
+        end_now(lost)  # the libraries would wait for the others at their exit
+    except Stopped as stopped:
+        typer.secho(printable(stopped.sentence), fg="red", err=True)
+        sys.exit(stopped.exit_code)
+    except InputError as mistake:
+        sentence, *_ = str(mistake).split("\n\nFiddle")  # in which nemo-run calls a task: it adds lines about the call
+        typer.secho(f"error: {printable(sentence)}", fg="red", err=True)
+        sys.exit(2)
 
 
 def _other_rank() -> bool:

@@ -13,13 +13,7 @@ _RANKS = (
 
 
 def check_environment() -> None:
-    """Refuse numbers that are none; and let a label be printed whatever the locale, its other characters written out.
-
-    Raises
-    ------
-    InputError
-        Naming the variable.
-    """
+    """Refuse, by name, variables that are no numbers; and let labels be printed whatever the locale."""
     write_other_characters_out()
     for name in (*_COUNTS, *_RANKS):
         value, least = os.environ.get(name, ""), 1 if name in _COUNTS else 0
@@ -28,17 +22,9 @@ def check_environment() -> None:
 
 
 def check_launcher(world_size: int) -> None:
-    """Refuse ranks that would wait for others in vain.
+    """Refuse ranks that would wait for others in vain: other ones than the processes that the settings ask for.
 
-    Parameters
-    ----------
-    world_size
-        Processes that the settings ask for.
-
-    Raises
-    ------
-    InputError
-        Another program, torchrun as a rule, has started this process as one of other ranks than these.
+    An InputError says that another program, torchrun as a rule, has started this process as one of those.
     """
     if "LOCAL_RANK" not in os.environ or "SLURM_PROCID" in os.environ:
         return

@@ -14,11 +14,6 @@ def use_threads(threads: int) -> None:
 
     By default each of them takes all cores, and small tensors wait for threads that wait for each other. Who has set
     ``OMP_NUM_THREADS`` keeps what it says.
-
-    Parameters
-    ----------
-    threads
-        At least 1.
     """
     global _ours
     said = os.environ.get("OMP_NUM_THREADS", _ours)

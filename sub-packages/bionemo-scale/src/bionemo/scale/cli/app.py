@@ -9,11 +9,22 @@ import typer
 from bionemo.perteval.cli import evaluate
 from bionemo.scale.cli.predict import ManyPerturbations, predict
 from bionemo.scale.cli.split import split
-from bionemo.scale.ending import end_now, told_to_end
+from bionemo.scale.config.agreement import check_agreement
+from bionemo.scale.config.overrides import chosen, overridden
+from bionemo.scale.config.presets import FINETUNING, PRETRAINING
+from bionemo.scale.ending import said_when_it_ends, told_to_end
 from bionemo.scale.environment import check_environment
-from bionemo.scale.errors import LostRank, Stopped
 from bionemo.screens.errors import InputError
-from bionemo.screens.printable import not_printed, printable
+from bionemo.screens.printable import not_printed
+
+_STORE = Annotated[Path, typer.Option(help="Directory that `prepare` wrote.")]
+_CHECK = Annotated[
+    bool, typer.Option("--check", help="Only check the settings: neither files nor a GPU have to be there.")
+]
+_OVERRIDES = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. compute.devices=2.")
+]
+_DEVICE = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 app = typer.Typer(
     name="bionemo-scale",
@@ -31,18 +42,11 @@ def main() -> None:
 
     hush()
     try:
-        check_environment()
-        app()
-    except InputError as mistake:
-        typer.secho(f"error: {printable(str(mistake))}", fg="red", err=True)
-        sys.exit(2)
+        with said_when_it_ends():
+            check_environment()
+            app()
     except OSError as error:  # commands name the files that they cannot read or write
         sys.exit(not_printed(error))
-    except LostRank as lost:
-        end_now(lost)  # the libraries would wait for the others at their exit
-    except Stopped as stopped:
-        typer.secho(printable(stopped.sentence), fg="red", err=True)
-        sys.exit(stopped.exit_code)
     except (KeyboardInterrupt, SystemExit) as ended:
         if isinstance(ended, SystemExit) and ended.code != 130:
             raise
@@ -141,34 +145,21 @@ def prepare(
     from bionemo.cellsets import describe
     from bionemo.cellsets import prepare as run
     from bionemo.scale.cli.genes import names_of_genes
-    from bionemo.scale.cli.tables import inspection_table, show
+    from bionemo.scale.cli.tables import show
 
     if all_genes and n_genes is not None:
         raise InputError(f"--n-genes {n_genes} and --all-genes contradict each other: give one of them.")
     if genes_of is not None and (all_genes or n_genes is not None):
         raise InputError("--genes-of says which genes to keep, and so does --n-genes or --all-genes: leave one out.")
+    named = None if genes_of is None else names_of_genes(genes_of)
+    variable = None if all_genes else 2_000 if n_genes is None else n_genes
     made = run(
-        inputs,
-        store,
-        gene_names=None if genes_of is None else names_of_genes(genes_of),
-        obs=obs,
-        gene_column=gene_column,
-        protocol=protocol,
-        perturbation_key=perturbation_key,
-        control=control,
-        context_key=context_key,
-        batch_key=batch_key,
-        layer=layer,
-        genes=genes,
-        n_genes=None if all_genes else 2_000 if n_genes is None else n_genes,
-        hvg_from=hvg_from,
-        target_sum=target_sum,
-        split=split,
-        already_log1p=log1p,
-        overwrite=overwrite,
-        threads=threads,
-    )
-    show(inspection_table(describe(made)))
+        inputs, store, obs=obs, gene_column=gene_column, protocol=protocol, perturbation_key=perturbation_key,
+        control=control, context_key=context_key, batch_key=batch_key, layer=layer, genes=genes, n_genes=variable,
+        gene_names=named, hvg_from=hvg_from, target_sum=target_sum, split=split, already_log1p=log1p,
+        overwrite=overwrite, threads=threads,
+    )  # fmt: skip
+    show(describe(made))
 
 
 @app.command(epilog="Example: `bionemo-scale inspect store`")
@@ -178,9 +169,9 @@ def inspect(
 ) -> None:
     """Show what a store holds, its checksums verified."""
     from bionemo.cellsets import CellStore, describe
-    from bionemo.scale.cli.tables import inspection_table, show
+    from bionemo.scale.cli.tables import show
 
-    show(inspection_table(describe(CellStore.open(store), verify=verify)))
+    show(describe(CellStore.open(store), verify=verify))
 
 
 @app.command(
@@ -188,7 +179,7 @@ def inspect(
     "training.max_steps=1000 model.hidden_size=128`"
 )
 def pretrain(
-    store: Annotated[Path, typer.Option(help="Directory that `prepare` wrote.")],
+    store: _STORE,
     split: Annotated[Path, typer.Option(help="TOML file of held-out conditions, in the layout of STATE.")],
     out: Annotated[Path, typer.Option(help="Directory of the run; a run that was interrupted there goes on.")],
     recipe: Annotated[str, typer.Option(help="Model and training settings to start from.")] = "scale_tiny",
@@ -199,18 +190,10 @@ def pretrain(
             "with a row for each, its name as the index or the only text column."
         ),
     ] = None,
-    check: Annotated[
-        bool, typer.Option("--check", help="Only check the settings: neither files nor a GPU have to be there.")
-    ] = False,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. compute.devices=2.")
-    ] = None,
+    check: _CHECK = False,
+    overrides: _OVERRIDES = None,
 ) -> None:
     """Train a model, or go on with a run that was interrupted."""
-    from bionemo.scale.config.agreement import check_agreement
-    from bionemo.scale.config.overrides import chosen, overridden
-    from bionemo.scale.config.presets import PRETRAINING
-
     settings = overridden(chosen(recipe, PRETRAINING), overrides or [])
     check_agreement(**settings)
     if check:
@@ -237,17 +220,10 @@ def finetune(
     embeddings: Annotated[
         Path | None, typer.Option(help="For a model with embeddings: their file, the new perturbations added.")
     ] = None,
-    check: Annotated[
-        bool, typer.Option("--check", help="Only check the settings: neither files nor a GPU have to be there.")
-    ] = False,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. training.max_steps=200.")
-    ] = None,
+    check: _CHECK = False,
+    overrides: _OVERRIDES = None,
 ) -> None:
     """Train a trained model further on new data, contexts and perturbations."""
-    from bionemo.scale.config.overrides import chosen, overridden
-    from bionemo.scale.config.presets import FINETUNING
-
     settings = overridden(chosen(recipe, FINETUNING), overrides or [])
     if check:
         typer.echo("the settings can be used")
@@ -262,25 +238,20 @@ def finetune(
     epilog="Example: `bionemo-scale profile --store store --split split.toml --recipe scale_tiny --out profiled`"
 )
 def profile(
-    store: Annotated[Path, typer.Option(help="Directory that `prepare` wrote.")],
+    store: _STORE,
     split: Annotated[Path, typer.Option(help="TOML file of held-out conditions.")],
     out: Annotated[Path, typer.Option(help="Directory to write; must not exist.")],
     recipe: Annotated[str, typer.Option(help="Model and training settings.")] = "scale_tiny",
     steps: Annotated[int, typer.Option(min=1, help="Training steps to profile, after three to warm up.")] = 5,
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings, e.g. compute.devices=2.")
-    ] = None,
+    overrides: _OVERRIDES = None,
 ) -> None:
     """Say where the time of a training step goes: a table, and a trace for Perfetto."""
     if out.exists():
         raise InputError(f"--out {out} exists: name a directory that does not.")
-    from bionemo.scale.config.overrides import chosen, overridden
-    from bionemo.scale.config.presets import PRETRAINING
-
     # One step more than is profiled, so that writing the last checkpoint is no part of it.
     lengths = [f"training.max_steps={steps + 4}", "training.warmup_steps=1", f"training.profile_steps={steps}"]
-    lengths.append("training.trial=false")
-    settings = overridden(chosen(recipe, PRETRAINING), [*(overrides or []), *lengths])
+    fixed = [*lengths, "training.trial=false"]
+    settings = overridden(chosen(recipe, PRETRAINING), [*(overrides or []), *fixed])
     from bionemo.scale.training.pretrain import pretrain as run
 
     run(store, split, out, **settings)
@@ -298,9 +269,6 @@ app.command(
     epilog="Example: `bionemo-scale evaluate --predicted pred.h5ad --observed screen.h5ad --split split.toml "
     "--out report`"
 )(evaluate)
-
-
-_DEVICE = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
 @app.command(epilog="Example: `bionemo-scale export run --out exported`")

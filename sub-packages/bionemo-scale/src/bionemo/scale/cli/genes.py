@@ -6,13 +6,7 @@ from bionemo.screens.errors import InputError
 
 
 def names_of_genes(place: Path) -> list[str]:
-    """Return the genes of a training run, of one of its checkpoints, or of a store, in their order.
-
-    Raises
-    ------
-    InputError
-        ``place`` is none of them.
-    """
+    """Return the genes of a run, one of its checkpoints, or a store, in order; an InputError where it is none."""
     run = place.parents[1] if place.parent.name == "checkpoints" else place
     if (run / "run.json").is_file():
         from bionemo.scale.runs.directory import RunDirectory

@@ -1,12 +1,12 @@
 """``bionemo-scale predict`` predicts from file to file."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from typer.core import TyperCommand
 
+from bionemo.scale.config.prediction import Layout, MissingGenes, Part
 from bionemo.screens.controls import Controls
 
 
@@ -23,28 +23,6 @@ class ManyPerturbations(TyperCommand):
             else:
                 spread += [option, word] if names else [word]
         return super().parse_args(ctx, spread)
-
-
-class Part(StrEnum):
-    """`Part` names conditions of an observed file, by the training run's split."""
-
-    TEST = "test"
-    VAL = "val"
-    TRAIN = "train"
-    ALL = "all"
-
-
-class Missing(StrEnum):
-    """`Missing` names what stands in for a gene that the control cells lack."""
-
-    ZERO = "zero"
-    MEAN = "mean"
-
-
-class Layout(StrEnum):
-    """`Layout` names how predicted cells are written, where not as log1p cells."""
-
-    VCC2026 = "vcc2026"
 
 
 def predict(
@@ -71,7 +49,7 @@ def predict(
     control: Annotated[str | None, typer.Option(help="Control label; the training data's if not given.")] = None,
     layer: Annotated[str | None, typer.Option(help="Layer of the controls; X if not given.")] = None,
     missing_genes: Annotated[
-        Missing | None,
+        MissingGenes | None,
         typer.Option(help="Fill genes that the controls lack, a tenth of the model's at most.", show_default="refuse"),
     ] = None,
     control_roles: Annotated[
@@ -120,29 +98,11 @@ def predict(
     use_threads(threads)
     with started(devices) as rank:
         made_of, cells = run(
-            checkpoint,
-            controls,
-            out,
-            perturbations=perturbations or (),
-            like=like,
-            part=part,
-            evidence=evidence,
-            perturbation_key=perturbation_key,
-            context_key=context_key,
-            batch_key=batch_key,
-            control=control,
-            layer=layer,
-            missing_genes=missing_genes,
-            control_roles=control_roles,
-            network_share=network_share,
-            layout=layout or "",
-            targets=targets,
-            panel=panel,
-            overwrite=overwrite,
-            seed=seed,
-            device=device,
-            rank=rank,
-        )
+            checkpoint, controls, out, perturbations=perturbations or (), like=like, part=part, evidence=evidence,
+            perturbation_key=perturbation_key, context_key=context_key, batch_key=batch_key, control=control,
+            layer=layer, missing_genes=missing_genes, control_roles=control_roles, network_share=network_share,
+            layout=layout, targets=targets, panel=panel, overwrite=overwrite, seed=seed, device=device, rank=rank,
+        )  # fmt: skip
     if not rank.number:
         done = "wrote" if is_whole(out) else f"rank 0 of {rank.of} has done its part of"
         typer.echo(f"{done} {out}: {cells:,} cells, {made_of}")

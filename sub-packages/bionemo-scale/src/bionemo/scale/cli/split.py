@@ -30,7 +30,8 @@ def split(
             f"The protocol '{rules.name}' holds out {name_list(absent)}, and no observed context is one of these: give "
             "all files of the data set."
         )
-    if held_out is None or not held_out.held_out(observed, rules.control):
+    conditions = held_out.held_out(observed, rules.control) if held_out is not None else []
+    if held_out is None or not conditions:
         raise InputError(
             f"The protocol '{rules.name}' lists no perturbation that the held-out contexts of these files have: write "
             "the split file yourself."
@@ -41,5 +42,4 @@ def split(
             new.write_text(held_out.to_toml(rules.name, comment), encoding="utf-8")
     except OSError as error:
         raise InputError(f"--out {out} cannot be written ({error.strerror}): name another file.") from error
-    count = len(held_out.held_out(observed, rules.control))
-    typer.echo(f"{out}: {count:,} conditions held out in {len(held_out.fewshot)} contexts")
+    typer.echo(f"{out}: {len(conditions):,} conditions held out in {len(held_out.fewshot)} contexts")

@@ -1,6 +1,6 @@
 """Make the tables that the commands print."""
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -9,13 +9,8 @@ from bionemo.screens.controls import ControlRole
 from bionemo.screens.printable import printable
 
 
-def show(table: RenderableType) -> None:
-    """Print a table to standard output."""
-    Console().print(table)
-
-
-def inspection_table(seen: Inspection) -> RenderableType:
-    """Tell what a store holds: its sizes, then a row for each context."""
+def show(seen: Inspection) -> None:
+    """Print what a store holds: its sizes, then a row for each context."""
     store, selection = seen.store, seen.store.manifest["gene_selection"]
     size = sum(file["bytes"] for file in store.manifest["files"].values())
     facts = Table(title=_text(f"store {store.path}"), title_justify="left", show_header=False, box=None)
@@ -45,7 +40,7 @@ def inspection_table(seen: Inspection) -> RenderableType:
             "/".join(f"{n:,}" for n in context.control_parts),
             *(f"{n:,}" for n in (context.perturbations, context.batches, context.batches_without_controls)),
         )
-    return Group(facts, contexts)
+    Console().print(facts, contexts)
 
 
 def _text(text: str) -> Text:

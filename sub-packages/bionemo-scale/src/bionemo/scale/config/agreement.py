@@ -20,9 +20,9 @@ def check_agreement(model: ModelConfig, compute: ComputeConfig, training: Traini
         _check_fp8(model, compute, training)
 
 
-def divisors(number: int) -> list[int]:
+def _divisors(number: int) -> str:
     """List all that divide ``number``, ascending."""
-    return [n for n in range(1, number + 1) if number % n == 0]
+    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
 
 
 def _check_tensor_parallel(model: ModelConfig, compute: ComputeConfig) -> None:
@@ -31,23 +31,20 @@ def _check_tensor_parallel(model: ModelConfig, compute: ComputeConfig) -> None:
         if size % ranks:
             raise InputError(
                 f"compute.tensor_parallel={ranks} does not divide model.{name}={size}: "
-                f"{_listed(divisors(model.widest_split))} would divide all sizes, or make {name} a multiple of {ranks}."
+                f"{_divisors(model.widest_split)} would divide all sizes, or make {name} a multiple of {ranks}."
             )
     if compute.world_size % ranks:
         raise InputError(
             f"compute.tensor_parallel={ranks} does not divide the {compute.world_size} processes of "
             f"compute.devices={compute.devices} x compute.nodes={compute.nodes}: "
-            f"{_listed(divisors(math.gcd(compute.world_size, model.widest_split)))} would, or a multiple of {ranks} "
-            f"processes."
+            f"{_divisors(math.gcd(compute.world_size, model.widest_split))} would, or a multiple of {ranks} processes."
         )
 
 
 def _check_sequence_parallel(model: ModelConfig, compute: ComputeConfig, training: TrainingConfig) -> None:
     ranks = compute.tensor_parallel
-    for name, size in (
-        ("model.gene_modules", model.gene_modules),
-        ("training.cells_per_set", training.cells_per_set),
-    ):
+    sizes = {"model.gene_modules": model.gene_modules, "training.cells_per_set": training.cells_per_set}
+    for name, size in sizes.items():
         if size % ranks:
             below = size // ranks * ranks
             fitting = " or ".join(str(n) for n in (below, below + ranks) if n)
@@ -85,7 +82,3 @@ def _check_fp8(model: ModelConfig, compute: ComputeConfig, training: TrainingCon
                 f"compute.fp8={compute.fp8} needs multiples of {multiple}, and {name} is {size}: "
                 f"{size // multiple * multiple} and {-(-size // multiple) * multiple} would do."
             )
-
-
-def _listed(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers))

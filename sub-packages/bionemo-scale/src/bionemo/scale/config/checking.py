@@ -11,12 +11,8 @@ from bionemo.screens.errors import InputError
 def check_fields(config: Any, *, may_be_zero: tuple[str, ...] = ()) -> None:
     """Turn names of choices into their enumerations, and check that every number of a configuration is in its range.
 
-    Whole numbers are at least 1, or 0 where the field is one of ``may_be_zero``.
-
-    Raises
-    ------
-    InputError
-        A name is none of its enumeration, a whole number is too small, or another number is negative or not finite.
+    Whole numbers are at least 1, or 0 where the field is one of ``may_be_zero``; others are finite and not negative. An
+    InputError names the field, and its choices or its least number.
     """
     kinds = get_type_hints(type(config))
     for field in fields(config):

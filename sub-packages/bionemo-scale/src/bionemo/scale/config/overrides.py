@@ -15,27 +15,11 @@ _SPOKEN = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def overridden(recipe: Recipe, overrides: Iterable[str], arguments: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Apply overrides to the sections of a recipe.
+    """Return the sections of a recipe with overrides applied, and further settings that were given, by name.
 
-    Parameters
-    ----------
-    recipe
-        Name of a section -> its configuration, a frozen dataclass.
-    overrides
-        ``section.field=value``, or ``model=NAME`` for one of the named sizes. Where a field is set twice, the last
-        value counts.
-    arguments
-        Name -> type of further settings, which belong to no section.
-
-    Returns
-    -------
-    dict
-        Name of each section -> its configuration with the overrides applied; and the further settings that were given.
-
-    Raises
-    ------
-    InputError
-        No such setting, a value of the wrong type, or values that a section refuses.
+    An override is ``section.field=value``, or ``model=NAME`` for one of the named sizes. Where a field is set twice,
+    the last value counts. `arguments` has the types of further settings, which belong to no section. An InputError says
+    that there is no such setting, that a value is of the wrong type, or what values a section refuses.
     """
     sections, changes = dict(recipe), {name: {} for name in recipe}
     given, kinds = {}, {**(arguments or {}), **settings_of(recipe)}
@@ -53,48 +37,19 @@ def overridden(recipe: Recipe, overrides: Iterable[str], arguments: Mapping[str,
 
 
 def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Change settings of a recipe, by the names of their fields alone.
-
-    Parameters
-    ----------
-    recipe
-        Name of a section -> its configuration.
-    settings
-        Field -> value; or ``model`` -> the name of one of the sizes.
-
-    Raises
-    ------
-    InputError
-        No such setting, a value of the wrong type, or values that a section refuses.
-    """
-    sections, kinds = dict(recipe), settings_of(recipe)
-    section_of = {key.partition(".")[2]: key.partition(".")[0] for key in kinds}
-    changes: dict[str, dict[str, Any]] = {name: {} for name in recipe}
-    for name, value in settings.items():
-        if name == "model" and "model" in recipe:
-            sections["model"] = chosen(value, MODELS)
-            continue
-        if name not in section_of:
-            raise InputError(f"no setting {name!r}: {choices(name, section_of)}.")
-        kind = kinds[f"{section_of[name]}.{name}"]
-        changes[section_of[name]][name] = value if _fits(value, kind) else typed(name, str(value), kind)
-    return {name: _changed(name, config, changes[name]) for name, config in sections.items()}
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Say whether a value is of the type that its setting takes; a whole number is a number, a truth value is none."""
-    kinds = get_args(kind) or (kind,)
-    return (type(value) is int and float in kinds) or type(value) in kinds
+    """Change settings of a recipe by the names of their fields alone, as :func:`overridden`; ``model`` names a size."""
+    keys = {key.partition(".")[2]: key for key in settings_of(recipe)}
+    if "model" in recipe and "model" in settings:
+        chosen(settings["model"], MODELS)
+        keys["model"] = "model"
+    for name in settings:
+        if name not in keys:
+            raise InputError(f"no setting {name!r}: {choices(name, keys)}.")
+    return overridden(recipe, [f"{keys[name]}={value}" for name, value in settings.items()])
 
 
 def chosen(name: str, recipes: Mapping[str, _Found]) -> _Found:
-    """Look a recipe, or a size, up by name.
-
-    Raises
-    ------
-    InputError
-        There is none of that name; the sentence offers the nearest.
-    """
+    """Look a recipe, or a size, up by name; an InputError offers the nearest where there is none of that name."""
     if name not in recipes:
         raise InputError(f"no recipe {name!r}: {choices(name, recipes)}.")
     return recipes[name]

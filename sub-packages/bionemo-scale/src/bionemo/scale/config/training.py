@@ -16,19 +16,10 @@ class AsyncSave(StrEnum):
     OFF = "off"
 
 
-MAY_CHANGE = frozenset(
-    {
-        *(
-            "max_steps",
-            "sets_per_batch",
-            "checkpoint_every",
-            "keep_checkpoints",
-            "validate_every",
-            "validation_batches",
-        ),
-        *("patience", "log_every", "profile_steps", "wandb_project", "async_save"),
-    }
-)
+MAY_CHANGE = {
+    *("max_steps", "sets_per_batch", "checkpoint_every", "keep_checkpoints", "validate_every", "validation_batches"),
+    *("patience", "log_every", "profile_steps", "wandb_project", "async_save"),
+}
 """Settings that may differ between a run and its continuation: with the others as they were, the sets of a step stay
 the same cells, as long as ``sets_per_batch`` times the data-parallel ranks does."""
 

@@ -54,30 +54,13 @@ class ControlCells:
         """Return the genes of the model that the file lacks."""
         return self.match.missing
 
-    def read(self, which: np.ndarray) -> tuple[sparse.csr_matrix, np.ndarray]:
-        """Read some of the cells.
+    def read(self, rows: np.ndarray) -> tuple[sparse.csr_matrix, np.ndarray]:
+        """Read cells of the file, control cells or others, by their ascending rows among all, int [n].
 
-        Parameters
-        ----------
-        which
-            Their numbers, ascending, int [n].
-
-        Returns
-        -------
-        expression : scipy.sparse.csr_matrix
-            float32 [n, G], log1p, the model's genes in the model's order.
-        library : numpy.ndarray
-            float64 [n], counts of each cell over all genes that were measured; ones where the data came as log1p.
-
-        Raises
-        ------
-        InputError
-            The values are not on the model's scale, or the file is damaged.
+        Return their expression, log1p float32 [n, G], the model's genes in the model's order, and the counts of each
+        over all genes that were measured, float64 [n]; ones where the data came as log1p. An InputError says that the
+        values are not on the model's scale, or that the file is damaged.
         """
-        return self.read_rows(self.rows[which])
-
-    def read_rows(self, rows: np.ndarray) -> tuple[sparse.csr_matrix, np.ndarray]:
-        """Read cells of the file, control cells or others, by their ascending rows among all; see :meth:`read`."""
         vocabulary = self.vocabulary
         values = self.cells.read(rows)
         _check_values(values, vocabulary, self.source)
@@ -99,28 +82,12 @@ def read_controls(
     missing_genes: MissingGenes | None = None,
     gene_mean_G: np.ndarray | None = None,
 ) -> ControlCells:
-    """Find the cells that are labelled as control and have the role `input`.
+    """Find the cells that are labelled as control and have the role `input`; perturbed cells are left out.
 
-    Parameters
-    ----------
-    cells
-        May hold perturbed cells as well, which are left out.
-    columns
-        Where the labels are. The batch column may be missing.
-    vocabulary
-        The model's genes and scale.
-    roles
-        Which control cells, by their names in ``obs``, predictions may start from.
-    layer
-        Where the expression is, counts or log1p as in training; ``X`` if not given.
-    missing_genes, gene_mean_G
-        What may stand in for genes that the cells lack; mean log1p of the model's genes, [G].
-
-    Raises
-    ------
-    InputError
-        A column, the layer, the control label or a gene is missing, a cell has no label, or there is a column
-        ``control_cell`` already.
+    The batch column may be missing. The expression is counts or log1p, as in training, in the layer, or in ``X`` if
+    none is given; for genes that the cells lack may stand in `missing_genes`, of which ``mean`` takes the mean log1p of
+    the model's genes, [G]. An InputError says that a column, the layer, the control label or a gene is missing, that a
+    cell has no label, or that there is a column ``control_cell`` already.
     """
     data = opened(cells, layer)
     obs, source = data.obs, data.source

@@ -85,21 +85,11 @@ class _Answer:
 class Generator:
     """A `Generator` predicts populations, each from control cells of its own context.
 
-    What is drawn depends on the seed, the condition and the control cells alone. Which conditions are predicted
-    together may move the last digit of a value before it is rounded.
+    What is drawn (control cells, the model's noise, the rounding) depends on the seed, the condition and the control
+    cells alone. Which conditions are predicted together may move the last digit of a value before it is rounded.
 
-    Parameters
-    ----------
-    model
-        In evaluation mode.
-    pools
-        The control cells.
-    cells_per_set
-        The size of the sets that the model was trained on.
-    seed
-        Of the choice of control cells, the model's noise and the rounding.
-    network_share
-        Share of the network, in [0, 1]; the rest is the linear start's.
+    The model is in evaluation mode; `cells_per_set` is the size of the sets that it was trained on. `network_share` is
+    the share of the network, in [0, 1]; the rest is the linear start's.
     """
 
     def __init__(self, model: ScaleModel, pools: Pools, *, cells_per_set: int, seed: int, network_share: float):
@@ -112,20 +102,10 @@ class Generator:
     def predict(
         self, populations: Sequence[Population], report: Callable[[int], object] = lambda cells: None
     ) -> Prediction:
-        """Predict populations.
+        """Predict populations of perturbations that the model knows, in contexts that have control cells.
 
-        Parameters
-        ----------
-        populations
-            Of perturbations that the model knows, in contexts that have control cells; those of a (context, batch)
-            share what they start from.
-        report
-            Is told the number of cells as they are predicted.
-
-        Raises
-        ------
-        InputError
-            The model's output is not finite, or the control cells cannot be read.
+        Those of a (context, batch) share what they start from. `report` is told the number of cells as they are
+        predicted. An InputError says that the model's output is not finite, or that the control cells cannot be read.
         """
         sources = self._sources
         parts: list[list[sparse.csr_matrix]] = [[] for _ in populations]

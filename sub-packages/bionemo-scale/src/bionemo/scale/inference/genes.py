@@ -2,23 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from bionemo.scale.config.prediction import MissingGenes
 from bionemo.screens.errors import InputError, name_list
 
 MOST_FILLED = 0.1
 """No larger share of a model's genes is filled."""
-
-
-class MissingGenes(StrEnum):
-    """`MissingGenes` fill a gene that the control cells lack: by no expression, or the mean of the training cells."""
-
-    ZERO = "zero"
-    MEAN = "mean"
 
 
 @dataclass(frozen=True)
@@ -35,47 +28,21 @@ class GeneMatch:
         return sparse.csr_matrix(matrix[:, self.columns[self.columns >= 0]])
 
     def fill(self, expression: sparse.csr_matrix, values_G: np.ndarray) -> sparse.csr_matrix:
-        """Put a value for the missing genes into every cell.
-
-        Parameters
-        ----------
-        expression
-            log1p of the genes that the file has, as `take` orders them.
-        values_G
-            log1p of each of the model's genes, for those that are missing.
-
-        Returns
-        -------
-        scipy.sparse.csr_matrix
-            log1p [cells, G].
-        """
+        """Put values of missing genes, log1p [G], into cells, log1p as `take` orders them; return log1p [cells, G]."""
         if not self.missing:
             return expression
-        there, absent = (np.flatnonzero(found) for found in (self.columns >= 0, self.columns < 0))
-        cells = len(expression.indptr) - 1
-        filled = sparse.csr_matrix(np.tile(values_G[absent].astype(np.float32), (cells, 1)))
+        order = np.argsort(self.columns < 0, kind="stable")  # genes that are there, then those that are not
+        absent_G = values_G[self.columns < 0].astype(np.float32)
+        filled = sparse.csr_matrix(np.tile(absent_G, (len(expression.indptr) - 1, 1)))
         joined = sparse.csr_matrix(sparse.hstack([expression, filled]))
-        return sparse.csr_matrix(joined[:, np.argsort(np.concatenate([there, absent]))])
+        return sparse.csr_matrix(joined[:, np.argsort(order)])
 
 
 def match_genes(names: pd.Index, genes: Sequence[str], source: str, missing: MissingGenes | None) -> GeneMatch:
-    """Find a model's genes among those of a file.
+    """Find a model's genes among the names of a file, which messages call `source`.
 
-    Parameters
-    ----------
-    names
-        The file's genes.
-    genes
-        The model's genes.
-    source
-        What messages call the file.
-    missing
-        What may stand in for genes that the file lacks; nothing if None.
-
-    Raises
-    ------
-    InputError
-        The file lists a gene twice, or lacks some of the model's: any without `missing`, more than `MOST_FILLED` with.
+    An InputError says that the file lists a gene twice, or lacks some of the model's: any where nothing may stand in
+    for missing ones, more than `MOST_FILLED` where something may.
     """
     if names.has_duplicates:
         raise InputError(f"{source} lists gene {names[names.duplicated()][0]!r} more than once: make var_names unique.")

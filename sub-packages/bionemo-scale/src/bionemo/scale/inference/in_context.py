@@ -29,22 +29,10 @@ def told(network: ScaleModel, cells: ControlCells, columns: Columns) -> tuple[Sc
     """Return a model that also knows the perturbations of observed cells, and their labels in each context.
 
     The weights are shared with the given model. The linear start gets rows of the new perturbations, and their tokens
-    are those of perturbations whose learned tokens training has hidden.
-
-    Parameters
-    ----------
-    network
-        Has a linear start.
-    cells
-        The control cells of the file with observed cells, of which those of the role input are used.
-    columns
-        Where its labels are.
-
-    Raises
-    ------
-    InputError
-        The model cannot be told, the file shows no new perturbation, one that the model knows, or one in a context that
-        the model does not know or that has no control cells in the file.
+    are those of perturbations whose learned tokens training has hidden. Of the file with observed cells, the control
+    cells of the role input are used. An InputError says that the model cannot be told, that the file shows no new
+    perturbation, one that the model knows, or one in a context that the model does not know or that has no control
+    cells in the file.
     """
     start = network.linear_start
     if start is None:
@@ -107,7 +95,7 @@ def _observed(cells: ControlCells, columns: Columns, vocabulary: Vocabulary) -> 
 
 def _moments(cells: ControlCells, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean and the variance of cells, log1p, float64 [G] each."""
-    expression = sparse.csr_matrix(cells.read_rows(rows[:MOST_CELLS])[0], dtype=np.float64)
+    expression = sparse.csr_matrix(cells.read(rows[:MOST_CELLS])[0], dtype=np.float64)
     mean = np.asarray(expression.mean(0)).ravel()
     square = np.asarray(expression.multiply(expression).mean(0)).ravel()
     return mean, np.maximum(square - np.square(mean), 0)

@@ -38,21 +38,14 @@ class Columns:
 
 
 class OpenCells(ABC):
-    """`OpenCells` are cells whose labels are in memory and whose expression is read as it is asked for.
-
-    Attributes
-    ----------
-    obs
-        A row a cell, named by its index.
-    genes
-        Names, in the order of the columns.
-    source
-        What messages call them.
-    """
+    """`OpenCells` are cells whose labels are in memory and whose expression is read as it is asked for."""
 
     obs: pd.DataFrame
+    """A row a cell, named by its index."""
     genes: pd.Index
+    """Names, in the order of the columns."""
     source: str
+    """What messages call them."""
 
     @abstractmethod
     def check(self) -> None:
@@ -70,10 +63,7 @@ class OpenCells(ABC):
 def opened(cells: Cells, layer: str | None = None) -> OpenCells:
     """Open cells; their expression is read later.
 
-    Raises
-    ------
-    InputError
-        The file is absent, no AnnData and no store, leads to other files, or has no such layer.
+    An InputError says that the file is absent, no AnnData and no store, leads to other files, or has no such layer.
     """
     if isinstance(cells, ad.AnnData):
         return _InMemory(cells, layer)
@@ -170,10 +160,8 @@ def _runs(rows: np.ndarray) -> Iterator[np.ndarray]:
 def perturbations_of(obs: pd.DataFrame, columns: Columns, name: str) -> np.ndarray:
     """Return the perturbation label of every cell, object array of str [cells].
 
-    Raises
-    ------
-    InputError
-        The column is missing, a cell has no label, or a label is the control's but for capitals or blanks.
+    An InputError says that the column is missing, a cell has no label, or a label is the control's but for capitals or
+    blanks.
     """
     labels = labels_of(obs, columns.perturbation, name)
     look_alikes(set(labels), columns.perturbation, name, control=columns.control)

@@ -33,22 +33,9 @@ def as_anndata(
 ) -> ad.AnnData:
     """Give each predicted cell the row of its control cell in ``obs``, under its predicted perturbation.
 
-    Parameters
-    ----------
-    predicted, populations
-        The cells, population after population.
-    cells
-        The control cells.
-    columns
-        Which columns of ``obs`` hold the labels.
-    genes
-        The model's, in its order.
-    facts
-        What ``uns["prediction"]`` says.
-    first
-        How many cells of the whole prediction lie before these.
-    labels
-        ``perturbation`` and ``batch``: all labels of the whole prediction, so that its parts have the same categories.
+    The cells come population after population, with the model's genes; ``uns["prediction"]`` says `facts`. Of the whole
+    prediction `first` cells lie before these, and `labels` are all labels, ``perturbation`` and ``batch``, so that its
+    parts have the same categories.
     """
     obs = cells.obs.iloc[predicted.origin].copy()
     counts = [population.cells for population in populations]
@@ -80,22 +67,10 @@ def is_one_file(out: Path) -> bool:
 
 
 def check_target(out: Path, inputs: Mapping[str, Cells | None], *, overwrite: bool) -> None:
-    """Make sure that ``out`` can be written and is none of the files that are read.
+    """Make sure that a file or folder can be written and is none of the files that options, `inputs`, name.
 
-    Parameters
-    ----------
-    out
-        File or folder to write; the directories above it need not exist.
-    inputs
-        Option -> what it names.
-    overwrite
-        Whether a file may be there.
-
-    Raises
-    ------
-    InputError
-        ``out`` is an input, under a file, in a directory that may not be written to, of a kind that is not written, or
-        a file that is there already.
+    The directories above it need not exist. An InputError says that it is an input, under a file, in a directory that
+    may not be written to, of a kind that is not written, or a file that is there already, unless it may be overwritten.
     """
     for option, given in inputs.items():
         if isinstance(given, str | Path) and out.resolve() == Path(given).resolve():

@@ -1,10 +1,8 @@
 """Choose which populations to predict, and how many cells of each."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import pandas as pd
 
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.inference.controls import ControlCells, places
@@ -40,26 +38,11 @@ class Population:
 def populations_like(
     observed: Cells, columns: Columns, split: Split, part: str, perturbations: Sequence[str] = ()
 ) -> list[Population]:
-    """Return as many cells of each (context, perturbation, batch) as observed cells have.
+    """Return as many cells of each (context, perturbation, batch) as observed cells have, control cells left out.
 
-    Parameters
-    ----------
-    observed
-        Perturbed cells; control cells among them are left out.
-    columns
-        Where their labels are.
-    split
-        Of the training run.
-    part
-        ``test``, ``val`` or ``train`` for the conditions of that part of the split; ``all`` for every one.
-    perturbations
-        Labels to select; all if empty.
-
-    Raises
-    ------
-    InputError
-        A column is missing, a cell has no label, there is no condition of that part, or none under a label of
-        `perturbations`.
+    Chosen are the conditions of a part of the training run's split, or ``all``, and among them those of the labels
+    `perturbations`, if any are given. An InputError says that a column is missing, a cell has no label, or there is no
+    condition of that part, or none under one of the labels.
     """
     data = opened(observed)
     obs, source = data.obs, data.source
@@ -67,7 +50,7 @@ def populations_like(
     if columns.batch:
         labels.append(labels_of(obs, columns.batch, source))
     wanted = []
-    for (context, perturbation, *batch), cells in _counted(*labels):
+    for (context, perturbation, *batch), cells in sorted(Counter(zip(*labels, strict=True)).items()):
         if perturbation == columns.control or part not in ("all", split.part(context, perturbation)):
             continue
         wanted.append(Population(context, perturbation, batch[0] if batch else None, cells))
@@ -96,14 +79,6 @@ def populations_of(perturbations: Sequence[str], controls: ControlCells) -> list
         for perturbation in perturbations
         for (context, batch), cells in sorted(controls.sizes.items())
     ]
-
-
-def _counted(*labels: np.ndarray) -> list[tuple[tuple[str, ...], int]]:
-    """Count the cells of every combination of labels that there is, in the order of the labels."""
-    table = pd.DataFrame({i: pd.Categorical(column) for i, column in enumerate(labels)})
-    sizes = table.groupby(list(table), observed=True, sort=True).size()
-    names = zip(*(sizes.index.get_level_values(i) for i in range(len(labels))), strict=True)
-    return [(tuple(map(str, name)), int(cells)) for name, cells in zip(names, sizes, strict=True)]
 
 
 def shards(populations: Sequence[Population]) -> list[list[Population]]:

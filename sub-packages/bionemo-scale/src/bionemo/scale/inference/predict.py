@@ -7,21 +7,13 @@ from typing import Any
 
 import torch
 
+from bionemo.scale.config.prediction import Layout
 from bionemo.scale.inference.inputs import Cells
 from bionemo.scale.inference.output import check_target, is_one_file
 from bionemo.scale.inference.progress import shown
 from bionemo.scale.inference.ranks import Rank
-from bionemo.scale.inference.request import Request
 from bionemo.scale.inference.shards import ShardFolder, shards_of
-from bionemo.scale.inference.submission import (
-    CONTROL,
-    FORMAT,
-    TARGET,
-    Submission,
-    asked_like,
-    check_submission,
-    read_targets,
-)
+from bionemo.scale.inference.submission import CONTROL, TARGET, Submission, asked_like, check_submission, read_targets
 from bionemo.scale.inference.trained_model import TrainedModel
 from bionemo.screens.errors import InputError
 from bionemo.screens.shards import INDEX
@@ -35,7 +27,7 @@ def predict(
     out: str | Path,
     *,
     like: Cells | None = None,
-    layout: str = "",
+    layout: Layout | None = None,
     targets: Path | None = None,
     panel: Path | None = None,
     overwrite: bool = False,
@@ -47,41 +39,25 @@ def predict(
     """Predict populations of perturbed cells, shard by shard, and write each as it comes.
 
     Memory grows with a shard and with the control cells of a context, not with the number of cells or conditions. The
-    same call goes on where an earlier one was ended.
+    same call goes on where an earlier one was ended. Return the step of the model and what the prediction is made of,
+    in words, and the number of its cells. An InputError says that ``out`` cannot be written or is there already, that
+    there is no such checkpoint, or what :meth:`TrainedModel.predict` refuses.
 
     Parameters
     ----------
-    checkpoint
-        Directory that ``pretrain`` wrote, whose best checkpoint is taken, or one of its ``checkpoints/step=N``.
+    checkpoint, device
+        As in :func:`bionemo.scale.load`.
     controls, like, progress, choices
         As in :meth:`TrainedModel.predict`.
     out
         An h5ad file, beside which shards lie until it is made of them; or a folder of shards, without a suffix.
     layout
-        ``vcc2026`` writes whole counts in the layout of that challenge, control cells too; log1p cells otherwise.
-    targets
-        With ``vcc2026``: CSV file of how many cells of each target are asked for.
-    panel
-        With ``vcc2026``: text file of the genes, in their order; the model's own otherwise.
-    overwrite
-        Whether to replace what is there.
-    device
-        ``auto``, ``cpu`` or ``cuda``.
+        Whole counts in the layout of a challenge, control cells too; log1p cells otherwise.
+    targets, panel
+        With a layout: CSV file of how many cells of each target are asked for, and text file of the genes, in their
+        order; the model's own otherwise.
     rank
         Which of several processes this one is; each writes its own shards, and the last one finishes.
-
-    Returns
-    -------
-    made_of : str
-        The step of the model, and what the prediction is made of.
-    cells : int
-        The number of cells of the whole prediction.
-
-    Raises
-    ------
-    InputError
-        ``out`` cannot be written or is there already, there is no such checkpoint, or what
-        :meth:`TrainedModel.predict` refuses.
     """
     out = Path(out)
     _check_layout(layout, out, like, targets, panel)
@@ -96,9 +72,8 @@ def predict(
         wanted = read_targets(targets, start.columns.control)
         like, asked["part"] = asked_like(wanted, start.pools.cells, start.columns), "all"
     request = start.request(like=like, **asked)
-    if layout == FORMAT:
-        populations = [population for shard in request.shards for population in shard]
-        submission = Submission.of(populations, start.pools.cells, model.genes, panel)
+    if layout is not None:
+        submission = Submission.of(request.populations, start.pools.cells, model.genes, panel)
         facts = {**request.facts, "perturbation_key": TARGET, "control": CONTROL}
         request = replace(request, submission=submission, facts=facts)
     made_of = model.summary(request.facts["network_share"])
@@ -115,28 +90,23 @@ def predict(
                 folder.write(number, request.shard(number, report))
         folder.finish({"prediction": dict(request.facts)}, sizes, out if one_file else None)
     if request.submission is not None and is_whole(out):
-        check_submission(out, request.submission.genes, _cells_of(request))
+        cells_of: Counter[str] = Counter()
+        for population in request.populations:
+            cells_of[population.perturbation] += population.cells
+        check_submission(out, request.submission.genes, cells_of)
     return made_of, sum(sizes)
 
 
-def _check_layout(layout: str, out: Path, like: Cells | None, targets: Path | None, panel: Path | None) -> None:
+def _check_layout(
+    layout: Layout | None, out: Path, like: Cells | None, targets: Path | None, panel: Path | None
+) -> None:
     """Refuse options that do not go with the layout."""
-    if layout not in ("", FORMAT):
-        raise InputError(f"--format {layout!r} is not known: leave it out, or give {FORMAT}.")
-    if not layout and (targets is not None or panel is not None):
-        raise InputError(f"--targets and --panel go with --format {FORMAT}: give it, or leave them out.")
-    if layout and not is_one_file(out):
+    if layout is None and (targets is not None or panel is not None):
+        raise InputError(f"--targets and --panel go with --format {Layout.VCC2026}: give it, or leave them out.")
+    if layout is not None and not is_one_file(out):
         raise InputError(f"--out {out} is a folder, and a submission is one file: name an .h5ad file.")
     if like is not None and targets is not None:
         raise InputError("--like and --targets both say how many cells to predict: give one of them.")
-
-
-def _cells_of(request: Request) -> dict[str, int]:
-    """Return target -> number of cells."""
-    asked: Counter[str] = Counter()
-    for population in (population for shard in request.shards for population in shard):
-        asked[population.perturbation] += population.cells
-    return asked
 
 
 def is_whole(out: Path) -> bool:

@@ -26,17 +26,11 @@ class Rank:
 
     @classmethod
     def from_environment(cls) -> "Rank":
-        """Read what ``torchrun`` sets; without it this process is alone.
+        """Read what ``torchrun`` sets, numbers; without it this process is alone.
 
-        Raises
-        ------
-        InputError
-            A variable is no number, or the rank is not among the processes.
+        An InputError says that the rank is not among the processes.
         """
-        try:
-            number, of, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-        except ValueError as error:
-            raise InputError(f"RANK, WORLD_SIZE and LOCAL_RANK must be numbers ({error}).") from None
+        number, of, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
         of = of or 1
         if not 0 <= number < of:
             raise InputError(f"RANK={number} is not among WORLD_SIZE={of} processes: start them with torchrun.")
@@ -47,12 +41,7 @@ class Rank:
 def started(devices: int) -> Iterator[Rank]:
     """Start this command in so many processes, of which this one is the first; they end with it.
 
-    Raises
-    ------
-    InputError
-        ``torchrun`` has started several already.
-    Stopped
-        One of the others has failed.
+    An InputError says that ``torchrun`` has started several already, and a Stopped that one of the others has failed.
     """
     rank = Rank.from_environment()
     if devices == 1 or rank.of > 1:

@@ -1,8 +1,7 @@
 """A `Request` is what a model is asked for, checked, and cut into shards that can be predicted one by one."""
 
 import hashlib
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -20,6 +19,7 @@ from bionemo.scale.inference.output import as_anndata
 from bionemo.scale.inference.populations import Population
 from bionemo.scale.inference.submission import Submission
 from bionemo.scale.model.scale_model import ScaleModel
+from bionemo.screens.digests import digest
 
 Report = Callable[[int], object]
 """Is told the number of cells as they are predicted."""
@@ -42,6 +42,11 @@ class Request:
     """How the cells are laid out for the Virtual Cell Challenge; None where they stay log1p."""
 
     @property
+    def populations(self) -> list[Population]:
+        """Return the populations of all shards, in their order."""
+        return [population for shard in self.shards for population in shard]
+
+    @property
     def sizes(self) -> list[int]:
         """Return the number of cells of each shard."""
         sizes = [sum(population.cells for population in shard) for shard in self.shards]
@@ -55,13 +60,13 @@ class Request:
 
     def whole(self, report: Report) -> ad.AnnData:
         """Predict all cells; raises as :meth:`shard` does."""
-        populations = [population for shard in self.shards for population in shard]
-        return self._made(populations, 0, joined([self.generator.predict(shard, report) for shard in self.shards]))
+        predicted = joined([self.generator.predict(shard, report) for shard in self.shards])
+        return self._made(self.populations, 0, predicted)
 
     def _made(self, populations: Sequence[Population], number: int, predicted: generate.Prediction) -> ad.AnnData:
         labels = {
-            "perturbation": sorted({p.perturbation for shard in self.shards for p in shard}),
-            "batch": sorted({str(p.batch) for shard in self.shards for p in shard if p.batch is not None}),
+            "perturbation": sorted({p.perturbation for p in self.populations}),
+            "batch": sorted({str(p.batch) for p in self.populations if p.batch is not None}),
         }
         first = [0, *accumulate(self.sizes)][number]
         if self.submission is not None:
@@ -79,37 +84,29 @@ class Request:
 
     def plan(self, model: ScaleModel) -> dict[str, Any]:
         """Say what tells this prediction from others: settings, conditions, weights and control cells, fit for JSON."""
-        conditions = [[*p.names, p.cells] for shard in self.shards for p in shard]
-        names = "\n".join(map(str, self.cells.obs.index))
-        layout = {} if self.submission is None else {"genes": _digest("\n".join(self.submission.genes).encode())}
+        conditions = [[*p.names, p.cells] for p in self.populations]
+        controls = [*map(str, self.cells.obs.index), *_stamp(self.facts["controls_file"])]
+        layout = {} if self.submission is None else {"genes": digest(self.submission.genes)}
         return {
             **layout,
             "prediction": dict(self.facts),
             "computed": [generate.SETS_AT_ONCE, [len(shard) for shard in self.shards]],
-            "conditions": _digest(json.dumps(conditions).encode()),
-            "control_cells": _digest(names.encode(), _stamp(self.facts["controls_file"])),
-            "weights": _digest(*_content(model)),
+            "conditions": digest(conditions),
+            "control_cells": digest(controls),
+            "weights": _weights_digest(model),
         }
 
 
-def _digest(*parts: Any) -> str:
+def _weights_digest(model: ScaleModel) -> str:
     total = hashlib.sha256()
-    for part in parts:
-        total.update(part)
+    for name, tensor in sorted(model.state_dict().items()):
+        if tensor is not None:
+            total.update(name.encode())
+            total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return total.hexdigest()
 
 
-def _content(model: ScaleModel) -> Iterator[Any]:
-    """Yield the bytes of all weights."""
-    for name, tensor in sorted(model.state_dict().items()):
-        if tensor is not None:
-            yield name.encode()
-            yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-
-
-def _stamp(path: str) -> bytes:
+def _stamp(path: str) -> tuple[int, ...]:
     """Return what changes when a file is written again."""
-    if not path:
-        return b""
-    found = Path(path).stat()
-    return f"{found.st_size} {found.st_mtime_ns}".encode()
+    found = Path(path).stat() if path else None
+    return () if found is None else (found.st_size, found.st_mtime_ns)

@@ -1,8 +1,9 @@
 """Make sparse cells of control cells and what a model changes in them, on the grid of whole counts."""
 
-import numba
 import numpy as np
 from scipy import sparse
+
+from bionemo.cellsets.store.compiled import compiled
 
 STRATA = 4
 """Cells are rounded in so many groups of like library size, whose counts are steps of like height."""
@@ -15,14 +16,7 @@ _SLACK = 1e-6
 class CountGrid:
     """A `CountGrid` is what whole counts of some cells can show: the same for every condition that starts from them.
 
-    A cell of library size L can show ``log1p(k * target_sum / L)`` for whole k.
-
-    Parameters
-    ----------
-    library
-        Counts of each cell, [S].
-    target_sum
-        What library sizes were normalised to.
+    A cell of library size L can show ``log1p(k * target_sum / L)`` for whole k; `library` has those sizes, [S].
     """
 
     def __init__(self, library: np.ndarray, target_sum: float):
@@ -46,15 +40,7 @@ class CountRounding:
     The cells of a gene do not draw apart: with u one uniform number, cell i of a group is rounded up where the running
     sum ``u + p_1 + ... + p_i`` passes a whole number (systematic sampling). As many cells are rounded up as the sum of
     their probabilities asks for, to within one, where separate draws would add their noise to the mean of every gene.
-
-    Parameters
-    ----------
-    genes
-        Number of genes.
-    library
-        Counts of each cell of the whole population, [cells].
-    rng
-        Where the chance comes from.
+    `library` has the counts of each cell of the whole population, [cells].
     """
 
     def __init__(self, genes: int, library: np.ndarray, rng: np.random.Generator):
@@ -69,12 +55,7 @@ class CountRounding:
 class CellMaker:
     """A `CellMaker` makes sparse cells, a population's next ones at each call; its buffers serve all calls.
 
-    Parameters
-    ----------
-    genes
-        G.
-    ceiling
-        The largest value that a cell can have, log1p.
+    `ceiling` is the largest value that a cell can have, log1p.
     """
 
     def __init__(self, genes: int, ceiling: float):
@@ -94,24 +75,10 @@ class CellMaker:
     ) -> sparse.csr_matrix | None:
         """Return ``start * factor + shift + share * change``, at least 0, at most the ceiling, and rounded.
 
-        Parameters
-        ----------
-        start
-            Control cells, log1p [S, G].
-        factor_G, shift_G
-            float32 [G].
-        change_SG
-            What the network changes, float32; nothing if None.
-        share
-            Of the change.
-        grid, rounding
-            The control cells' grid, and the population's rounding, which goes on from its last call; no rounding if
-            None.
-
-        Returns
-        -------
-        scipy.sparse.csr_matrix or None
-            float32 [S, G], log1p; None where a value is not finite before it is brought into its range.
+        The start are control cells, log1p [S, G], and what the network changes is float32, or nothing. With the control
+        cells' grid goes the population's rounding, which goes on from its last call; nothing is rounded where one is
+        None. What is returned is log1p, float32 [S, G], or None where a value is not finite before it is brought into
+        its range.
         """
         cells, genes = len(start.indptr) - 1, len(factor_G)
         if len(self._columns) < cells * genes:
@@ -132,14 +99,7 @@ class CellMaker:
         )
 
 
-def _compiled(function):
-    try:
-        return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # no writable folder for the cache, as in a read-only container
-        return numba.njit(nogil=True)(function)
-
-
-@_compiled
+@compiled
 def _make(
     data, indices, pointers, change, share, factor, shift, ceiling,
     unit, tables, stratum, passed, row, rows, columns, values,

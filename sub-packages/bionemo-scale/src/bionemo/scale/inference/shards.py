@@ -27,17 +27,7 @@ LOCK, FINISHING = ".lock", ".finishing"
 
 
 class ShardFolder:
-    """A `ShardFolder` is where the shards of one prediction are written.
-
-    Parameters
-    ----------
-    path
-        The folder.
-    plan
-        What tells this prediction from others, fit for JSON.
-    shards
-        How many there will be.
-    """
+    """A `ShardFolder` is where shards of one prediction are written; the plan, fit for JSON, tells it from others."""
 
     def __init__(self, path: Path, plan: Mapping[str, Any], shards: int):
         self.path, self._plan, self._shards = path, {"format": FORMAT, **plan, "shards": shards}, shards
@@ -46,17 +36,9 @@ class ShardFolder:
     def held(self, *, mend: str | None, overwrite: bool) -> Iterator[None]:
         """Hold the folder, together with other ranks of the same prediction.
 
-        Parameters
-        ----------
-        mend
-            What a user can do where the folder holds another prediction; None if such leftovers may be removed.
-        overwrite
-            Whether a prediction that is there is replaced.
-
-        Raises
-        ------
-        InputError
-            Another prediction is there, or is being written by another process; or the folder cannot be written.
+        `mend` is what a user can do where the folder holds another prediction; None if such leftovers may be removed.
+        With `overwrite` a prediction that is there is replaced. An InputError says that another prediction is there, or
+        is being written by another process, or that the folder cannot be written.
         """
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -128,27 +110,14 @@ class ShardFolder:
         return [number for number in numbers if number not in there]
 
     def write(self, number: int, cells: ad.AnnData) -> None:
-        """Write a shard, whole or not at all.
-
-        Raises
-        ------
-        InputError
-            The place is full, or cannot be written to.
-        """
+        """Write a shard, whole or not at all; an InputError where the place is full, or cannot be written to."""
         image = _h5ad(cells)
         write_whole(self.path / f"part-{number:05d}-{CHECKSUM(image).hexdigest()}.h5ad", image)
 
     def finish(self, index: Mapping[str, Any], cells: Sequence[int], one_file: Path | None) -> None:
         """Write the index, or make one file of the shards and remove them, if all of them are there.
 
-        Parameters
-        ----------
-        index
-            What the index says beside the shards.
-        cells
-            How many each shard has.
-        one_file
-            Where all cells go.
+        `index` is what the index says beside the shards, `cells` how many each shard has.
         """
         try:
             lock = (self.path / FINISHING).open("a")
@@ -181,10 +150,7 @@ class ShardFolder:
 def merge(shards: Sequence[Path], out: Path) -> None:
     """Make one h5ad file of several, block by block; a file that was there stays until the new one is whole.
 
-    Raises
-    ------
-    InputError
-        The place is full, or cannot be written to.
+    An InputError says that the place is full, or cannot be written to.
     """
     if len(shards) == 1:
         with writing(out):
@@ -279,10 +245,7 @@ def writing(out: Path) -> Iterator[None]:
 def write_whole(out: Path, content: bytes) -> None:
     """Write all of a file or nothing; one that was there stays until the new one is whole.
 
-    Raises
-    ------
-    InputError
-        The place is full, or cannot be written to.
+    An InputError says that the place is full, or cannot be written to.
     """
     partial = out.with_name(f"{out.name}.{os.getpid()}.partial")
     with writing(out):

@@ -42,18 +42,9 @@ class SourceSet:
 
 
 class SourceSets:
-    """`SourceSets` makes source sets, and keeps the last ones.
+    """`SourceSets` makes source sets for a model in evaluation mode, and keeps the last ones.
 
-    Parameters
-    ----------
-    model
-        In evaluation mode.
-    pools
-        The control cells.
-    cells_per_set
-        S.
-    seed
-        Of the order of the control cells, and of the noise.
+    The order of the control cells and the noise follow from the seed.
     """
 
     def __init__(self, model: ScaleModel, pools: Pools, *, cells_per_set: int, seed: int):
@@ -109,10 +100,7 @@ class SourceSets:
     def encoded(self, source: SourceSet, cells: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode the first cells of a set; only what is across cells depends on how many they are.
 
-        Returns
-        -------
-        z0, trunk : torch.Tensor
-            Latents, and what the decoder makes of them before its projection to genes, [cells, D] each.
+        Return latents, and what the decoder makes of them before its projection to genes, [cells, D] each.
         """
         model, whole = self._model, cells == self.cells_per_set
         if whole and source.whole is not None:

@@ -50,20 +50,14 @@ class Pools:
         self._rows = dict(zip(names.tolist(), np.split(order, first[1:]), strict=True)) if len(order) else {}
 
     def of_context(self, context: str) -> ContextCells:
-        """Return all control cells of a context that predictions may start from.
-
-        Raises
-        ------
-        InputError
-            There is none, or none that predictions may start from.
-        """
+        """Return all control cells of a context that predictions may start from; an InputError where there is none."""
         if context in self._contexts:
             self._contexts.move_to_end(context)
             return self._contexts[context]
         if context not in self._rows:
             raise self._without(context)
         rows = self._rows[context]
-        expression, library = self.cells.read(rows)
+        expression, library = self.cells.read(self.cells.rows[rows])
         found = ContextCells(rows, expression, library, np.asarray(expression.mean(0), dtype=np.float64).ravel())
         self._contexts[context] = found
         if len(self._contexts) > CONTEXTS_KEPT:
@@ -118,14 +112,8 @@ class Pools:
 class Draw:
     """A `Draw` is an endless order of control cells, none twice before all were taken once.
 
-    Every population of a (context, batch) starts from the first of them, as many as it has cells.
-
-    Parameters
-    ----------
-    members
-        What is drawn from, int [n].
-    rng
-        Of the order.
+    Every population of a (context, batch) starts from the first of them, as many as it has cells. The members, int [n],
+    are what is drawn from.
     """
 
     def __init__(self, members: np.ndarray, rng: np.random.Generator):
@@ -141,17 +129,10 @@ class Draw:
 
 
 def scale_to(mean_G: np.ndarray, drawn: sparse.csr_matrix) -> np.ndarray:
-    """Return what each gene of drawn cells is multiplied by, so that their mean is that of all, float32 [G].
+    """Return what each gene of drawn cells, log1p [n, G], is multiplied by, so that their mean is that of all.
 
     A population of n cells shows its mean shift under the noise of drawing n control cells, though the mean of all of
-    them is known. Zeros stay zeros.
-
-    Parameters
-    ----------
-    mean_G
-        Mean log1p of all cells that were drawn from.
-    drawn
-        log1p [n, G].
+    them, `mean_G`, is known. Zeros stay zeros. What is returned is float32 [G].
     """
     drawn_G = np.asarray(drawn.mean(0), dtype=np.float64).ravel()
     ratio_G = np.divide(mean_G, drawn_G, out=np.ones_like(drawn_G), where=drawn_G > 0)

@@ -21,7 +21,6 @@ from bionemo.scale.inference.inputs import Columns
 from bionemo.scale.inference.populations import Population
 from bionemo.screens.errors import InputError, name_list
 
-FORMAT = "vcc2026"
 TARGET, CONTROL = "target", "non-targeting"
 MOST_COUNTS = 1_000_000
 _ROWS = 4096
@@ -39,24 +38,11 @@ class Submission:
     def of(
         cls, populations: Sequence[Population], cells: ControlCells, model_genes: Sequence[str], panel: Path | None
     ) -> "Submission":
-        """Check that a request fits into a submission.
+        """Check that what is predicted, and the control cells, which are written as well, fit into a submission.
 
-        Parameters
-        ----------
-        populations
-            What is predicted.
-        cells
-            The control cells, which are written as well.
-        model_genes
-            The model's genes, in its order.
-        panel
-            Text file of the genes of the challenge, one a line, in their order; the model's own where None.
-
-        Raises
-        ------
-        InputError
-            There are several contexts, the model was trained on log1p values, the control cells lack genes, or the
-            model lacks genes of the panel.
+        The panel is a text file of the genes of the challenge, one a line, in their order; the model's own where None.
+        An InputError says that there are several contexts, that the model was trained on log1p values, that the control
+        cells lack genes, or the model lacks genes of the panel.
         """
         contexts = sorted({*cells.contexts, *(population.context for population in populations)})
         if len(contexts) > 1:
@@ -96,24 +82,14 @@ class Submission:
     ) -> ad.AnnData:
         """Return predicted cells as whole counts, and all control cells after them where asked for.
 
-        Parameters
-        ----------
-        predicted, populations
-            The cells, log1p on the count grid of their control cells, population after population.
-        cells
-            The control cells that they started from.
-        first
-            How many cells of the whole file lie before these.
-        with_controls
-            Whether the control cells are written too.
-        labels
-            All targets of the whole file.
+        The cells come population after population, log1p on the count grid of their control cells. Of the whole file
+        `first` cells lie before these, and `labels` are its targets.
         """
         used, place = np.unique(predicted.origin, return_inverse=True)
-        parts = [self._counts(predicted.expression, cells.read(used)[1][place], cells)]
+        parts = [self._counts(predicted.expression, cells.read(cells.rows[used])[1][place], cells)]
         targets = [population.perturbation for population in populations for _ in range(population.cells)]
         if with_controls:
-            parts.append(self._counts(*cells.read(np.arange(len(cells.rows))), cells))
+            parts.append(self._counts(*cells.read(cells.rows), cells))
             targets += [CONTROL] * len(cells.rows)
         index = pd.Index([f"cell_{first + i}" for i in range(len(targets))])
         obs = pd.DataFrame({TARGET: pd.Categorical(targets, categories=[*labels, CONTROL])}, index=index)
@@ -132,13 +108,7 @@ class Submission:
 
 
 def read_panel(path: Path) -> tuple[str, ...]:
-    """Read the genes of a panel, one a line.
-
-    Raises
-    ------
-    InputError
-        The file cannot be read, is empty, or names a gene twice.
-    """
+    """Read the genes of a panel, one a line; an InputError where it cannot be read, is empty, or names a gene twice."""
     try:
         genes = tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
@@ -154,11 +124,8 @@ def read_panel(path: Path) -> tuple[str, ...]:
 def read_targets(path: Path, control: str) -> dict[str, int]:
     """Read how many cells of each target are asked for, from a CSV file with the columns ``target`` and ``cells``.
 
-    Raises
-    ------
-    InputError
-        The file cannot be read, has not these columns, names a target twice or the control cells, or asks for less than
-        two cells of one, which no test can be made of.
+    An InputError says that it cannot be read, has not these columns, names a target twice or the control cells, or asks
+    for less than two cells of one, which no test can be made of.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -197,22 +164,10 @@ def asked_like(targets: Mapping[str, int], cells: ControlCells, columns: Columns
 
 
 def check_submission(path: Path, genes: Sequence[str], targets: Mapping[str, int]) -> None:
-    """Check a file as the challenge does, block by block.
+    """Check an h5ad file as the challenge does, block by block, given the panel and the number of cells of each target.
 
-    Parameters
-    ----------
-    path
-        h5ad file.
-    genes
-        The panel, in its order.
-    targets
-        Target -> number of cells that was asked for.
-
-    Raises
-    ------
-    InputError
-        The genes are others or in another order, a target is missing, of another number of cells or not asked for,
-        there are no control cells, or a value is no whole count.
+    An InputError says that the genes are others or in another order, a target is missing, of another number of cells or
+    not asked for, there are no control cells, or a value is no whole count.
     """
     cells = ad.read_h5ad(path, backed="r")
     try:

@@ -3,16 +3,17 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anndata as ad
 
 from bionemo.scale.config.model import mixture
+from bionemo.scale.config.prediction import MissingGenes, Part
 from bionemo.scale.inference.controls import read_controls
 from bionemo.scale.inference.generate import Generator
-from bionemo.scale.inference.genes import MissingGenes
 from bionemo.scale.inference.in_context import told
 from bionemo.scale.inference.inputs import Cells, Columns
 from bionemo.scale.inference.output import condition_table
@@ -36,7 +37,7 @@ from bionemo.screens import Split
 from bionemo.screens.controls import ControlRoles, Controls
 from bionemo.screens.errors import InputError, choices
 
-PARTS = ("test", "val", "train", "all")
+Choice = TypeVar("Choice", bound=StrEnum)
 _log = logging.getLogger("bionemo.scale")
 
 
@@ -58,7 +59,7 @@ class TrainedModel:
     @classmethod
     def load(cls, checkpoint: str | Path, device: str = "auto") -> "TrainedModel":
         """Open a run; see :func:`bionemo.scale.load`."""
-        run, chosen = find_checkpoint(Path(checkpoint))
+        run, chosen = find_checkpoint(checkpoint)
         place = torch_device(device)
         if place.type == "cpu":
             keep_freed_memory()
@@ -97,6 +98,47 @@ class TrainedModel:
         perturbations: str | Sequence[str] = (),
         like: Cells | None = None,
         part: str | None = None,
+        progress: bool = False,
+        **start: Any,
+    ) -> ad.AnnData:
+        """Predict populations of perturbed cells.
+
+        Parameters
+        ----------
+        controls, start
+            The control cells to start from, and how to read them; see :meth:`start_from`.
+        perturbations
+            What to apply. Without ``like``, to every (context, batch) of the control cells, one cell for each control
+            cell to start from; with it, a selection of its conditions.
+        like
+            Observed cells, to predict as many of each (context, perturbation, batch).
+        part
+            Which conditions of ``like``: ``test`` (if not given), ``val``, ``train``, as the training run's split had
+            them, or ``all``.
+        progress
+            Whether to show a bar.
+
+        Returns
+        -------
+        anndata.AnnData
+            ``X``: log1p expression, CSR float32 [cells, genes of the model], on the count grid of the control cells.
+            ``obs``: for each cell the row of the control cell that it started from, named in ``control_cell``, under
+            its predicted perturbation. ``uns["prediction"]`` says what produced it, ``uns["training_conditions"]``
+            every (context, perturbation) that trained the model.
+
+        Raises
+        ------
+        InputError
+            The arguments do not fit each other or the model, a label or a gene is missing or unknown, or the model's
+            output is not finite.
+        """
+        started = self.start_from(controls, **start)
+        return started.predict(perturbations=perturbations, like=like, part=part, progress=progress)
+
+    def start_from(
+        self,
+        controls: Cells,
+        *,
         evidence: Cells | None = None,
         perturbation_key: str | None = None,
         context_key: str | None = None,
@@ -107,23 +149,17 @@ class TrainedModel:
         control_roles: str | None = None,
         network_share: float | None = None,
         seed: int = 0,
-        progress: bool = False,
-    ) -> ad.AnnData:
-        """Predict populations of perturbed cells.
+    ) -> "Start":
+        """Find control cells, to predict from them again and again.
+
+        What is read and encoded for one call of :meth:`Start.predict` is kept for the next, so the control cells must
+        stay as they are.
 
         Parameters
         ----------
         controls
-            AnnData, an h5ad file or a zarr directory, with the control cells to start from: counts, or log1p where the
-            model was trained on that.
-        perturbations
-            What to apply. Without ``like``, to every (context, batch) of the control cells, one cell for each control
-            cell to start from; with it, a selection of its conditions.
-        like
-            Observed cells, to predict as many of each (context, perturbation, batch).
-        part
-            Which conditions of ``like``: ``test`` (if not given), ``val``, ``train``, as the training run's split had
-            them, or ``all``.
+            AnnData, an h5ad file or a zarr directory, with the control cells: counts, or log1p where the model was
+            trained on that.
         evidence
             Observed cells of new perturbations, with control cells of their contexts: what the model is told of them.
             It predicts them in other contexts, without training.
@@ -144,57 +180,11 @@ class TrainedModel:
             Share of the network, 0 to 1, in place of the run's: 0 is the linear start alone, 1 the network alone.
         seed
             Of the choice of control cells, the model's noise and the rounding; not negative.
-        progress
-            Whether to show a bar.
-
-        Returns
-        -------
-        anndata.AnnData
-            ``X``: log1p expression, CSR float32 [cells, genes of the model], on the count grid of the control cells.
-            ``obs``: for each cell the row of the control cell that it started from, named in ``control_cell``, under
-            its predicted perturbation. ``uns["prediction"]`` says what produced it, ``uns["training_conditions"]``
-            every (context, perturbation) that trained the model.
 
         Raises
         ------
         InputError
-            The arguments do not fit each other or the model, a label or a gene is missing or unknown, or the model's
-            output is not finite.
-        """
-        start = self.start_from(
-            controls,
-            evidence=evidence,
-            perturbation_key=perturbation_key,
-            context_key=context_key,
-            batch_key=batch_key,
-            control=control,
-            layer=layer,
-            missing_genes=missing_genes,
-            control_roles=control_roles,
-            network_share=network_share,
-            seed=seed,
-        )
-        return start.predict(perturbations=perturbations, like=like, part=part, progress=progress)
-
-    def start_from(
-        self,
-        controls: Cells,
-        *,
-        evidence: Cells | None = None,
-        perturbation_key: str | None = None,
-        context_key: str | None = None,
-        batch_key: str | None = None,
-        control: str | None = None,
-        layer: str | None = None,
-        missing_genes: str | None = None,
-        control_roles: str | None = None,
-        network_share: float | None = None,
-        seed: int = 0,
-    ) -> "Start":
-        """Find control cells, to predict from them again and again; the arguments are those of :meth:`predict`.
-
-        What is read and encoded for one call of :meth:`Start.predict` is kept for the next, so the control cells must
-        stay as they are.
+            As :meth:`predict` does.
         """
         if seed < 0:
             raise InputError(f"--seed {seed} is negative: give 0 or more.")
@@ -202,14 +192,13 @@ class TrainedModel:
         reading: dict[str, Any] = {
             "roles": self._roles(control_roles),
             "layer": layer,
-            "missing_genes": None if missing_genes is None else _choice(missing_genes),
+            "missing_genes": None if missing_genes is None else _chosen(MissingGenes, "--missing-genes", missing_genes),
             "gene_mean_G": self.network.gene_mean.float().cpu().numpy(),
         }
         model = self
         if evidence is not None:
-            network, observed = told(
-                self.network, read_controls(evidence, columns, self.network.vocabulary, **reading), columns
-            )
+            shown_cells = read_controls(evidence, columns, self.network.vocabulary, **reading)
+            network, observed = told(self.network, shown_cells, columns)
             model = replace(self, network=network, observed=observed)
         share = model._share(network_share)
         cells = read_controls(controls, columns, model.network.vocabulary, **reading)
@@ -251,11 +240,7 @@ class TrainedModel:
     def _roles(self, chosen: str | None) -> ControlRoles:
         """Return the run's roles of control cells, independent or shared as it was chosen."""
         roles = self.record.roles()
-        if chosen is None:
-            return roles
-        if chosen not in list(Controls):
-            raise InputError(f"--control-roles {chosen!r} is not known: {choices(chosen, Controls)}.")
-        return replace(roles, controls=Controls(chosen))
+        return roles if chosen is None else replace(roles, controls=_chosen(Controls, "--control-roles", chosen))
 
     def _columns(self, perturbation: str | None, context: str | None, batch: str | None, control: str | None):
         trained = self.record.store["keys"]
@@ -337,9 +322,8 @@ class Start:
         pools, vocabulary = self.pools, self.model.network.vocabulary
         if like is None:
             chosen = populations_of(asked, pools.cells)
-        elif part not in PARTS:
-            raise InputError(f"--part {part!r} is not one of {', '.join(PARTS)}.")
         else:
+            _chosen(Part, "--part", part)
             chosen = populations_like(like, self.columns, Split.from_dict(self.model.record.split), part, asked)
         if not chosen:
             raise InputError("nothing to predict: name --perturbations, or give an observed file with --like.")
@@ -365,8 +349,9 @@ def _evidence_of(cells: Cells, observed: Mapping[str, Sequence[str]]) -> dict[st
     return {"file": file, "observed": "; ".join(shown)}
 
 
-def _choice(name: str) -> MissingGenes:
+def _chosen(kind: type[Choice], option: str, name: str) -> Choice:
+    """Return the member of an enumeration that an option names; an InputError where there is none."""
     try:
-        return MissingGenes(name)
+        return kind(name)
     except ValueError:
-        raise InputError(f"--missing-genes {name!r} is not one of {', '.join(MissingGenes)}.") from None
+        raise InputError(f"{option} {name!r} is not known: {choices(name, kind)}.") from None

@@ -39,10 +39,7 @@ EXECUTORS = {executor.__name__: executor for executor in (local, torchrun)}
 def configured_executor(name: str, settings: Sequence[str]) -> run.Executor:
     """Build an executor of a name in ``EXECUTORS``, with ``key=value`` of its fields.
 
-    Raises
-    ------
-    InputError
-        No such executor or setting, or a value of the wrong type.
+    An InputError says that there is no such executor or setting, or that a value is of the wrong type.
     """
     if name == "slurm":
         raise InputError("executor=slurm is not an executor here: queue the command with recipes/slurm/submit.sh.")

@@ -4,22 +4,20 @@
 """
 
 import logging
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import nemo_run as run
-import typer
 from nemo_run.cli.api import RunContext
 from torchx.specs import AppState
 
+from bionemo.scale.ending import said_when_it_ends
 from bionemo.scale.errors import Stopped
 from bionemo.scale.nemo.executors import configured_executor
 from bionemo.scale.nemo.job import in_job
 from bionemo.scale.nemo.recipes import TASKS, configured
 from bionemo.scale.quiet import hush
 from bionemo.screens.errors import InputError, choices
-from bionemo.screens.printable import printable
 
 
 class OneSentence(RunContext):
@@ -33,17 +31,10 @@ class OneSentence(RunContext):
         hush()
         # It logs, at length, what it raises.
         logging.getLogger("nemo_run.cli.cli_parser").setLevel(logging.CRITICAL)
-        try:
+        with said_when_it_ends():
             # `executor=...` is nemo-run's `run.executor=...`.
             args = [f"run.{arg}" if arg.split("=")[0].split(".")[0] == "executor" else arg for arg in args]
             super().cli_execute(fn, args, *rest, **options)
-        except InputError as mistake:
-            # fiddle adds lines about the call it made.
-            typer.secho(f"error: {printable(str(mistake).splitlines()[0])}", fg="red", err=True)
-            sys.exit(2)
-        except Stopped as stopped:
-            typer.secho(printable(stopped.sentence), fg="red", err=True)
-            sys.exit(stopped.exit_code)
 
     def parse_args(self, args: list[str], lazy: bool = False) -> list[str]:
         """Take the executor out of the arguments for nemo-run itself."""

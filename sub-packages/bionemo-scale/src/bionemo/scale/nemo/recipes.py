@@ -24,21 +24,10 @@ TASKS: dict[Callable, dict[str, Recipe]] = {
 
 
 def configured(task: Callable, recipe: Recipe, overrides: Sequence[str]) -> run.Partial:
-    """Apply overrides to a recipe, and make of it what nemo-run shows, writes down and starts.
+    """Apply ``key=value`` to a recipe of one of `TASKS`, and make of it what nemo-run shows, writes down and starts.
 
-    Parameters
-    ----------
-    task
-        One of ``TASKS``.
-    recipe
-        One of its recipes.
-    overrides
-        ``key=value``: settings (``training.max_steps=100``) and the task's further arguments (``store=...``).
-
-    Raises
-    ------
-    InputError
-        No such setting, a wrong value, or an argument that is missing.
+    The keys are settings (``training.max_steps=100``) and the task's further arguments (``store=...``). An InputError
+    says that there is no such setting, that a value is wrong, or that an argument is missing.
     """
     arguments = {name: given for name, given in inspect.signature(task).parameters.items() if name not in recipe}
     chosen = overridden(recipe, overrides, {name: given.annotation for name, given in arguments.items()})
