@@ -90,7 +90,7 @@ def other_values(role: ControlRole) -> Change:
 
 
 def epoch(module: CellSetsDataModule, part: str = "train") -> list:
-    return list(module._loader(module._sampler(part), epochs=1))
+    return list(module._loader(part, epochs=1))
 
 
 @pytest.mark.parametrize("rotation", [0, 2])
@@ -138,7 +138,7 @@ def test_what_training_shifts_are_measured_against_changes_fits_and_scores_but_n
 
 def assert_equal_batches(one: CellSetsDataModule, other: CellSetsDataModule) -> None:
     for part in ("train", "val"):
-        batches = [(m._batches(m._loader(m._sampler(part), epochs=1))) for m in (one, other)]
+        batches = [(m._batches(m._loader(part, epochs=1))) for m in (one, other)]
         for first, second in zip(*batches, strict=True):
             given, others = ({**vars(batch.condition), **vars(batch)} for batch in (first, second))
             for name in (name for name, value in given.items() if isinstance(value, torch.Tensor)):

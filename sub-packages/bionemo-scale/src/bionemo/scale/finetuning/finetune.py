@@ -16,7 +16,8 @@ from bionemo.scale.config.tuning import TuningConfig
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.errors import Stopped
 from bionemo.scale.finetuning.names import extended_vocabulary
-from bionemo.scale.finetuning.weights import EMBEDDING, joined_embeddings, known_rows, take_over
+from bionemo.scale.finetuning.weights import joined_embeddings, known_rows, take_over
+from bionemo.scale.model.condition_encoder import EMBEDDING
 from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.scale.model.tuning import tune
 from bionemo.scale.model.weight_average import WeightAverage
@@ -45,32 +46,13 @@ def finetune(
 ) -> None:
     """Train further what ``pretrain`` or ``finetune`` has trained, and leave a run like any other in ``out``.
 
-    Called again with the same arguments it goes on from the last whole checkpoint.
-
-    Parameters
-    ----------
-    start
-        Directory of a run, whose best checkpoint is taken, or one of its ``checkpoints/step=N``.
-    store
-        Directory that ``prepare`` wrote, with the model's genes in any order; see ``TuningConfig.genes`` for others.
-    split
-        TOML file of held-out conditions of the new data.
-    out
-        Directory of the run to make.
-    compute, training
-        How to compute, and how to train, the model of the run that it starts from. The roles of control cells are that
-        run's: its weights have seen the cells that it predicts from.
-    tuning
-        Which weights move.
-    embeddings
-        For a model that was trained with embeddings: a file with the same vectors, and those of new perturbations.
-
-    Raises
-    ------
-    InputError
-        The arguments do not fit each other, the data, the trained model, or the run that ``out`` already holds.
+    Called again with the same arguments it goes on from the last whole checkpoint. The files and directories are those
+    of :func:`bionemo.scale.finetune`. The store has the model's genes in any order; see ``TuningConfig.genes`` for
+    others. The roles of control cells are those of the run that it starts from: its weights have seen the cells that it
+    predicts from. An InputError says that the arguments do not fit each other, the data, the trained model, or the run
+    that ``out`` already holds.
     """
-    source, chosen = find_checkpoint(Path(start))
+    source, _ = find_checkpoint(start)
     if source.path.resolve() == Path(out).resolve():
         raise InputError(f"--out {out} is the run that finetuning starts from: name another directory.")
     before = source.read()
@@ -95,7 +77,7 @@ def finetune(
                 fitted = data.tables()
                 if opened.embeddings is not None:
                     fitted[EMBEDDING] = opened.embeddings.table(vocabulary)
-                _write_start(run, record, source, chosen, fitted, shown)
+                _write_start(run, record, start, fitted, shown)
                 _log.info(
                     "%s knows %d contexts and %d perturbations; %d and %d are new", source.path, len(old.contexts),
                     len(old.perturbations) - 1, len(vocabulary.contexts) - len(old.contexts),
@@ -117,23 +99,17 @@ def _with_roles(training: TrainingConfig, roles: ControlRoles) -> TrainingConfig
 
 
 def _write_start(
-    run: RunDirectory,
-    record: RunRecord,
-    source: RunDirectory,
-    chosen: Path | None,
-    fitted: dict[str, torch.Tensor],
-    shown: Vocabulary,
+    run: RunDirectory, record: RunRecord, start: str | Path, fitted: dict[str, torch.Tensor], shown: Vocabulary
 ) -> None:
     """Write the weights that training starts from, in this process alone."""
+    source, chosen = find_checkpoint(start)
     ours = not dist.is_initialized()
     device = torch.device("cuda" if ComputeConfig(**record.compute).on_gpu else "cpu")
     trained, step = load_model(source, device, chosen)
     try:
         made = _starting_model(trained, record, fitted, shown)
-        try:
+        with run.errors_named():
             write_starting_point(run, made, {"from": str(source.path), "step": step})
-        except OSError as error:
-            raise InputError(f"{run.path} cannot be written ({error.strerror}): give another --out.") from error
     finally:
         if ours:
             # Training makes its own, of all its processes.

@@ -14,23 +14,10 @@ _log = logging.getLogger("bionemo.scale")
 
 
 def extended_vocabulary(old: Vocabulary, new: Vocabulary, tuning: TuningConfig) -> Vocabulary:
-    """Join two vocabularies; every name of the first keeps its row.
+    """Join the vocabularies of a trained model and of the training part of new data; old names keep their rows.
 
-    The genes are in the order of the new data, and their control label takes the place of the old one.
-
-    Parameters
-    ----------
-    old
-        Of the trained model.
-    new
-        Of the training part of the new data.
-    tuning
-        Whether other genes will do, and which weights move.
-
-    Raises
-    ------
-    InputError
-        The genes are others than `tuning` lets through, or expression, labels or doses are on another scale.
+    The genes are in the order of the new data, and their control label takes the place of the old one. An InputError
+    says that the genes are others than `tuning` lets through, or that expression, labels or doses are on another scale.
     """
     _check_genes(old, new, tuning)
     _check_scale(old, new)

@@ -7,11 +7,11 @@ import torch
 
 from bionemo.scale.config.model import ModelConfig
 from bionemo.scale.data.vocabulary import Vocabulary
+from bionemo.scale.model.condition_encoder import EMBEDDING
 from bionemo.scale.model.low_rank import DOSE, TABLES
 from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.screens.errors import InputError
 
-EMBEDDING = "condition_encoder.perturbation.embedding"
 GENES = {
     "encoder.within_cell.project.weight": 1,
     "expression_decoder.to_genes.weight": 0,
@@ -49,16 +49,8 @@ def take_over(trained: ScaleModel, model: ScaleModel, fitted: Mapping[str, torch
     it says nothing to the encoder, and the network changes nothing of it. A linear start is refitted for the names
     that the new data show; the others keep their rows, but have no interaction: it stands in a basis of its own data.
 
-    Parameters
-    ----------
-    trained
-        The model to take from.
-    model
-        The model to fill; as it was made.
-    fitted
-        Buffers as the new data say them: those of a linear start, embeddings of all tokens, and means of genes.
-    shown
-        Names of the new data, whose rows those of the linear start are.
+    `fitted` are buffers as the new data say them: those of a linear start, whose rows are the names that the new data
+    show, embeddings of all tokens, and means of genes.
     """
     old, new = trained.vocabulary, model.vocabulary
     place = {gene: row for row, gene in enumerate(old.genes)}
@@ -69,9 +61,6 @@ def take_over(trained: ScaleModel, model: ScaleModel, fitted: Mapping[str, torch
     for name, values in state.items():
         if not isinstance(values, torch.Tensor) or (name.startswith(DOSE) and name not in taken):
             continue
-        if name == EMBEDDING:
-            values.copy_(fitted[name])
-            continue
         part, _, table = name.partition(".")
         if name == "linear_start.basis":
             values.zero_()[: len(fitted[name])] = fitted[name]
@@ -81,7 +70,7 @@ def take_over(trained: ScaleModel, model: ScaleModel, fitted: Mapping[str, torch
             labels = torch.tensor([new.start_row_of[label] for label in shown.start_rows], dtype=torch.long)
             values.zero_()[contexts[:, None], labels, : fitted[name].shape[2]] = fitted[name][:-1, :-1].to(values)
             continue
-        if part == "linear_start" and table not in (*START_ROWS, "size"):
+        if name == EMBEDDING or (part == "linear_start" and table not in (*START_ROWS, "size")):
             values.copy_(fitted[name])
             continue
         before = taken[name]
@@ -127,19 +116,9 @@ def joined_embeddings(old: Vocabulary, before: torch.Tensor, new: Vocabulary, ta
     """Embeddings of the extended vocabulary's tokens, float32 [tokens, E], on the scale the model was trained on.
 
     A file standardises each feature over its own names. The scale that the model knows follows from the names that it
-    shares with the new file, exactly if their vectors are the same.
-
-    Parameters
-    ----------
-    old, before
-        Names and vectors of the trained model.
-    new, table
-        Names of the model to be trained, and what the new file has for them; zeros where it has nothing.
-
-    Raises
-    ------
-    InputError
-        Vectors of another length, or others for the same names.
+    shares with the new file, exactly if their vectors are the same. From the trained model are the names `old` and the
+    vectors `before`; `new` are the names of the model to be trained, and `table` what the new file has for them, zeros
+    where it has nothing. An InputError says that vectors are of another length, or others for the same names.
     """
     if before.shape[1] != table.shape[1]:
         raise InputError(

@@ -17,6 +17,9 @@ from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.layers.linear import ColumnParallelLinear
 from bionemo.scale.layers.transformer import transformer_config
 
+EMBEDDING = "condition_encoder.perturbation.embedding"
+"""Name of the vectors of perturbations among the model's buffers."""
+
 
 class PerturbationEncoder(MegatronModule):
     """A `PerturbationEncoder` makes tokens of a learned table, of supplied embeddings or of both, and of the dose.
@@ -24,8 +27,6 @@ class PerturbationEncoder(MegatronModule):
     In the sum the learned part starts at zero and is hidden in some training sets, so that a perturbation without one
     (never trained on) is nothing unusual. Where the network is given evidence no token is learned but the control's.
     """
-
-    embedding: torch.Tensor
 
     def __init__(self, config: ModelConfig, compute: ComputeConfig, vocabulary: Vocabulary):
         transformer = transformer_config(config, compute)
@@ -36,7 +37,7 @@ class PerturbationEncoder(MegatronModule):
         self.learned = nn.Embedding(self.learned_rows, config.hidden_size)
         if self.kind is not PerturbationTokens.LEARNED:
             size = vocabulary.embedding_size
-            self.register_buffer("embedding", torch.zeros(len(vocabulary.tokens), size))
+            self.embedding = nn.Buffer(torch.zeros(len(vocabulary.tokens), size))
             self.project = ColumnParallelLinear(
                 size,
                 config.hidden_size,
@@ -96,21 +97,11 @@ class ConditionEncoder(MegatronModule):
     def forward(
         self, condition: Condition, hide_learned_B: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode a batch of conditions.
+        """Encode the conditions of B sets, [B, D].
 
-        Parameters
-        ----------
-        condition
-            Of B sets.
-        hide_learned_B
-            bool [B], sets whose learned perturbation tokens are left out of the sum with their embeddings.
-
-        Returns
-        -------
-        condition : torch.Tensor
-            [B, D].
-        attention : torch.Tensor
-            [B, K, T], the weight each seed gives to (perturbations, context, batch); 0 for a token that is not there.
+        Where `hide_learned_B`, bool [B], the learned tokens of perturbations are left out of the sum with their
+        embeddings. Return as well the weight that each seed gives to (perturbations, context, batch), [B, K, T]; 0 for
+        a token that is not there.
         """
         tokens_BTD = torch.cat(
             [

@@ -104,17 +104,13 @@ class RunDirectory:
     def held(self, *, write: bool) -> Iterator[None]:
         """Keep other processes from training in this directory while this lasts.
 
-        Only one of all processes of a training holds it: the one that says `write`.
-
-        Raises
-        ------
-        InputError
-            Another process trains in it, or it cannot be written.
+        Only one of all processes of a training holds it: the one that says `write`. An InputError says that another
+        process trains in it, or that it cannot be written.
         """
         if not write:
             yield
             return
-        with self._errors_named():
+        with self.errors_named():
             self.path.mkdir(parents=True, exist_ok=True)
             lock = locked(self.path / "lock")
         if lock is None:
@@ -123,20 +119,15 @@ class RunDirectory:
             yield
 
     @contextlib.contextmanager
-    def _errors_named(self) -> Iterator[None]:
+    def errors_named(self) -> Iterator[None]:
+        """Turn an OSError into a sentence."""
         try:
             yield
         except OSError as error:
             raise InputError(f"{self.path} cannot be written ({error.strerror}): give another --out.") from None
 
     def read(self) -> RunRecord:
-        """Read what the run was started with.
-
-        Raises
-        ------
-        InputError
-            The directory is not a run, or of another format.
-        """
+        """Read what the run was started with; an InputError where the directory is not a run, or of another format."""
         try:
             values, intact = read_sealed(self.record_file)
         except FileNotFoundError:
@@ -153,11 +144,9 @@ class RunDirectory:
         try:
             record = RunRecord(**values)
             # Whatever will be looked up later must be there.
-            _ = record.model_config(), record.model_vocabulary(), record.roles()
-            _ = record.training["cells_per_set"]
-            _ = record.training["average_decay"]
+            _ = record.model_config(), record.model_vocabulary(), record.roles(), record.digest()
+            _ = record.training["cells_per_set"], record.training["average_decay"]
             _ = record.store["fingerprint"], record.store["keys"]["context"], record.store["keys"]["perturbation"]
-            _ = record.digest()
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise self._damaged(self.record_file, error) from None
         return record
@@ -165,19 +154,15 @@ class RunDirectory:
     def start(self, record: RunRecord, *, write: bool) -> None:
         """Take the directory for ``record``, or make sure that the run it holds can go on with it.
 
-        Only one of all processes of a training writes the record: the one that says `write`.
-
-        Raises
-        ------
-        InputError
-            The directory holds a checkpoint of a run that was started with something else, or cannot be written.
+        Only one of all processes of a training writes the record: the one that says `write`. An InputError says that
+        the directory holds a checkpoint of a run that was started with something else, or cannot be written.
         """
         if self.last_checkpoint() is not None:
             self._check(self.read(), record)
         if not write:
             return
         values = {"format": FORMAT, "versions": {name: version(name) for name in PACKAGES}} | vars(record)
-        with self._errors_named():
+        with self.errors_named():
             self.path.mkdir(parents=True, exist_ok=True)
             for marker in self.checkpoints.glob(f"step=*{_UNFINISHED}"):
                 self.remove_unfinished(marker.with_name(marker.name.removesuffix(_UNFINISHED)))
@@ -188,10 +173,7 @@ class RunDirectory:
     def check_record(self) -> None:
         """Make sure that ``run.json`` is what this process wrote there, so that it says what its checkpoints mean.
 
-        Raises
-        ------
-        Stopped
-            Something else has written it.
+        A Stopped says that something else has written it.
         """
         if self._written is None:
             return
@@ -237,13 +219,7 @@ class RunDirectory:
         return chosen or self.last_checkpoint()
 
     def best(self) -> Best | None:
-        """Read which checkpoint validated best; None before the first validation.
-
-        Raises
-        ------
-        InputError
-            ``best.json`` is damaged.
-        """
+        """Read which checkpoint validated best; None before the first validation, an InputError where it is damaged."""
         try:
             values, intact = read_sealed(self.best_file)
             if not intact:

@@ -68,9 +68,13 @@ def one_sentence(run: RunDirectory) -> Iterator[None]:
 
 def lost_rank(run: RunDirectory) -> LostRank:
     """Return what a rank says that cannot go on without another one."""
-    last = run.last_checkpoint()
-    then = f"it goes on from {last.name}" if last else "there is no checkpoint yet"
     return LostRank(
         f"rank {rank_zero_only.rank} has lost another rank, which says itself why it ended, unless it was killed: "
-        f"start the same command again; {then}."
+        f"start the same command again; {goes_on(run)}."
     )
+
+
+def goes_on(run: RunDirectory) -> str:
+    """Say from where a run goes on."""
+    last = run.last_checkpoint()
+    return f"it goes on from {last.name}" if last else "there is no checkpoint yet"

@@ -19,18 +19,10 @@ from bionemo.scale.data.condition import Condition, token_table
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.linear_start.fit import FittedLinearStart
 from bionemo.scale.linear_start.means import ConditionMeans
+from bionemo.scale.model.condition_encoder import EMBEDDING
 from bionemo.scale.training.validation import NETWORK_SHARES, ConditionScores
 from bionemo.screens import Split
-from bionemo.screens.controls import ControlRole, ControlRoles
-
-
-def trained_conditions(store: CellStore, split: Split, roles: ControlRoles) -> dict[str, list[str]]:
-    """Map each context to its perturbations with a training cell, the control included; none of them may be scored."""
-    trained: dict[str, list[str]] = {}
-    for run in np.unique(store.runs[store.parts(split, roles) == "train"][["context", "perturbation"]]):
-        context = str(store.contexts[run["context"]])
-        trained.setdefault(context, []).append(str(store.perturbations[run["perturbation"]]))
-    return trained
+from bionemo.screens.controls import ControlRole
 
 
 def gene_choice(store: CellStore) -> dict[str, str | None]:
@@ -155,23 +147,14 @@ class CellSetsDataModule(pl.LightningDataModule):
         shown: Vocabulary | None = None,
         folder: Path | None = None,
     ):
-        """Take a configuration.
+        """Take the data, what of them is held out, and what is trained, and how.
 
-        Parameters
-        ----------
-        store, split
-            The data and what of them is held out.
-        vocabulary, model, compute, training
-            What is trained, and how.
-        embeddings
-            Vectors of the tokens that the store shows, [tokens, E], for a model that takes them.
-        shown
-            Names that the store shows, where the vocabulary has more; a linear start is fitted to them alone.
-        folder
-            Folder for files of the linear start, which the processes of a run share; without one it is in memory.
+        `shown` are the names that the store shows, where the vocabulary has more; a linear start is fitted to them
+        alone. `embeddings` are vectors of them, [tokens, E], for a model that takes them. The processes of a run share
+        files of the linear start in the folder; without one it is in memory.
         """
         super().__init__()
-        self.store, self.vocabulary = store, vocabulary
+        self.store, self.vocabulary, self.embeddings = store, vocabulary, embeddings
         self.model, self.compute, self.training = model, compute, training
         self.parts = store.parts(split, training.control_roles)
         self.labels = [str(label) for label in store.perturbations]
@@ -210,11 +193,9 @@ class CellSetsDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> TrainingBatches:
         """Return endless batches from the step where the trainer stands: a resumed run sees what it would have seen."""
         assert self.trainer is not None
-        sampler = self._sampler("train")
+        loader = self._loader("train", staged=self.compute.upload_counts)
         consumed = self.trainer.global_step * self.training.accumulate
-        epoch, step = divmod(consumed, sampler.steps_per_epoch)
-        loader = self._loader(sampler, staged=self.compute.upload_counts)
-        loader.start_at(epoch, step)
+        loader.start_at(*divmod(consumed, loader.sampler.steps_per_epoch))
         self.batches = self._batches(loader, self.linear_start if self.model.evidence is Evidence.ON else None)
         return self.batches
 
@@ -222,14 +203,14 @@ class CellSetsDataModule(pl.LightningDataModule):
         """Return the same validation sets every time."""
         if not self.has_validation:
             return []
-        return self._batches(self._loader(self._sampler("val"), epochs=1), self.linear_start)
+        return self._batches(self._loader("val", epochs=1), self.linear_start)
 
     def tables(self) -> dict[str, torch.Tensor]:
         """Return what the data say of the model's buffers: name of the buffer -> values."""
         found = {"gene_mean": self.mean_expression()}
-        if self.linear_start is not None:
-            found |= self.linear_start.buffers()
-        return found
+        if self.embeddings is not None:
+            found[EMBEDDING] = self.embeddings
+        return found if self.linear_start is None else found | self.linear_start.buffers()
 
     def scores(self) -> ConditionScores | None:
         """Return the score of the validation conditions, if there are any."""
@@ -240,12 +221,8 @@ class CellSetsDataModule(pl.LightningDataModule):
             int(condition_number(self.store, *condition)): torch.from_numpy(means.delta(condition, ControlRole.TARGET))
             for condition in means.mean
         }
-        return ConditionScores(observed, self._network_shares())
-
-    def _network_shares(self) -> tuple[float, ...]:
-        if self.model.start is not Start.LINEAR:
-            return (1.0,)
-        return NETWORK_SHARES if self.model.network_share is None else (self.model.network_share,)
+        shares = NETWORK_SHARES if self.model.network_share is None else (self.model.network_share,)
+        return ConditionScores(observed, shares if self.model.start is Start.LINEAR else (1.0,))
 
     def mean_expression(self, cells: int = 4096) -> torch.Tensor:
         """Return the mean log1p of each gene over about ``cells`` training cells, taken evenly from every run, [G]."""
@@ -266,8 +243,8 @@ class CellSetsDataModule(pl.LightningDataModule):
             eligible &= ~self.store.is_control & known[self.store.runs["perturbation"]]
         return eligible
 
-    def _sampler(self, part: str) -> SetSampler:
-        return SetSampler(
+    def _loader(self, part: str, **options) -> SetLoader:
+        sampler = SetSampler(
             self.store,
             self._eligible(part),
             set_size=self.training.cells_per_set,
@@ -276,8 +253,6 @@ class CellSetsDataModule(pl.LightningDataModule):
             rank=parallel_state.get_data_parallel_rank(),
             world_size=parallel_state.get_data_parallel_world_size(),
         )
-
-    def _loader(self, sampler: SetSampler, **options) -> SetLoader:
         return SetLoader(self.store, sampler, roles=self.training.control_roles, **options)
 
     def _batches(self, loader: SetLoader, linear_start: FittedLinearStart | None = None) -> TrainingBatches:

@@ -1,8 +1,7 @@
 """Train a model on a store, from its first step or from where a run was interrupted."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -11,8 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from nemo import lightning as nl
 
-from bionemo.scale.config.compute import ComputeConfig
-from bionemo.scale.config.model import ModelConfig, Start, mixture
+from bionemo.scale.config.model import Start, mixture
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.runs.directory import RunDirectory, checkpoint_step
 from bionemo.scale.runs.failures import one_sentence
@@ -24,34 +22,23 @@ from bionemo.scale.training.callbacks.progress import ProgressBar, Throughput
 from bionemo.scale.training.callbacks.selection import Selection
 from bionemo.scale.training.data_module import CellSetsDataModule
 from bionemo.scale.training.module import ScaleModule, precision_plugin
-from bionemo.scale.training.setup import open_training
+from bionemo.scale.training.setup import Opened
 from bionemo.scale.training.strategy import strategy
 from bionemo.screens.errors import InputError
 
 _log = logging.getLogger("bionemo.scale")
 
 
-@contextmanager
-def begun(
-    store: str | Path,
-    split: str | Path,
-    out: str | Path,
-    model: ModelConfig,
-    compute: ComputeConfig,
-    training: TrainingConfig,
-    embeddings: str | Path | None = None,
-    trial: dict | None = None,
-) -> Iterator[tuple[RunDirectory, CellSetsDataModule, dict[str, torch.Tensor]]]:
-    """Open everything, and hold the run directory while this lasts; the arguments are those of ``pretrain``."""
-    opened = open_training(store, split, model, compute, training, embeddings)
+def train(
+    opened: Opened, out: str | Path, *, trial: dict | None = None, watchers: Sequence[pl.Callback] = ()
+) -> RunDirectory:
+    """Train in a run directory, which is held meanwhile, and return it; `trial` is what one has chosen before."""
     run, write = RunDirectory(Path(out)), rank_zero_only.rank == 0
     with run.held(write=write):
         run.start(opened.record(trial=trial), write=write)
         data = opened.data(run.linear_start)
-        tables = data.tables()
-        if opened.vectors is not None:
-            tables["condition_encoder.perturbation.embedding"] = opened.vectors
-        yield run, data, tables
+        fit(run, data, data.tables(), opened.split_path, watchers=watchers)
+    return run
 
 
 def fit(
@@ -62,22 +49,10 @@ def fit(
     tuning: dict | None = None,
     watchers: Sequence[pl.Callback] = (),
 ) -> None:
-    """Train in a run directory that was started, from its newest checkpoint if it has one.
+    """Train in a run directory whose ``run.json`` is written, from its newest checkpoint if it has one.
 
-    Parameters
-    ----------
-    run
-        The directory, its ``run.json`` written.
-    data
-        The sets, with the model's configuration, its vocabulary and the training settings.
-    tables
-        What the data say of the model's buffers.
-    split
-        Path of the split, for messages.
-    tuning
-        What a finetuning changes: ``RunRecord.tuning``.
-    watchers
-        Further callbacks.
+    `tables` are what the data say of the model's buffers, `tuning` is what a finetuning changes, as in `RunRecord`, and
+    the path of the split serves messages. Watchers are further callbacks.
     """
     model, compute, vocabulary, training = data.model, data.compute, data.vocabulary, data.training
     last = run.last_checkpoint()

@@ -40,17 +40,12 @@ class Launcher(_SubprocessScriptLauncher):
         before, Launcher._now = Launcher._now, self
         if before is not None or isinstance(environment, SLURMEnvironment):
             return function(*args, **kwargs)
-        parent = os.getppid()
-        lost: Callable[[], bool]
-        if environment.creates_processes_externally:
-
-            def lost() -> bool:
-                return os.getppid() != parent
-        else:
+        parent, external = os.getppid(), environment.creates_processes_externally
+        if not external:
             self._call_children_scripts()
 
-            def lost() -> bool:
-                return any([process.poll() for process in self.procs])
+        def lost() -> bool:
+            return os.getppid() != parent if external else any([process.poll() for process in self.procs])
 
         threading.Thread(target=self._watch, args=(lost,), daemon=True, name="ranks").start()
         return function(*args, **kwargs)

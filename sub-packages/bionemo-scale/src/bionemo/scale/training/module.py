@@ -62,25 +62,16 @@ class ScaleModule(pl.LightningModule):
         scores: ConditionScores | None = None,
         tuning: dict | None = None,
     ):
-        """Take a configuration.
+        """Take what to build and how to train it.
 
-        Parameters
-        ----------
-        model, compute, vocabulary, training
-            What to build and how to train it.
-        tables
-            What the data say of the model's buffers: name of the buffer -> values.
-        scores
-            The score of the validation conditions, if there are any.
-        tuning
-            What a finetuning changes: ``RunRecord.tuning``.
+        `tables` are what the data say of the model's buffers: name of the buffer -> values; `scores` is the score of
+        the validation conditions, if there are any, and `tuning` what a finetuning changes, as in `RunRecord`.
         """
         super().__init__()
-        self.tuning = tuning
+        self.tables, self.tuning = tables, tuning
         self.scale, self.compute, self.training_config = model, compute, training
         self.vocabulary, self.scores = vocabulary, scores
         self.config = transformer_config(model, compute, in_blocks=True)
-        self.tables = tables
         self.module: ScaleModel | None = None
         self.cells_seen = 0
         """Distinct perturbed cells this rank has been given."""
@@ -161,19 +152,15 @@ class ScaleModule(pl.LightningModule):
         assert self.module is not None
         return self.module(batch)
 
-    def forward_step(self, batch: TrainingBatch) -> dict[str, torch.Tensor]:
-        """Compute one batch."""
-        return self(batch)
-
     def training_step(self, batch: TrainingBatch, batch_idx: int | None = None):
         """Compute one batch; NeMo's strategy runs the backward pass and the optimizer."""
-        return self.forward_step(batch)
+        return self(batch)
 
     def validation_step(self, batch: TrainingBatch, batch_idx: int | None = None):
         """Compute one batch's losses, and its part in the score of the validation conditions."""
         if self.scores is not None:
             self.scores.add(self.predicting_model, batch)
-        return self.forward_step(batch)
+        return self(batch)
 
     @property
     def training_loss_reduction(self) -> MeanOverRanks:

@@ -12,7 +12,8 @@ from bionemo.scale.config.compute import ComputeConfig
 from bionemo.scale.config.model import ModelConfig, Start
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.runs.directory import RunDirectory
-from bionemo.scale.training.fit import begun, fit
+from bionemo.scale.training.fit import train
+from bionemo.scale.training.setup import open_training
 from bionemo.screens import Split
 from bionemo.screens.inner_split import inner_split
 
@@ -30,7 +31,7 @@ def pretrain(
     training: TrainingConfig,
     embeddings: str | Path | None = None,
 ) -> None:
-    """Train, and leave the run in ``out``.
+    """Train, and leave the run in ``out``: ``run.json``, ``checkpoints/``, ``tensorboard/``, and the trial's directory.
 
     Where the split marks no validation conditions, ``training.trial`` trains twice: a trial holds out some of the
     training conditions and chooses with them the network share and the number of steps, then a model is trained on all
@@ -38,27 +39,8 @@ def pretrain(
 
     Called again with the same arguments it goes on from the last whole checkpoint, and sees every set that was left
     exactly once. With ``compute.devices`` above 1 it starts the other processes itself, unless ``torchrun`` or Slurm
-    has started them.
-
-    Parameters
-    ----------
-    store
-        Directory that ``prepare`` wrote.
-    split
-        TOML file of held-out conditions.
-    out
-        Directory of the run: ``run.json``, ``checkpoints/``, ``tensorboard/``, and that of the trial.
-    model
-        The model to build.
-    compute, training
-        How to compute it, and how to train it.
-    embeddings
-        Parquet or npz file of perturbation embeddings, for a model that takes them.
-
-    Raises
-    ------
-    InputError
-        The arguments do not fit each other, the data, or the run that ``out`` already holds.
+    has started them. The files and directories are those of :func:`bionemo.scale.pretrain`. An InputError says that the
+    arguments do not fit each other, the data, or the run that ``out`` already holds.
     """
     chosen = None
     if training.trial and model.start is Start.LINEAR and model.network_share is None:
@@ -68,8 +50,7 @@ def pretrain(
         # Who asks for more steps than the trial had goes on beyond what it chose.
         if training.max_steps <= chosen["of_steps"]:
             training = replace(training, max_steps=max(chosen["steps"], training.warmup_steps + 1))
-    with begun(store, split, out, model, compute, training, embeddings, chosen) as (run, data, tables):
-        fit(run, data, tables, split)
+    train(open_training(store, split, model, compute, training, embeddings), out, trial=chosen)
 
 
 def _trial(
@@ -83,11 +64,8 @@ def _trial(
 ) -> dict | None:
     """Choose the network share and the number of steps; return None where the split chooses, or nothing can.
 
-    Returns
-    -------
-    dict or None
-        ``network_share``, ``steps``, the ``score`` that chose them, ``of_steps``, how many the trial had, and
-        ``held_out``, context -> perturbations that it held out.
+    What is returned is ``network_share``, ``steps``, the ``score`` that chose them, ``of_steps``, how many the trial
+    had, and ``held_out``, context -> perturbations that it held out.
     """
     run = RunDirectory(out)
     if run.last_checkpoint() is not None:
@@ -115,9 +93,7 @@ def _trial(
     partial = file.with_suffix(f".{os.getpid()}")
     partial.write_text(inner.to_toml("screen", "The validation conditions were drawn from the training conditions."))
     os.replace(partial, file)
-    with begun(store, file, out / TRIAL, model, compute, training, embeddings) as (trial, data, tables):
-        fit(trial, data, tables, file)
-        best = trial.best()
+    best = train(open_training(store, file, model, compute, training, embeddings), out / TRIAL).best()
     if best is None:
         return None
     if rank_zero_only.rank == 0:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from nemo.lightning.callback_group import CallbackGroup
@@ -23,7 +24,7 @@ from bionemo.scale.runs.writing import collect_write_results_apart, collect_writ
 from bionemo.scale.threads import use_threads
 from bionemo.scale.training.checks import check_data, check_settings
 from bionemo.scale.training.cpu import keep_freed_memory, redirect_cuda_to_cpu
-from bionemo.scale.training.data_module import CellSetsDataModule, gene_choice, trained_conditions
+from bionemo.scale.training.data_module import CellSetsDataModule, gene_choice
 from bionemo.screens import Split
 from bionemo.screens.controls import check_roles
 
@@ -34,10 +35,9 @@ _log = logging.getLogger("bionemo.scale")
 class Opened:
     """`Opened` holds store, split and embeddings of a training, and the settings that they were checked against."""
 
-    path: str | Path
-    """Of the store."""
     store: CellStore
     split: Split
+    split_path: str | Path
     embeddings: Embeddings | None
     embeddings_path: str | Path | None
     model: ModelConfig
@@ -60,7 +60,7 @@ class Opened:
             "training": asdict(training),
             "global_batch": training.sets_per_batch * self.compute.data_parallel * training.accumulate,
             "store": {
-                "path": str(self.path),
+                "path": str(self.store.path),
                 "fingerprint": self.store.fingerprint,
                 "keys": dict(self.store.keys),
                 "genes": gene_choice(self.store),
@@ -74,13 +74,13 @@ class Opened:
 
     @property
     def trained(self) -> dict[str, list[str]]:
-        """Map each context to its perturbations with a training cell of the store."""
-        return trained_conditions(self.store, self.split, self.training.control_roles)
-
-    @property
-    def vectors(self) -> torch.Tensor | None:
-        """Return the embeddings of the tokens that the store shows, [tokens, E], if there are any."""
-        return None if self.embeddings is None else self.embeddings.table(self.vocabulary)
+        """Map contexts to perturbations with a training cell of the store, controls included; none may be scored."""
+        store, trained = self.store, {}
+        training = store.parts(self.split, self.training.control_roles) == "train"
+        for run in np.unique(store.runs[training][["context", "perturbation"]]):
+            context = str(store.contexts[run["context"]])
+            trained.setdefault(context, []).append(str(store.perturbations[run["perturbation"]]))
+        return trained
 
     def data(self, folder: Path | None = None, vocabulary: Vocabulary | None = None) -> CellSetsDataModule:
         """Return the sets to train on.
@@ -90,7 +90,7 @@ class Opened:
         """
         return CellSetsDataModule(
             *(self.store, self.split, vocabulary or self.vocabulary, self.model, self.compute, self.training),
-            self.vectors,
+            None if self.embeddings is None else self.embeddings.table(self.vocabulary),
             self.vocabulary,
             folder,
         )
@@ -102,37 +102,33 @@ def open_training(
     model: ModelConfig,
     compute: ComputeConfig,
     training: TrainingConfig,
-    embeddings: str | Path | None,
+    embeddings: str | Path | None = None,
 ) -> Opened:
     """Check the settings, make this process one that trains, and open everything.
 
-    Raises
-    ------
-    InputError
-        The arguments do not fit each other, the machine or the data.
+    An InputError says that the arguments do not fit each other, the machine or the data.
     """
     compute = compute.resolved()
     check_settings(model, compute, training)
     set_up(compute, training)
-    cells = CellStore.open(Path(store))
-    held_out, roles = Split.from_toml(Path(split)), training.control_roles
+    cells, held_out, roles = CellStore.open(store), Split.from_toml(split), training.control_roles
     context, role, least = check_roles(cells.control_cells(roles), str(store))
     if rank_zero_only.rank == 0:
         _log.info("the fewest control cells of a role are the %d of %s in context %s", least, role, context)
     supplied = None if embeddings is None else Embeddings.read(Path(embeddings))
-    opened = Opened(
-        path=store,
+    vocabulary = training_vocabulary(cells, held_out, model, training.label_separator, supplied)
+    check_data(cells, cells.parts(held_out, roles) == "train", training, compute.data_parallel)
+    return Opened(
         store=cells,
         split=held_out,
+        split_path=split,
         embeddings=supplied,
         embeddings_path=embeddings,
         model=model,
         compute=compute,
         training=training,
-        vocabulary=training_vocabulary(cells, held_out, model, training.label_separator, supplied),
+        vocabulary=vocabulary,
     )
-    check_data(cells, cells.parts(held_out, roles) == "train", training, compute.data_parallel)
-    return opened
 
 
 def set_up(compute: ComputeConfig, training: TrainingConfig) -> None:

@@ -74,14 +74,8 @@ def strategy(
 ) -> nl.MegatronStrategy:
     """Make what lays out the processes, the optimizer and the checkpoints of a run.
 
-    Parameters
-    ----------
-    compute, training
-        How the model is computed and trained. On a GPU gradients and weights travel beside the computation.
-    run
-        What is trained.
-    start_from
-        Checkpoint whose weights alone are taken before the first step.
+    On a GPU gradients and weights travel beside the computation. Of the checkpoint `start_from` the weights alone are
+    taken before the first step.
     """
     on_gpu, divided = compute.on_gpu, divides_optimizer(compute)
     overlaps = on_gpu and compute.data_parallel > 1

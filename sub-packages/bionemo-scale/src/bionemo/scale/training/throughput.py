@@ -15,13 +15,15 @@ from lightning.pytorch.utilities import rank_zero_only
 from megatron.core import parallel_state
 
 from bionemo.cellsets import prepare
+from bionemo.scale.config.checking import check_fields
 from bionemo.scale.config.compute import ComputeConfig
 from bionemo.scale.config.model import ModelConfig
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.runs.directory import PACKAGES
 from bionemo.scale.training.callbacks.progress import device_use
-from bionemo.scale.training.fit import begun, fit
+from bionemo.scale.training.fit import train
 from bionemo.scale.training.module import ScaleModule
+from bionemo.scale.training.setup import open_training
 from bionemo.screens.errors import InputError
 from bionemo.screens.simulation import simulate
 
@@ -38,9 +40,7 @@ class SimulatedScreen:
     perturbations: int = 24
 
     def __post_init__(self):
-        for name, value in asdict(self).items():
-            if value < 1:
-                raise InputError(f"{name}={value} must be at least 1.")
+        check_fields(self)
 
 
 def throughput(
@@ -54,27 +54,11 @@ def throughput(
     store: str | Path | None = None,
     split: str | Path | None = None,
 ) -> None:
-    """Train some steps and write ``throughput.json`` into ``out``.
+    """Train ``warm_up`` steps, then ``steps`` that are measured, and write ``throughput.json`` into a new ``out``.
 
-    Parameters
-    ----------
-    out
-        Directory to make.
-    model, compute, training
-        What to train, and how; no checkpoint is written before the last step, and nothing is validated.
-    screen
-        What to simulate where no store is given.
-    steps
-        Steps to measure.
-    warm_up
-        Steps before them.
-    store, split
-        What ``pretrain`` takes; both or neither.
-
-    Raises
-    ------
-    InputError
-        The arguments do not fit each other or the data, or ``out`` exists.
+    No checkpoint is written before the last step, and nothing is validated. Store and split are what ``pretrain``
+    takes; without them the screen is simulated. An InputError says that the arguments do not fit each other or the
+    data, or that ``out`` exists.
     """
     if steps < 1 or warm_up < 1:
         raise InputError(f"steps={steps} and warm_up={warm_up} must be at least 1: the first step sets things up.")
@@ -95,11 +79,11 @@ def throughput(
         patience=0, profile_steps=0,
     )  # fmt: skip
     times = StepTimes(warm_up)
-    with begun(store, split, str(folder / "run"), model, compute, quiet) as (run, data, tables):
-        fit(run, data, tables, split, watchers=[times])
+    opened = open_training(store, split, model, compute, quiet)
+    train(opened, folder / "run", watchers=[times])
     if rank_zero_only.rank == 0:
-        report = times.report() | {
-            "data": {"store": str(store), "fingerprint": data.store.fingerprint, "genes": data.store.n_genes},
+        report = times.found | {
+            "data": {"store": str(store), "fingerprint": opened.store.fingerprint, "genes": opened.store.n_genes},
             "model": asdict(model),
             "compute": asdict(compute),
             "training": asdict(quiet),
@@ -118,7 +102,8 @@ class StepTimes(pl.Callback):
         self._ends: list[float] = []
         self._cells: list[int] = []
         self._waited: list[float] = []
-        self._found: dict[str, Any] = {}
+        self.found: dict[str, Any] = {}
+        """The numbers of the steps after the warm-up."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: ScaleModule, *_) -> None:
         """Note where the step has ended."""
@@ -131,20 +116,15 @@ class StepTimes(pl.Callback):
         if len(self._ends) == trainer.max_steps:
             self._sum_up(pl_module)
 
-    def report(self) -> dict[str, Any]:
-        """Return the numbers of the steps after the warm-up."""
-        return self._found
-
     def _sum_up(self, module: ScaleModule) -> None:
         first = self.warm_up - 1
         seconds = self._ends[-1] - self._ends[first]
         steps = np.diff(self._ends[first:])
-        cells = torch.tensor([self._cells[-1] - self._cells[first]], dtype=torch.float64)
-        if torch.cuda.is_available():
-            cells = cells.cuda()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        cells = torch.tensor([self._cells[-1] - self._cells[first]], dtype=torch.float64, device=device)
         torch.distributed.all_reduce(cells, group=parallel_state.get_data_parallel_group(with_context_parallel=False))
         use = device_use(module, len(steps) / seconds)
-        self._found = {
+        self.found = {
             "cells_per_second": cells.item() / seconds,
             "distinct_perturbed_cells": int(cells.item()),
             "seconds": seconds,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 import torch
+import torch.nn.functional as F
 from megatron.core import parallel_state
 
 from bionemo.scale.data.batches import TrainingBatch
@@ -50,12 +51,8 @@ class ConditionScores:
     the predicted and the observed cells of the sets. Predicted cells are linear in the network's share but for the
     clamp to expression's range, so two predictions serve every share.
 
-    Parameters
-    ----------
-    observed
-        Condition -> mean log1p less that of the context's control cells of the role target, [G].
-    network_shares
-        Values to score; one for a model without a linear start.
+    `observed` has for each condition its mean log1p less that of the context's control cells of the role target, [G].
+    `network_shares` are the values to score; one for a model without a linear start.
     """
 
     def __init__(self, observed: dict[int, torch.Tensor], network_shares: Sequence[float]):
@@ -130,6 +127,4 @@ class ConditionScores:
 
 def _pearson(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Correlate over the last axis; 0 where one of the two does not vary."""
-    x, y = x - x.mean(-1, keepdim=True), y - y.mean(-1, keepdim=True)
-    size = x.norm(dim=-1) * y.norm(dim=-1)
-    return torch.where(size > 0, (x * y).sum(-1) / size.clamp(min=1e-12), 0.0)
+    return F.cosine_similarity(x - x.mean(-1, keepdim=True), y - y.mean(-1, keepdim=True), dim=-1)

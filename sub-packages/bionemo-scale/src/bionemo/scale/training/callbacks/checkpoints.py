@@ -12,15 +12,13 @@ from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.errors import Stopped
 from bionemo.scale.runs.checksums import seal
 from bionemo.scale.runs.directory import RunDirectory, checkpoint_step
-from bionemo.scale.runs.failures import reason
+from bionemo.scale.runs.failures import goes_on, reason
 
 
 class Checkpoints(ModelCheckpoint):
     """The `Checkpoints` are written every few steps and at the end; the newest and the best are kept.
 
-    A checkpoint is named by the steps behind it.
-
-    Which is the best, :class:`Selection` says.
+    A checkpoint is named by the steps behind it. Which is the best, :class:`Selection` says.
     """
 
     def __init__(self, run: RunDirectory, training: TrainingConfig):
@@ -127,9 +125,7 @@ class Checkpoints(ModelCheckpoint):
     def _failed(self, folder: Path, error: BaseException) -> Stopped:
         if rank_zero_only.rank == 0:
             self.run.remove_unfinished(folder)
-        last = self.run.last_checkpoint()
-        then = f"it goes on from {last.name}" if last else "there is no checkpoint yet"
         return Stopped(
             f"{folder.parent} could not take checkpoint {folder.name} ({reason(error)}): make room there and start the "
-            f"same command again; {then}."
+            f"same command again; {goes_on(self.run)}."
         )
