@@ -97,7 +97,7 @@ def test_names_are_those_of_the_training_labels_taken_apart(store):
 def test_embeddings_add_names_and_must_cover_the_training_perturbations(store):
     table = dict.fromkeys(["MYC", "TP53", "SOX2", "NEW"], np.ones(3))
     some = Embeddings(tuple(table), np.stack(list(table.values())), "hash")
-    with pytest.raises(InputError, match=r"no vector for 1 of the 3 perturbations .*\(P\+Q\)"):
+    with pytest.raises(InputError, match=r"no vector for 1 of the 3 perturbations .*\('P\+Q'\)"):
         training_vocabulary(store, SPLIT, model(perturbation_tokens="both"), "+", some)
     all_of_them = Embeddings((*table, "P+Q"), np.eye(5), "hash")
     names = training_vocabulary(store, SPLIT, model(perturbation_tokens="both"), "+", all_of_them)

@@ -1,6 +1,6 @@
 """`Condition` holds the conditions of a batch as tensors."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -25,10 +25,8 @@ class Condition:
 
     def to(self, device: torch.device) -> "Condition":
         """Return the conditions on a device."""
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(
-            self, **{name: tensor.to(device, non_blocking=True) for name, tensor in given.items() if tensor is not None}
-        )
+        given = {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in given.items()})
 
     def without_context(self, hide_B: torch.Tensor) -> "Condition":
         """Hide context and batch where ``hide_B``, bool [B]."""

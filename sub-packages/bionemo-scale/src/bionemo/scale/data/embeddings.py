@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from bionemo.scale.data.vocabulary import Vocabulary
-from bionemo.screens.errors import InputError
+from bionemo.screens.errors import InputError, brief, name_list
 
 LAYOUTS = (
     "an .npz with one array [E] for each perturbation under its name, as numpy.savez(path, **vectors) does, or a "
@@ -29,18 +29,10 @@ class Embeddings:
 
     @classmethod
     def read(cls, path: str | Path) -> "Embeddings":
-        """Read vectors by name from one of two layouts.
+        """Read vectors by name from one of two layouts, which `LAYOUTS` describes.
 
-        ``.npz`` holds one array [E] for each perturbation, under the perturbation's name, as
-        ``numpy.savez(path, TP53=vector, MYC=vector)`` or ``numpy.savez(path, **vectors)`` writes it. ``.parquet`` is a
-        table with a row for each perturbation, E columns of numbers, and the names as its index or its only text
-        column.
-
-        Raises
-        ------
-        InputError
-            The file is absent, of another kind, or its vectors are not finite numbers of one length under distinct
-            names.
+        An InputError says that the file is absent, of another kind, or that its vectors are not finite numbers of one
+        length under distinct names.
         """
         path = Path(path)
         try:
@@ -54,9 +46,8 @@ class Embeddings:
         except InputError:
             raise
         except Exception as error:  # every reader has its own exceptions for a damaged file
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(
-                f"--embeddings {path} is damaged or of another layout ({reason}): write {LAYOUTS}."
+                f"--embeddings {path} is damaged or of another layout ({brief(error)}): write {LAYOUTS}."
             ) from None
         twice = pd.Index(names)[pd.Index(names).duplicated()]
         if len(twice):
@@ -86,10 +77,9 @@ class Embeddings:
         """Raise an InputError that names the perturbations without a vector."""
         missing = sorted(set(perturbations) - set(self.names))
         if missing:
-            shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
             raise InputError(
-                f"--embeddings has no vector for {len(missing)} of the {len(perturbations)} perturbations of "
-                f"the training cells ({shown}): add them, or leave those cells out of the store."
+                f"--embeddings has no vector for {len(missing)} of the {len(perturbations)} perturbations of the "
+                f"training cells ({name_list(missing, 5)}): add them, or leave those cells out of the store."
             )
 
 

@@ -17,24 +17,10 @@ from bionemo.screens.labels import Treatment, parse_labels
 def training_vocabulary(
     store: CellStore, split: Split, model: ModelConfig, separator: str = "+", embeddings: Embeddings | None = None
 ) -> Vocabulary:
-    """Return the names that the training part of a store can teach a model.
+    """Return the names that the training part of a store can teach a model; the separator joins the parts of a label.
 
-    Parameters
-    ----------
-    store, split
-        The data and what of them is held out.
-    model
-        Which tokens it takes.
-    separator
-        What joins the parts of a label.
-    embeddings
-        For a model that takes them.
-
-    Raises
-    ------
-    InputError
-        The split leaves no perturbed cell to train on, doses have several units, or the embeddings are not given,
-        not asked for, or lack a perturbation of the training cells.
+    An InputError says that the split leaves no perturbed cell to train on, that doses have several units, or that the
+    embeddings are not given, not asked for, or lack a perturbation of the training cells.
     """
     runs = store.runs[store.parts(split, ControlRoles()) == "train"]
     labels = np.asarray(store.perturbations)

@@ -50,20 +50,17 @@ class Vocabulary:
 
     def treatments(self, label: str) -> tuple[Treatment, ...]:
         """Take a label apart into what it applies; one that is itself a token is not taken apart."""
-        known = self._rows
-        return (Treatment(label),) if label in known else parse_label(label, self.separator, self.control)
+        return (Treatment(label),) if label in self._rows else parse_label(label, self.separator, self.control)
 
     def unknown(self, label: str) -> list[str]:
         """Return the names in a label that are no token."""
-        known = self._rows
-        return [treatment.name for treatment in self.treatments(label) if treatment.name not in known]
+        return [treatment.name for treatment in self.treatments(label) if treatment.name not in self._rows]
 
     def token_rows(self, label: str) -> list[tuple[int, float]]:
         """Return the token and the standardised log10 dose (NaN without one) of each perturbation of a known label."""
         mean, scale = self.log_dose or (0.0, 1.0)
-        known = self._rows
         return [
-            (known[t.name], math.nan if t.dose is None else (math.log10(t.dose) - mean) / scale)
+            (self._rows[t.name], math.nan if t.dose is None else (math.log10(t.dose) - mean) / scale)
             for t in self.treatments(label)
         ]
 

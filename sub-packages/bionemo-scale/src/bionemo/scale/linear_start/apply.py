@@ -24,38 +24,25 @@ FEATURES = 8
 class LinearStart(nn.Module):
     """A `LinearStart` is the linear model as buffers; its tables are on the scale of :mod:`.fold_change`."""
 
-    parts: torch.Tensor
-    variance: torch.Tensor
-    elsewhere: torch.Tensor
-    common: torch.Tensor
-    known: torch.Tensor
-    middle: torch.Tensor
-    unit: torch.Tensor
-    shares: torch.Tensor
-    interaction: torch.Tensor
-    basis: torch.Tensor
-    directions: torch.Tensor
-    size: torch.Tensor
-
     def __init__(self, vocabulary: Vocabulary, pseudocount: float = PSEUDOCOUNT, rank: int | None = None):
         super().__init__()
         self._pseudocount = pseudocount
         labels, contexts, genes = len(vocabulary.start_rows), len(vocabulary.contexts), len(vocabulary.genes)
         rank = interaction_rank(vocabulary) if rank is None else rank
         # The last row of each table is for a perturbation, or a context, that nothing is known of.
-        self.register_buffer("parts", torch.zeros(labels + 1, 3, genes))  # P e_p, J (e_p - P e_p), K (e_p - P e_p)
-        self.register_buffer("variance", torch.zeros(labels + 1, genes))  # of e_p
-        self.register_buffer("elsewhere", torch.zeros(labels + 1, genes))  # mean of c over contexts, without p
-        self.register_buffer("common", torch.zeros(contexts + 1, genes))  # c_k
-        self.register_buffer("known", torch.zeros(contexts + 1))  # 1 where there is a c_k, else 0
-        self.register_buffer("middle", torch.zeros(genes))  # m
-        self.register_buffer("unit", torch.ones(genes))  # what features are multiplied by, gene by gene
-        self.register_buffer("shares", torch.zeros(6))  # s_1, s_2, s_3, b, a, c
-        self.register_buffer("interaction", torch.zeros(contexts + 1, labels + 1, rank))  # i(k, p), in the basis
-        self.register_buffer("basis", torch.zeros(rank, genes))
+        self.parts = nn.Buffer(torch.zeros(labels + 1, 3, genes))  # P e_p, J (e_p - P e_p), K (e_p - P e_p)
+        self.variance = nn.Buffer(torch.zeros(labels + 1, genes))  # of e_p
+        self.elsewhere = nn.Buffer(torch.zeros(labels + 1, genes))  # mean of c over contexts, without p
+        self.common = nn.Buffer(torch.zeros(contexts + 1, genes))  # c_k
+        self.known = nn.Buffer(torch.zeros(contexts + 1))  # 1 where there is a c_k, else 0
+        self.middle = nn.Buffer(torch.zeros(genes))  # m
+        self.unit = nn.Buffer(torch.ones(genes))  # what features are multiplied by, gene by gene
+        self.shares = nn.Buffer(torch.zeros(6))  # s_1, s_2, s_3, b, a, c
+        self.interaction = nn.Buffer(torch.zeros(contexts + 1, labels + 1, rank))  # i(k, p), in the basis
+        self.basis = nn.Buffer(torch.zeros(rank, genes))
         # What effects share, on the scale of features; it serves perturbations that the model is told of later.
-        self.register_buffer("directions", torch.zeros(DIRECTIONS, genes))
-        self.register_buffer("size", torch.ones(FEATURES))  # root mean square of each feature in training
+        self.directions = nn.Buffer(torch.zeros(DIRECTIONS, genes))
+        self.size = nn.Buffer(torch.ones(FEATURES))  # root mean square of each feature in training
 
     def features(
         self, labels: Sequence[str], context_B: torch.Tensor, control_mean_BG: torch.Tensor, vocabulary: Vocabulary
@@ -64,17 +51,8 @@ class LinearStart(nn.Module):
 
         These are an effect in three parts, what is common, the way to the mean context, the interaction, the standard
         error of the effect, and the level of the control cells. Of the control label it is the level alone.
-
-        Parameters
-        ----------
-        labels
-            Perturbation labels of the sets.
-        context_B
-            int64 [B], rows of the vocabulary's contexts, -1 for another.
-        control_mean_BG
-            Mean log1p of the control cells of each set's context.
-        vocabulary
-            The names of the model.
+        `context_B` has rows of the vocabulary's contexts, int64, -1 for another, and `control_mean_BG` the mean log1p
+        of the control cells of each set's context.
         """
         rows = [rows_of(label, vocabulary) for label in labels]
         parts_B3G, variance_BG = (
@@ -113,17 +91,9 @@ Rows = list[list[tuple[int, float]]]
 def rows_of(label: str, vocabulary: Vocabulary, without: Collection[str] = ()) -> Rows:
     """Return the rows of ``LinearStart.parts`` that a label's effect is made of.
 
-    These are the row of the label itself; else, for each of its perturbations, the rows of labels that have it alone,
-    weighted by dose as in `weights_by_dose`, or the row of its embedding; else the last row.
-
-    Parameters
-    ----------
-    label
-        A perturbation label whose names the vocabulary has.
-    vocabulary
-        Its ``start_labels`` labels are the first rows, those that only have an embedding the next.
-    without
-        Labels whose rows are taken for absent.
+    These are the row of the label itself; else, for each of its perturbations, which the vocabulary has, the rows of
+    labels that have it alone, weighted by dose as in `weights_by_dose`, or the row of its embedding; else the last row.
+    Rows of the labels `without` are taken for absent.
     """
     if label in vocabulary.start_row_of and label not in without:
         return [[(vocabulary.start_row_of[label], 1.0)]]
@@ -137,17 +107,10 @@ def rows_of(label: str, vocabulary: Vocabulary, without: Collection[str] = ()) -
 
 
 def weights_by_dose(dose: float | None, known: Mapping[int, float | None]) -> list[tuple[int, float]]:
-    """Return rows and weights that say what a perturbation does at a dose, from rows of other doses of it.
+    """Return rows and weights that say what a perturbation does at a dose above 0, from other rows of it -> their dose.
 
     Between two doses the effect is linear in the logarithm of the dose, and beyond the lowest or the highest it is that
     of this one. Without a dose, or where no row has one, all rows count alike.
-
-    Parameters
-    ----------
-    dose
-        Above 0, or None.
-    known
-        Row -> its dose.
     """
     series = sorted((log(given), row) for row, given in known.items() if given is not None)
     if dose is None or not series:

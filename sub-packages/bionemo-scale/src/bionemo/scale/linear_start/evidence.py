@@ -22,31 +22,22 @@ GROUPS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """`Shown` is what one context shows.
-
-    Attributes
-    ----------
-    rows
-        Rows of its labels in the tables of all labels [n].
-    weight
-        Weight of each condition in every mean [n].
-    delta, observed
-        Shifts from the control cells of the role input, and from those of the role target, float32 [n, G].
-    noise
-        Variance of the mean of each condition, float32 [n, G].
-    common
-        Mean shift of the context's labels [G]; None if there are too few.
-    common_of_others
-        The same without each label itself [n, G]; None if there are too few.
-    """
+    """`Shown` is what one context shows."""
 
     rows: np.ndarray
+    """Rows of its labels in the tables of all labels [n]."""
     weight: np.ndarray
+    """Weight of each condition in every mean [n]."""
     delta: np.ndarray
+    """Shifts from the control cells of the role input, float32 [n, G]."""
     observed: np.ndarray
+    """Shifts from those of the role target, float32 [n, G]."""
     noise: np.ndarray
+    """Variance of the mean of each condition, float32 [n, G]."""
     common: np.ndarray | None
+    """Mean shift of the context's labels [G]; None if there are too few."""
     common_of_others: np.ndarray | None
+    """The same without each label itself [n, G]; None if there are too few."""
 
 
 class Evidence:
@@ -60,16 +51,8 @@ class Evidence:
     as it does in log1p, and scarce genes do not drown the others in their noise. What a context shows is worked out
     anew each time: shifts of all conditions would fill the memory.
 
-    Parameters
-    ----------
-    means
-        Means of the training conditions.
-    labels
-        The store's indices of the training labels, in the order of all tables.
-    half_weight
-        Cells with which a condition weighs half of what it would weigh with any number of them.
-    pseudocount
-        Pseudocount of the scale.
+    `labels` are the store's indices of the training labels, in the order of all tables. With `half_weight` cells a
+    condition weighs half of what it would weigh with any number of them.
 
     Attributes
     ----------
@@ -100,12 +83,12 @@ class Evidence:
         self.contexts = list(self._labels)
 
         controls, targets = means.control[ControlRole.INPUT], means.control[ControlRole.TARGET]
-        self.unit = 1 / self._slope(np.mean([controls[context] for context in self.contexts], axis=0))
+        self.unit = 1 / slope(np.mean([controls[context] for context in self.contexts], axis=0), pseudocount)
         self.level = {context: self._scaled(mean) for context, mean in controls.items()}
         self._target = {context: self._scaled(targets[context]) for context in self.contexts}
         self.target_noise = {
             context: means.control_noise[ControlRole.TARGET][context]
-            * np.square(self.unit * self._slope(targets[context]))
+            * np.square(self.unit * slope(targets[context], pseudocount))
             for context in self.contexts
         }
         self.middle = np.mean([self.level[context] for context in self.contexts], axis=0)
@@ -145,7 +128,7 @@ class Evidence:
             mean = np.asarray(means.mean[condition], dtype=np.float64)
             scaled = self._scaled(mean)
             delta[i], observed[i] = scaled - self.level[context], scaled - self._target[context]
-            noise[i] = means.noise[condition] * np.square(self.unit * self._slope(mean))
+            noise[i] = means.noise[condition] * np.square(self.unit * slope(mean, self._pseudocount))
         total = weight @ delta
         enough = len(conditions) > LEAST_COMMON
         return Shown(
@@ -161,15 +144,8 @@ class Evidence:
     def effects(self, without: Shown | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the mean over contexts of what labels do beyond what is common there, its variance, and what is known.
 
-        Parameters
-        ----------
-        without
-            What a context shows that is left out.
-
-        Returns
-        -------
-        tuple
-            Effects and variances, float32 [L, G], 0 of labels that no other context shows; which are shown, bool [L].
+        What one context shows may be left out. Effects and variances are float32 [L, G], 0 of labels that no other
+        context shows; which are shown is bool [L].
         """
         weight, effect, error = self._weight.copy(), self._effect.copy(), self._error.copy()
         known = np.ones(len(weight), dtype=bool)
@@ -188,9 +164,6 @@ class Evidence:
     def _scaled(self, mean: np.ndarray) -> np.ndarray:
         return self.unit * to_fold(torch.from_numpy(mean), self._pseudocount).numpy()
 
-    def _slope(self, mean: np.ndarray) -> np.ndarray:
-        return slope(mean, self._pseudocount)
-
 
 def _without_each(total: np.ndarray, weight: np.ndarray, delta: np.ndarray) -> np.ndarray:
     """Return the weighted mean without each row, float32 [n, G], of rows whose weighted sum is ``total``."""
@@ -208,18 +181,9 @@ def own_effect(shown: Shown) -> np.ndarray:
 def shared_directions(effects_LG: np.ndarray, components: int) -> list[np.ndarray]:
     """Return, for each group of perturbations, the first principal directions of the effects of the other groups.
 
-    Parameters
-    ----------
-    effects_LG
-        One row a perturbation, which holds no other's cells; row i belongs to group i modulo the number of groups.
-    components
-        How many directions.
-
-    Returns
-    -------
-    list
-        One array of orthonormal rows [at most ``components``, G] a group; without rows where the others are too few to
-        share anything.
+    A row of effects holds no other perturbation's cells, and row i belongs to group i modulo the number of groups. The
+    directions of a group are orthonormal rows [at most ``components``, G], none where the others are too few to share
+    anything.
     """
     groups = min(GROUPS, len(effects_LG))
     member = np.arange(len(effects_LG)) % groups

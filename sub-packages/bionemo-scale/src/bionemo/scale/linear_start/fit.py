@@ -31,21 +31,10 @@ class FittedLinearStart:
     directions that effects share are those of other perturbations, and what its context's perturbations have in common,
     or deviate by, is taken over the others. What is known of a condition that is held out the model itself says.
 
-    Parameters
-    ----------
-    means
-        Means of the training conditions.
-    contexts, labels
-        The store's names.
-    vocabulary
-        The names of the model.
-    embeddings
-        Embeddings of the vocabulary's tokens [tokens, E], for a model that takes them: from these come the effects of
-        perturbations that training has not shown.
-    folder
-        Folder for files of all that is fitted, which all processes of a run share; without one it is in memory.
-    evidence
-        Whether the features of training conditions are kept, for a network that is given them.
+    The `means` are those of the training conditions, `contexts` and `labels` the store's names. From embeddings of the
+    vocabulary's tokens [tokens, E], for a model that takes them, come the effects of perturbations that training has
+    not shown. The folder holds files of all that is fitted, which all processes of a run share; without one it is in
+    memory. With `evidence` the features of training conditions are kept, for a network that is given them.
     """
 
     plain = np.array([1.0, 1.0, 1.0, 1.0, 0.0, 0.0])
@@ -136,12 +125,8 @@ class FittedLinearStart:
 
         A ridge draws it to ``plain``, which is also what is left of it where the data determine nothing. Least squares
         gives shifts that are too small, the more so the less it knows: it is best on squared error and wrong in how
-        many genes move. What is predicted has a size between that and the real one; see ``length``.
-
-        Returns
-        -------
-        tuple
-            The shares [6], and a basis of the interactions [R, G] (randomised range finder; Halko et al. 2011).
+        many genes move. What is predicted has a size between that and the real one; see ``length``. Return the shares
+        [6], and a basis of the interactions [R, G] (randomised range finder; Halko et al. 2011).
         """
         evidence, count, real = self._evidence, 0, 0.0
         normal, right = np.zeros((len(self.plain), len(self.plain))), np.zeros(len(self.plain))
@@ -169,12 +154,9 @@ class FittedLinearStart:
     def _features(self, context: int) -> tuple[Shown, np.ndarray, np.ndarray, np.ndarray]:
         """Return what a context's n labels are predicted from, without themselves.
 
-        Returns
-        -------
-        tuple
-            What the context shows; which of its labels another context shows too, bool [n]; their effects elsewhere in
-            three parts, what is common here, the way to the mean context, the interaction, the standard error of the
-            effect and the level of the controls [n, F, G]; the interactions of all labels with this context [L, G].
+        It is what the context shows; which of its labels another context shows too, bool [n]; their effects elsewhere
+        in three parts, what is common here, the way to the mean context, the interaction, the standard error of the
+        effect and the level of the controls [n, F, G]; the interactions of all labels with this context [L, G].
         """
         evidence = self._evidence
         shown = evidence.shown(context)
@@ -211,17 +193,11 @@ class FittedLinearStart:
 
     @classmethod
     def parts_of(cls, effect: np.ndarray, shared: np.ndarray, error: np.ndarray) -> np.ndarray:
-        """Divide effects in three [n, 3, G]: what others share, the rest shrunk, and what is clear of its noise.
+        """Divide effects [n, G] in three [n, 3, G]: what others share, the rest shrunk, and what is clear of its noise.
 
-        The rest is whole in the third part where a gene's is clear of its error. Elsewhere it is in the second, shrunk
-        by the share of its squared length that is error (James and Stein 1961, positive part).
-
-        Parameters
-        ----------
-        effect, shared
-            Effects, and what of them lies in the directions that other perturbations share, [n, G].
-        error
-            Variance of each gene's mean [n, G].
+        `shared` is what of them lies in the directions that other perturbations share, and `error` the variance of each
+        gene's mean. The rest is whole in the third part where a gene's is clear of its error. Elsewhere it is in the
+        second, shrunk by the share of its squared length that is error (James and Stein 1961, positive part).
         """
         own = effect - shared
         clear = np.square(own) > cls.clear**2 * error

@@ -25,16 +25,8 @@ LEAST_APART = 8
 def interactions(shown: Shown, effect_LG: np.ndarray, known: np.ndarray, apart: np.ndarray) -> np.ndarray:
     """Return the interaction of a context with every label [L, G]; that of a label it shows is made without itself.
 
-    Parameters
-    ----------
-    shown
-        What the context shows.
-    effect_LG
-        Effects of all labels in other contexts.
-    known
-        Which labels another context shows, bool [L].
-    apart
-        Which pairs of labels share no batch, bool [L, L].
+    It follows from the effects of all labels in other contexts, from which labels another context shows, bool [L], and
+    from which pairs of labels share no batch, bool [L, L].
     """
     used = known[shown.rows]
     rows = shown.rows[used]

@@ -22,16 +22,8 @@ _ROLES = (ControlRole.INPUT, ControlRole.TARGET)
 class ConditionMeans:
     """A `ConditionMeans` holds the mean expression of (context, perturbation) conditions and of contexts' controls.
 
-    Parameters
-    ----------
-    store
-        The cells.
-    eligible
-        bool [runs], the runs of perturbed cells to read; control runs among them are read by their roles alone.
-    roles
-        Which control cells are of the role input, and which of the role target; no others are read.
-    folder
-        Folder for files of means, which all processes of a run share; without one they are in memory.
+    `eligible`, bool [runs], are the runs of perturbed cells to read; control runs are read by their roles, input and
+    target, alone. All processes of a run share files of means in the folder; without one they are in memory.
 
     Attributes
     ----------
@@ -62,18 +54,10 @@ class ConditionMeans:
         self.batches: dict[int, set[int]] = {}
         for (_, label), runs in self._perturbed.items():
             self.batches.setdefault(label, set()).update(runs["batch"].tolist())
-        conditions, contexts = (len(self.cells), store.n_genes), (len(_ROLES), len(store.contexts), store.n_genes)
-        arrays = shared_arrays(
-            folder,
-            self.key,
-            {
-                "mean": (conditions, np.float32),
-                "noise": (conditions, np.float32),
-                "control": (contexts, np.float64),
-                "control_noise": (contexts, np.float64),
-            },
-            self._fill,
-        )
+        of_conditions = (len(self.cells), store.n_genes), np.float32
+        of_controls = (len(_ROLES), len(store.contexts), store.n_genes), np.float64
+        shapes = {"mean": of_conditions, "noise": of_conditions, "control": of_controls, "control_noise": of_controls}
+        arrays = shared_arrays(folder, self.key, shapes, self._fill)
         self.mean: dict[Condition, np.ndarray] = dict(zip(self.cells, arrays["mean"], strict=True))
         self.noise: dict[Condition, np.ndarray] = dict(zip(self.cells, arrays["noise"], strict=True))
         self.control, self.control_noise = (

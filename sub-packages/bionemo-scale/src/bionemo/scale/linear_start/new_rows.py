@@ -29,19 +29,11 @@ class Observed:
 
 
 def new_row(start: LinearStart, observed: Mapping[str, Observed], vocabulary: Vocabulary) -> dict[str, torch.Tensor]:
-    """Return the row of a perturbation in each table of a linear start: table -> values.
+    """Return the row of a perturbation in each table of a fitted linear start: table -> values.
 
     Its effect is the mean over the contexts that show it of what it does beyond what their perturbations have in
-    common. Its interactions are those of the training labels that resemble it, as in :mod:`.interaction`.
-
-    Parameters
-    ----------
-    start
-        Fitted.
-    observed
-        Context, one of the vocabulary's -> what it shows.
-    vocabulary
-        The names of the linear start.
+    common. Its interactions are those of the training labels that resemble it, as in :mod:`.interaction`. The names of
+    its contexts are among the vocabulary's.
     """
     tables = {name: buffer.double().cpu().numpy() for name, buffer in start.named_buffers()}
     total, effect, error = 0.0, np.zeros(len(vocabulary.genes)), np.zeros(len(vocabulary.genes))

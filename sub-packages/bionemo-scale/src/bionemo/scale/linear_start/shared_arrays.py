@@ -13,38 +13,16 @@ from bionemo.screens.errors import InputError
 from bionemo.screens.locks import locked
 
 Arrays = dict[str, np.ndarray]
+Shapes = Mapping[str, tuple[tuple[int, ...], Any]]
+"""Name -> shape and dtype."""
 
 
-def shared_arrays(
-    folder: Path | None,
-    key: str,
-    shapes: Mapping[str, tuple[tuple[int, ...], Any]],
-    fill: Callable[[Arrays], None],
-) -> Arrays:
-    """Return arrays that a function fills, mapped from files of a folder where one is given.
+def shared_arrays(folder: Path | None, key: str, shapes: Shapes, fill: Callable[[Arrays], None]) -> Arrays:
+    """Return arrays, by name, that a function fills with values in the place of zeros.
 
-    The first process that asks fills them, while others wait for it. Files with another key are replaced.
-
-    Parameters
-    ----------
-    folder
-        Where the files are; in memory without it.
-    key
-        What the values follow from, in a few letters.
-    shapes
-        Name -> shape and dtype.
-    fill
-        Takes arrays of zeros, and writes the values into them.
-
-    Returns
-    -------
-    dict
-        Name -> array; one from a file cannot be written.
-
-    Raises
-    ------
-    InputError
-        The folder cannot be written, or its disk is full.
+    Where a folder is given they are mapped from files of it, and cannot be written. The first process that asks fills
+    them, while others wait for it. The key says in a few letters what the values follow from, and files with another
+    key are replaced. An InputError says that the folder cannot be written, or that its disk is full.
     """
     if folder is None:
         arrays = {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()}
@@ -65,9 +43,7 @@ def shared_arrays(
         ) from error
 
 
-def _write(
-    files: Mapping[str, Path], shapes: Mapping[str, tuple[tuple[int, ...], Any]], fill: Callable[[Arrays], None]
-) -> None:
+def _write(files: Mapping[str, Path], shapes: Shapes, fill: Callable[[Arrays], None]) -> None:
     partial = {name: file.with_suffix(f".{os.getpid()}.partial") for name, file in files.items()}
     for name, file in files.items():
         for old in file.parent.glob(f"{name}-*"):

@@ -13,19 +13,8 @@ def effects_from_embeddings(known: np.ndarray, effects: np.ndarray, new: np.ndar
     predicted from the others is ``(Y - H Y)_i / (1 - H_ii)``; the penalty with the smallest squared error of that kind
     is taken. Where the embeddings say nothing it is the largest, and the prediction is close to zero.
 
-    Parameters
-    ----------
-    known
-        Embeddings of the L perturbations that training has shown [L, E].
-    effects
-        Their effects [L, G], on any one scale.
-    new
-        Embeddings of the others [N, E].
-
-    Returns
-    -------
-    np.ndarray
-        Their effects [N, G], on the same scale; 0 where fewer than two are known.
+    From embeddings [L, E] of perturbations that training has shown, their effects [L, G], on any one scale, and
+    embeddings [N, E] of others follow the effects of these [N, G], on the same scale; 0 where fewer than two are known.
     """
     if len(known) < 2:
         return np.zeros((len(new), effects.shape[1]))

@@ -114,14 +114,8 @@ class CountRates(MegatronModule):
     ) -> torch.Tensor:
         """Return the negative log-likelihood of cells, in nats, [B, S, G].
 
-        Parameters
-        ----------
-        trunk_BSD, gene_mean_G
-            As in :meth:`forward`.
-        x_BSG
-            log1p of counts normalised to ``target_sum``: with the library size these are the counts again.
-        library_BS
-            Counts of each cell over all genes.
+        `x_BSG` is log1p of counts normalised to ``target_sum``: with the library size, the counts of each cell over all
+        genes, these are the counts again.
         """
         scale_BS1 = library_BS[..., None].float() / self.target_sum
         counts_BSG = (x_BSG.float().expm1() * scale_BS1).round()
@@ -131,14 +125,7 @@ class CountRates(MegatronModule):
     def draw(self, x_BSG: torch.Tensor, library_BS: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Draw counts of cells of these library sizes, and return them normalised and log1p again [B, S, G].
 
-        Parameters
-        ----------
-        x_BSG
-            ``log1p`` of the rates, as :meth:`Decoder.predict` gives them.
-        library_BS
-            Counts of each cell over all genes.
-        generator
-            On the device of the rates.
+        `x_BSG` is ``log1p`` of the rates, as :meth:`Decoder.predict` gives them; the generator is on their device.
         """
         scale_BS1 = library_BS[..., None].float().clamp(min=1) / self.target_sum
         shape_G = self.log_inverse_dispersion.float().exp()

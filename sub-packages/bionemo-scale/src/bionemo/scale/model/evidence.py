@@ -55,19 +55,9 @@ class EvidenceHead(MegatronModule):
             nn.init.zeros_(layer.weight)
 
     def forward(self, features_BFG: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Read features.
+        """Read what is known of each set's condition, as ``LinearStart.features`` says it.
 
-        Parameters
-        ----------
-        features_BFG
-            What is known of each set's condition; see ``LinearStart.features``.
-
-        Returns
-        -------
-        known : torch.Tensor
-            [B, K + 1, G], for :meth:`change`.
-        summary : torch.Tensor
-            [B, D], what is added to the encoded condition.
+        Return numbers of genes [B, K + 1, G], for :meth:`change`, and what is added to the encoded condition, [B, D].
         """
         last = self.first + len(self.gene_embedding)
         own_BFg = features_BFG[..., self.first : last].to(self.gene_embedding.dtype)

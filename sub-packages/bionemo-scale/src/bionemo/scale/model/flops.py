@@ -56,14 +56,7 @@ def peak_flops(device: str) -> float | None:
 def training_flops(config: ModelConfig, compute: ComputeConfig, genes: int, sets: int, cells: int) -> int:
     """Count the operations of the forward and backward pass over one batch, on all tensor-parallel ranks together.
 
-    Parameters
-    ----------
-    config, compute
-        The model, and how it is computed.
-    genes
-        G.
-    sets, cells
-        B and S, padding included.
+    Sets and cells, B and S, include padding.
     """
     products = _step(config, compute, genes, sets, cells)
     return sum(2 * rows * inner * columns * times for rows, inner, columns, times in products)

@@ -103,18 +103,9 @@ class NewTokens(MegatronModule):
 class LowRank(MegatronModule):
     """A `LowRank` holds the adapters of a whole model, whose own weights are frozen.
 
-    Beside them are trained the tokens of names that are new to the model, and the dose layer if that is new.
-
-    Parameters
-    ----------
-    model
-        Gets the adapters as its submodule ``adapters``; its own weights are frozen.
-    rank, alpha
-        Rank of the adapters, and what is divided by it to multiply what they add.
-    known
-        Field of ``TABLES`` -> rows that are not new; and ``dose``, whether the dose layer is not.
-    encoder
-        Whether the cell encoder has adapters too.
+    The model gets them as its submodule ``adapters``. Beside them are trained the tokens of names that are new to the
+    model, and the dose layer if that is new: `known` has for each field of ``TABLES`` the rows that are not new, and
+    under ``dose`` whether the dose layer is not. `encoder` says whether the cell encoder has adapters too.
     """
 
     def __init__(self, model: ScaleModel, rank: int, alpha: float, known: Mapping[str, int], *, encoder: bool = True):

@@ -6,14 +6,9 @@ from bionemo.scale.model.scale_model import ScaleModel
 
 
 def tune(model: ScaleModel, tuning: dict) -> LowRank | None:
-    """Freeze what does not move; add the adapters, if any, and return them.
+    """Freeze what does not move in a model that was just built; add the adapters, if any, and return them.
 
-    Parameters
-    ----------
-    model
-        Just built, before anything is loaded.
-    tuning
-        ``RunRecord.tuning``: the fields of :class:`TuningConfig` and, under ``known``, rows that are not new.
+    `tuning` is that of `RunRecord`: the fields of :class:`TuningConfig` and, under ``known``, rows that are not new.
     """
     config = TuningConfig(**{name: value for name, value in tuning.items() if name != "known"})
     if config.method is Method.LOW_RANK:

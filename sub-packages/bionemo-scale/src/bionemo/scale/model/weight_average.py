@@ -7,21 +7,14 @@ from megatron.core.transformer.module import MegatronModule
 class WeightAverage(MegatronModule):
     """A `WeightAverage` is ``average <- decay * average + (1 - decay) * weights``, saved with the weights.
 
-    It starts as the weights, and remembers no more than it has seen: in step n the decay is at most
-    ``(1 + n) / (10 + n)``.
-
-    Parameters
-    ----------
-    model
-        A model of its own, of the averaged one's configuration.
+    It starts as the weights, in a model of its own, and remembers no more than it has seen: in step n the decay is at
+    most ``(1 + n) / (10 + n)``.
     """
-
-    steps: torch.Tensor
 
     def __init__(self, model: MegatronModule):
         super().__init__(config=model.config)
         self.model = model.requires_grad_(False)
-        self.register_buffer("steps", torch.zeros(1))
+        self.steps = torch.nn.Buffer(torch.zeros(1))
 
     @torch.no_grad()
     def update(self, weights: MegatronModule, decay: float) -> None:

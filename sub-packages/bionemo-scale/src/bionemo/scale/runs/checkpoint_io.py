@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from megatron.core import dist_checkpointing
-from megatron.core.dist_checkpointing.dict_utils import dict_list_map_outplace
+from megatron.core.dist_checkpointing.dict_utils import dict_list_map_outplace, nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 from nemo.lightning.io.pl import MegatronCheckpointIO
 
@@ -50,10 +50,7 @@ class AnyPrecision(MegatronCheckpointIO):
     def load_checkpoint(self, path, sharded_state_dict=None, *args, **kwargs) -> dict[str, Any]:
         """Read what ``sharded_state_dict`` asks for; see Megatron's ``dist_checkpointing.load``.
 
-        Raises
-        ------
-        InputError
-            The optimizer's state is that of a GPU, and this is a CPU, or the other way round.
+        An InputError says that the optimizer's state is that of a GPU, and this is a CPU, or the other way round.
         """
         asked: dict[str, Any] = dict(sharded_state_dict or {})
         if not asked.get("optimizer"):  # weights alone: tensors take the type of those they are read into
@@ -107,15 +104,7 @@ def _precision(dtypes) -> Precision:
 
 def _parts(tree) -> list[Any]:
     """List everything in nested dicts and lists that has a name in a checkpoint and a type."""
-    found: list[Any] = []
-
-    def look(part):
-        if isinstance(part, ShardedTensor | ShardedTensorFactory):
-            found.append(part)
-        return part
-
-    dict_list_map_outplace(look, tree)
-    return found
+    return [part for part in nested_values(tree) if isinstance(part, ShardedTensor | ShardedTensorFactory)]
 
 
 def _names(tree) -> list[str]:

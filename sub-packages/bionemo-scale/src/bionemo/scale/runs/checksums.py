@@ -22,12 +22,7 @@ _WRITTEN_BY = re.compile(r"__(\d+)_\d+\.distcp")
 def seal(folder: Path, record: RunRecord | None = None) -> None:
     """Write the checksums of all files of a checkpoint or an export; all processes of a training call it together.
 
-    The record says what a checkpoint's weights mean.
-
-    Raises
-    ------
-    OSError
-        A file cannot be read, or the checksums cannot be written.
+    The record says what a checkpoint's weights mean. An OSError says that a file cannot be read or written.
     """
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     ours = {name: file_digest(folder / name) for name in names if name != CHECKSUMS and _is_ours(name)}
@@ -40,12 +35,8 @@ def seal(folder: Path, record: RunRecord | None = None) -> None:
 def check_seal(folder: Path, mend: str, record: RunRecord | None = None) -> None:
     """Recompute the checksums that :func:`seal` wrote; all processes of a training call it together and share files.
 
-    `mend` says what a user can do about a damaged file, and `record` what a checkpoint's weights are taken to mean.
-
-    Raises
-    ------
-    InputError
-        A file is missing or differs, or the checkpoint belongs to another record.
+    `mend` says what a user can do about a damaged file, and `record` what a checkpoint's weights are taken to mean. An
+    InputError says that a file is missing or differs, or that the checkpoint belongs to another record.
     """
     try:
         stated, intact = read_sealed(folder / CHECKSUMS)

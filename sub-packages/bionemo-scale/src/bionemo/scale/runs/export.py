@@ -29,30 +29,20 @@ TOLERANCE = 1e-5
 def export(checkpoint: str | Path, out: str | Path, device: str = "auto") -> None:
     """Write a model so that torch and safetensors are all it takes to run it.
 
-    ``out`` gets ``model.safetensors`` (float32, whole tensors under their training names), ``config.json`` (the run's
-    record, the step and the versions), ``scale_portable.py``, which loads the other two, and ``checksums.json`` of all
-    three. Before anything is written, its prediction is compared with the model's.
+    ``out``, which must not exist, gets ``model.safetensors`` (float32, whole tensors under their training names),
+    ``config.json`` (the run's record, the step and the versions), ``scale_portable.py``, which loads the other two, and
+    ``checksums.json`` of all three. Before anything is written, its prediction is compared with the model's.
 
-    Parameters
-    ----------
-    checkpoint
-        A run's directory (its best checkpoint is taken), or one of its ``checkpoints/step=N``.
-    out
-        Directory to write; must not exist.
-    device
-        Where the model is built and compared: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
-
-    Raises
-    ------
-    InputError
-        ``out`` exists or cannot be written; there is no such checkpoint; or the model has parts that
-        ``scale_portable.py`` does not know.
+    The checkpoint is a run's directory (its best one is taken), or one of its ``checkpoints/step=N``; the model is
+    built and compared on the device ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``. An InputError says that
+    ``out`` exists or cannot be written, that there is no such checkpoint, or that the model has parts that
+    ``scale_portable.py`` does not know.
     """
     out = Path(out)
     if out.exists():
         sweep(out)
         raise InputError(f"--out {out} exists: name a directory that does not.")
-    run, found = find_checkpoint(Path(checkpoint))
+    run, found = find_checkpoint(checkpoint)
     record = run.read()
     model, step = load_model(run, torch_device(device), found)
     state = {name: tensor for name, tensor in model.state_dict().items() if tensor is not None}

@@ -24,21 +24,9 @@ def import_export(folder: str | Path, out: str | Path, device: str = "auto") -> 
     """Make a run directory of what :func:`~bionemo.scale.runs.export.export` wrote.
 
     The run predicts as the exported one did. Trained with the settings of the exported run it starts from these weights
-    with a new optimizer and schedule: an export has no optimizer state.
-
-    Parameters
-    ----------
-    folder
-        ``config.json`` and ``model.safetensors``.
-    out
-        Run directory to write; must not exist.
-    device
-        Where the model is built: ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
-
-    Raises
-    ------
-    InputError
-        ``folder`` is no export or a damaged one, or ``out`` exists or cannot be written.
+    with a new optimizer and schedule: an export has no optimizer state. The model is built on the device ``auto`` (a
+    GPU where there is one), ``cpu`` or ``cuda``. An InputError says that ``folder`` is no export or a damaged one, or
+    that ``out`` exists or cannot be written.
     """
     folder, out, place = Path(folder), Path(out), torch_device(device)
     if out.exists():

@@ -29,29 +29,10 @@ def find_checkpoint(path: str | Path) -> tuple[RunDirectory, Path | None]:
 def load_model(run: RunDirectory, device: torch.device, checkpoint: Path | None = None) -> tuple[ScaleModel, int]:
     """Build the model of a run and load a checkpoint, whatever parallelism wrote it.
 
+    Where none of its checkpoints is given, it is that which validated best, or the newest where none was validated.
     Where training kept an average of the weights, the average is what is loaded. Adapters of low rank are put into the
-    weights that they stand beside.
-
-    Parameters
-    ----------
-    run
-        The directory that ``pretrain`` wrote.
-    device
-        The device to put the model on.
-    checkpoint
-        One of its checkpoints; that which validated best, or the newest where none was validated, if not given.
-
-    Returns
-    -------
-    model : ScaleModel
-        The model in evaluation mode, on ``device``.
-    step : int
-        Training steps behind it.
-
-    Raises
-    ------
-    InputError
-        The run has no such checkpoint, or it is damaged or of another model.
+    weights that they stand beside. Return the model in evaluation mode, and the training steps behind it. An InputError
+    says that the run has no such checkpoint, or that it is damaged or of another model.
     """
     if checkpoint is not None and checkpoint not in run.whole_checkpoints().values():
         there = ", ".join(f"step={step}" for step in sorted(run.whole_checkpoints())) or "none"
@@ -84,13 +65,9 @@ def torch_device(name: str) -> torch.device:
 def one_process_groups(device: torch.device) -> None:
     """Make the process groups that Megatron's layers look up even where they are alone.
 
-    Groups that are there are taken, as long as every process has a whole model in them. Where torch.distributed has
-    several processes, all of them must call this together.
-
-    Raises
-    ------
-    InputError
-        This process is part of a training that splits its model.
+    Groups that are there are taken, as long as every process has a whole model in them; an InputError says that this
+    one is part of a training that splits its model. Where torch.distributed has several processes, all of them must
+    call this together.
     """
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"

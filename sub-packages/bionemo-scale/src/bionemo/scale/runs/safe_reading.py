@@ -83,10 +83,6 @@ def _load(file, **_encoding) -> Any:
     return _DescriptionsOnly(file).load()
 
 
-def _loads(data, **_encoding) -> Any:
-    return _load(io.BytesIO(data))
-
-
 def _weights_only(load):
     def load_weights_only(*args, **kwargs):
         try:
@@ -103,18 +99,15 @@ def _weights_only(load):
 def reading(checkpoint: Path, record: RunRecord) -> Iterator[None]:
     """Read a checkpoint as tensors and plain values while this lasts; anything that it wants to run is refused.
 
-    `record` says what its weights are taken to mean.
-
-    Raises
-    ------
-    InputError
-        The checkpoint differs from its checksums or belongs to another record, names a function to run, holds a file
-        that is no part of it, is damaged, incomplete or of another model.
+    `record` says what its weights are taken to mean. An InputError says that the checkpoint differs from its checksums
+    or belongs to another record, names a function to run, holds a file that is no part of it, or is damaged, incomplete
+    or of another model.
     """
     _check_files(checkpoint)
     check_seal(checkpoint, _MEND, record)
     before = pickle.load, pickle.loads, torch.load
-    pickle.load, pickle.loads, torch.load = _load, _loads, _weights_only(torch.load)
+    pickle.load, pickle.loads = _load, lambda data, **_encoding: _load(io.BytesIO(data))
+    torch.load = _weights_only(torch.load)
     try:
         yield
     except (InputError, torch.OutOfMemoryError):

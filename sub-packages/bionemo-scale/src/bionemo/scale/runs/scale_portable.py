@@ -40,7 +40,6 @@ _TRAINING_ONLY = {
     *("token_dropout", "gene_dropout", "set_loss", "likelihood_weight", "shift_weight"),
     *("pairing", "start_fraction", "context_dropout", "endpoint_weight", "set_weight"),
     *("reconstruction_weight", "reconstruction_share"),
-    *("tensor_parallel", "sequence_parallel", "layer_spec", "fp8", "recompute", "compile"),
 }
 
 
@@ -204,8 +203,6 @@ class CellEncoder(nn.Module):
 class PerturbationEncoder(nn.Module):
     """`PerturbationEncoder` makes tokens of perturbations and doses, learned, from embeddings, or both."""
 
-    embedding: torch.Tensor
-
     def __init__(self, config: dict, vocabulary: dict):
         super().__init__()
         width, kind = config["hidden_size"], config["perturbation_tokens"]
@@ -215,7 +212,7 @@ class PerturbationEncoder(nn.Module):
         self.project = None
         if kind != "learned":
             rows = len(vocabulary["perturbations"]) + len(vocabulary["embedded"])
-            self.register_buffer("embedding", torch.zeros(rows, vocabulary["embedding_size"]))
+            self.embedding = nn.Buffer(torch.zeros(rows, vocabulary["embedding_size"]))
             self.project = linear(vocabulary["embedding_size"], width)
         self.dose = linear(3, width) if vocabulary["log_dose"] else None
 
@@ -328,40 +325,24 @@ def weighted(table: torch.Tensor, rows: Rows) -> torch.Tensor:
 class LinearStart(nn.Module):
     """`LinearStart` shifts control cells by what a perturbation did elsewhere; L training labels, K contexts."""
 
-    parts: torch.Tensor
-    variance: torch.Tensor
-    elsewhere: torch.Tensor
-    common: torch.Tensor
-    known: torch.Tensor
-    middle: torch.Tensor
-    unit: torch.Tensor
-    shares: torch.Tensor
-    interaction: torch.Tensor
-    basis: torch.Tensor
-    directions: torch.Tensor
-    size: torch.Tensor
-
     def __init__(self, vocabulary: dict):
         super().__init__()
         contexts, genes = len(vocabulary["contexts"]), len(vocabulary["genes"])
         trained = len(vocabulary["start_labels"])
         labels, rank = trained + len(vocabulary["embedded"]), max(1, min(INTERACTION_RANK, genes, contexts * trained))
         # The last row of each table is for a perturbation, or a context, that nothing is known of.
-        for name, shape in {
-            "parts": (labels + 1, 3, genes),
-            "variance": (labels + 1, genes),
-            "elsewhere": (labels + 1, genes),
-            "common": (contexts + 1, genes),
-            "known": (contexts + 1,),
-            "middle": (genes,),
-            "unit": (genes,),
-            "shares": (6,),
-            "interaction": (contexts + 1, labels + 1, rank),
-            "basis": (rank, genes),
-            "directions": (8, genes),
-            "size": (FEATURES,),
-        }.items():
-            self.register_buffer(name, torch.zeros(shape))
+        self.parts = nn.Buffer(torch.zeros(labels + 1, 3, genes))
+        self.variance = nn.Buffer(torch.zeros(labels + 1, genes))
+        self.elsewhere = nn.Buffer(torch.zeros(labels + 1, genes))
+        self.common = nn.Buffer(torch.zeros(contexts + 1, genes))
+        self.known = nn.Buffer(torch.zeros(contexts + 1))
+        self.middle = nn.Buffer(torch.zeros(genes))
+        self.unit = nn.Buffer(torch.zeros(genes))
+        self.shares = nn.Buffer(torch.zeros(6))
+        self.interaction = nn.Buffer(torch.zeros(contexts + 1, labels + 1, rank))
+        self.basis = nn.Buffer(torch.zeros(rank, genes))
+        self.directions = nn.Buffer(torch.zeros(8, genes))
+        self.size = nn.Buffer(torch.zeros(FEATURES))
 
     def features(self, rows: list[Rows], context_B, control_mean_BG) -> torch.Tensor:
         """Return what is known of the condition of each set from elsewhere, [B, F, G]; no rows, no effect."""
@@ -423,9 +404,6 @@ class ScaleModel(nn.Module):
         Counts a cell is normalised to before log1p.
     """
 
-    gene_mean: torch.Tensor
-    network_share: torch.Tensor
-
     def __init__(self, config: dict, vocabulary: dict, labels: dict | None = None, control_roles: dict | None = None):
         super().__init__()
         unknown = sorted(config.keys() - _USED - _TRAINING_ONLY)
@@ -441,15 +419,14 @@ class ScaleModel(nn.Module):
         self.contexts, self.batches = vocabulary["contexts"], vocabulary["batches"]
         self.target_sum, self.kind = vocabulary["target_sum"], vocabulary["kind"]
         self.ceiling = math.log1p(self.target_sum) if self.kind == "counts" else math.inf
-        self.control_share = {"control": 1.0, "gaussian": 0.0, "mixed": config["source_control_share"]}[
-            config["source"]
-        ]
+        shares = {"control": 1.0, "gaussian": 0.0, "mixed": config["source_control_share"]}
+        self.control_share = shares[config["source"]]
         self.encoder = CellEncoder(config, len(self.genes))
         self.condition_encoder = ConditionEncoder(config, vocabulary)
         self.transport = Transport(config)
         self.expression_decoder = Decoder(config, len(self.genes))
-        self.register_buffer("gene_mean", torch.zeros(len(self.genes)))
-        self.register_buffer("network_share", torch.ones(1))
+        self.gene_mean = nn.Buffer(torch.zeros(len(self.genes)))
+        self.network_share = nn.Buffer(torch.ones(1))
         self.linear_start = LinearStart(vocabulary) if config["start"] == "linear" else None
         told = config["evidence"] == "on"
         self.evidence = EvidenceHead(config["hidden_size"], len(self.genes)) if told else None
@@ -489,16 +466,14 @@ class ScaleModel(nn.Module):
             t_B = torch.full((len(z_BSD),), step / steps, device=z_BSD.device)
             z_BSD = z_BSD + (self.transport(z_BSD, t_B, condition_BD, z0_BSD, mask_BS) - z_BSD) / (steps - step)
         x1_BSG = self.expression_decoder(z_BSD)
-        if self.config["head"] == "residual":
-            change_BSG = x1_BSG - self.expression_decoder(z0_BSD)
-            if self.evidence is not None and known_BKG is not None:
-                change_BSG = change_BSG + self.evidence.change(z0_BSD, known_BKG)
-            if self.linear_start is not None:
-                x0_BSG = self.linear_start.move(x0_BSG, evidence, 1 - self.network_share)
-            x1_BSG = x0_BSG + self.network_share * change_BSG
-        else:
-            x1_BSG = x1_BSG + self.gene_mean
-        return x1_BSG
+        if self.config["head"] != "residual":
+            return x1_BSG + self.gene_mean
+        change_BSG = x1_BSG - self.expression_decoder(z0_BSD)
+        if self.evidence is not None and known_BKG is not None:
+            change_BSG = change_BSG + self.evidence.change(z0_BSD, known_BKG)
+        if self.linear_start is not None:
+            x0_BSG = self.linear_start.move(x0_BSG, evidence, 1 - self.network_share)
+        return x0_BSG + self.network_share * change_BSG
 
     @torch.no_grad()
     def predict(

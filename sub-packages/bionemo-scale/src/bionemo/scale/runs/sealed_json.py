@@ -9,13 +9,7 @@ from bionemo.screens.digests import digest
 
 
 def write_sealed(path: Path, values: dict[str, Any]) -> bytes:
-    """Write values with their checksum, whole or not at all, and return what the file holds.
-
-    Raises
-    ------
-    OSError
-        The file cannot be written.
-    """
+    """Write values with their checksum, whole or not at all, else an OSError; return what the file holds."""
     values = json.loads(json.dumps(values))
     written = json.dumps({**values, "sha256": digest(values)}, indent=1).encode()
     partial = path.with_name(f"{path.name}.partial")
@@ -27,12 +21,7 @@ def write_sealed(path: Path, values: dict[str, Any]) -> bytes:
 def read_sealed(path: Path) -> tuple[dict[str, Any], bool]:
     """Read values, and tell whether they are those that were written.
 
-    Raises
-    ------
-    OSError
-        The file cannot be read.
-    ValueError
-        It is not JSON, or no object.
+    An OSError says that the file cannot be read, and a ValueError that it is not JSON, or no object.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

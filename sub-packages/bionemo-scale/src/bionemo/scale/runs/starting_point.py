@@ -16,12 +16,7 @@ def write_starting_point(run: RunDirectory, model: MegatronModule, origin: dict)
     """Write the checkpoint that the first step of a run starts from, whose ``run.json`` is written.
 
     The model is in this process alone, with everything that training adds to it. ``origin.json`` says for a reader
-    where its weights are from.
-
-    Raises
-    ------
-    OSError
-        The run cannot be written to.
+    where its weights are from. An OSError says that the run cannot be written to.
     """
     place = run.checkpoints / "step=0"
     run.checkpoints.mkdir(parents=True, exist_ok=True)
