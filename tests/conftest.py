@@ -39,7 +39,7 @@ def command(environment) -> Callable[..., subprocess.CompletedProcess]:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=400,
+            timeout=1200,
         )
         assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
         return done

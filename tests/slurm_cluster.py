@@ -42,8 +42,9 @@ SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
 GresTypes=gpu
 ReturnToService=2
-SlurmdTimeout=10
-KillWait=20
+SlurmdTimeout=20
+KillWait=300
+MessageTimeout=60
 JobRequeue=1
 MinJobAge=3600
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
@@ -51,7 +52,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
-PartitionName=work Nodes=ALL Default=YES State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
+PartitionName=work Nodes=ALL Default=YES State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=600
 PartitionName=urgent Nodes=ALL State=UP PriorityTier=10 PreemptMode=OFF
 """
 NODE = "NodeName={name} NodeAddr={name} NodeHostname={host} Port={port} CPUs=2 RealMemory=4000 Gres=gpu:2\n"
@@ -116,8 +117,7 @@ class Cluster:
         """Kill the daemon of a node and all that runs there, as a power cut would."""
         file = self.folder / f"{name}.pid"
         own = [int(file.read_text())] if file.exists() else []
-        log = str(self.folder / f"{name}.log")
-        steps = [pid for pid, command in _processes() if command.startswith("slurmstepd: ") and _writes(pid, log)]
+        steps = processes_of("slurmstepd: ", self.folder / f"{name}.log")
         for pid in [*own, *(task for step in steps for task in _descendants(step)), *steps]:
             _kill(pid)
 
@@ -138,23 +138,28 @@ class Cluster:
         shown = self.command("scontrol", "--oneliner", "show", "job", number)
         return dict(re.findall(r"(\w+)=(\S*)", shown))
 
-    def wait(self, number: str, *states: str, seconds: float = 300) -> dict[str, str]:
+    def wait(self, number: str, *states: str, seconds: float = 900) -> dict[str, str]:
         """Wait until a job is in one of some states (RUNNING, COMPLETED, ...); return what is known of it then."""
         wait_for(lambda: self.job(number)["JobState"] in states, seconds)
         return self.job(number)
 
     def _run(self, *arguments: str, check: bool = True) -> str:
-        done = subprocess.run(arguments, env=self.environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(arguments, env=self.environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0 or not check, f"{' '.join(arguments)}: {done.stderr}"
         return done.stdout
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 900) -> None:
     """Wait until a condition holds, and fail when it does not in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.1)
+
+
+def processes_of(program: str, file: Path) -> list[int]:
+    """Return the processes whose command begins so, and that have a file open."""
+    return [pid for pid, command in _processes() if command.startswith(program) and _has_open(pid, file)]
 
 
 def _search_path() -> str:
@@ -184,9 +189,9 @@ def _processes() -> list[tuple[int, str]]:
     return found
 
 
-def _writes(pid: int, file: str) -> bool:
+def _has_open(pid: int, file: Path) -> bool:
     try:
-        return any(os.readlink(link) == file for link in Path(f"/proc/{pid}/fd").iterdir())
+        return any(os.readlink(link) == str(file) for link in Path(f"/proc/{pid}/fd").iterdir())
     except OSError:
         return False
 

@@ -1,6 +1,9 @@
 """Recipes' jobs on a real Slurm of two nodes: a run that Slurm interrupts ends as if it never had been."""
 
+import fcntl
+import hashlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -9,11 +12,11 @@ from pathlib import Path
 
 import pytest
 from jobs import logged, pretrain_arguments, saved_weights
-from slurm_cluster import Cluster, missing_programs, wait_for
+from slurm_cluster import Cluster, missing_programs, processes_of, wait_for
 
 pytestmark = pytest.mark.slurm
 SUBMIT = Path(__file__).parents[1] / "recipes" / "slurm" / "submit.sh"
-# So many that a job that Slurm takes seconds to interrupt has not ended by then.
+# So many that a job that Slurm takes a second to interrupt has not ended by then.
 SETTINGS = ("training.max_steps=300", "training.checkpoint_every=50", "training.validate_every=150")
 
 
@@ -46,7 +49,7 @@ def submit(cluster, environment, workshop, tmp_path) -> Iterator[Callable[..., s
     def run(*task: str, **settings: str) -> str:
         programs = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{cluster.environment['PATH']}"}
         where = {"ACCOUNT": "nobody", "IMAGE": "none", "MPI": "none", "OUT": str(tmp_path), "GPUS": "1", "NODES": "2"}
-        store = {"STORE": str(workshop / "store"), "TIME": "00:30:00"}
+        store = {"STORE": str(workshop / "store"), "TIME": "10:00:00"}
         done = subprocess.run(
             [SUBMIT, "scale-job", *task],
             env={**environment, **cluster.environment, **programs, **where, **store, **settings},
@@ -59,19 +62,6 @@ def submit(cluster, environment, workshop, tmp_path) -> Iterator[Callable[..., s
 
     yield run
     cluster.command("scancel", *numbers, check=False)
-
-
-@pytest.fixture
-def train(submit, workshop, tmp_path) -> Callable[..., tuple[str, Path]]:
-    """Queue a training of a task on each of two nodes; return the number of the job, and its run."""
-
-    def start(**settings: str) -> tuple[str, Path]:
-        run = tmp_path / "run"
-        task = pretrain_arguments(workshop, run, *SETTINGS, "training.sets_per_batch=2", "compute.nodes=2")
-        task[task.index("--store") + 1] = "{store}"
-        return submit("bionemo-scale", *task, **settings), run
-
-    return start
 
 
 def log_of(run: Path, number: str) -> str:
@@ -98,18 +88,34 @@ def ended(cluster: Cluster, number: str) -> str:
     return cluster.job(number)["JobState"]
 
 
+def saved_at(told: str) -> str:
+    """Return the step that a log says was saved when the run was told to stop."""
+    return re.findall(rf"{SAVED} (\d+), which is saved", told)[0]
+
+
+def went_on_from(told: str) -> str:
+    """Return the step that a log says the run went on from. Where it is the one that was saved, no cell is repeated."""
+    return re.findall(rf"{GOING_ON}(\d+)", told)[0]
+
+
 def assert_as_if_never_interrupted(run: Path, expected) -> None:
     losses, weights = expected
     assert {step: set(values) for step, values in logged(run).items()} == {s: set(v) for s, v in losses.items()}
     assert saved_weights(run) == weights
 
 
+def hold(cluster: Cluster, number: str) -> None:
+    """Stop the tasks where they are: so small a run would end before Slurm gives it notice, with which they go on."""
+    cluster.command("scancel", "--signal=STOP", number)
+
+
 def requeue(cluster: Cluster, number: str, **_) -> None:
     cluster.command("scontrol", "requeue", number)
 
 
-def preempt(cluster: Cluster, submit, **_) -> None:
+def preempt(cluster: Cluster, number: str, submit, **_) -> None:
     """A job of a partition of higher priority wants both nodes."""
+    hold(cluster, number)
     urgent = submit("true", PARTITION="urgent")
     cluster.wait(urgent, "COMPLETED")
 
@@ -130,24 +136,22 @@ def kill_a_node(cluster: Cluster, number: str, **_) -> None:
     cluster.wait_until_idle()
 
 
-def let_the_time_run_out(cluster: Cluster, number: str, run: Path, **_) -> None:
-    """Set a time limit that is nearer than the notice.
-
-    Slurm looks for such jobs twice a minute, and so small a run would have ended by then: its tasks are held until the
-    notice is there, with which Slurm lets them go on.
-    """
-    notices = log_of(run, number).count("CANCELLED AT")
-    cluster.command("scancel", "--signal=STOP", number)
+def let_the_time_run_out(cluster: Cluster, number: str, log: Callable[[], str], **_) -> None:
+    """Set a time limit that is nearer than the notice. Slurm looks for such jobs twice a minute."""
+    notices = log().count("CANCELLED AT")
+    hold(cluster, number)
     hours, minutes, _ = map(int, cluster.job(number)["RunTime"].split(":"))
-    cluster.command("scontrol", "update", f"JobId={number}", f"TimeLimit={60 * hours + minutes + 4}")
-    wait_for(lambda: log_of(run, number).count("CANCELLED AT") > notices)
+    limit = 60 * hours + minutes + NOTICE // 60
+    cluster.command("scontrol", "update", f"JobId={number}", f"TimeLimit={limit}")
+    wait_for(lambda: log().count("CANCELLED AT") > notices)
     cluster.wait(number, "PENDING")
     # Else the time of the next start would be short from its beginning.
-    cluster.command("scontrol", "update", f"JobId={number}", "TimeLimit=30")
+    cluster.command("scontrol", "update", f"JobId={number}", "TimeLimit=600")
 
 
 ENDS = ("COMPLETED", "FAILED", "NODE_FAIL", "CANCELLED", "TIMEOUT")
-SAVED = "stopped by SIGTERM after step"
+NOTICE = 1200  # seconds
+SAVED, GOING_ON = "stopped by SIGTERM after step", "going on from step="
 # What happens to the job, and what its log says of it.
 INTERRUPTIONS = [
     (requeue, ("DUE TO JOB REQUEUE", SAVED)),
@@ -158,61 +162,72 @@ INTERRUPTIONS = [
 ]
 
 
-def test_one_job_is_interrupted_in_five_ways_and_ends_as_if_it_never_had_been(cluster, train, submit, expected):
-    number, run = train(NOTICE="240")
+def test_a_chain_is_cancelled_once_and_interrupted_in_five_ways_and_ends_as_if_it_never_had_been(
+    cluster, submit, workshop, tmp_path, expected
+):
+    """A task on each of two nodes. The first job of the array is cancelled, the second one goes on from there."""
+    run = tmp_path / "run"
+    task = pretrain_arguments(workshop, run, *SETTINGS, "training.sets_per_batch=2", "compute.nodes=2")
+    chain = submit("bionemo-scale", *task, NOTICE=str(NOTICE), SBATCH_ARRAY_INX="1-2%1")
+    wait_for(lambda: last_step(run) > 5)
+    first, number = f"{chain}_1", f"{chain}_2"
+    cluster.command("scancel", first)
+    wait_for(lambda: runs(cluster, number))
+
+    def log() -> str:
+        return log_of(run, cluster.job(number)["JobId"])
+
+    wait_for(lambda: GOING_ON in log())
+    assert went_on_from(log()) == saved_at(log_of(run, cluster.job(first)["JobId"]))
+
     for times, (happen, sentences) in enumerate(INTERRUPTIONS):
         done = last_step(run)
         wait_for(lambda done=done: runs(cluster, number) and last_step(run) > done + 5)
-        before = len(log_of(run, number))
-        happen(cluster=cluster, number=number, run=run, submit=submit)
-        wait_for(lambda before=before: runs(cluster, number) and "going on from step=" in log_of(run, number)[before:])
+        before = len(log())
+        happen(cluster=cluster, number=number, log=log, submit=submit)
+        wait_for(lambda before=before: runs(cluster, number) and GOING_ON in log()[before:])
         assert cluster.job(number)["Restarts"] == str(times + 1), happen.__name__
-        told = log_of(run, number)[before:]
+        told = log()[before:]
         assert all(sentence in told for sentence in sentences), f"{happen.__name__}: {told}"
-    assert ended(cluster, number) == "COMPLETED", log_of(run, number)[-3000:]
+        if SAVED in told:
+            assert went_on_from(told) == saved_at(told), f"{happen.__name__}: {told}"
+        for step, losses in logged(run).items():
+            assert set(losses) == set(expected[0][step]), f"step {step} before the end of {happen.__name__}"
+
+    assert ended(cluster, number) == "COMPLETED", log()[-3000:]
     assert_as_if_never_interrupted(run, expected)
-
-
-def test_a_cancelled_job_saves_and_stays_out_of_the_queue_and_the_next_of_its_chain_goes_on(cluster, train, expected):
-    chain, run = train(SBATCH_ARRAY_INX="1-2%1")
-    first, second = f"{chain}_1", f"{chain}_2"
-    wait_for(lambda: last_step(run) > 25)
-    number = cluster.job(first)["JobId"]
-    cluster.command("scancel", first)
-    assert ended(cluster, second) == "COMPLETED", log_of(run, number)[-3000:]
     assert (cluster.job(first)["JobState"], cluster.job(first)["Restarts"]) == ("CANCELLED", "0")
-    assert SAVED in log_of(run, number)
-    assert "going on from step=" in log_of(run, cluster.job(second)["JobId"])
-    assert_as_if_never_interrupted(run, expected)
 
 
-def test_a_recipe_of_nemo_is_queued_in_the_same_way(cluster, submit, workshop, tmp_path, expected):
-    """Two tasks on each node with half the batch: the losses begin as those of two tasks, but for rounding."""
-    run = tmp_path / "run"
-    several = ("training.sets_per_batch=1", "compute.devices=2", "compute.nodes=2")
-    given = pretrain_arguments(workshop, run, *SETTINGS, *several)
+def test_two_jobs_stage_one_store_at_once_and_a_recipe_of_nemo_trains_on_it(
+    cluster, submit, workshop, tmp_path, expected
+):
+    """Both wait for the lock of the store, which the test holds until then. One trains with two tasks on its node."""
+    store, local, run = workshop / "store", tmp_path / "local", tmp_path / "run"
+    local.mkdir()
+    staged = local / hashlib.sha256((store / "manifest.json").read_bytes()).hexdigest()[:16]
+    lock, stat = staged.with_suffix(".lock"), ("stat", "--format=%n %i %z", "{store}/data.npy")
+    given = pretrain_arguments(workshop, run, *SETTINGS, "training.sets_per_batch=2", "compute.devices=2")
     settings = [word for word in given if "=" in word]
     where = ["store={store}", f"split={workshop / 'split.toml'}", f"out={run}"]
-    number = submit("nemo", "scale", "pretrain", "--factory", "scale_tiny", *where, *settings, "--yes", GPUS="2")
-    assert ended(cluster, number) == "COMPLETED", log_of(run, number)[-3000:]
-    found, (losses, _) = logged(run), expected
-    assert found.keys() == losses.keys()
-    for step in range(1, 11):
-        assert found[step] == pytest.approx(losses[step], rel=1e-3)
+    recipe = ("nemo", "scale", "pretrain", "--factory", "scale_tiny", *where, *settings, "--yes")
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        trains = submit(*recipe, LOCAL_DIR=str(local), NODES="1", GPUS="2")
+        looks = submit(*stat, LOCAL_DIR=str(local), NODES="1")
+        wait_for(lambda: len(processes_of("flock", lock)) == 2)
+    for number in (looks, trains):
+        assert ended(cluster, number) == "COMPLETED", log_of(run, number)[-3000:]
+    # The number of the file and the time of its last change: it was copied once.
+    *_, seen = log_of(run, looks).splitlines()
+    assert seen == subprocess.check_output([*stat[:2], staged / "data.npy"], text=True).strip()
+    assert (staged / "data.npy").read_bytes() == (store / "data.npy").read_bytes()
+    assert sorted(path.suffix for path in local.iterdir()) == ["", ".lock", ".log"]
+    assert_as_if_never_interrupted(run, expected)
 
 
-def test_a_job_that_fails_stays_out_of_the_queue(cluster, submit, tmp_path):
+def test_a_job_that_fails_says_why_and_stays_out_of_the_queue(cluster, submit, tmp_path):
     number = submit("bash", "-c", "[[ $SLURM_PROCID == 2 ]] && exit 2; sleep 60", GPUS="2")
     assert ended(cluster, number) == "FAILED", log_of(tmp_path / "run", number)
     assert (cluster.job(number)["ExitCode"], cluster.job(number)["Restarts"]) == ("2:0", "0")
-
-
-def test_two_jobs_stage_one_store_at_once(cluster, submit, workshop, tmp_path):
-    local = tmp_path / "local"
-    settings = {"LOCAL_DIR": str(local), "NODES": "1"}
-    jobs = [submit("bash", "-c", f"echo {{store}} > {tmp_path}/staged-$SLURM_JOB_ID", **settings) for _ in range(2)]
-    for number in jobs:
-        assert cluster.wait(number, "COMPLETED", "FAILED")["JobState"] == "COMPLETED", log_of(tmp_path / "x", number)
-    (staged,) = {(tmp_path / f"staged-{number}").read_text().strip() for number in jobs}
-    assert (Path(staged) / "data.npy").read_bytes() == (workshop / "store" / "data.npy").read_bytes()
-    assert sorted(path.suffix for path in local.iterdir()) == ["", ".lock", ".log"]
+    assert "task 2: Exited with exit code" in log_of(tmp_path / "run", number)
