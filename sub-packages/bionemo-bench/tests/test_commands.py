@@ -80,6 +80,7 @@ def test_a_result_that_was_edited_is_refused(edit, tmp_path):
     words = ["throughput", "--read", tmp_path / "edited.json", "--out", tmp_path / "out"]
     with pytest.raises(InputError, match=r"edited\.json is no"):
         CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_a_result_says_cannot_drive_a_terminal(tmp_path):

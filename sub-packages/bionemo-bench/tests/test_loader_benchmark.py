@@ -269,6 +269,14 @@ def test_every_peer_is_pinned_and_has_a_driver():
         assert FORMATS[arm.format]
 
 
+def test_the_bar_of_a_run_that_fails_ends_before_the_error_is_told(tmp_path, capsys):
+    (tmp_path / "data" / SIZE.name).mkdir(parents=True)
+    (tmp_path / "data" / SIZE.name / "screen.partial").touch()
+    with pytest.raises(OSError, match=r"screen\.partial"):
+        run_loader_benchmark(LoaderBenchmark(size=SIZE), tmp_path)
+    assert capsys.readouterr().err.endswith("\n")
+
+
 def test_mistakes_are_named():
     with pytest.raises(InputError, match=r"'h5pi'.*did you mean 'h5py'"):
         LoaderBenchmark(size=SIZE, arms=("h5pi",)).chosen_arms(2)

@@ -131,11 +131,10 @@ def throughput(
         threads=threads,
         convert_again=convert_again,
     )
-    _check_writable(out)
     before = None if baseline is None else read_baseline(baseline, SCHEMA)
-    if read is not None:
-        result = read_baseline(read, SCHEMA)
-    else:
+    result = None if read is None else read_baseline(read, SCHEMA)
+    _check_writable(out)
+    if result is None:
         machine, settings = settings_of(benchmark)
         if before is not None and baseline is not None:
             with reading(baseline):

@@ -54,6 +54,16 @@ def write_json(content: Any, out: Path) -> None:
         new.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
+@contextlib.contextmanager
+def _no_empty(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # something is in it
+            out.rmdir()
+        raise
+
+
 def write_files(
     result: Result,
     out: Path,
@@ -63,7 +73,8 @@ def write_files(
 ) -> dict[str, Path]:
     """Write ``NAME.json``, ``NAME.md`` and, where there is a plot, ``NAME.svg``; return the files by ending.
 
-    `markdown` makes the text of a result, and `plot` draws it into a file. Each file is moved in whole.
+    `markdown` makes the text of a result, and `plot` draws it into a file. Each file is moved in whole. Where this
+    fails an empty directory is removed.
 
     Raises
     ------
@@ -72,7 +83,7 @@ def write_files(
     """
     endings = ("json", "md") if plot is None else ("json", "md", "svg")
     files = {ending: out / f"{name}.{ending}" for ending in endings}
-    with writing(out), scratch_folder(files["json"]) as folder:
+    with writing(out), _no_empty(out), scratch_folder(files["json"]) as folder:
         (folder / files["json"].name).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         (folder / files["md"].name).write_text(markdown(result), encoding="utf-8")
         if plot is not None:

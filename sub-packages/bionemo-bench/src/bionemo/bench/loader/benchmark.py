@@ -93,14 +93,14 @@ def run_loader_benchmark(
     """
     began = time.monotonic()
     facts = machine_facts()
-    run = _LoaderRun(benchmark, benchmark.chosen_arms(facts["cores"]) if arms is None else arms, cache, progress)
-    run.make_data()
-    run.compare_outputs()
-    run.say("memory rates")
-    batch_bytes = benchmark.set_size * benchmark.sets_per_batch * benchmark.size.genes * 4
-    rates = memory_rates(batch_bytes, _BUFFERS, min(1.0, benchmark.seconds))
-    run.measure()
-    run.close()
+    arms = benchmark.chosen_arms(facts["cores"]) if arms is None else arms
+    with contextlib.closing(_LoaderRun(benchmark, arms, cache, progress)) as run:
+        run.make_data()
+        run.compare_outputs()
+        run.say("memory rates")
+        batch_bytes = benchmark.set_size * benchmark.sets_per_batch * benchmark.size.genes * 4
+        rates = memory_rates(batch_bytes, _BUFFERS, min(1.0, benchmark.seconds))
+        run.measure()
     return described(SCHEMA, began, facts | {"bytes_per_second": rates}, asdict(benchmark)) | {
         "formats": run.formats.made,
         "arms": [run.arm_result(arm) for arm in run.arms.values()],
