@@ -59,7 +59,7 @@ def test_a_batch_says_what_its_sets_are(data):
 
 def test_a_batch_says_whether_all_its_sets_are_full(data):
     module = data()
-    batches = list(module._batches(module._loader(module._sampler("train"), epochs=1)))
+    batches = list(module._batches(module._loader("train", epochs=1)))
     assert {batch.full for batch in batches} == {True, False}
     for batch in batches:
         assert batch.full == (batch.mask.sum() == batch.mask.numel())
