@@ -10,6 +10,7 @@ import torch
 from bionemo.scale.config.compute import ComputeConfig
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.training import checks as refusals
+from bionemo.scale.training import setup
 from bionemo.scale.training.checks import check_data, check_settings
 from bionemo.screens.errors import InputError
 
@@ -140,3 +141,15 @@ def test_ranks_that_would_wait_for_others_in_vain_are_refused(config, training, 
     with pytest.raises(InputError, match=r"torchrun has started 2 processes, .* asks for 1: set them to"):
         check_settings(config, ComputeConfig(), training)
     check_settings(config, ComputeConfig(devices=2), training)
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_bf16_on_a_cpu_without_instructions_for_it_is_warned_of(bf16, training, monkeypatch, caplog, able):
+    for name in ("redirect_cuda_to_cpu", "keep_freed_memory", "collect_write_results_here"):
+        monkeypatch.setattr(setup, name, lambda: None)
+    monkeypatch.setattr(setup, "use_threads", lambda threads: None)
+    monkeypatch.setattr(setup, "cpu_multiplies_bf16", lambda: able)
+    with caplog.at_level("WARNING", logger="bionemo.scale"):
+        setup.set_up(replace(bf16, device="cpu"), training)
+        setup.set_up(replace(bf16, device="cpu", precision="fp32"), training)
+    assert caplog.text.count("use compute.precision=fp32 here") == (not able)

@@ -12,7 +12,7 @@ from nemo.lightning.callback_group import CallbackGroup
 from nemo.utils import logging as nemo_log
 
 from bionemo.cellsets import CellStore
-from bionemo.scale.config.compute import ComputeConfig
+from bionemo.scale.config.compute import ComputeConfig, Precision
 from bionemo.scale.config.model import ModelConfig
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.data.embeddings import Embeddings
@@ -131,6 +131,11 @@ def open_training(
     )
 
 
+def cpu_multiplies_bf16() -> bool:
+    """Tell whether torch's kernels multiply bf16 on this CPU at the speed of float32 or above."""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def set_up(compute: ComputeConfig, training: TrainingConfig) -> None:
     """Make this process one that trains: quiet, and on a machine without a GPU with the CPU in its place."""
     hush()
@@ -140,6 +145,11 @@ def set_up(compute: ComputeConfig, training: TrainingConfig) -> None:
     if not compute.on_gpu:
         redirect_cuda_to_cpu()
         keep_freed_memory()
+        if compute.precision is Precision.BF16 and not cpu_multiplies_bf16() and rank_zero_only.rank == 0:
+            _log.warning(
+                "this CPU has no instructions for bf16, and takes many times as long for it as for float32: use "
+                "compute.precision=fp32 here"
+            )
     if training.saves_beside(compute.on_gpu):
         collect_write_results_apart()
     elif not compute.on_gpu:
