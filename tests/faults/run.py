@@ -3,6 +3,7 @@
 import argparse
 import concurrent.futures
 import ctypes
+import gc
 import importlib
 import multiprocessing
 import os
@@ -72,7 +73,9 @@ def main() -> int:
 def run(trials: list[tuple[str, int]], workers: int, seed: int, folder: Path, commands: dict) -> list[tuple]:
     """Run trials, each given as (kind, number), and return how they ended, in the layout that `print_table` takes."""
     ended = []
-    # Forked now, so that every worker has imported what the commands need; no thread runs yet.
+    # Forked now, so that every worker has imported what the commands need; no thread runs yet. What is frozen is not
+    # looked through in each fork, which would copy it.
+    gc.freeze()
     context = multiprocessing.get_context("fork")
     with concurrent.futures.ProcessPoolExecutor(workers, context, end_with_campaign) as pool:
         futures = {pool.submit(one, name, number, seed, folder, commands): (name, number) for name, number in trials}

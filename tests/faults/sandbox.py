@@ -20,7 +20,7 @@ HANG = 30.0
 """Seconds for which a command may do nothing, and of the CPU that it may take beyond those it needs: more is a hang."""
 PATIENCE = 60.0
 """Seconds after which a process whose main process has ended is an orphan."""
-STARTS = ("error:", "stopped", "perteval:", "Aborted", "╰", "Usage:")
+STARTS = ("error:", "stopped", "perteval:", "not measured:", "rank ", "Aborted", "╰", "Usage:")
 """What the sentence of a command begins with."""
 
 
@@ -78,26 +78,26 @@ class Running:
     def finish(self) -> Outcome:
         """Wait for the end, and raise what no command may do: hang, leave a process, crash, print a traceback."""
         looked = active = time.monotonic()
-        ran, waited = cpu_seconds(self.pid)
+        ran, waited = self._cpu_seconds()
         while not self.ended():
             time.sleep(0.005)
             if (now := time.monotonic()) < looked + 1:
                 continue
             before = ran + waited
-            ran, waited = cpu_seconds(self.pid)
+            ran, waited = self._cpu_seconds()
             if ran + waited - before > 0.05 * (now - looked):
                 active = now
             looked = now
             if ran > self.limit or now - active > HANG:
-                end_session(self.pid)
+                self._end()
                 os.waitpid(self.pid, 0)
                 idle = f"{ran:.0f} s of CPU, the last {now - active:.0f} s idle"
                 raise Found("hang", f"no end after {idle}: {self._read('err')[-300:]}")
         code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         deadline = time.monotonic() + PATIENCE
-        while left := session_processes(self.pid):
+        while left := self.processes():
             if time.monotonic() > deadline:
-                end_session(self.pid)
+                self._end()
                 raise Found("orphan", f"{len(left)} processes left {PATIENCE:.0f} s after the end: {left}")
             time.sleep(0.05)
         outcome = Outcome(code, self._read("out"), self._read("err"))
@@ -109,6 +109,40 @@ class Running:
 
     def _read(self, end: str) -> str:
         return self.log.with_suffix(f".{end}").read_text(errors="replace")
+
+    def processes(self) -> list[str]:
+        """Return what lives of the command, each with its number, state and name.
+
+        These are the processes of its session, and those that it has put into others, which have its log in their
+        environment.
+        """
+        found, mark = [], f"FAULTS_LOG={self.log}\0".encode()
+        for file in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                number, _, rest = file.read_text().partition(" (")
+                name, _, rest = rest.rpartition(") ")
+                state, session = rest[0], int(rest.split()[3])
+                if state not in "ZX" and (session == self.pid or mark in file.with_name("environ").read_bytes()):
+                    found.append(f"{number} {state} {name}")
+            except OSError:
+                continue
+        return found
+
+    def _cpu_seconds(self) -> tuple[float, float]:
+        """Return how long the living threads have run on a CPU, and how long they have waited for one."""
+        ran = waited = 0
+        for process in self.processes():
+            for file in Path(f"/proc/{process.split()[0]}/task").glob("*/schedstat"):
+                with contextlib.suppress(OSError):
+                    own = file.read_text().split()
+                    ran, waited = ran + int(own[0]), waited + int(own[1])
+        return ran / 1e9, waited / 1e9
+
+    def _end(self) -> None:
+        """Kill what is left."""
+        for process in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(process.split()[0]), signal.SIGKILL)
 
 
 def start(
@@ -136,6 +170,7 @@ def start(
     variables = {**os.environ, **{name: value for name, value in (environment or {}).items() if value is not None}}
     for name in [name for name, value in (environment or {}).items() if value is None]:
         variables.pop(name, None)
+    variables["FAULTS_LOG"] = str(log)
     if plan is not None:
         plan = {"folder": str(folder), **plan}
         variables["FAULTS_PLAN"] = json.dumps(plan)
@@ -164,7 +199,7 @@ def start(
         os._exit(code)
 
 
-MAINS = {"bionemo-scale": "bionemo.scale.cli", "perteval": "bionemo.perteval.cli"}
+MAINS = {"bionemo-scale": "bionemo.scale.cli", "perteval": "bionemo.perteval.cli", "bionemo-bench": "bionemo.bench.cli"}
 
 
 def _redirect(log: Path, printed_to: str) -> None:
@@ -200,35 +235,3 @@ def _main(words: list[str], variables: dict[str, str], plan: dict | None) -> int
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     return code
-
-
-def session_processes(session: int) -> list[str]:
-    """Return the living processes of a session, each with its number, state and name."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            number, _, rest = file.read_text().partition(" (")
-        except OSError:
-            continue
-        name, _, rest = rest.rpartition(") ")
-        state, fields = rest[0], rest.split()
-        if int(fields[3]) == session and state not in "ZX":
-            found.append(f"{number} {state} {name}")
-    return found
-
-
-def cpu_seconds(session: int) -> tuple[float, float]:
-    """Return how long the living threads of a session have run on a CPU, and how long they have waited for one."""
-    ran = waited = 0
-    for process in session_processes(session):
-        for file in Path(f"/proc/{process.split()[0]}/task").glob("*/schedstat"):
-            with contextlib.suppress(OSError):
-                own = file.read_text().split()
-                ran, waited = ran + int(own[0]), waited + int(own[1])
-    return ran / 1e9, waited / 1e9
-
-
-def end_session(session: int) -> None:
-    """Kill what is left of a session."""
-    for process in session_processes(session):
-        os.kill(int(process.split()[0]), signal.SIGKILL)

@@ -125,20 +125,28 @@ class Trial:
         if command.out == "run":
             check_losses(out, self.base / "first" / command.name / "work" / "run")
 
-    def other(self, name: str, like: str, *words: str, **options) -> Command:
-        """Return a real command with more words; what it leaves undisturbed is found out once, for all trials."""
+    def command(self, name: str) -> Command:
+        """Return a command, with what it leaves undisturbed."""
+        command = self.commands[name]
+        return command if command.digest or not command.out else self._found(command)
+
+    def other(self, name: str, like: str, *words: str) -> Command:
+        """Return a real command with more words."""
         like_command = self.commands[like]
-        command = Command(
-            name, (*like_command.words, *words), like_command.out, 20.0, like_command.operations, real=True
+        return self._found(
+            Command(name, (*like_command.words, *words), like_command.out, 20.0, like_command.operations, real=True)
         )
-        folder = self.base / "first" / name
-        with (self.base / f"{name}.lock").open("w") as lock:
+
+    def _found(self, command: Command) -> Command:
+        """Return a command with what it leaves undisturbed, which is found out once, for all trials."""
+        folder = self.base / "first" / command.name
+        with (self.base / f"{command.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not folder.exists():
-                partial = self.base / f"{name}.partial"
+                partial = self.base / f"{command.name}.partial"
                 shutil.rmtree(partial, ignore_errors=True)
-                work, log = place(self.base, partial), self.base / name
-                outcome = sandbox.start(command.words, work, log, real=True, limit=300, **options).finish()
+                work, log = place(self.base, partial), self.base / command.name
+                outcome = sandbox.start(command.words, work, log, real=command.real, limit=600).finish()
                 if outcome.code:
                     raise Found("lost", f"undisturbed it fails: {outcome.sentence}")
                 partial.rename(folder)

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from faults.sandbox import Found
-from faults.trials import ERROR, IDENTICAL, Trial, register_each
+from faults.trials import ERROR, IDENTICAL, Trial, register, register_each
 
 WRONG = (None, True, -1, 0, 2**70, 1e400, float("nan"), "", "x", "\x1b[2J", "[/red]", [], [[]], {}, {"a": {"b": []}})
 """Values that stand where another kind of value is meant to be."""
@@ -124,13 +124,31 @@ def damaged(trial: Trial, name: str, of: str, where: str = "", damages: tuple = 
     return IDENTICAL
 
 
+def regained(trial: Trial) -> str:
+    """Damage a file of a finished prediction in shards: the same command makes it anew, or says why it does not."""
+    command = trial.commands["shards"]
+    made = trial.work / command.out
+    shutil.copytree(trial.base / command.out, made, ignore=shutil.ignore_patterns(".*"))
+    file = trial.rng.choice(sorted(made.iterdir()))
+    trial.rng.choice(BYTES if file.suffix == ".h5ad" else (*BYTES, *TEXT))(file, trial.rng)
+    done = trial.run(command)
+    if done.code:
+        done.check_error()
+        return ERROR
+    trial.compare(command, done)
+    return IDENTICAL
+
+
 weights, screen = "checkpoints/step=4/weights/*", "prepare 76 10, split 38 4, predict 26 4, evaluate 13 2"
-register_each("damage-store", damaged, "inspect 315 50", of="store", where="**/*")
-register_each("damage-checkpoint", damaged, "predict 63 10, export 19 2", of="run", where=weights)
+register_each("damage-store", damaged, "inspect 315 30", of="store", where="**/*")
+register_each("damage-checkpoint", damaged, "predict 63 10, export 19 2, serving 6 1", of="run", where=weights)
 register_each("damage-exported", damaged, "import 63 10", of="exported", where="*")
 register_each("damage-screen", damaged, screen, of="screen.h5ad", judge="any")
 register_each("damage-predicted", damaged, "perteval 13 2", of="predicted.h5ad", judge="any")
-register_each("forged-store", damaged, "inspect 126 20", of="store", where="**/*", judge="forged")
+register_each("damage-submission", damaged, "challenge 16 2", of="submission.h5ad", judge="any")
+register("damage-shards", 24, 3, regained)
+register_each("malformed-throughput.json", damaged, "throughput 30 3", of="throughput.json", damages=TEXT, judge="any")
+register_each("forged-store", damaged, "inspect 126 12", of="store", where="**/*", judge="forged")
 for of, where, counts in (
     ("run", "run.json", "predict 63 10, export 26 4, finetune 19 3"),
     ("run", "best.json", "predict 38 6"),

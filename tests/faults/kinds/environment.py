@@ -19,7 +19,7 @@ PRINTING = ("/dev/full", "closed", "pipe")
 
 def said(trial: Trial, name: str, variables: str) -> str:
     """Run a command line with an environment variable that says nonsense: it works, or says why not."""
-    command = trial.commands[name]
+    command = trial.command(name)
     pairs = (word.partition("=") for word in trial.turn(variables.split("|")).split())
     done = trial.run(command, environment={key: value if equals else None for key, equals, value in pairs}, real=True)
     if done.code:
@@ -42,9 +42,13 @@ def printing(trial: Trial, name: str) -> str:
 register_each(
     "environment",
     said,
-    "simulate 14 2, split 14 2, prepare 14 4, inspect 14 2, check 14 2, perteval 14 1, predict 14 1, pretrain 14 1, "
-    "reference 3 1",
+    "simulate 14 2, split 14 2, prepare 14 4, inspect 14 2, check 7 2, perteval 7 1, predict 7 1, pretrain 7 1, "
+    "reference 3 1, submission 4 0, challenge 6 1, serving 5 0, throughput 6 1, loader 2 0",
     variables=ANY,
 )
 register_each("ranks-environment", said, "pretrain 17 1, predict 11 1, profile 2 1", variables=TRAINING)
-register_each("printing", printing, "simulate 4 1, prepare 6 1, inspect 6 2, check 4 1, predict 2 1")
+register_each(
+    "printing",
+    printing,
+    "simulate 4 1, prepare 6 1, inspect 6 2, check 4 1, predict 2 1, throughput 3 1, challenge 3 0",
+)

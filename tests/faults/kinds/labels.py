@@ -9,7 +9,7 @@ import numpy as np
 from faults.kinds.damage import BYTES, WRONG
 from faults.sandbox import Found, Outcome
 from faults.trials import ERROR, IDENTICAL, Trial, register, register_each
-from faults.workshop import KEYS, PROTOCOL, SPLIT
+from faults.workshop import KEYS, PANEL, PROTOCOL, SPLIT, TARGETS
 
 WORDS = (
     "[/red] [bold]x [link=http://a] \\[x {0} %s ' \" ` $(x) a,b a;b a/b ../../x /etc/x ~ * ? -x --out =1+1 @a a|b # "
@@ -89,6 +89,27 @@ def evaluate(trial: Trial) -> str:
     return IDENTICAL
 
 
+def challenge(trial: Trial) -> str:
+    """Score a submission of hostile names by the rules of the challenge."""
+    import anndata as ad
+
+    screen(trial)
+    cells = ad.read_h5ad(trial.folder / "screen.h5ad")
+    line = cells[cells.obs["context"] == cells.obs["context"].iloc[0]].copy()
+    line.write_h5ad(trial.folder / "line.h5ad")
+    labels = line.obs["perturbation"].astype(str).replace("control", "non-targeting")
+    ad.AnnData(line.X, labels.to_frame("target"), line.var).write_h5ad(trial.folder / "submission.h5ad")
+    files = ["--predicted", trial.folder / "submission.h5ad", "--observed", trial.folder / "line.h5ad"]
+    keys = ["--perturbation-key", "perturbation", "--control", "control", "--context-key", "context"]
+    more = ["--protocol", "vcc2026", "--no-progress", "--threads", "1", "--out", "scores"]
+    scored = trial.run(["perteval", "evaluate", *files, *keys, *more])
+    check_printed(scored)
+    if scored.code:
+        scored.check_error()
+        return ERROR
+    return IDENTICAL
+
+
 def whole_job(trial: Trial) -> str:
     """Train on a screen of hostile names, and predict the held-out condition."""
     names = screen(trial)
@@ -143,8 +164,11 @@ def edited(trial: Trial, name: str, of: str, text: str) -> str:
     return IDENTICAL
 
 
-register("labels-prepare", 101, 16, prepare)
+register("labels-prepare", 101, 10, prepare)
 register("labels-evaluate", 19, 3, evaluate)
+register("labels-challenge", 12, 1, challenge)
 register("labels-whole-job", 8, 1, whole_job)
-register_each("edited-split", edited, "prepare 63 8, evaluate 13 2", of="split.toml", text=SPLIT)
+register_each("edited-split", edited, "prepare 63 5, evaluate 13 2", of="split.toml", text=SPLIT)
 register_each("edited-protocol", edited, "split 38 6", of="protocol.toml", text=PROTOCOL)
+register_each("edited-targets", edited, "submission 16 1", of="targets.csv", text=TARGETS)
+register_each("edited-panel", edited, "submission 8 1", of="panel.txt", text=PANEL)

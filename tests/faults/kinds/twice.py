@@ -54,8 +54,8 @@ def read_while_replaced(trial: Trial) -> str:
 register_each(
     "twice",
     at_once,
-    "simulate 11 2, split 11 2, prepare 26 5, overwrite 19 4, predict 11 2, export 11 2, import 13 3, evaluate 7 1, "
-    "pretrain 13 2, finetune 3 1",
+    "simulate 11 2, split 11 2, prepare 26 3, overwrite 19 3, predict 11 2, export 11 2, import 13 3, evaluate 7 1, "
+    "pretrain 13 2, finetune 3 1, shards 6 1, merged 6 1, submission 4 0, challenge 4 0, serving 4 1, throughput 4 0",
 )
 register("twice-different-pretrain", 11, 2, different)
 register("read-while-overwrite", 19, 2, read_while_replaced)
