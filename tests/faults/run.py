@@ -7,6 +7,7 @@ import gc
 import importlib
 import multiprocessing
 import os
+import random
 import resource
 import shutil
 import signal
@@ -35,6 +36,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
     parser.add_argument("--trial", type=int, help="only this number of each type")
     parser.add_argument("--workers", type=int, default=2, help="trials at once")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="after which no trial is started")
     parser.add_argument("--once-more", action="store_true", help="run what failed again, alone: the second end counts")
     parser.add_argument("--folder", type=Path, help="where to work; a new one in the temporary directory if not said")
     told = parser.parse_args()
@@ -42,8 +44,10 @@ def main() -> int:
     numbers = {
         k.name: range(k.short if told.short else k.whole) if told.trial is None else [told.trial] for k in chosen
     }
-    # Spread, so that trials that take long do not come together at the end.
-    trials = sorted((i / len(n), name, number) for name, n in numbers.items() for i, number in enumerate(n))
+    # Spread, so that trials that take long do not come together at the end, and none is always the last.
+    trials = [(i / len(n), name, number) for name, n in numbers.items() for i, number in enumerate(n)]
+    random.Random(told.seed).shuffle(trials)
+    trials.sort(key=lambda trial: trial[0])
     if not trials:
         parser.error(f"no trial is called {told.only}: there are {', '.join(KINDS)}")
     folder = (told.folder or Path(tempfile.mkdtemp(prefix="faults-"))).resolve()
@@ -55,7 +59,7 @@ def main() -> int:
         f"{len(trials)} trials of {len(chosen)} types in {folder}, after {time.monotonic() - began:.0f} s", flush=True
     )
     named = [(name, number) for _, name, number in trials]
-    ended = run(named, told.workers, told.seed, folder, commands)
+    ended = run(named, told.workers, told.seed, folder, commands, began + 60 * told.minutes)
     if told.once_more:
         failed = [(name, number) for name, number, column, _ in ended if column in COLUMNS[2:]]
         ended = [each for each in ended if each[:2] not in failed] + run(failed, 1, told.seed, folder, commands)
@@ -70,8 +74,18 @@ def main() -> int:
     return int(failed)
 
 
-def run(trials: list[tuple[str, int]], workers: int, seed: int, folder: Path, commands: dict) -> list[tuple]:
-    """Run trials, each given as (kind, number), and return how they ended, in the layout that `print_table` takes."""
+def run(
+    trials: list[tuple[str, int]],
+    workers: int,
+    seed: int,
+    folder: Path,
+    commands: dict,
+    until: float = float("inf"),
+) -> list[tuple]:
+    """Run trials, each given as (kind, number), and return how they ended, in the layout that `print_table` takes.
+
+    None is started after a time of the monotonic clock.
+    """
     ended = []
     # Forked now, so that every worker has imported what the commands need; no thread runs yet. What is frozen is not
     # looked through in each fork, which would copy it.
@@ -81,6 +95,11 @@ def run(trials: list[tuple[str, int]], workers: int, seed: int, folder: Path, co
         futures = {pool.submit(one, name, number, seed, folder, commands): (name, number) for name, number in trials}
         try:
             for done in concurrent.futures.as_completed(futures):
+                if done.cancelled():
+                    continue
+                if time.monotonic() > until:
+                    for future in futures:
+                        future.cancel()
                 name, number = futures[done]
                 column, words = done.result()
                 ended.append((name, number, column, words))
