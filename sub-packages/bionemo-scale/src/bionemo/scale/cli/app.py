@@ -41,17 +41,17 @@ def main() -> None:
     from bionemo.scale.quiet import hush
 
     hush()
-    try:
-        with said_when_it_ends():
+    with said_when_it_ends():
+        try:
             check_environment()
             app()
-    except OSError as error:  # commands name the files that they cannot read or write
-        sys.exit(not_printed(error))
-    except (KeyboardInterrupt, SystemExit) as ended:
-        if isinstance(ended, SystemExit) and ended.code != 130:
-            raise
-        typer.secho("stopped by SIGINT: the same command can be started again.", fg="red", err=True)
-        sys.exit(130)
+        except OSError as error:  # commands name the files that they cannot read or write
+            sys.exit(not_printed(error))
+        except (KeyboardInterrupt, SystemExit) as ended:
+            if isinstance(ended, SystemExit) and ended.code != 130:
+                raise
+            typer.secho("stopped by SIGINT: the same command can be started again.", fg="red", err=True)
+            sys.exit(130)
 
 
 @app.command(epilog="Example: `bionemo-scale simulate screen.h5ad --cells 20000 --contexts 4 --perturbations 12`")
