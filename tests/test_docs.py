@@ -40,7 +40,7 @@ SECTIONS = {"model": ModelConfig, "compute": ComputeConfig, "training": Training
 FOREIGN = {"training.lr", "training.max_steps", "model.safetensors"}
 """What STATE's own settings are named, and what only looks like a setting."""
 OTHERS = {"--help", "--dryrun", "--yes", "--to-yaml", "--factory", "--mpi", "--requeue", "--no-deps"}
-OTHERS |= {"--short", "--only", "--trial"}
+OTHERS |= {"--short", "--only", "--trial", "--minutes"}
 """Options of other programs, and of `tests/faults/run.py`, that pages name."""
 WRITTEN = ("cellsets/", "checkpoints/", "demo/", "profile/", "report/", "results/", "run/", "timed/", ".NAME.partial/")
 """Beginnings of paths that commands write, so that no such file is in the repository."""

@@ -319,15 +319,15 @@ def test_command(noisy, counts, tmp_path):
     assert "Warning" not in done.stderr
     bad = _run(*arguments, "--control", "crtl")
     assert bad.returncode == 2
-    assert bad.stderr.startswith("perteval: Control label 'crtl'")
+    assert bad.stderr.startswith("error: Control label 'crtl'")
     assert len(bad.stderr.strip().splitlines()) == 1
     hostile = _run(*arguments, "--control", "\x1b[31m\n")
-    assert hostile.stderr.startswith("perteval: Control label")
+    assert hostile.stderr.startswith("error: Control label")
     assert "\x1b" not in hostile.stderr
     assert len(hostile.stderr.splitlines()) == 1
     unknown = _run(*arguments, "--protocol", "tahoe100n")
     assert unknown.returncode == 2
-    assert unknown.stderr.startswith("perteval: There is no protocol 'tahoe100n': did you mean 'tahoe100m'")
+    assert unknown.stderr.startswith("error: There is no protocol 'tahoe100n': did you mean 'tahoe100m'")
 
 
 def test_a_locale_without_the_characters_of_a_table_shows_their_numbers():

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +11,9 @@ import typer
 
 from bionemo.bench.harness.environments import ArmError
 from bionemo.bench.harness.report import write_json, writing
+from bionemo.screens.command_line import one_sentence_ends_it
 from bionemo.screens.errors import InputError
-from bionemo.screens.printable import not_printed, printable, write_other_characters_out
+from bionemo.screens.printable import printable
 
 _CACHE = Path("~/.cache/bionemo-bench")
 _Cache = Annotated[Path, typer.Option(help="Directory of environments, data and logs; what is there is used again.")]
@@ -311,22 +313,13 @@ def _show(files: dict[str, Path]) -> None:
 
 def main() -> None:
     """Run the command; a user's mistake ends it with one sentence and exit code 2."""
-    write_other_characters_out()
-    try:
-        app()
-    except InputError as mistake:
-        typer.secho(f"error: {printable(str(mistake))}", fg="red", err=True)
-        sys.exit(2)
-    except ArmError as failed:
-        typer.secho(f"not measured: {printable(str(failed))}", fg="red", err=True)
-        sys.exit(1)
-    except OSError as error:  # files that cannot be read or written have their sentences
-        sys.exit(not_printed(error))
-    except (KeyboardInterrupt, SystemExit) as ended:
-        if isinstance(ended, SystemExit) and ended.code != 130:
-            raise
-        typer.secho("stopped by SIGINT: the same command can be started again.", fg="red", err=True)
-        sys.exit(130)
+    say = partial(typer.secho, fg="red", err=True)
+    with one_sentence_ends_it(say):
+        try:
+            app()
+        except ArmError as failed:
+            say(f"not measured: {printable(str(failed))}")
+            sys.exit(1)
 
 
 if __name__ == "__main__":

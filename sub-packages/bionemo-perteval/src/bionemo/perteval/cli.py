@@ -1,15 +1,15 @@
 """Define the `perteval` command."""
 
-import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
+from bionemo.screens.command_line import one_sentence_ends_it
 from bionemo.screens.errors import InputError
-from bionemo.screens.printable import not_printed, printable, write_other_characters_out
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False
@@ -216,19 +216,8 @@ def _named(given: list[str], mend: str) -> Iterator[tuple[str, str]]:
 
 def main() -> None:
     """Run the `perteval` command; a user's mistake ends it with one sentence and exit code 2."""
-    write_other_characters_out()
-    try:
+    with one_sentence_ends_it(partial(typer.secho, fg="red", err=True)):
         app()
-    except InputError as mistake:
-        typer.echo(f"perteval: {printable(str(mistake))}", err=True)
-        sys.exit(2)
-    except (KeyboardInterrupt, SystemExit) as ended:
-        if isinstance(ended, SystemExit) and ended.code != 130:
-            raise
-        typer.echo("perteval: stopped by SIGINT: the same command can be started again.", err=True)
-        sys.exit(130)
-    except OSError as error:  # commands name the files that they cannot read or write
-        sys.exit(not_printed(error))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 import os
 
+from bionemo.screens.command_line import write_other_characters_out
 from bionemo.screens.errors import InputError
-from bionemo.screens.printable import write_other_characters_out
 
 _COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS")
 _RANKS = (

@@ -47,7 +47,7 @@ class HeldOut:
     column: str
     """The column of the context key whose labels are held out."""
     labels: tuple[str, ...]
-    """Those labels. Capitals do not count, because the public files differ in them."""
+    """These labels are held out. Capitals do not count, because the public files differ in them."""
     val: frozenset[str] = frozenset()
     """Perturbations that every held-out context keeps for validation; empty where a split file has to list them."""
     test: frozenset[str] = frozenset()

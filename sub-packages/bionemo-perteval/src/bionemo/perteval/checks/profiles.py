@@ -27,19 +27,19 @@ class Response:
     """A `Response` says what a perturbation does in one population, gene by gene; arrays are float32 [G]."""
 
     cells: int
-    """Number of cells."""
+    """The population has so many cells."""
     mean: np.ndarray
-    """Of log1p values."""
+    """The mean log1p value of each gene."""
     delta: np.ndarray
-    """Mean minus mean control cell, log1p."""
+    """The mean less that of the control cells, in log1p."""
     variance: np.ndarray
-    """Of log1p values."""
+    """The variance of the log1p values of each gene."""
     zeros: float
-    """Fraction of zeros, mean over genes."""
+    """So large a part of the values is zero."""
     log_fold_change: np.ndarray
-    """log2 of the fold change of the tests."""
+    """The log2 fold change that the tests of differential expression report."""
     rate: np.ndarray
-    """False discovery rate."""
+    """The false discovery rate that the same tests report."""
 
     @property
     def significant(self) -> np.ndarray:
@@ -52,15 +52,15 @@ class Copies:
     """`Copies` count how often cells of one predicted population occur again."""
 
     cells: int
-    """Cells in the population."""
+    """The population has so many cells."""
     distinct: int
-    """Those that are different from each other."""
+    """So many of them are different from each other."""
     of_observed: int
-    """Those that were observed under a scored perturbation."""
+    """So many were observed under a scored perturbation."""
     of_controls: int
-    """Those that are observed control cells."""
+    """So many are observed control cells."""
     of_others: int
-    """Those that were predicted for another perturbation of the context too, and are no control cells."""
+    """So many were predicted for another perturbation of the context too, and are no control cells."""
 
 
 @dataclass(frozen=True, kw_only=True)

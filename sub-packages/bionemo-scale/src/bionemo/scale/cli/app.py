@@ -1,6 +1,6 @@
 """The command line is one function a command; nothing heavy is imported before a command runs."""
 
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +14,8 @@ from bionemo.scale.config.overrides import chosen, overridden
 from bionemo.scale.config.presets import FINETUNING, PRETRAINING
 from bionemo.scale.ending import said_when_it_ends, told_to_end
 from bionemo.scale.environment import check_environment
+from bionemo.screens.command_line import one_sentence_ends_it
 from bionemo.screens.errors import InputError
-from bionemo.screens.printable import not_printed
 
 _STORE = Annotated[Path, typer.Option(help="Directory that `prepare` wrote.")]
 _CHECK = Annotated[
@@ -41,17 +41,9 @@ def main() -> None:
     from bionemo.scale.quiet import hush
 
     hush()
-    with said_when_it_ends():
-        try:
-            check_environment()
-            app()
-        except OSError as error:  # commands name the files that they cannot read or write
-            sys.exit(not_printed(error))
-        except (KeyboardInterrupt, SystemExit) as ended:
-            if isinstance(ended, SystemExit) and ended.code != 130:
-                raise
-            typer.secho("stopped by SIGINT: the same command can be started again.", fg="red", err=True)
-            sys.exit(130)
+    with said_when_it_ends(), one_sentence_ends_it(partial(typer.secho, fg="red", err=True)):
+        check_environment()
+        app()
 
 
 @app.command(epilog="Example: `bionemo-scale simulate screen.h5ad --cells 20000 --contexts 4 --perturbations 12`")

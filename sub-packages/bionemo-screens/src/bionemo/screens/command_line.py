@@ -1,0 +1,45 @@
+"""End a command with one sentence and an exit code that says why, whatever the terminal and the locale are."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from io import TextIOWrapper
+
+from bionemo.screens.errors import InputError
+from bionemo.screens.printable import printable
+
+
+@contextlib.contextmanager
+def one_sentence_ends_it(say: Callable[[str], object]) -> Iterator[None]:
+    """Let `say` print why a command ends early: 2 is a user's mistake, 130 Ctrl-C, 1 an output that takes no more.
+
+    Raises
+    ------
+    OSError
+        A file cannot be read or written, and the command did not say so itself.
+    """
+    write_other_characters_out()
+    try:
+        yield
+    except InputError as mistake:
+        say(f"error: {printable(str(mistake))}")
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python prints the rest when it ends
+        say(f"error: the output cannot be printed ({error.strerror}): send it elsewhere")
+        sys.exit(1)
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if isinstance(ended, SystemExit) and ended.code != 130:
+            raise
+        say("stopped by SIGINT: the same command can be started again.")
+        sys.exit(130)
+
+
+def write_other_characters_out() -> None:
+    """Let a label be printed whatever the locale: what standard output and error cannot take is written out."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
