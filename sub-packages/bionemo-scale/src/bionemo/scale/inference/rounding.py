@@ -60,7 +60,7 @@ class CellMaker:
 
     def __init__(self, genes: int, ceiling: float):
         self._ceiling = np.float32(ceiling)
-        self._row = np.empty(genes, dtype=np.float32)
+        self._row, self._high = np.empty(genes, dtype=np.float32), np.empty(genes, dtype=np.int32)
         self._columns, self._values = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32)
 
     def __call__(
@@ -89,7 +89,7 @@ class CellMaker:
         if grid is not None and rounding is not None:
             strata, passed = rounding.strata(grid.library[:cells]), rounding.passed
             unit, tables = grid.unit, grid.tables
-        place = (start.data, start.indices, start.indptr), (self._row, rows, self._columns, self._values)
+        place = (start.data, start.indices, start.indptr), (self._row, self._high, rows, self._columns, self._values)
         moves = change_SG, np.float32(share), factor_G, shift_G, self._ceiling
         if not _make(*place[0], *moves, unit, tables, strata, passed, *place[1]):
             return None
@@ -102,56 +102,76 @@ class CellMaker:
 @compiled
 def _make(
     data, indices, pointers, change, share, factor, shift, ceiling,
-    unit, tables, stratum, passed, row, rows, columns, values,
+    unit, tables, stratum, passed, row, high, rows, columns, values,
 ):  # fmt: skip
     """Write what is not 0 of the cells as CSR, and say whether all was finite."""
-    # Unsigned indices spare the test for negative ones.
-    place, one, nothing = np.uint64(0), np.uint64(1), np.float32(0)
-    genes, finite = np.uint64(len(row)), True
+    place, no_change = np.uint64(0), np.empty(0, np.float32)
     rows[0] = 0
     for cell in range(len(pointers) - 1):
-        row[:] = nothing
+        row[:] = np.float32(0)
         for i in range(pointers[cell], pointers[cell + 1]):
             row[indices[i]] = data[i]
-        if len(change):
-            for gene in range(genes):
-                base, more = row[gene] * factor[gene] + shift[gene], share * change[cell, gene]
-                seen = base + more
-                finite &= seen - seen == nothing
-                row[gene] = min(max(seen, nothing), ceiling)
-        else:
-            for gene in range(genes):
-                base = row[gene] * factor[gene] + shift[gene]
-                finite &= base - base == nothing
-                row[gene] = min(max(base, nothing), ceiling)
-        if not finite:
+        if not _move(row, factor, shift, change[cell] if len(change) else no_change, share, ceiling):
             return False
-        if len(passed) == 0:
-            for gene in range(genes):
-                columns[place], values[place] = gene, row[gene]
-                place += np.uint64(row[gene] > 0)
-            rows[cell + 1] = place
-            continue
-        grid, reached, steepness = tables[cell, 0], tables[cell, 1], tables[cell, 2]
-        sums = passed[stratum[cell]]
-        for gene in range(genes):
-            value = np.float64(row[gene])
-            # The first counts are told apart without branches: which way a value goes cannot be foreseen.
-            below = np.uint64(value >= reached[1]) + np.uint64(value >= reached[2]) + np.uint64(value >= reached[3])
-            if value >= reached[4]:
-                below = np.uint64(4)
-                while below + one < _TABLE and value >= reached[below + one]:
-                    below += one
-            lower, upper, up = grid[below], grid[below + one], (value - grid[below]) * steepness[below]
-            if value >= reached[_TABLE]:
-                whole = np.floor(np.expm1(value) / unit[cell] + _SLACK)
-                lower, upper = np.log1p(whole * unit[cell]), np.log1p((whole + 1) * unit[cell])
-                up = (value - lower) / (upper - lower)
-            reaching = sums[gene] + min(max(up, 0.0), 1.0)
-            is_up = reaching >= 1
-            sums[gene] = reaching - is_up
-            rounded = upper if is_up else lower
-            columns[place], values[place] = gene, rounded
-            place += np.uint64(rounded > 0)
+        if len(passed):
+            _round(row, high, unit[cell], tables[cell], passed[stratum[cell]])
+        for gene in range(np.uint64(len(row))):  # unsigned numbers spare the test for negative ones
+            columns[place], values[place] = gene, row[gene]
+            place += np.uint64(row[gene] > 0)
         rows[cell + 1] = place
     return True
+
+
+@compiled
+def _move(row, factor, shift, change, share, ceiling):
+    """Move one cell and bring it into its range; say whether it was finite before that."""
+    nothing, infinite = np.float32(0), 0
+    for gene in range(len(row)):
+        moved = row[gene] * factor[gene] + shift[gene]
+        if len(change):
+            moved += share * change[gene]
+        infinite += moved - moved != nothing
+        row[gene] = min(max(moved, nothing), ceiling)
+    return infinite == 0
+
+
+@compiled
+def _round(row, high, unit, table, sums):
+    """Round one cell to whole counts; `sums` goes on from gene to gene's last cell, `high` is room for all genes."""
+    grid, reached, steepness = table
+    first, second, third, fourth = reached[1], reached[2], reached[3], reached[4]
+    most = _round_low(row, high, sums, np.float32(first), np.float32(grid[1]), steepness[0])
+    for i in range(most):
+        gene = high[i]
+        value = np.float64(row[gene])
+        if value >= reached[_TABLE]:
+            whole = np.floor(np.expm1(value) / unit + _SLACK)
+            lower, upper = np.log1p(whole * unit), np.log1p((whole + 1) * unit)
+            reaching = sums[gene] + min(max((value - lower) / (upper - lower), 0.0), 1.0)
+            row[gene] = upper if reaching >= 1 else lower
+        else:
+            # Which way a value goes cannot be foreseen: the first counts are told apart, and rounded, without branches.
+            below = np.uint64(1) + np.uint64(value >= second) + np.uint64(value >= third) + np.uint64(value >= fourth)
+            while value >= reached[below + np.uint64(1)]:
+                below += np.uint64(1)
+            reaching = sums[gene] + max((value - grid[below]) * steepness[below], 0.0)
+            row[gene] = grid[below + np.uint64(np.floor(reaching))]
+        sums[gene] = reaching - np.floor(reaching)
+
+
+@compiled
+def _round_low(row, high, sums, limit, first, steepness):
+    """Round values below the first count, several at once; write down the genes of the others, and return how many."""
+    most = 0
+    for gene in range(len(row)):
+        high[most] = gene
+        most += row[gene] >= limit
+    for gene in range(len(row)):
+        value = row[gene]
+        is_low = value < limit
+        reaching = sums[gene] + (np.float64(value) * steepness if is_low else 0.0)
+        is_up = reaching >= 1
+        sums[gene] = reaching - np.float64(is_up)
+        rounded = first if is_up else np.float32(0)
+        row[gene] = rounded if is_low else value
+    return most
