@@ -13,8 +13,8 @@ def rounded_by(rounding, expression, library):
     """Round what a network answers in the place of control cells."""
     genes, nothing = expression.shape[1], sparse.csr_matrix(expression.shape, dtype=np.float32)
     zeros = np.zeros(genes, np.float32)
-    cells = CellMaker(genes, np.inf)(nothing, zeros, zeros, expression, 1.0, CountGrid(library, TARGET), rounding)
-    return cells.toarray()
+    make, grid = CellMaker(genes, np.inf), CountGrid(library, TARGET)
+    return make(len(library), nothing, zeros, zeros, expression, 1.0, grid, rounding).toarray()
 
 
 def round_to_counts(expression, library, rng):
@@ -97,11 +97,27 @@ def test_cells_are_made_as_it_was_asked_for():
     factor, shift = rng.uniform(0, 2, 30).astype(np.float32), rng.uniform(-0.5, 0.5, 30).astype(np.float32)
     change, make = rng.normal(size=(20, 30)).astype(np.float32), CellMaker(30, 0.9)
     moved = start.toarray() * factor + shift
-    assert make(start, factor, shift, None, 1.0, None, None).toarray() == pytest.approx(moved.clip(0, 0.9), abs=1e-6)
+    assert make(20, start, factor, shift, None, 1.0, None, None).toarray() == pytest.approx(
+        moved.clip(0, 0.9), abs=1e-6
+    )
     expected = (moved + 0.25 * change).clip(0, 0.9)
-    cells = make(start, factor, shift, change, 0.25, None, None)
+    cells = make(20, start, factor, shift, change, 0.25, None, None)
     assert cells.toarray() == pytest.approx(expected, abs=1e-6)
     assert cells.nnz == (expected > 0).sum()
+
+
+def test_every_value_is_rounded_as_the_running_sum_of_its_gene_says():
+    rng = np.random.default_rng(3)
+    library = np.full(40, 5_000)  # alike, so that all cells are one group
+    counts = rng.choice([0.2, 0.9, 1, 1.5, 2.5, 3.2, 4.7, 9, 31.5, 32.4, 700], size=(40, 60))
+    expression = np.log1p(counts * TARGET / 5_000).astype(np.float32)
+    sums = CountRounding(60, library, np.random.default_rng(7)).passed[0].copy()
+    for cell, row in enumerate(round_to_counts(expression, library, np.random.default_rng(7))):
+        whole = np.floor(counts[cell] + 1e-6)
+        lower, upper = np.log1p(whole * TARGET / 5_000), np.log1p((whole + 1) * TARGET / 5_000)
+        sums += np.clip((expression[cell] - lower) / (upper - lower), 0, 1)
+        assert row == pytest.approx(np.where(sums >= 1, upper, lower), abs=1e-6)
+        sums -= sums >= 1
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -110,6 +126,6 @@ def test_what_is_not_finite_makes_no_cells_though_a_ceiling_would_hide_it(value,
     start = sparse.csr_matrix(np.ones((2, 3), np.float32))
     factor, shift, change = np.ones(3, np.float32), np.zeros(3, np.float32), np.zeros((2, 3), np.float32)
     {"start": start.data, "shift": shift, "change": change[1]}[where][2] = value
-    assert CellMaker(3, 4.0)(start, factor, shift, change, 1.0, None, None) is None
+    assert CellMaker(3, 4.0)(2, start, factor, shift, change, 1.0, None, None) is None
     if where != "change":
-        assert CellMaker(3, 4.0)(start, factor, shift, None, 1.0, None, None) is None
+        assert CellMaker(3, 4.0)(2, start, factor, shift, None, 1.0, None, None) is None

@@ -136,9 +136,8 @@ class Generator:
     ) -> sparse.csr_matrix | None:
         """Return the cells of a piece; None where one is not finite."""
         share = self._share if self._model.scale.head is Head.RESIDUAL else 1.0
-        whole = piece.cells == self._sources.cells_per_set
-        start: sparse.csr_matrix = source.expression if whole else source.expression[: piece.cells]  # pyright: ignore
-        return self._make(start, move.factor_G, move.shift_G, change_SG, share, source.grid, move.rounding)
+        moves = move.factor_G, move.shift_G, change_SG, share
+        return self._make(piece.cells, source.expression, *moves, source.grid, move.rounding)
 
     def _moves(self, populations: Sequence[Population]) -> Iterator[_Move]:
         if not populations:

@@ -65,6 +65,7 @@ class CellMaker:
 
     def __call__(
         self,
+        cells: int,
         start: sparse.csr_matrix,
         factor_G: np.ndarray,
         shift_G: np.ndarray,
@@ -75,12 +76,12 @@ class CellMaker:
     ) -> sparse.csr_matrix | None:
         """Return ``start * factor + shift + share * change``, at least 0, at most the ceiling, and rounded.
 
-        The start are control cells, log1p [S, G], and what the network changes is float32, or nothing. With the control
-        cells' grid goes the population's rounding, which goes on from its last call; nothing is rounded where one is
-        None. What is returned is log1p, float32 [S, G], or None where a value is not finite before it is brought into
-        its range.
+        The start are control cells, log1p [.., G], of which the first S, `cells`, are taken, and what the network
+        changes is float32, or nothing. With the control cells' grid goes the population's rounding, which goes on from
+        its last call; nothing is rounded where one is None. What is returned is log1p, float32 [S, G], or None where a
+        value is not finite before it is brought into its range.
         """
-        cells, genes = len(start.indptr) - 1, len(factor_G)
+        genes = len(factor_G)
         if len(self._columns) < cells * genes:
             self._columns, self._values = np.empty(cells * genes, np.int32), np.empty(cells * genes, np.float32)
         change_SG = np.empty((0, genes), np.float32) if change_SG is None else change_SG
@@ -89,9 +90,10 @@ class CellMaker:
         if grid is not None and rounding is not None:
             strata, passed = rounding.strata(grid.library[:cells]), rounding.passed
             unit, tables = grid.unit, grid.tables
-        place = (start.data, start.indices, start.indptr), (self._row, self._high, rows, self._columns, self._values)
+        controls = start.data, start.indices, start.indptr[: cells + 1]
         moves = change_SG, np.float32(share), factor_G, shift_G, self._ceiling
-        if not _make(*place[0], *moves, unit, tables, strata, passed, *place[1]):
+        room = self._row, self._high, rows, self._columns, self._values
+        if not _make(*controls, *moves, unit, tables, strata, passed, *room):
             return None
         taken = rows[-1]
         return sparse.csr_matrix(
