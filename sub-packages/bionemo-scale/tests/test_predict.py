@@ -1,6 +1,7 @@
 """From a run directory and a file of control cells to a file of predicted cells."""
 
 import shutil
+import threading
 from dataclasses import replace
 
 import anndata as ad
@@ -373,6 +374,33 @@ def expected_cells(network, x0_SG, scale_G, names, mean_1G) -> np.ndarray:
             start = start + share * network.evidence.change(z0, known)
         answer = (start + share * network.expression_decoder.change(z1, z0)).clamp(min=0)
     return answer[0].detach().numpy()
+
+
+@pytest.fixture
+def threads():
+    """Set torch's threads, and put them back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_threads_that_make_cells_beside_the_network_change_none(run_path, screen, threads, monkeypatch):
+    model, made, makers = scale.load(run_path), [], set()
+    monkeypatch.setattr(generation, "SETS_AT_ONCE", 2)  # fewer than there are populations that have begun
+    observed = ad.concat([screen] * 3)  # of several sets each
+    make = generation.Generator._make
+
+    def watched(generator, tasks):
+        makers.add(threading.current_thread().name)
+        return make(generator, tasks)
+
+    monkeypatch.setattr(generation.Generator, "_make", watched)
+    for number in (1, 3):
+        threads(number)
+        makers.clear()
+        made.append(model.predict(screen, like=observed, part="all", seed=2))
+        assert (threading.current_thread().name in makers) == (number == 1)
+    assert (made[0].X != made[1].X).nnz == 0
 
 
 def test_sets_of_one_size_attend_without_a_mask(run_path, screen, monkeypatch):

@@ -86,7 +86,7 @@ def predict(
         int, typer.Option(min=1, help="Processes that share the work, a GPU each where there are any; or use torchrun.")
     ] = 1,
     threads: Annotated[
-        int, typer.Option(min=1, help="CPU threads, unless OMP_NUM_THREADS says it; one is enough for small models.")
+        int, typer.Option(min=1, help="CPU threads, unless OMP_NUM_THREADS says it; beside a GPU they make the cells.")
     ] = 1,
 ) -> None:
     """Predict perturbed cells from control cells. A command that was ended goes on when it is given again."""

@@ -4,8 +4,11 @@ Shapes: B sets, S cells of a set, G genes, D latent, N cells of a batch without 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -82,6 +85,23 @@ class _Answer:
     """What its parts answered, [B, ...] each."""
 
 
+@dataclass(frozen=True)
+class _Task:
+    """A `_Task` is a piece whose cells are yet to be made."""
+
+    piece: _Piece
+    source: SourceSet
+    move: _Move
+    change_SG: np.ndarray | None
+    """float32; what the network changes."""
+    stages: dict[str, torch.Tensor]
+    """What the network's parts answered for this set."""
+
+
+_Made = list[tuple[_Task, sparse.csr_matrix | None]]
+"""The cells of some tasks, log1p; None where one is not finite."""
+
+
 class Generator:
     """A `Generator` predicts populations, each from control cells of its own context.
 
@@ -90,13 +110,16 @@ class Generator:
 
     The model is in evaluation mode; `cells_per_set` is the size of the sets that it was trained on. `network_share` is
     the share of the network, in [0, 1]; the rest is the linear start's.
+
+    With more than one of torch's threads, as many make the cells of a batch while the network answers for the next.
     """
 
     def __init__(self, model: ScaleModel, pools: Pools, *, cells_per_set: int, seed: int, network_share: float):
         self._model, self._pools, self._seed, self._share = model, pools, seed, network_share
         self._sources = SourceSets(model, pools, cells_per_set=cells_per_set, seed=seed)
         self._device = model.gene_mean.device
-        self._make = CellMaker(len(model.vocabulary.genes), model.expression_decoder.ceiling)
+        self._own, threads = threading.local(), torch.get_num_threads()
+        self._map = ThreadPoolExecutor(threads, "cells").map if threads > 1 else map
 
     @torch.inference_mode()
     def predict(
@@ -107,37 +130,59 @@ class Generator:
         Those of a (context, batch) share what they start from. `report` is told the number of cells as they are
         predicted. An InputError says that the model's output is not finite, or that the control cells cannot be read.
         """
-        sources = self._sources
         parts: list[list[sparse.csr_matrix]] = [[] for _ in populations]
+
+        def collect(made: Iterable[_Made]) -> None:
+            for task, cells in chain.from_iterable(made):
+                if cells is None:
+                    raise _not_finite(populations[task.piece.population], task)
+                parts[task.piece.population].append(cells)
+                report(task.piece.cells)
+
         moves: dict[int, _Move] = {}
-        for batch in _batches(populations, sources.cells_per_set):
+        made: Iterable[_Made] = ()
+        for batch in _batches(populations, self._sources.cells_per_set):
             new = list(dict.fromkeys(piece.population for piece in batch if piece.population not in moves))
             moves |= dict(zip(new, self._moves([populations[i] for i in new]), strict=True))
-            sets = [sources.get(populations[piece.population].place, piece.number) for piece in batch]
-            answer = self._network(batch, sets, [moves[piece.population] for piece in batch])
-            first = 0
-            for i, (piece, source) in enumerate(zip(batch, sets, strict=True)):
-                change_SG = None if answer.change_NG is None else answer.change_NG[first : first + piece.cells]
-                first += piece.cells
-                move = moves[piece.population]
-                cells = self._cells(piece, source, move, change_SG)
-                if cells is None:
-                    raise _not_finite(populations[piece.population], move, answer.stages, i)
-                parts[piece.population].append(cells)
-                if piece.is_last:
-                    del moves[piece.population]
-                report(piece.cells)
-        origin = np.concatenate([sources.rows(p.place, p.cells) for p in populations])
-        sources.forget_draws()
+            tasks: dict[int, list[_Task]] = {}
+            for task in self._tasks(batch, populations, moves):
+                tasks.setdefault(task.piece.population, []).append(task)
+            collect(made)  # of the batch before this one
+            made = self._map(self._make, tasks.values())
+            for i, of_one in tasks.items():
+                if of_one[-1].piece.is_last:
+                    del moves[i]
+        collect(made)
+        origin = np.concatenate([self._sources.rows(p.place, p.cells) for p in populations])
+        self._sources.forget_draws()
         return Prediction(sparse.csr_matrix(sparse.vstack([part for of_one in parts for part in of_one])), origin)
 
-    def _cells(
-        self, piece: _Piece, source: SourceSet, move: _Move, change_SG: np.ndarray | None
-    ) -> sparse.csr_matrix | None:
-        """Return the cells of a piece; None where one is not finite."""
+    def _make(self, tasks: list[_Task]) -> _Made:
+        """Make the next cells of one population, whose rounding goes on from piece to piece."""
+        if not hasattr(self._own, "maker"):
+            model = self._model
+            self._own.maker = CellMaker(len(model.vocabulary.genes), model.expression_decoder.ceiling)
         share = self._share if self._model.scale.head is Head.RESIDUAL else 1.0
-        moves = move.factor_G, move.shift_G, change_SG, share
-        return self._make(piece.cells, source.expression, *moves, source.grid, move.rounding)
+        made = []
+        for task in tasks:
+            move = task.move
+            moves = move.factor_G, move.shift_G, task.change_SG, share
+            cells = self._own.maker(task.piece.cells, task.source.expression, *moves, task.source.grid, move.rounding)
+            made.append((task, cells))
+        return made
+
+    def _tasks(
+        self, batch: Sequence[_Piece], populations: Sequence[Population], moves: dict[int, _Move]
+    ) -> Iterator[_Task]:
+        """Ask the network for its part of a batch, and say of each piece what its cells are made of."""
+        sets = [self._sources.get(populations[piece.population].place, piece.number) for piece in batch]
+        answer = self._network(batch, sets, [moves[piece.population] for piece in batch])
+        first = 0
+        for i, (piece, source) in enumerate(zip(batch, sets, strict=True)):
+            change_SG = None if answer.change_NG is None else answer.change_NG[first : first + piece.cells]
+            first += piece.cells
+            stages = {name: values[i] for name, values in answer.stages.items()}
+            yield _Task(piece, source, moves[piece.population], change_SG, stages)
 
     def _moves(self, populations: Sequence[Population]) -> Iterator[_Move]:
         if not populations:
@@ -253,10 +298,10 @@ def _conditions(populations: Sequence[Population], vocabulary: Vocabulary, devic
     )
 
 
-def _not_finite(population: Population, move: _Move, stages: dict[str, torch.Tensor], row: int) -> InputError:
+def _not_finite(population: Population, task: _Task) -> InputError:
     """Return the error for cells that are not finite, which names the first part of the model that answered so."""
-    part = next((name for name, values in stages.items() if not values[row].isfinite().all()), "decoder")
-    if not (np.isfinite(move.factor_G).all() and np.isfinite(move.shift_G).all()):
+    part = next((name for name, values in task.stages.items() if not values.isfinite().all()), "decoder")
+    if not (np.isfinite(task.move.factor_G).all() and np.isfinite(task.move.shift_G).all()):
         part = "linear start"
     return InputError(
         f"what the model predicts of perturbation {population.perturbation!r} in context {population.context!r} is not "
