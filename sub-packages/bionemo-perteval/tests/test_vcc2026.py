@@ -16,6 +16,7 @@ from bionemo.perteval.cli import app
 from bionemo.perteval.engines.challenge import CELL_EVAL2
 from bionemo.perteval.metrics.challenge import MEMBERS
 from bionemo.perteval.metrics.panel import _profile
+from bionemo.perteval.report.challenge import html
 from bionemo.screens import InputError
 
 SCREENS = Path(os.environ.get("SCALE_SCREENS") or Path(__file__).parents[4] / "shared" / "data")
@@ -84,6 +85,41 @@ def test_a_submission_and_the_same_cells_in_our_layout_have_the_same_scores(own,
     assert written["scaled"]["b"]["score"] == pytest.approx(found.table.loc["b", "score"])
     assert len(pd.read_csv(tmp_path / "challenge.csv")) == 2 * len(MEMBERS)
     assert any("nothing says what the model" in note for note in found.notes)
+
+
+def test_the_page_says_the_score_and_where_it_comes_from(submission, real, tmp_path):
+    names = {"<i>a": submission, "b": submission}
+    found = evaluate_submission(names, real, out=tmp_path, threads=1, progress=False)
+    page = (tmp_path / "report.html").read_text()
+    score = f"{found.table.loc['b', 'score']:.3f}"
+    assert f"b has a score of {score}: 0 is the mean observed response" in page
+    assert page.count(f"<td>{score}</td>") == 2
+    assert "&lt;i&gt;a has a score" in page
+    assert "<i>a" not in page
+    assert "Beside the mean response it is ahead in " in page
+    first = found.members[found.members.arm == "b"].iloc[0]
+    assert all(f"<td>{first[part]:.4f}</td>" in page for part in ("value", "zero", "one"))
+    assert "nothing says what the model" in page
+
+
+def test_the_page_of_a_prediction_without_a_score_says_which_members_have_none():
+    rows = [
+        {"arm": "a", "context": context, "seed": 0, "member": name, "value": 0.5, "zero": 0.2, "one": one, "scaled": at}
+        for context in ("c1", "c2")
+        for name, one, at in ((name, 0.1, np.nan) if name == "pds_cosine" else (name, 0.8, -0.5) for name in MEMBERS)
+    ]
+    settings = {
+        "scored": {"c1": ["p", "q"], "c2": ["p", "q"]},
+        "observed": "real.h5ad",
+        "genes": 9,
+        "rules": "",
+        "engine": "",
+    }
+    page = html(pd.DataFrame(rows), notes=(), settings=settings)
+    assert "a has no score, because PDS has none." in page
+    assert "behind in MSE, fidelity, reach, Jaccard and LFC nMAE." in page
+    assert "PDS in c2" in page
+    assert "4 conditions in 2 contexts" in page
 
 
 def test_the_points_are_those_of_the_mean_response_and_of_the_halves(real):

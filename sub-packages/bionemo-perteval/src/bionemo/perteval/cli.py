@@ -139,7 +139,7 @@ def evaluate(
         options["engine"] = "vcc2026" if engine == "0.6" else engine
         found = perteval.evaluate_submission(**{name: options[name] for name in taken})
         Console().print(vcc2026.render(found))
-        typer.echo(f"scores: {out / 'challenge.csv'}")
+        typer.echo(f"report: {out / 'report.html'}")
         return
     options["held_out"] = None if held_out is None else read_pairs(held_out, "--held-out")
     options["hvg_from"] = by_name(hvg_from, "--hvg-from", str)

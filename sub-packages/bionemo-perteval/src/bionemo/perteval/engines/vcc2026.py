@@ -20,7 +20,8 @@ from bionemo.perteval.inputs.screen import Populations
 from bionemo.perteval.inputs.submission import Counted, RealCells, read_counted, read_real
 from bionemo.perteval.metrics.challenge import MEMBERS, overview
 from bionemo.perteval.metrics.challenge_points import Panel
-from bionemo.perteval.report.files import check_writable, moved_into, plain
+from bionemo.perteval.report import challenge as page
+from bionemo.perteval.report.files import REPORT, check_writable, moved_into, plain
 from bionemo.perteval.rules.leakage import TrainingRecord, check_leakage
 from bionemo.screens.errors import InputError
 
@@ -66,7 +67,7 @@ def evaluate_submission(
     observed
         The real cells: whole counts of all genes, with control cells. A submission needs the cells of one line.
     out
-        Folder for challenge.csv and metrics.json; None writes nothing.
+        Folder for report.html, challenge.csv and metrics.json; None writes nothing.
     perturbation_key, control, context_key
         Of the observed file. Where None, what the prediction says if the file has that column; else ``target``,
         ``non-targeting``, and one line.
@@ -186,6 +187,8 @@ def _said(file: CellFile, cells: Counted, real: RealCells) -> Iterator[str]:
 
 def _write(found: ChallengeScores, out: Path) -> None:
     content = plain({**found.settings, "notes": list(found.notes), "scaled": found.table.T.to_dict()})
-    with moved_into(out, "metrics.json") as folder:
+    report = page.html(found.members, notes=found.notes, settings=found.settings)
+    with moved_into(out, REPORT) as folder:
         found.members.to_csv(folder / "challenge.csv", index=False)
         (folder / "metrics.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", "utf-8")
+        (folder / REPORT).write_text(report, "utf-8")

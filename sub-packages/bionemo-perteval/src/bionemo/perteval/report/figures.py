@@ -56,13 +56,12 @@ def _places(evaluation: Evaluation) -> Picture:
         for arm in shown:
             ends = (evaluation.intervals.loc[(arm, name)] - zero[name]) / (one[name] - zero[name])
             marks.append((float(ends.min()), float(table.loc[arm, name]), float(ends.max())))  # type: ignore[arg-type]
-        rows.append(
-            pictures.Place(name, bool(cannot_tell(evaluation, metric)), float(table.loc[best, name]), marks)  # type: ignore[arg-type]
-        )
+        baseline = float(table.loc[best, name])  # type: ignore[arg-type]
+        rows.append(pictures.Place(name, bool(cannot_tell(evaluation, metric)), marks, baseline))
         shares = ", ".join(f"{arm} {signed(value, 2)}" for arm, (_, value, _) in zip(shown, marks, strict=True))
-        said.append(f"{name} best baseline {signed(rows[-1].baseline, 2)}, {shares}")
+        said.append(f"{name} best baseline {signed(baseline, 2)}, {shares}")
     return Picture(
-        pictures.places(rows, shown),
+        pictures.places(rows, shown, ("control\ncells", "split\nhalves")),
         f"Share of the way from control cells (0) to split halves (1): {'; '.join(said)}.",
         "Scores between the control cells and one half of the observed cells against the other. Grey metrics tell "
         "nothing on this screen.",

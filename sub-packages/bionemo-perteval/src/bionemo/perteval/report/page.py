@@ -29,20 +29,12 @@ from bionemo.screens.printable import printable
 
 def html(evaluation: Evaluation) -> str:
     """Return the page."""
-    environment = Environment(
-        loader=PackageLoader("bionemo.perteval.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: printable(value) if type(value) is str else value,  # not what is markup already
-    )
     settings = evaluation.settings
     further = [m for m in directed() if not m.headline and m.name in evaluation.metrics]
-    script = (resources.files("bionemo.perteval.report") / "sort.js").read_text("utf-8")
-    return environment.get_template("report.html.j2").render(
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        predicted_name=", ".join(evaluation.predictions) if len(evaluation.predictions) > 1 else settings["predicted"],
+    predicted = ", ".join(evaluation.predictions) if len(evaluation.predictions) > 1 else settings["predicted"]
+    return render(
+        "report.html.j2",
+        title=f"Evaluation of {predicted}",
         observed_name=settings["observed"],
         size=counted(evaluation.conditions, len(settings["scored"])),
         evaluation=evaluation,
@@ -90,6 +82,20 @@ def html(evaluation: Evaluation) -> str:
         warnings=warnings(evaluation),
         settings=_settings(settings),
     )
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a page of this folder, which lets no script run but the one that sorts its tables."""
+    environment = Environment(
+        loader=PackageLoader("bionemo.perteval.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,  # not what is markup already
+    )
+    script = (resources.files("bionemo.perteval.report") / "sort.js").read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template(template).render(script=script, script_hash=digest, **values)
 
 
 def _settings(settings: dict[str, Any]) -> list[tuple[str, str]]:

@@ -20,34 +20,35 @@ _WIDTH, _HEIGHT = 3.7, 3.3
 
 @dataclass(frozen=True)
 class Place:
-    """A `Place` is where a metric has the predictions, as shares of the way from control cells to split halves."""
+    """A `Place` is where a metric has the predictions, as shares of the way from one point to a better one."""
 
     metric: str
     """Its name."""
     grey: bool
     """Whether it tells nothing on this screen."""
-    baseline: float
-    """The best baseline; NaN where the ceiling is no better than the control cells."""
     predictions: Sequence[tuple[float, float, float]]
-    """Low end of the interval, value and high end of each prediction."""
+    """Low end of the interval, value and high end of each prediction; NaN where there is no way between the points."""
+    baseline: float | None = None
+    """The best baseline, if one is to be shown."""
 
 
-def places(rows: Sequence[Place], names: Sequence[str]) -> str:
-    """Draw a row a metric: the best baseline, and the predictions with their intervals, between two lines."""
+def places(rows: Sequence[Place], names: Sequence[str], ends: tuple[str, str]) -> str:
+    """Draw a row a metric: the best baseline, and the predictions with their intervals, between two named points."""
 
     def draw(figure) -> None:
         axes = figure.subplots()
-        for end, label in ((0.0, "control\ncells"), (1.0, "split\nhalves")):
+        for end, label in zip((0.0, 1.0), ends, strict=True):
             axes.axvline(end, color=GREY, linewidth=0.8, linestyle="--", zorder=1)
             axes.text(end, -0.75, label, ha="center", va="bottom", fontsize=7, color="#595959")
         step = 0.22
         for y, row in enumerate(rows):
-            if np.isnan(row.baseline):
+            if np.isnan([value for _, value, _ in row.predictions]).all():
                 axes.text(0.5, y, "no way between", ha="center", va="center", fontsize=7, color="#595959")
                 continue
             axes.axhline(y, color=PALE, linewidth=0.6, zorder=0)
             ink = GREY if row.grey else BLACK
-            axes.plot(*_inside(row.baseline, y, "o"), color=ink, fillstyle="none", markersize=6, zorder=3)
+            if row.baseline is not None:
+                axes.plot(*_inside(row.baseline, y, "o"), color=ink, fillstyle="none", markersize=6, zorder=3)
             for place, (low, value, high) in enumerate(row.predictions):
                 mark, colour = _MARKS[place]
                 colour = GREY if row.grey else colour
@@ -60,7 +61,8 @@ def places(rows: Sequence[Place], names: Sequence[str]) -> str:
             label.set_color("#767676" if row.grey else BLACK)
         axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         axes.set_xlabel("share of the way (arrows: outside)")
-        _key(axes, names, [("best baseline", "o", BLACK, "none")])
+        shows_baseline = any(row.baseline is not None for row in rows)
+        _key(axes, names, [("best baseline", "o", BLACK, "none")] if shows_baseline else [])
 
     return picture(draw, _WIDTH, _HEIGHT, (0.72, 0.08, 0.75, 0.3))
 
