@@ -16,9 +16,9 @@ NEWEST = "0.19.2"
 TESTS = ("flow", "model", "condition_encoder", "heads", "token_table", "recompute")
 # What another trainer would have to answer: docs/reference/architecture.md says how.
 TOUCHES_NEMO = {
-    "runs/checkpoint_io.py",
     "training/callbacks/checkpoints.py",
     "training/callbacks/progress.py",
+    "training/checkpoint_io.py",
     "training/cpu.py",
     "training/data_module.py",
     "training/fit.py",

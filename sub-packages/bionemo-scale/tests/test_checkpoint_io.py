@@ -6,8 +6,8 @@ from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import LocalNonpersistentObject, ShardedTensor
 from nemo.lightning.io import pl as nemo_checkpoints
 
-from bionemo.scale.runs.checkpoint_io import AnyPrecision
 from bionemo.scale.runs.writing import writing_without_cuda
+from bionemo.scale.training.checkpoint_io import AnyPrecision
 from bionemo.screens.errors import InputError
 
 NAMES = ("module.moving.weight", "module.frozen.weight")

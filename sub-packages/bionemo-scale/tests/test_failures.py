@@ -9,7 +9,7 @@ import pytest
 
 from bionemo.scale.errors import Stopped
 from bionemo.scale.runs.directory import RunDirectory
-from bionemo.scale.runs.failures import one_sentence
+from bionemo.scale.training.failures import one_sentence
 
 LOGS = """
 import errno, sys

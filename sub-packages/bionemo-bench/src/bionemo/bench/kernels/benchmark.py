@@ -18,9 +18,9 @@ from bionemo.scale.data.batches import TrainingBatch
 from bionemo.scale.data.condition import Condition
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.linear_start.apply import FEATURES
+from bionemo.scale.memory import keep_freed_memory
 from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.scale.runs.load import one_process_groups
-from bionemo.scale.training.cpu import keep_freed_memory
 
 STEPS = 2
 """Steps of one measurement, after one that is not measured."""

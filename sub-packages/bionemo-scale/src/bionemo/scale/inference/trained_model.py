@@ -29,10 +29,10 @@ from bionemo.scale.inference.populations import (
 from bionemo.scale.inference.progress import shown
 from bionemo.scale.inference.request import Request
 from bionemo.scale.inference.starts import Pools
+from bionemo.scale.memory import keep_freed_memory
 from bionemo.scale.model.scale_model import ScaleModel
 from bionemo.scale.runs.directory import RunRecord
 from bionemo.scale.runs.load import find_checkpoint, load_model, torch_device
-from bionemo.scale.training.cpu import keep_freed_memory
 from bionemo.screens import Split
 from bionemo.screens.controls import ControlRoles, Controls
 from bionemo.screens.errors import InputError, choices

@@ -13,7 +13,6 @@ from nemo import lightning as nl
 from bionemo.scale.config.model import Start, mixture
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.runs.directory import RunDirectory, checkpoint_step
-from bionemo.scale.runs.failures import one_sentence
 from bionemo.scale.training.callbacks.checkpoints import Checkpoints
 from bionemo.scale.training.callbacks.nan_watch import NanWatch
 from bionemo.scale.training.callbacks.preemption import StopOnSignal
@@ -21,6 +20,7 @@ from bionemo.scale.training.callbacks.profiling import Profile
 from bionemo.scale.training.callbacks.progress import ProgressBar, Throughput
 from bionemo.scale.training.callbacks.selection import Selection
 from bionemo.scale.training.data_module import CellSetsDataModule
+from bionemo.scale.training.failures import one_sentence
 from bionemo.scale.training.module import ScaleModule, precision_plugin
 from bionemo.scale.training.setup import Opened
 from bionemo.scale.training.strategy import strategy

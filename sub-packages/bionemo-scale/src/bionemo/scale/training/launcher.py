@@ -12,7 +12,7 @@ from lightning.pytorch.strategies.launchers.subprocess_script import _Subprocess
 
 from bionemo.scale.ending import end_now
 from bionemo.scale.runs.directory import RunDirectory
-from bionemo.scale.runs.failures import lost_rank
+from bionemo.scale.training.failures import lost_rank
 
 GRACE = 10.0
 """Seconds that a rank has to notice by itself, in its next exchange with the others, that one of them is gone."""

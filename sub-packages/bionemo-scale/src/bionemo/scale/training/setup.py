@@ -18,12 +18,13 @@ from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.data.embeddings import Embeddings
 from bionemo.scale.data.training_vocabulary import training_vocabulary
 from bionemo.scale.data.vocabulary import Vocabulary
+from bionemo.scale.memory import keep_freed_memory
 from bionemo.scale.quiet import hush
 from bionemo.scale.runs.directory import RunRecord
 from bionemo.scale.runs.writing import collect_write_results_apart, collect_write_results_here
 from bionemo.scale.threads import use_threads
 from bionemo.scale.training.checks import check_data, check_settings
-from bionemo.scale.training.cpu import keep_freed_memory, redirect_cuda_to_cpu
+from bionemo.scale.training.cpu import redirect_cuda_to_cpu
 from bionemo.scale.training.data_module import CellSetsDataModule, gene_choice
 from bionemo.screens import Split
 from bionemo.screens.controls import check_roles

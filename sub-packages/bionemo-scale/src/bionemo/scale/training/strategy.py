@@ -12,9 +12,9 @@ from nemo.utils.callbacks.dist_ckpt_io import AsyncFinalizableCheckpointIO
 
 from bionemo.scale.config.compute import ComputeConfig
 from bionemo.scale.config.training import TrainingConfig
-from bionemo.scale.runs.checkpoint_io import AnyPrecision
 from bionemo.scale.runs.directory import RunDirectory
 from bionemo.scale.runs.safe_reading import reading
+from bionemo.scale.training.checkpoint_io import AnyPrecision
 from bionemo.scale.training.launcher import Launcher
 from bionemo.screens.errors import InputError
 

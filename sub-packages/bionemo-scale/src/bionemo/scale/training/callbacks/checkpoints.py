@@ -12,7 +12,8 @@ from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.errors import Stopped
 from bionemo.scale.runs.checksums import seal
 from bionemo.scale.runs.directory import RunDirectory, checkpoint_step
-from bionemo.scale.runs.failures import goes_on, reason
+from bionemo.scale.runs.failures import reason
+from bionemo.scale.training.failures import goes_on
 
 
 class Checkpoints(ModelCheckpoint):
