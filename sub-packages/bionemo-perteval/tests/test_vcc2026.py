@@ -15,7 +15,7 @@ from bionemo.perteval import evaluate, evaluate_submission
 from bionemo.perteval.cli import app
 from bionemo.perteval.engines.challenge import CELL_EVAL2
 from bionemo.perteval.metrics.challenge import MEMBERS
-from bionemo.perteval.metrics.panel import _profile
+from bionemo.perteval.metrics.jackknife import profile
 from bionemo.perteval.report.challenge import html
 from bionemo.screens import InputError
 
@@ -226,7 +226,7 @@ def test_the_noise_of_a_profile_is_its_jackknife(cells):
     without = counts.sum(axis=0) - counts
     profiles = np.log1p(5e4 * without / without.sum(axis=1, keepdims=True))
     expected = (cells - 1) * profiles.var(axis=0).sum()
-    _, noise = _profile(sp.csr_matrix(counts))
+    _, noise = profile(sp.csr_matrix(counts))
     assert noise == pytest.approx(expected, rel=1e-9)
 
 

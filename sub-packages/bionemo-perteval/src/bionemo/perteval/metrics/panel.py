@@ -13,16 +13,15 @@ import scipy.sparse as sp
 from scipy import stats
 
 from bionemo.perteval.inputs.screen import Populations, cell_count, gene_count
+from bionemo.perteval.metrics.jackknife import profile
 from bionemo.perteval.significance import mann_whitney
 
 FDR = 0.05
 """A gene is significant below this false discovery rate, over the tested genes of one perturbation."""
 
-_GROUP_SUM = 5e4
 _CELL_SUM = 1e6
 _TESTED_ABOVE = 5.0
 _SMALL = 1e-9
-_CHUNK = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +45,9 @@ class Controls:
         per_million = _per_million(counts)
         mean = _mean(per_million)
         tested = mean > _TESTED_ABOVE
-        profile, noise = _profile(counts)
+        of_all, noise = profile(counts)
         ranked = mann_whitney.sort_controls(_logged(per_million, tested))
-        return cls(profile=profile, noise=noise, tested=tested, mean=mean, ranked=ranked)
+        return cls(profile=of_all, noise=noise, tested=tested, mean=mean, ranked=ranked)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +78,7 @@ class Groups:
 
         def measure(place: int, name: str) -> None:
             cells = counts[name]
-            profiles[place], noise[place] = _profile(cells)
+            profiles[place], noise[place] = profile(cells)
             per_million = _per_million(cells)
             by_gene = mann_whitney.sort_cells(_logged(per_million, tested))
             found = mann_whitney.test(by_gene, controls.ranked).p_value
@@ -115,25 +114,6 @@ def mean_response(controls: sp.csr_matrix, truth: Mapping[str, sp.csr_matrix], o
         return sp.csr_matrix((data, cells.indices, cells.indptr), shape=cells.shape)
 
     return Populations(list(truth), make)
-
-
-def _profile(counts: sp.csr_matrix) -> tuple[np.ndarray, float]:
-    """Return the profile of a group [G], and its sampling variance by the delete-one jackknife, summed over genes."""
-    sums, sizes = np.asarray(counts.sum(axis=0)).ravel(), np.asarray(counts.sum(axis=1)).ravel()
-    total, cells = float(sums.sum()), cell_count(counts)
-    if total <= 0:
-        return np.zeros_like(sums), 0.0
-    profile = np.log1p(_GROUP_SUM * sums / total)
-    if cells < 2:
-        return profile, 0.0
-    first, second = np.zeros_like(sums), np.zeros_like(sums)
-    for start in range(0, cells, _CHUNK):
-        left = total - sizes[start : start + _CHUNK, None]
-        without = _GROUP_SUM * (sums - counts[start : start + _CHUNK].toarray()) / np.where(left > 0, left, 1.0)
-        shift = np.where(left > 0, np.log1p(without), 0.0) - profile
-        first += shift.sum(axis=0)
-        second += np.einsum("ng,ng->g", shift, shift)
-    return profile, max((cells - 1) / cells * float((second - first**2 / cells).sum()), 0.0)
 
 
 def _per_million(counts: sp.csr_matrix) -> sp.csr_matrix:

@@ -12,7 +12,8 @@ import scipy.sparse as sp
 from scipy import special, stats
 
 from bionemo.perteval.inputs.screen import Population, cell_count, gene_count
-from bionemo.perteval.significance.rank_kernels import kernels
+from bionemo.perteval.significance.compiled import compiled
+from bionemo.perteval.significance.rank_kernels import rank_genes, sort_genes
 
 FDR = 0.05
 """A gene is differentially expressed below this false discovery rate."""
@@ -72,7 +73,7 @@ class Tested:
 def sort_cells(cells: Population) -> SortedCells:
     """Sort a population, log1p [n, G], gene by gene."""
     values, starts = _by_gene(cells)
-    kernels()[0](values, starts)
+    compiled(sort_genes)(values, starts)
     return SortedCells(values=values, starts=starts, cells=cell_count(cells))
 
 
@@ -148,7 +149,7 @@ def _rank(
     genes = cells.starts.size - 1
     found = np.empty(genes), np.empty(genes), np.empty((3, genes))
     groups = cells.values, cells.starts, cells.cells, controls.values, controls.starts, controls.cells
-    kernels()[1](*groups, control_ties, *found)
+    compiled(rank_genes)(*groups, control_ties, *found)
     return found
 
 

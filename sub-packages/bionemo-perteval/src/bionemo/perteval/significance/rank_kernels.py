@@ -1,13 +1,9 @@
-"""Compile the kernels of the tests, which take what a test needs of a gene from its non-zero values alone.
+"""The kernels of the tests take what a test needs of a gene from its non-zero values alone; numba compiles them.
 
 Most values are zeros, and zeros are the lowest value, so they are one group of ties that needs no sorting. Control
 cells are sorted once a gene; each perturbed value then finds its place among them by galloping. Long genes are
 sorted by radix, so that the time of a test grows with the number of cells and not faster.
 """
-
-from collections.abc import Callable
-from functools import cache
-from typing import Any
 
 import numpy as np
 
@@ -15,21 +11,7 @@ _RADIX_FROM = 40
 """Values from which on sorting by radix is faster than by comparison."""
 
 
-@cache
-def kernels() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Compile `_sort_genes` and `_rank_genes`; kept on disk where the package's folder or the user's cache can be."""
-    import numba  # a second to import, so only a process that tests pays for it
-
-    def compile_(function: Callable[..., Any]) -> Any:
-        try:
-            return numba.njit(nogil=True, cache=True)(function)
-        except RuntimeError:  # nowhere to keep compiled code
-            return numba.njit(nogil=True)(function)
-
-    return compile_(_sort_genes), compile_(_rank_genes)
-
-
-def _sort_genes(values: np.ndarray, starts: np.ndarray) -> None:
+def sort_genes(values: np.ndarray, starts: np.ndarray) -> None:
     """Sort the values of every gene, in place.
 
     Parameters
@@ -86,7 +68,7 @@ def _sort_genes(values: np.ndarray, starts: np.ndarray) -> None:
             other[:] = bits
 
 
-def _rank_genes(
+def rank_genes(
     values: np.ndarray,
     starts: np.ndarray,
     cells: int,
