@@ -166,6 +166,10 @@ def _blood_counts(cells: ad.AnnData) -> ad.AnnData:
     return ad.AnnData(cells.layers["counts"].copy(), obs=obs, var=pd.DataFrame(index=cells.var_names))
 
 
+START_ALONE = ["model.network_share=0.0", "training.max_steps=25", "training.warmup_steps=5"]
+"""Settings of a short training, for the linear start that the network takes no part in."""
+
+
 def seeded(seed: int) -> list[str]:
     """Return the settings of one seed of several: each measures against another part of the control cells in turn."""
     return [f"training.seed={seed}", f"training.control_rotation={seed % PARTS}"]

@@ -15,14 +15,14 @@ import pandas as pd
 
 from bionemo.screens.errors import InputError
 from experiments.in_context.summary import KNOWN, START, write_summary
-from experiments.screens import SIMULATED, Screen, apart, import_once, papalexi, seeded, train
+from experiments.screens import SIMULATED, START_ALONE, Screen, apart, import_once, papalexi, seeded, train
 
 SHARES = {START: 0.0, "network alone": 1.0, "both": None}
 """Arm -> the share of the network that it is predicted with; None is what validation chose."""
 TRAINED, TOLD = KNOWN
 SETTINGS = {
     False: ["model.evidence=on", "training.max_steps=200"],
-    True: ["model.network_share=0.0", "training.max_steps=25", "training.warmup_steps=5"],
+    True: START_ALONE,
 }
 """Whether the linear start is measured alone -> settings of the training, which that start takes no part in."""
 

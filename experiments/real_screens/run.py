@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from bionemo.screens.errors import InputError
-from experiments.real_screens.summary import ARMS, BOTH, NETWORK, START, STATE, write_summary
+from experiments.real_screens.summary import BOTH, NETWORK, START, STATE, rows_of, write_summary
 from experiments.screens import (
     CELL_TYPE,
     CELL_TYPES,
@@ -124,13 +124,7 @@ def score(fold: Fold, out: Path, seeds: int, state: list[Path]) -> None:
     evaluation = evaluate(
         predicted, cells, split=screen.split, within=fold.within, out=report, threads=1, progress=False
     )
-    tables = []
-    for kind in evaluation.kinds:
-        others = kind.per_perturbation[~kind.per_perturbation["arm"].isin(ARMS)]
-        table = pd.concat([kind.per_seed, others.assign(seed=0)])
-        arms = [kind.arms[name].kind for name in table["arm"]]
-        tables.append(table.assign(controls=str(kind.controls), kind=arms, fold=fold.name, group=fold.group))
-    pd.concat(tables).to_csv(_rows(fold, out), index=False)
+    rows_of(evaluation).assign(fold=fold.name, group=fold.group).to_csv(_rows(fold, out), index=False)
 
 
 def _measured(fold: Fold, out: Path, seeds: int, state: Path | None) -> bool:

@@ -2,12 +2,14 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from bionemo.perteval.evaluation import Evaluation
 from experiments.ablations.summary import mean_and_interval
 
 METRICS = ("PDCorr", "DEOver", "DEPrec", "LFCSpear", "DirAgr", "MSE", "MAE", "n_de_predicted")
@@ -17,6 +19,17 @@ START, NETWORK, BOTH, STATE = ARMS = ("linear start alone", "network alone", "bo
 TRANSFERRED, HALVES, BEST = "control mean + transferred delta", "split halves", "best simple baseline"
 PAIRS = ((BOTH, START), (NETWORK, START), (BOTH, TRANSFERRED), (BOTH, BEST), (NETWORK, STATE), (BOTH, STATE))
 """Arms whose difference is shown, the first less the second."""
+
+
+def rows_of(evaluation: Evaluation) -> pd.DataFrame:
+    """Return a row of scores for each kind of control cells, arm, seed and condition."""
+    tables = []
+    for kind in evaluation.kinds:
+        others = kind.per_perturbation[~kind.per_perturbation["arm"].isin(kind.predictions)]
+        table = pd.concat([kind.per_seed, others.assign(seed=0)])
+        arms = [kind.arms[name].kind for name in table["arm"]]
+        tables.append(table.assign(controls=str(kind.controls), kind=arms))
+    return pd.concat(tables)
 
 
 def write_summary(folds: dict[str, dict], failed: list[str], out: Path) -> None:
@@ -34,11 +47,11 @@ def write_summary(folds: dict[str, dict], failed: list[str], out: Path) -> None:
     measured = {name: facts for name, facts in folds.items() if facts}
     rows = pd.concat([facts["rows"] for facts in measured.values()])
     kept = {name: {key: value for key, value in facts.items() if key != "rows"} for name, facts in measured.items()}
-    scores = _means(rows).reset_index().to_dict("records")
-    results = {"failed": failed, "folds": kept, "scores": [_without_nan(record) for record in scores]}
+    scores = means_of(rows).reset_index().to_dict("records")
+    results = {"failed": failed, "folds": kept, "scores": [without_nan(record) for record in scores]}
     results["differences"] = [
-        _without_nan({"group": group, "first": first, "second": second, "metric": metric, "mean": mean, "low": low})
-        | _without_nan({"high": high})
+        without_nan({"group": group, "first": first, "second": second, "metric": metric, "mean": mean, "low": low})
+        | without_nan({"high": high})
         for group, own in _of_independent(rows).groupby("group", sort=False)
         for first, second in PAIRS
         for metric in METRICS
@@ -51,7 +64,7 @@ def write_summary(folds: dict[str, dict], failed: list[str], out: Path) -> None:
 def markdown(rows: pd.DataFrame, failed: list[str] | None = None) -> str:
     """Return tables: the arms beside the best baseline, differences with intervals, every arm, and every fold."""
     parts = [f"Not measured: {', '.join(failed)}."] if failed else []
-    means: Any = _means(rows)
+    means: Any = means_of(rows)
     for group, own in rows.groupby("group", sort=False):
         of_group = means.loc[group]
         conditions = own[["fold", "context", "perturbation"]].drop_duplicates()
@@ -59,29 +72,31 @@ def markdown(rows: pd.DataFrame, failed: list[str] | None = None) -> str:
             f"**{group}**: {len(conditions)} conditions in {own['fold'].nunique()} folds, "
             f"{own.loc[own['arm'] == BOTH, 'seed'].nunique()} seeds\n\n" + headline(of_group)
         )
-        parts.append(_difference_table(_of_independent(own)))
+        parts.append(difference_table(_of_independent(own)))
         parts += [
             f"All arms, {mode} control cells\n\n{_arm_table(of_group.loc[mode])}" for mode in of_group.index.levels[0]
         ]
     return "\n\n".join([*parts, _fold_table(_of_independent(rows))]) + "\n"
 
 
-def headline(means: Any) -> str:
+def headline(means: Any, shown: Sequence[str] = ARMS) -> str:
     """Return a row a metric, independent control cells first; the best baseline is chosen for each by its own score.
 
     Parameters
     ----------
     means
         Of one screen, index (controls, kind, arm).
+    shown
+        Predictions that have a column.
     """
-    lines = [("", *ARMS, BEST, HALVES), ("---", *["---:"] * len(ARMS), "---", "---:")]
+    lines = [("", *shown, BEST, HALVES), ("---", *["---:"] * len(shown), "---", "---:")]
     for mode in ("independent", "shared"):
         if mode not in means.index.levels[0]:
             continue
         arms = means.loc[mode].droplevel("kind")
         for metric in METRICS[:-2]:
             best = best_baseline(means.loc[mode], metric)
-            own = [number_text(arms[metric].get(arm)) for arm in ARMS]
+            own = [number_text(arms[metric].get(arm)) for arm in shown]
             name = metric if mode == "independent" else f"{metric}, {mode} controls"
             lines.append(
                 (name, *own, f"{number_text(arms[metric][best])} {best}", number_text(arms[metric].get(HALVES)))
@@ -118,7 +133,7 @@ def difference(rows: Any, first: str, second: str, metric: str) -> tuple[float, 
     return mean_and_interval((tables[0] - tables[1].mean()).to_numpy())
 
 
-def _means(rows: Any) -> pd.DataFrame:
+def means_of(rows: Any) -> pd.DataFrame:
     """Return means over conditions and seeds of a context, then over the contexts.
 
     The index is (group, controls, kind, arm).
@@ -138,10 +153,11 @@ def _of_independent(rows: Any) -> pd.DataFrame:
     return rows[rows["controls"] == "independent"]
 
 
-def _difference_table(rows: pd.DataFrame) -> str:
+def difference_table(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]] = PAIRS) -> str:
+    """Return a row for each pair of arms: the first less the second, in the scores with independent control cells."""
     metrics = METRICS[:-2]
     lines = [("independent control cells", *metrics), ("---", *["---:"] * len(metrics))]
-    for first, second in PAIRS:
+    for first, second in pairs:
         found = [difference(rows, first, second, metric) for metric in metrics]
         if not all(np.isnan(mean) for mean, *_ in found):
             lines.append((f"{first} − {second}", *map(difference_text, found)))
@@ -194,5 +210,6 @@ def _short(number: str) -> str:
     return re.sub(r"^([+-]?)0\.", r"\1.", number).replace("-", "−")
 
 
-def _without_nan(record: dict) -> dict:
+def without_nan(record: dict) -> dict:
+    """Return a record as JSON can have it."""
     return {name: None if isinstance(value, float) and np.isnan(value) else value for name, value in record.items()}
