@@ -30,7 +30,7 @@ def predict(
         Path,
         typer.Option(help="Directory that `pretrain` wrote, or one of its checkpoints/step=N; the best if not said."),
     ],
-    controls: Annotated[Path, typer.Option(help="h5ad file or zarr directory with the control cells to start from.")],
+    controls: Annotated[Path, typer.Option(help="Control cells to start from: h5ad file, zarr directory or store.")],
     out: Annotated[Path, typer.Option(help="h5ad file to write, or a folder for shards.")],
     perturbations: Annotated[
         list[str] | None, typer.Option(metavar="NAME...", help="What to apply; all of --like if not given.")
