@@ -21,10 +21,10 @@ __all__ = ["finetune", "load", "pretrain"]
 
 
 def load(checkpoint: str | Path, device: str = "auto") -> "TrainedModel":
-    """Load a trained model into memory, where it predicts as often as it is asked without opening a file again.
+    """Load a trained model into memory, from where it predicts again and again without opening a file.
 
-    Where torch.distributed is initialised, every process of its group calls this together, and has a whole model after
-    it; where it is not, this makes a group of this process alone, which Megatron's layers need.
+    Megatron's layers need a process group of torch.distributed. Where there is one, all of its processes call this
+    together, and each gets the whole model. Where there is none, this makes one of this process alone.
 
     Parameters
     ----------

@@ -16,10 +16,10 @@ What an epoch covers, by `weighting`:
     run of L cells; the k sets that the run has in an epoch lie end to end from a random cell, wrapping, so each of its
     cells is seen floor(k m / L) or ceil(k m / L) times, and never twice in one set.
 
-With `blocks` K above 1 a set is K slices of its run instead of one: the cells that the sets of a run would take end to
-end are cut into K stretches, set number j takes the slice j of the first stretch, j + r_2 of the second, and so on, and
-the shifts r are drawn anew each epoch. Cells that lie side by side in the store then meet others every epoch. The
-promises above hold as they stand.
+With `blocks` K above 1 a set is K slices of its run instead of one, so that cells which lie side by side in the store
+meet others every epoch. All cells that the sets of a run take are cut into K stretches, and each stretch into as many
+slices as there are sets. Set number j takes slice j of the first stretch, slice j + r_2 of the second, and so on; the
+shifts r are drawn anew each epoch. The promises above hold as they stand.
 """
 
 import hashlib

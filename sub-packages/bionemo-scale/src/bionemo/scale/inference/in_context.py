@@ -30,9 +30,13 @@ def told(network: ScaleModel, cells: ControlCells, columns: Columns) -> tuple[Sc
 
     The weights are shared with the given model. The linear start gets rows of the new perturbations, and their tokens
     are those of perturbations whose learned tokens training has hidden. Of the file with observed cells, the control
-    cells of the role input are used. An InputError says that the model cannot be told, that the file shows no new
-    perturbation, one that the model knows, or one in a context that the model does not know or that has no control
-    cells in the file.
+    cells of the role input are used.
+
+    Raises
+    ------
+    InputError
+        The model cannot be told of perturbations. Or the file shows no new perturbation, or one that the model knows.
+        Or it shows one in a context that the model does not know, or without control cells of that context.
     """
     start = network.linear_start
     if start is None:

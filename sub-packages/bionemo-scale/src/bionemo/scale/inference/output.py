@@ -69,8 +69,13 @@ def is_one_file(out: Path) -> bool:
 def check_target(out: Path, inputs: Mapping[str, Cells | None], *, overwrite: bool) -> None:
     """Make sure that a file or folder can be written and is none of the files that options, `inputs`, name.
 
-    The directories above it need not exist. An InputError says that it is an input, under a file, in a directory that
-    may not be written to, of a kind that is not written, or a file that is there already, unless it may be overwritten.
+    The directories above it need not exist.
+
+    Raises
+    ------
+    InputError
+        The output is one of the inputs, its suffix is of another kind of file, or it exists and may not be overwritten.
+        Or it lies under a file, or in a directory that may not be written to.
     """
     for option, given in inputs.items():
         if isinstance(given, str | Path) and out.resolve() == Path(given).resolve():

@@ -158,11 +158,11 @@ class TrainedModel:
         Parameters
         ----------
         controls
-            AnnData, an h5ad file or a zarr directory, with the control cells: counts, or log1p where the model was
-            trained on that.
+            AnnData, an h5ad file, a zarr directory or a store, with the control cells: counts, or log1p where the model
+            was trained on that.
         evidence
-            Observed cells of new perturbations, with control cells of their contexts: what the model is told of them.
-            It predicts them in other contexts, without training.
+            Observed cells of new perturbations, with control cells of their contexts. The model then predicts these
+            perturbations in other contexts, without training.
         perturbation_key, context_key, batch_key
             Columns of ``obs``, of ``controls``, ``like`` and ``evidence``; those of the training data if not given.
         control

@@ -1,11 +1,13 @@
 """Say how perturbations that resemble one another deviate in a context from what they do elsewhere.
 
-With ``e_q`` the effect of q in other contexts, ``d_q`` its shift in context k and ``c_p`` what the labels of k other
-than p have in common, the interaction of k and p is
+The interaction of context k and perturbation p is
 
-    i(k, p) = sum_q w_q (d_q - e_q - c_p) / (sum_q w_q + w_0),    w_q = max(cos(e_p, e_q), 0)^2,
+    i(k, p) = sum_q w_q (d_q - e_q - c_p) / (sum_q w_q + w_0),    w_q = max(cos(e_p, e_q), 0)^2.
 
-over the other labels q that k shows and another context has too; ``w_0`` draws it to 0 where nothing resembles p.
+The sum is over the other labels q that k shows and another context has too. ``e_q`` is the effect of q in other
+contexts, ``d_q`` its shift in k, and ``c_p`` what the labels of k other than p have in common. ``w_0`` draws the
+interaction to 0 where nothing resembles p.
+
 Perturbations of one plate share its batch effects in every context and resemble one another for that. So where the
 batches of labels are known and there are enough labels of others, those that share a batch with p are left out.
 

@@ -171,9 +171,12 @@ class RunDirectory:
             self._written = write_sealed(self.record_file, values)
 
     def check_record(self) -> None:
-        """Make sure that ``run.json`` is what this process wrote there, so that it says what its checkpoints mean.
+        """Make sure that ``run.json``, which says what the checkpoints mean, is as this process wrote it.
 
-        A Stopped says that something else has written it.
+        Raises
+        ------
+        Stopped
+            Something else has written it.
         """
         if self._written is None:
             return

@@ -33,10 +33,14 @@ def export(checkpoint: str | Path, out: str | Path, device: str = "auto") -> Non
     ``config.json`` (the run's record, the step and the versions), ``scale_portable.py``, which loads the other two, and
     ``checksums.json`` of all three. Before anything is written, its prediction is compared with the model's.
 
-    The checkpoint is a run's directory (its best one is taken), or one of its ``checkpoints/step=N``; the model is
-    built and compared on the device ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``. An InputError says that
-    ``out`` exists or cannot be written, that there is no such checkpoint, or that the model has parts that
-    ``scale_portable.py`` does not know.
+    The checkpoint is a run's directory (its best one is taken), or one of its ``checkpoints/step=N``. The model is
+    built and compared on the device ``auto`` (a GPU where there is one), ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    InputError
+        ``out`` exists or cannot be written, there is no such checkpoint, or ``scale_portable.py`` lacks a part of the
+        model.
     """
     out = Path(out)
     if out.exists():

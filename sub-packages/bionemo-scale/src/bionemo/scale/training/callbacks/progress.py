@@ -18,9 +18,11 @@ from bionemo.scale.training.module import ScaleModule
 class Throughput(pl.Callback):
     """A `Throughput` logs the loss terms and what the steps since the last log cost.
 
-    ``throughput/cells_per_second`` counts distinct perturbed cells over all ranks, ``throughput/data_wait`` is the
-    share of the time that this rank waited for data, ``throughput/flops_per_second`` is of one device, and
-    ``throughput/mfu`` its share of the device's dense bf16 peak, where that is known and the training is in bf16.
+    - ``throughput/cells_per_second`` counts distinct perturbed cells over all ranks.
+    - ``throughput/data_wait`` is the part of the time in which this rank waited for data.
+    - ``throughput/flops_per_second`` is of one device.
+    - ``throughput/mfu`` divides it by the device's dense bf16 peak. It is logged for trainings in bf16 on devices whose
+      peak is known.
     """
 
     def __init__(self, log_every: int):
