@@ -93,6 +93,6 @@ def _rounded(
     chance = CountRounding(values.shape[1], ONE_GROUP if how == "one group" else library, rng)
     nothing, zeros = sparse.csr_matrix(values.shape, dtype=np.float32), np.zeros(values.shape[1], np.float32)
     make, grid = CellMaker(values.shape[1], np.inf), CountGrid(library, target_sum)
-    rounded = make(nothing, zeros, zeros, values.astype(np.float32), 1.0, grid, chance)
+    rounded = make(len(values), nothing, zeros, zeros, values.astype(np.float32), 1.0, grid, chance)
     assert rounded is not None
     return rounded.toarray()

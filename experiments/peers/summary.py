@@ -44,5 +44,6 @@ def markdown(rows: pd.DataFrame, peers: Sequence[str], failed: Mapping[str, str]
         parts.append(f"**{group}**: {len(conditions)} conditions in {folds} folds, {seeds} seeds")
         parts.append(headline(means.loc[group], (START, *whole)))
         pairs = [(name, other) for name in whole for other in (START, BEST)]
-        parts.append(difference_table(own[own["controls"] == "independent"], pairs))
+        independent = pd.DataFrame(own[own["controls"] == "independent"])
+        parts.append(difference_table(independent, pairs))
     return "\n\n".join(parts)

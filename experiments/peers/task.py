@@ -55,7 +55,7 @@ class Task:
             key: np.repeat(self.wanted[name].to_numpy(), self.wanted["cells"])
             for key, name in zip(self.keys, ("perturbation", "context"), strict=True)
         }
-        obs = pd.DataFrame(columns, index=[f"predicted_{number}" for number in range(len(values))])
+        obs = pd.DataFrame(columns, index=pd.Index([f"predicted_{number}" for number in range(len(values))]))
         made = ad.AnnData(sp.csr_matrix(np.maximum(values, 0)), obs=obs, var=pd.DataFrame(index=self.cells.var_names))
         made.uns["prediction"] = {**self.facts, "controls": self.roles.to_dict()}
         # With these the evaluation refuses a peer that got a held-out condition.
@@ -92,9 +92,12 @@ class Cells:
         genes = raw.var_names if screen.n_genes is None else CellStore.open(screen.store(work)).genes
         columns = sp.csr_matrix(counts[:, raw.var_names.get_indexer(genes)])
         values = sp.csr_matrix(sp.diags(scale) @ columns, dtype=np.float32)
-        labels = {name: labels_of(raw.obs, keys[f"{name}_key"], file) for name in ("perturbation", "context")}
+        labels = {
+            name: labels_of(pd.DataFrame(raw.obs), keys[f"{name}_key"], file) for name in ("perturbation", "context")
+        }
         obs = pd.DataFrame(labels, index=raw.obs_names, dtype="category")
-        table = ad.AnnData(values.log1p(), obs=obs, var=pd.DataFrame(index=pd.Index(genes)))
+        values.data = np.log1p(values.data)
+        table = ad.AnnData(values, obs=obs, var=pd.DataFrame(index=pd.Index(genes)))
         table.uns["control"] = keys["control"]
         split = Split.from_toml(screen.split)
         observed = set(zip(labels["context"], labels["perturbation"], strict=True))
@@ -144,7 +147,7 @@ class Cells:
                 for role in (ControlRole.INPUT, ControlRole.TARGET)
             }
             observed = _mean(self.table[here & (obs["perturbation"] == perturbation).to_numpy()])
-            of_file = predicted.obs[list(task.keys)].to_numpy() == [perturbation, context]
+            of_file = pd.DataFrame(predicted.obs)[list(task.keys)].to_numpy() == [perturbation, context]
             shifts = (
                 _mean(predicted[of_file.all(axis=1)]) - control[ControlRole.INPUT],
                 observed - control[ControlRole.TARGET],

@@ -40,7 +40,7 @@ def html(members: pd.DataFrame, *, notes: Sequence[str], settings: Mapping[str, 
         verdicts=[_verdict(arm, table.loc[arm]) for arm in arms],
         picture=_places(table),
         overview=_overview(table),
-        points=[_points(arm, members[members["arm"] == arm], table.loc[arm]) for arm in arms],
+        points=[_points(arm, pd.DataFrame(members[members["arm"] == arm]), table.loc[arm]) for arm in arms],
         meanings=_MEANINGS,
         notes=notes,
     )
