@@ -22,7 +22,7 @@ def one_sentence(run: RunDirectory) -> Iterator[None]:
     try:
         yield
     except CheckpointException as error:
-        # Of a save that went on beside the training; the others are answered where they happen.
+        # This is a save that went on beside the training; other saves are answered where they happen.
         raise Stopped(
             f"{run.checkpoints} could not take a checkpoint ({reason(error)}): make room there "
             f"and start the same command again."
