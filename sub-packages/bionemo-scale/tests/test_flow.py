@@ -73,6 +73,11 @@ def test_energy_distance_is_the_direct_double_sum():
         assert energy[b].item() == pytest.approx(direct, abs=1.1e-3 / max(n, 1))
 
 
+def test_the_gradient_of_the_energy_distance_is_that_of_its_value():
+    x, y = (torch.randn(B, S, 7, dtype=torch.float64) for _ in range(2))
+    assert torch.autograd.gradcheck(lambda cells: energy_distance(cells, y, MASK), x.requires_grad_())
+
+
 def test_energy_distance_is_zero_for_equal_samples_in_any_order():
     x = torch.rand(B, S, 200) * 5
     full = torch.ones(B, S, dtype=torch.bool)

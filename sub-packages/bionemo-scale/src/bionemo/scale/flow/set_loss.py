@@ -76,9 +76,18 @@ def _squared_distances(x_BSG: torch.Tensor, y_BSG: torch.Tensor) -> tuple[torch.
     population, so that a cell meets itself at exactly 0 and no further tensor of all genes is made.
     """
     wide = torch.promote_types(x_BSG.dtype, torch.float32)
-    xy, xx, yy = ((a @ b.mT).to(wide) for a, b in ((x_BSG, y_BSG), (x_BSG, x_BSG), (y_BSG, y_BSG)))
+    xy, xx, yy = (products.to(wide) for products in (x_BSG @ y_BSG.mT, _with_itself(x_BSG), _with_itself(y_BSG)))
     x2, y2 = (products.diagonal(dim1=1, dim2=2) for products in (xx, yy))
     return tuple(
         ((a2[:, :, None] + b2[:, None, :] - 2 * ab) / x_BSG.shape[-1]).clamp(min=0)
         for a2, b2, ab in ((x2, y2, xy), (x2, x2, xx), (y2, y2, yy))
     )
+
+
+def _with_itself(x_BSG: torch.Tensor) -> torch.Tensor:
+    """Return ``x x'``, [B, S, S], for what treats cells alike.
+
+    The gradient G of such a loss is symmetric, so that of x, ``G x + G' x``, is ``2 G x``: one product less.
+    """
+    half_BSS = x_BSG @ x_BSG.detach().mT
+    return half_BSS + (half_BSS - half_BSS.detach())

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from megatron.core.tensor_parallel.mappings import (
     gather_from_sequence_parallel_region,
     scatter_to_sequence_parallel_region,
@@ -84,8 +85,9 @@ class Decoder(MegatronModule):
         if self.rates is not None:
             return self.rates(self.trunk(z1_BSD), gene_mean_G).log1p()
         if self.head is Head.RESIDUAL:
-            return (start_BSG + network_share * self.change(z1_BSD, z0_BSD)).clamp(0, self.ceiling)
-        return (self(z1_BSD) + gene_mean_G).clamp(0, self.ceiling)
+            moved_BSG = torch.add(start_BSG, self.change(z1_BSD, z0_BSD), alpha=network_share)
+            return F.hardtanh(moved_BSG, 0, self.ceiling)
+        return F.hardtanh(self(z1_BSD) + gene_mean_G, 0, self.ceiling)
 
 
 class CountRates(MegatronModule):

@@ -86,7 +86,7 @@ def _step(config: ModelConfig, compute: ComputeConfig, genes: int, sets: int, ce
             yield from trunk  # of the control cells: what is projected is the difference
         yield members, width, columns, BOTH_GRADIENTS
         # Products of predicted with observed cells, among the predicted, and among the observed.
-        for times in (ONE_GRADIENT, BOTH_GRADIENTS, FORWARD):
+        for times in (ONE_GRADIENT, ONE_GRADIENT, FORWARD):
             yield members, genes, cells, times
     if config.head is Head.NEGATIVE_BINOMIAL:
         for rows in (trained, members):  # rates of the cells as encoded and as predicted

@@ -92,8 +92,7 @@ class ScaleModel(MegatronModule):
         """
         config, decoder, mask_BS = self.scale, self.expression_decoder, batch.mask
         noise = self._noise(batch)
-        # Cells come in float32, and are rounded to the precision of the weights only when they are centred.
-        centred_2BSG = (torch.cat([batch.control, batch.perturbed]) - self.gene_mean).to(self.gene_mean.dtype)
+        centred_2BSG = self._centred(batch)
         x0_BSG, centred_x1_BSG = batch.control.to(centred_2BSG.dtype), centred_2BSG.chunk(2)[1]
 
         # The auto-encoder: gradients reach the encoder through the first cells of each set.
@@ -231,6 +230,17 @@ class ScaleModel(MegatronModule):
             source(z0_BSD, gaussian_BSD, self.control_share, mask_BS),
             self.scale.solver_steps,
         )
+
+    def _centred(self, batch: TrainingBatch) -> torch.Tensor:
+        """Return control and perturbed cells less the mean of each gene, [2B, S, G].
+
+        Cells come in float32, and are rounded to the precision of the weights only when they are centred.
+        """
+        sets, *rest = batch.control.shape
+        centred_2BSG = self.gene_mean.new_empty((2 * sets, *rest))
+        for cells_BSG, part_BSG in zip((batch.control, batch.perturbed), centred_2BSG.chunk(2), strict=True):
+            torch.sub(cells_BSG, self.gene_mean, out=part_BSG)
+        return centred_2BSG
 
     def _noise(self, batch: TrainingBatch) -> SetNoise:
         """Draw what is random in a training step."""
