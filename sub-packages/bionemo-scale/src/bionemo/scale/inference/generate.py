@@ -119,6 +119,7 @@ class Generator:
         self._sources = SourceSets(model, pools, cells_per_set=cells_per_set, seed=seed)
         self._device = model.gene_mean.device
         self._own, threads = threading.local(), torch.get_num_threads()
+        self._maker()
         self._map = ThreadPoolExecutor(threads, "cells").map if threads > 1 else map
 
     @torch.inference_mode()
@@ -157,17 +158,22 @@ class Generator:
         self._sources.forget_draws()
         return Prediction(sparse.csr_matrix(sparse.vstack([part for of_one in parts for part in of_one])), origin)
 
-    def _make(self, tasks: list[_Task]) -> _Made:
-        """Make the next cells of one population, whose rounding goes on from piece to piece."""
+    def _maker(self) -> CellMaker:
+        """Return what makes cells in this thread."""
         if not hasattr(self._own, "maker"):
             model = self._model
             self._own.maker = CellMaker(len(model.vocabulary.genes), model.expression_decoder.ceiling)
+        return self._own.maker
+
+    def _make(self, tasks: list[_Task]) -> _Made:
+        """Make the next cells of one population, whose rounding goes on from piece to piece."""
+        make = self._maker()
         share = self._share if self._model.scale.head is Head.RESIDUAL else 1.0
         made = []
         for task in tasks:
             move = task.move
             moves = move.factor_G, move.shift_G, task.change_SG, share
-            cells = self._own.maker(task.piece.cells, task.source.expression, *moves, task.source.grid, move.rounding)
+            cells = make(task.piece.cells, task.source.expression, *moves, task.source.grid, move.rounding)
             made.append((task, cells))
         return made
 
