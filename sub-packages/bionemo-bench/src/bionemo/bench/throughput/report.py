@@ -161,6 +161,10 @@ def _beside(result: dict[str, Any]) -> list[str]:
     weights = {arm["label"]: arm["parameters"] for arm in result["arms"] if "parameters" in arm}
     if weights:
         lines.append("weights that are trained: " + "; ".join(f"{label} {n:,}" for label, n in weights.items()))
+    counted = {arm["label"]: arm["step_flops"] for arm in result["arms"] if "step_flops" in arm}
+    if counted:
+        told = "; ".join(f"{label} {n / 1e9:.1f}" for label, n in counted.items())
+        lines.append(f"matrix products of a step, forward and backward, in 10^9 operations: {told}")
     there = [run["resident_before"] for arm in _measured(result, TRAINING) for run in arm["runs"]]
     if there:
         lines.append(f"files in memory before a measurement: at least {100 * min(there):.0f}% of an arm's")

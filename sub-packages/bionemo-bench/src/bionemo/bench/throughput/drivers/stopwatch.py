@@ -17,6 +17,8 @@ import lightning.pytorch as pl
 import torch
 import torch.distributed as dist
 from driver_protocol import cpu_seconds, memory, next_request, send_answer, serve
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 _REQUEST = "BIONEMO_SCALE_BENCH_REQUEST"
 MOST_WARM_UP = 60
@@ -81,7 +83,7 @@ class Stopwatch(pl.Callback):
     """A `Stopwatch` lets a fit run window by window, as it is told on standard input.
 
     The first window begins after `warm_up` steps at least, when `loader` answers with the fit's `TimedLoader`; then
-    `facts` says of the module what belongs to the answer.
+    `facts` says of the module what belongs to the answer. The operations of the first step are counted.
     """
 
     def __init__(
@@ -92,10 +94,18 @@ class Stopwatch(pl.Callback):
         self._window: dict[str, Any] | None = None
         self._step_ends: list[float] = []
         self._began = time.perf_counter()
+        self._operations, self._counting = FlopCounterMode(display=False), contextlib.ExitStack()
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Begin to count the operations of the first step; torch counts attention where it is made of products."""
+        if self._steps == 0:
+            self._counting.enter_context(sdpa_kernel(SDPBackend.MATH))
+            self._counting.enter_context(self._operations)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Note the step's end; at the end of a window answer, and wait for the next request."""
         self._steps += 1
+        self._counting.close()
         if self._window is not None:
             self._step_ends.append(time.perf_counter())
             if self._steps < self._until:
@@ -107,7 +117,8 @@ class Stopwatch(pl.Callback):
             if not from_first_rank(self._steps >= self._warm_up and filled):
                 return
             seconds = time.perf_counter() - self._began
-            answer = {"warm_up_steps": self._steps, "warm_up_seconds": seconds, **self._facts(pl_module)}
+            counted = {"step_flops": self._operations.get_total_flops()}
+            answer = {"warm_up_steps": self._steps, "warm_up_seconds": seconds, **counted, **self._facts(pl_module)}
         request = None
         if first_rank():
             send_answer(answer)
