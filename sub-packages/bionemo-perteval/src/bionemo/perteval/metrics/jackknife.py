@@ -64,16 +64,30 @@ def _by_series(
         harmonic += 1 / order
         of_growth, of_share, order = of_growth * growth, of_share * share, order + 1
     given = counts.data, counts.indices, counts.indptr
-    compiled(_put_counts)(*given, sums, growth, left, whole, share, first, second)
+    of_all = np.expm1(whole), np.exp(-whole)
+    compiled(_put_counts)(*given, sums, growth, left, *of_all, share, first, second)
     return first, second
 
 
-def _put_counts(data, genes, pointers, sums, growth, left, whole, share, first, second):
-    """Put the shifts of genes that a cell has counts of in the place of what the series took them for."""
+def _put_counts(data, genes, pointers, sums, growth, left, scaled, inverse, share, first, second):
+    """Put the shifts of genes that a cell has counts of in the place of what the series took them for.
+
+    A shift is ``log1p(r)``, where ``1 + r`` is what the profile is the logarithm of without the cell, times the
+    `inverse` of that with all cells.
+    """
+
+    def log1p(x):
+        # Small numbers are most: the series of 2 artanh(x / (2 + x)) then has all digits but the last.
+        s = x / (2 + x)
+        q = s * s
+        series = 2 * s * (1 + q * (1 / 3 + q * (1 / 5 + q * (1 / 7 + q * (1 / 9 + q * (1 / 11 + q / 13))))))
+        return series if abs(x) < 0.0625 else np.log1p(x)
+
     for cell in range(len(left)):
         for place in range(pointers[cell], pointers[cell + 1]):
             gene = genes[place]
-            taken = np.log1p(share[gene] * growth[cell])
-            shift = np.log1p(_GROUP_SUM * (sums[gene] - data[place]) / left[cell]) - whole[gene]
+            taken = log1p(share[gene] * growth[cell])
+            without = _GROUP_SUM * (sums[gene] - data[place]) / left[cell]
+            shift = log1p((without - scaled[gene]) * inverse[gene])
             first[gene] += shift - taken
             second[gene] += shift * shift - taken * taken
