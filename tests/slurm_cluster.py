@@ -111,7 +111,8 @@ class Cluster:
         """Wait until every node is there and free, and the controller has nothing left to tell one."""
         idle = ["idle"] * len(self.nodes)
         wait_for(lambda: self.command("sinfo", "-hN", "-o", "%T", "-p", "work").split() == idle)
-        wait_for(lambda: re.search(r"Agent queue size: +0\n", self.command("sdiag")))
+        # What is to be told, and what is being told.
+        wait_for(lambda: re.search(r"Agent queue size: +0\nAgent count: +0\n", self.command("sdiag")))
 
     def kill_node(self, name: str) -> None:
         """Kill the daemon of a node and all that runs there, as a power cut would."""
