@@ -8,7 +8,7 @@ is added to the latents of the wanted context's control cells, which are then de
 # The packages lie in the peer's own environment.
 from math import ceil
 
-REQUIREMENTS = ("torch==2.13.0", "pertpy[scgen]==1.0.3", "scvi-tools==1.4.2")
+REQUIREMENTS = ("torch==2.13.0", "pertpy[scgen]==1.0.3", "scvi-tools==1.4.2", "statsmodels==0.14.5")
 TRIALS = [{"n_latent": latent, "steps": steps} for steps in (500, 2000) for latent in (100, 20)]
 _BATCH, _TRAIN_SIZE = 256, 0.95
 
