@@ -43,7 +43,7 @@ faults: setup  ## kill, damage and disturb every command, and count how it ends 
 	$(BIN)/python tests/faults/run.py $(FAULTS)
 
 test-slurm: setup  ## run recipes' jobs on a Slurm cluster that is made on this machine (Debian: slurm-wlm, munge)
-	$(BIN)/python -m pytest -rs -m slurm tests/test_real_slurm.py
+	$(BIN)/python -m pytest -rs -m slurm tests/test_real_slurm.py $(SLURM)
 
 test-container: setup  ## build both Dockerfiles on stand-ins for NVIDIA's images (root; Debian: buildah, debootstrap)
 	$(BIN)/python -m pytest -rs -m container tests/test_container.py
