@@ -1,7 +1,8 @@
 """scGen as in pertpy 1.0.3 (MIT): an auto-encoder in whose latent space a perturbation is one vector.
 
 The vector is the mean latent of a perturbation's cells less that of control cells, in the contexts that have both; it
-is added to the latents of the wanted context's control cells, which are then decoded. Widths are scGen's own defaults.
+is added to the latents of the wanted context's control cells, which are then decoded. Layers are a quarter as wide as
+scGen's own, so that a CPU trains it in minutes.
 """
 
 # pyright: reportMissingImports=false
@@ -23,7 +24,7 @@ def predict(cells, wanted, seed, settings):
     cells.X = cells.X.toarray()
     control, contexts = cells.uns["control"], cells.obs["context"]
     Scgen.setup_anndata(cells, batch_key="perturbation", labels_key="context")
-    model = Scgen(cells, n_latent=settings["n_latent"])
+    model = Scgen(cells, n_latent=settings["n_latent"], n_hidden=200)
     epochs = ceil(settings["steps"] * _BATCH / (_TRAIN_SIZE * cells.n_obs))
     model.train(max_epochs=epochs, batch_size=_BATCH, train_size=_TRAIN_SIZE, enable_progress_bar=False)
     draw = np.random.default_rng(seed)
