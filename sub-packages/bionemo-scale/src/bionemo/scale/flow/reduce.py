@@ -12,7 +12,7 @@ def over_cells(value: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
 def mean_over_cells(value_BSG: torch.Tensor, mask_BS: torch.Tensor) -> torch.Tensor:
     """Return the float32 mean of each set over valid cells, [B, G], 0 without cells."""
     weight_BS = mask_BS / mask_BS.sum(1, keepdim=True).clamp(min=1)
-    return torch.einsum("bsg,bs->bg", value_BSG.float(), weight_BS)
+    return (weight_BS[:, None] @ value_BSG.float())[:, 0]
 
 
 def over_sets(value_B: torch.Tensor) -> torch.Tensor:

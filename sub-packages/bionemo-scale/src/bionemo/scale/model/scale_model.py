@@ -127,7 +127,7 @@ class ScaleModel(MegatronModule):
                 start_BSG = x0_BSG + self.evidence.change(z0_BSD, known_BKG)
             x1_hat_BSG = decoder.predict(z1_hat_BSD, z0_BSD, start_BSG, self.gene_mean)
             if self.evidence is not None and batch.shift is not None and batch.trust is not None:
-                shift_hat_BG = mean_over_cells(x1_hat_BSG - x0_BSG, mask_BS)
+                shift_hat_BG = mean_over_cells(x1_hat_BSG, mask_BS) - mean_over_cells(x0_BSG, mask_BS)
                 error_B = (shift_hat_BG - batch.shift).square().mean(1) * batch.trust
                 weighted["shift"] = config.shift_weight, error_B * mask_BS.any(1)
             distance_B = _SET_LOSSES[config.set_loss](x1_hat_BSG - self.gene_mean, centred_x1_BSG, mask_BS)
