@@ -119,7 +119,7 @@ class Generator:
         self._sources = SourceSets(model, pools, cells_per_set=cells_per_set, seed=seed)
         self._device = model.gene_mean.device
         self._own, threads = threading.local(), torch.get_num_threads()
-        self._maker()
+        self._maker()  # loads what is compiled, before the first cells are asked for
         self._map = ThreadPoolExecutor(threads, "cells").map if threads > 1 else map
 
     @torch.inference_mode()

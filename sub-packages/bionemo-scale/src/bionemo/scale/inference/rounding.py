@@ -62,7 +62,7 @@ class CellMaker:
         self._ceiling = np.float32(ceiling)
         self._row, self._high = np.empty(genes, dtype=np.float32), np.empty(genes, dtype=np.int32)
         self._columns, self._values = np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32)
-        # The first call loads what is compiled, which takes a third of a second: let that not be one that makes cells.
+        # The first call loads what is compiled, which takes a third of a second: this one makes no cells.
         nothing_G = np.zeros(genes, dtype=np.float32)
         self(0, sparse.csr_matrix((0, genes), dtype=np.float32), nothing_G, nothing_G, None, 1.0, None, None)
 
