@@ -16,6 +16,7 @@ from bionemo.cellsets import CellStore, prepare
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.data.training_vocabulary import training_vocabulary
 from bionemo.scale.linear_start.fit import FittedLinearStart
+from bionemo.scale.linear_start.means import ConditionMeans, base_of
 from bionemo.scale.training.data_module import CellSetsDataModule
 from bionemo.screens import Split
 from bionemo.screens.controls import ControlRole, ControlRoles
@@ -120,7 +121,7 @@ def test_what_the_truth_is_measured_against_changes_nothing_of_a_training(data):
     assert_equal_batches(before, after)
 
 
-def test_what_training_shifts_are_measured_against_changes_fits_and_scores_but_no_batch_and_no_feature(
+def test_what_training_shifts_are_measured_against_changes_fits_and_scores_and_bases_but_no_cell_and_no_feature(
     data, monkeypatch
 ):
     before, after = data(start="linear"), data(other_values(ControlRole.TARGET), start="linear")
@@ -133,13 +134,29 @@ def test_what_training_shifts_are_measured_against_changes_fits_and_scores_but_n
             np.testing.assert_array_equal(found, expected)
     fit = before.linear_start._fit()
     monkeypatch.setattr(FittedLinearStart, "_fit", lambda self: fit)
-    assert_equal_batches(before, data(other_values(ControlRole.TARGET), start="linear"))
+    assert_equal_batches(before, data(other_values(ControlRole.TARGET), start="linear"), but=("base",))
 
 
-def assert_equal_batches(one: CellSetsDataModule, other: CellSetsDataModule) -> None:
+@pytest.mark.parametrize("start", ["none", "linear"])
+def test_the_base_of_a_set_is_that_of_its_context_and_a_set_of_control_cells_has_none(data, start):
+    module = data(start=start)
+    means = ConditionMeans(module.store, module._eligible("train"), ControlRoles())
+    of_control = {role: means.control[role] for role in (ControlRole.INPUT, ControlRole.TARGET)}
+    expected = base_of(of_control, len(module.store.contexts), module.store.n_genes)
+    seen = set()
+    for sets, batch in zip(epoch(module, "train"), module._batches(module._loader("train", epochs=1)), strict=True):
+        for context, label, base_G in zip(sets.context.tolist(), sets.perturbation.tolist(), batch.base, strict=True):
+            is_control = label == module.store.control_index
+            seen.add(is_control)
+            if is_control or start == "none":
+                np.testing.assert_allclose(base_G, 0.0 * expected[context] if is_control else expected[context])
+    assert seen == {True, False}
+
+
+def assert_equal_batches(one: CellSetsDataModule, other: CellSetsDataModule, but: tuple[str, ...] = ()) -> None:
     for part in ("train", "val"):
         batches = [(m._batches(m._loader(part, epochs=1))) for m in (one, other)]
         for first, second in zip(*batches, strict=True):
             given, others = ({**vars(batch.condition), **vars(batch)} for batch in (first, second))
-            for name in (name for name, value in given.items() if isinstance(value, torch.Tensor)):
+            for name in {name for name, value in given.items() if isinstance(value, torch.Tensor)} - set(but):
                 torch.testing.assert_close(given[name], others[name], rtol=0, atol=0, equal_nan=True)

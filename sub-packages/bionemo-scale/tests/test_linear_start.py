@@ -101,6 +101,40 @@ def test_the_model_says_of_a_held_out_condition_what_its_training_says_of_others
     torch.testing.assert_close(kept[same[3:]], held_out[same[3:]], atol=0.02, rtol=0.01)
 
 
+def with_noisy_controls(noise: float, expected: float) -> tuple[SimpleNamespace, dict]:
+    """A screen whose control means have noise of their own in each role, and that noise by role and context."""
+    rng, means = np.random.default_rng(1), screen()
+    wrong = {role: {k: noise * rng.normal(size=G) for k in range(len(CONTEXTS))} for role in means.control}
+    for role, of_context in means.control.items():
+        of_context.update({k: mean + wrong[role][k] for k, mean in of_context.items()})
+    means.control_noise = {ControlRole.TARGET: {k: np.full(G, expected**2) for k in range(len(CONTEXTS))}}
+    return means, wrong
+
+
+def noise_asked_for(fit: FittedLinearStart, means: SimpleNamespace, wrong: dict) -> tuple[float, float]:
+    """How much of the noise of control cells is in the shifts that training asks for, of the roles input and target."""
+    errors = np.concatenate([fit.observed(k, p)[0].numpy() - means.truth(k, p) for k, p in means.mean])
+    of_input, of_target = (
+        -np.concatenate([wrong[role][k] for k, _ in means.mean]) for role in (ControlRole.INPUT, ControlRole.TARGET)
+    )
+    return float(errors @ of_input / (of_input @ of_input)), float(errors @ of_target / (of_target @ of_target))
+
+
+def test_the_shift_that_training_asks_for_has_no_noise_of_the_cells_that_evidence_is_made_of(names):
+    means, wrong = with_noisy_controls(noise=0.3, expected=0.0)
+    of_input, of_target = noise_asked_for(fitted(means, names), means, wrong)
+    assert abs(of_input) < 0.2
+    assert of_target > 0.8
+
+
+def test_noise_that_all_shifts_of_a_context_share_is_taken_from_what_training_asks_for(names):
+    means, wrong = with_noisy_controls(noise=0.3, expected=0.3)
+    fit = fitted(means, names)
+    assert abs(noise_asked_for(fit, means, wrong)[1]) < 0.5
+    from_input = means.mean[1, 2] - means.control[ControlRole.INPUT][1]
+    np.testing.assert_allclose(fit.observed(1, 2)[0], from_input - fit.base_KG[1].numpy(), atol=1e-5)
+
+
 def interacting(held_out: tuple) -> SimpleNamespace:
     """A screen of two families, each of which does something else in every context beside what it does everywhere."""
     means, rng = screen(held_out=held_out), np.random.default_rng(3)

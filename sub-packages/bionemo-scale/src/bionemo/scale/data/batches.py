@@ -21,6 +21,10 @@ class TrainingBatch:
     """The conditions of the sets."""
     key: torch.Tensor
     """int64 [B], what the noise of each set is derived from; stays on the CPU."""
+    base: torch.Tensor | None = None
+    """float32 [B, G], log1p, by how much the means of a context's control cells of the roles target and input differ; 0
+    for a set of control cells. It is taken from perturbed cells, which are then as far from the control cells that
+    training is shown as they were from others, whose noise nothing that is shown tells."""
     library: torch.Tensor | None = None
     """Counts of each control and each perturbed cell, float32 [2, B, S]; for a head that counts."""
     shift: torch.Tensor | None = None
@@ -46,7 +50,7 @@ class TrainingBatch:
             mask=self.mask.to(device, non_blocking=True),
             condition=self.condition.to(device),
             **{
-                name: None if tensor is None else tensor.to(device, non_blocking=True)
-                for name, tensor in (("library", self.library), ("shift", self.shift), ("trust", self.trust))
+                name: None if (tensor := getattr(self, name)) is None else tensor.to(device, non_blocking=True)
+                for name in ("base", "library", "shift", "trust")
             },
         )

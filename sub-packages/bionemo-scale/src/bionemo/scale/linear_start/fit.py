@@ -15,7 +15,7 @@ from bionemo.scale.linear_start.apply import DIRECTIONS, FEATURES, LinearStart, 
 from bionemo.scale.linear_start.evidence import Evidence, Shown, principal_directions, shared_directions
 from bionemo.scale.linear_start.fold_change import PSEUDOCOUNT
 from bionemo.scale.linear_start.interaction import interactions, share_no_batch
-from bionemo.scale.linear_start.means import Condition, ConditionMeans
+from bionemo.scale.linear_start.means import Condition, ConditionMeans, base_of
 from bionemo.scale.linear_start.shared_arrays import Arrays, shared_arrays
 from bionemo.scale.linear_start.zero_shot import effects_from_embeddings
 from bionemo.screens.controls import ControlRole
@@ -74,10 +74,12 @@ class FittedLinearStart:
         tables: dict[str, Any] = {
             name: (tuple(values.shape), np.float32) for name, values in self._model.named_buffers()
         }
+        tables["base"] = (len(contexts), len(vocabulary.genes)), np.float32
         if evidence:  # in half precision: a file of them may be gigabytes
             tables["features"] = (len(self._row), FEATURES, len(vocabulary.genes)), np.float16
         found = shared_arrays(folder, self._key(tables) if folder else "", tables, self._fill)
         self._features_of = found.pop("features", None)
+        self.base_KG = torch.from_numpy(np.array(found.pop("base")))
         self._model.load_state_dict({name: torch.from_numpy(np.array(found[name])) for name in found})
         self._made: dict[Condition, torch.Tensor] = {}
 
@@ -113,8 +115,8 @@ class FittedLinearStart:
         if (context, label) not in self._row:
             return torch.zeros(len(self._vocabulary.genes)), float(self._labels[label] == self._vocabulary.control)
         cells = self._means.cells[context, label]
-        delta = torch.from_numpy(self._means.delta((context, label), ControlRole.INPUT)).float()
-        return delta, cells / (cells + self.half_weight)
+        shift = torch.from_numpy(self._means.mean[context, label] - self._controls[context]).float()
+        return shift - self.base_KG[context], cells / (cells + self.half_weight)
 
     def delta(self, context: int, label: int) -> torch.Tensor:
         """Return the shift of a condition, by the store's indices, log1p, float32 [G]."""
@@ -150,6 +152,25 @@ class FittedLinearStart:
         shares = self.plain + np.linalg.lstsq(normal + ridge, right, rcond=1e-8)[0]
         fitted = shares @ normal @ shares
         return shares * (max(real / fitted, 1.0) ** (self.length / 2) if fitted > 0 else 1.0), basis_RG
+
+    def _noise_in_common(self, context: int, shown: Shown, known: np.ndarray, features: np.ndarray) -> np.ndarray:
+        """Return as much of what a context's conditions have in common beyond their prediction as is noise, log1p [G].
+
+        Their shifts are measured against the same control cells, whose noise they share. Of the mean residual the share
+        of its squared length that is noise is taken for it (James and Stein 1961, positive part).
+        """
+        weight = np.where(known, shown.weight, 0.0)
+        if not (total := weight.sum()):
+            return np.zeros(features.shape[2])
+        conditions = [(context, self._trained[row]) for row in shown.rows]
+        observed_nG = np.stack([self._means.mean[condition] for condition in conditions])
+        observed_nG = observed_nG - self._means.control[ControlRole.TARGET][context]
+        predicted_nG = self._model.shift(torch.from_numpy(features))[0].double().numpy()
+        common = weight @ (observed_nG - predicted_nG) / total
+        own = np.square(weight / total) @ np.stack([self._means.noise[condition] for condition in conditions])
+        noise = (own + self._means.control_noise[ControlRole.TARGET][context]).sum()
+        length = np.square(common).sum()
+        return common * min(1.0, noise / length) if length else common
 
     def _features(self, context: int) -> tuple[Shown, np.ndarray, np.ndarray, np.ndarray]:
         """Return what a context's n labels are predicted from, without themselves.
@@ -227,10 +248,14 @@ class FittedLinearStart:
             # Divided by what the parts are multiplied by: a regression has shrunk it already.
             effects = self._zero_shot(self._parts[:trained].sum(1).numpy(), self._embeddings) / shares[:3].sum()
             self._parts[trained:-1] = torch.from_numpy(effects)[:, None]
+        self._model.shares.copy_(torch.from_numpy(shares))
+        self._model.unit.copy_(torch.from_numpy(evidence.unit))
+        arrays["base"][:] = base_of(self._means.control, *arrays["base"].shape)
         place, squares, count = {name: i for i, name in enumerate(vocabulary.contexts)}, np.zeros(FEATURES), 0
         per_unit = 1 / evidence.unit
         for context in evidence.contexts:
-            shown, _, features, interaction_LG = self._features(context)
+            shown, known, features, interaction_LG = self._features(context)
+            arrays["base"][context] += self._noise_in_common(context, shown, known, features)
             row = place[self._contexts[context]]
             squares += np.square(features).mean(2, dtype=np.float64).sum(0)
             count += len(features)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,18 @@ Condition = tuple[int, int]
 """(context, perturbation), the store's indices."""
 
 _ROLES = (ControlRole.INPUT, ControlRole.TARGET)
+
+
+def base_of(control: Mapping[ControlRole, Mapping[int, np.ndarray]], contexts: int, genes: int) -> np.ndarray:
+    """Return the mean of each context's control cells of the role target less that of the role input, float32 [K, G].
+
+    `control` is as :class:`ConditionMeans` has it. A context that lacks one of them has 0.
+    """
+    base_KG = np.zeros((contexts, genes), dtype=np.float32)
+    inputs, targets = (control[role] for role in _ROLES)
+    for context in inputs.keys() & targets.keys():
+        base_KG[context] = targets[context] - inputs[context]
+    return base_KG
 
 
 class ConditionMeans:

@@ -238,8 +238,10 @@ class ScaleModel(MegatronModule):
         """
         sets, *rest = batch.control.shape
         centred_2BSG = self.gene_mean.new_empty((2 * sets, *rest))
-        for cells_BSG, part_BSG in zip((batch.control, batch.perturbed), centred_2BSG.chunk(2), strict=True):
-            torch.sub(cells_BSG, self.gene_mean, out=part_BSG)
+        control_BSG, perturbed_BSG = centred_2BSG.chunk(2)
+        torch.sub(batch.control, self.gene_mean, out=control_BSG)
+        from_target = self.gene_mean if batch.base is None else (self.gene_mean + batch.base)[:, None]
+        torch.sub(batch.perturbed, from_target, out=perturbed_BSG)
         return centred_2BSG
 
     def _noise(self, batch: TrainingBatch) -> SetNoise:

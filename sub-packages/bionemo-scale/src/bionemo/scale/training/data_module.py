@@ -18,7 +18,7 @@ from bionemo.scale.data.batches import TrainingBatch
 from bionemo.scale.data.condition import Condition, token_table
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.linear_start.fit import FittedLinearStart
-from bionemo.scale.linear_start.means import ConditionMeans
+from bionemo.scale.linear_start.means import ConditionMeans, base_of
 from bionemo.scale.model.condition_encoder import EMBEDDING
 from bionemo.scale.training.validation import NETWORK_SHARES, ConditionScores
 from bionemo.screens import Split
@@ -52,8 +52,10 @@ class TrainingBatches:
         compute: ComputeConfig,
         vocabulary: Vocabulary,
         linear_start: FittedLinearStart | None = None,
+        base_KG: torch.Tensor | None = None,
     ):
         self.loader, self.linear_start, self.wait_seconds = loader, linear_start, 0.0
+        self._base_KG = base_KG
         self._on_gpu = compute.on_gpu
         store = loader.store
         self._context_rows = table_rows(store.contexts, vocabulary.contexts)
@@ -84,6 +86,8 @@ class TrainingBatches:
         if self._with_library:
             rows = torch.stack([batch.control_rows, batch.rows]).numpy()
             library = torch.from_numpy(store.library_size[np.maximum(rows, 0)]).masked_fill(~batch.mask, 0.0)
+        perturbed_B = batch.perturbation != store.control_index
+        base_BG = None if self._base_KG is None else self._base_KG[batch.context] * perturbed_B[:, None]
         evidence = shift = trust = None
         if self.linear_start is not None:
             conditions = list(zip(batch.context.tolist(), batch.perturbation.tolist(), strict=True))
@@ -102,13 +106,14 @@ class TrainingBatches:
                 evidence=evidence,
             ),
             key=batch.key,
+            base=base_BG,
             library=library,
             shift=shift,
             trust=trust,
             place=condition_number(store, batch.context, batch.perturbation),
             full=bool(batch.mask.all()),
             # Control sets are trained on too, and count into no throughput.
-            perturbed_cells=int(batch.mask[batch.perturbation != store.control_index].sum()),
+            perturbed_cells=int(batch.mask[perturbed_B].sum()),
         )
 
 
@@ -159,14 +164,17 @@ class CellSetsDataModule(pl.LightningDataModule):
         self.parts = store.parts(split, training.control_roles)
         self.labels = [str(label) for label in store.perturbations]
         self.linear_start: FittedLinearStart | None = None
+        fitted = self._eligible("train") & (model.start is Start.LINEAR)
+        means = ConditionMeans(store, fitted, training.control_roles, folder)
+        self._base_KG = torch.from_numpy(base_of(means.control, len(store.contexts), store.n_genes))
         if model.start is Start.LINEAR:
-            means = ConditionMeans(store, self._eligible("train"), training.control_roles, folder)
             contexts = list(map(str, store.contexts))
             vectors = None if embeddings is None else embeddings.numpy()
             names, evidence = shown or vocabulary, model.evidence is Evidence.ON
             self.linear_start = FittedLinearStart(
                 means, contexts, self.labels, names, vectors, folder, evidence=evidence
             )
+            self._base_KG = self.linear_start.base_KG
         self.data_sampler = _SetsAsTheyCome(training, compute.data_parallel)
         self.batches: TrainingBatches | None = None
 
@@ -256,4 +264,4 @@ class CellSetsDataModule(pl.LightningDataModule):
         return SetLoader(self.store, sampler, roles=self.training.control_roles, **options)
 
     def _batches(self, loader: SetLoader, linear_start: FittedLinearStart | None = None) -> TrainingBatches:
-        return TrainingBatches(loader, self.model, self.compute, self.vocabulary, linear_start)
+        return TrainingBatches(loader, self.model, self.compute, self.vocabulary, linear_start, self._base_KG)
