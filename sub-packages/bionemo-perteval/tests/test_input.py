@@ -218,7 +218,8 @@ def test_paths_may_be_text(noisy, counts, tmp_path, kind):
 
 
 def test_the_share_of_the_network_stands_first(perfect, counts, tmp_path):
-    perfect.uns["prediction"] |= {"network_share": 0.25, "start": "linear", "evidence": "none"}
+    made_of = "75% of a linear start and 25% of the network"
+    perfect.uns["prediction"] |= {"network_share": 0.25, "made_of": made_of, "evidence": "none"}
     found = evaluate(perfect, counts, arms="main", threads=1, progress=False, out=tmp_path)
     notice = found.notices[0]
     assert notice == "the predicted AnnData is 75% of a linear start and 25% of the network."

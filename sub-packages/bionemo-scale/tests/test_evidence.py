@@ -77,3 +77,33 @@ def test_the_mean_of_a_set_is_drawn_to_the_shift_of_its_condition(told):
     assert 0 < error < 1
     without = model(TrainingBatch(**batch, shift=shift + 0.5, trust=torch.zeros(2)))["shift"]
     assert without == 0
+
+
+def test_the_network_corrects_the_linear_start_and_its_share_is_that_of_the_corrections(told):
+    model, batch = told()
+    start, half, whole = (
+        model.predict(batch["control"], batch["mask"], batch["condition"], batch["key"], network_share=share)
+        for share in (0.0, 0.5, 1.0)
+    )
+    moved = model.started(batch["control"], batch["condition"], 1.0)
+    torch.testing.assert_close(start, moved.clamp(0, model.expression_decoder.ceiling))
+    inside = (whole > 0) & (half > 0) & (start > 0) & (whole < model.expression_decoder.ceiling)
+    torch.testing.assert_close(half[inside], ((start + whole) / 2)[inside], atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(whole[inside], start[inside])
+
+
+def test_training_starts_at_the_linear_start(told):
+    model, batch = told(awake=False)
+    with torch.no_grad():
+        model.expression_decoder.to_genes.weight.zero_()
+    moved = model.started(batch["control"], batch["condition"], 1.0).clamp(0, model.expression_decoder.ceiling)
+    torch.testing.assert_close(network(model, batch), moved, atol=1e-5, rtol=1e-5)
+
+
+def test_what_training_asks_for_is_as_far_from_the_cells_it_shows_as_perturbed_cells_are_from_others(told):
+    model, batch = told()
+    base = torch.randn(2, 20, generator=torch.Generator().manual_seed(3))
+    moved = batch | {"perturbed": batch["perturbed"] - base[:, None]}
+    asked = model(TrainingBatch(**batch, base=base))
+    torch.testing.assert_close(asked["loss"], model(TrainingBatch(**moved))["loss"])
+    assert not torch.allclose(asked["loss"], model(TrainingBatch(**batch))["loss"])

@@ -237,10 +237,8 @@ def made_of(predictions: Sequence[CellFile]) -> list[str]:
     for file in predictions:
         said = {name: value for name, value in file.stated.items() if str(value) not in ("None", "none", "")}
         facts = []
-        if "network_share" in said:
-            share = float(said["network_share"])
-            mixed = f"{1 - share:.0%} of a linear start and {share:.0%} of the network"
-            facts.append(f"is {mixed if said.get('start') == 'linear' else 'the network alone'}")
+        if "made_of" in said:
+            facts.append(f"is {plain(said['made_of'])}")
         if "evidence" in said:
             facts.append(f"had as evidence: {plain(said['evidence'])}")
         if hasattr(said.get("controls"), "keys"):

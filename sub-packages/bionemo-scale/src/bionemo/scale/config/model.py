@@ -64,18 +64,20 @@ class Start(StrEnum):
     LINEAR = "linear"
 
 
-def mixture(start: Start, network_share: float) -> str:
-    """Say in a few words what a prediction is made of."""
-    if start is Start.NONE:
-        return "the network alone"
-    return f"{1 - network_share:.0%} of a linear start and {network_share:.0%} of the network"
-
-
 class Evidence(StrEnum):
-    """Whether the network is told, gene by gene, what the linear start knows of a condition from elsewhere."""
+    """Whether the network is told, gene by gene, what the linear start knows of a condition, and corrects it."""
 
     OFF = "off"
     ON = "on"
+
+
+def mixture(start: Start, evidence: Evidence, network_share: float) -> str:
+    """Say in a few words what a prediction is made of."""
+    if start is Start.NONE:
+        return "the network alone"
+    if evidence is Evidence.ON:
+        return f"a linear start and {network_share:.0%} of the network's corrections of it"
+    return f"{1 - network_share:.0%} of a linear start and {network_share:.0%} of the network"
 
 
 class Head(StrEnum):
@@ -142,11 +144,13 @@ class ModelConfig:
     head: Head = Head.RESIDUAL
     start: Start = Start.LINEAR
     evidence: Evidence = Evidence.OFF
-    """``on`` needs ``start=linear``, which keeps what is known. The network then knows perturbations by evidence (and
-    embeddings) alone, without learned tokens of them, so that it can be told of new ones."""
+    """``on`` needs ``start=linear``, which keeps what is known. The network then corrects the linear start, and knows
+    perturbations by evidence (and embeddings) alone, without learned tokens of them, so that it can be told of new
+    ones. All named sizes have it."""
     network_share: float | None = None
-    """Share of the network in a prediction, in [0, 1]; the rest is the linear start's. Where not given, validation
-    conditions choose it, marked by the split or drawn for a trial; without any it is 0."""
+    """Share of the network in a prediction, in [0, 1]: of its corrections where it has evidence, else of the mixture
+    with the linear start. Where not given, validation conditions choose it, marked by the split or drawn for a trial;
+    without any it is 0."""
 
     endpoint_weight: float = 1.0
     """Weight of the endpoint loss, or of the velocity loss."""
@@ -157,7 +161,7 @@ class ModelConfig:
     set_loss: SetLoss = SetLoss.ENERGY
     set_weight: float = 30.0
     """Weight of the set loss between predicted and observed populations."""
-    shift_weight: float = 30.0
+    shift_weight: float = 300.0
     """Weight of the squared error of mean shifts, for a network that is given evidence."""
     likelihood_weight: float = 1.0
     """Weight of the negative log-likelihood of counts, for the head that has one."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bionemo.scale.config.compute import ComputeConfig, Precision
-from bionemo.scale.config.model import ModelConfig, Pairing
+from bionemo.scale.config.model import Evidence, ModelConfig, Pairing
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.config.tuning import TuningConfig
 
@@ -20,6 +20,7 @@ _LARGE: dict[str, Any] = dict(
     gene_module_size=128,
     # An assignment on the CPU in every step, which sets of this size feel.
     pairing=Pairing.NONE,
+    evidence=Evidence.ON,
 )
 MODELS: dict[str, ModelConfig] = {
     "scale_tiny": ModelConfig(
@@ -30,6 +31,7 @@ MODELS: dict[str, ModelConfig] = {
         ffn_hidden_size=192,
         gene_modules=8,
         gene_module_size=32,
+        evidence=Evidence.ON,
     ),
     "scale_small": ModelConfig(
         hidden_size=128,
@@ -39,6 +41,7 @@ MODELS: dict[str, ModelConfig] = {
         ffn_hidden_size=384,
         gene_modules=8,
         gene_module_size=64,
+        evidence=Evidence.ON,
     ),
     "scale_184m": ModelConfig(num_layers=8, **_LARGE),
     "scale_280m": ModelConfig(num_layers=13, **_LARGE),

@@ -201,9 +201,9 @@ class Generator:
             labels = [p.perturbation for p in populations]
             features_BFG = model.linear_start.features(labels, condition.context, mean_BG, model.vocabulary)
             condition = replace(condition, evidence=features_BFG)
-            if self._share < 1:
+            if moved := model.start_share(self._share):
                 delta_BG, _ = model.linear_start.shift(features_BFG)
-                start_B2G = torch.stack(movement(delta_BG, mean_BG, 1 - self._share), dim=1).cpu().numpy()
+                start_B2G = torch.stack(movement(delta_BG, mean_BG, moved), dim=1).cpu().numpy()
         condition_BD, known_BKG = model.told(condition)
         for i, population in enumerate(populations):
             factor_G = self._sources.scale_G(population.place, population.cells)

@@ -88,8 +88,7 @@ class TrainedModel:
 
     def summary(self, network_share: float | None = None) -> str:
         """Say in a few words what a prediction is made of, with the run's share of the network or another."""
-        share = self.network_share if network_share is None else network_share
-        return f"step {self.step}, {mixture(self.network.scale.start, share)}"
+        return f"step {self.step}, {self._made_of(self.network_share if network_share is None else network_share)}"
 
     def predict(
         self,
@@ -213,6 +212,7 @@ class TrainedModel:
             **self._facts(),
             "evidence": "none" if evidence is None else _evidence_of(evidence, model.observed),
             "network_share": share,
+            "made_of": model._made_of(share),
             "controls": cells.roles.to_dict(),
             "controls_file": "" if isinstance(controls, ad.AnnData) else str(controls),
             "layer": layer or "",
@@ -221,6 +221,11 @@ class TrainedModel:
             "filled_genes": ", ".join(cells.filled_genes),
         }
         return Start(model, columns, pools, generator, facts)
+
+    def _made_of(self, share: float) -> str:
+        """Return what predictions with a share of the network are made of, in a few words."""
+        config = self.network.scale
+        return mixture(config.start, config.evidence, share)
 
     def _share(self, asked: float | None) -> float:
         """Return the share of the network that is asked for, or that of the run."""

@@ -122,9 +122,9 @@ class ScaleModel(MegatronModule):
         else:
             weighted["velocity"] = config.endpoint_weight, velocity_loss(z1_hat_BSD, z1_BSD, noise.t_B, mask_BS)
         if config.set_loss is not SetLoss.NONE:
-            start_BSG = x0_BSG
+            start_BSG = self.started(x0_BSG, condition, 1.0)
             if self.evidence is not None and known_BKG is not None:
-                start_BSG = x0_BSG + self.evidence.change(z0_BSD, known_BKG)
+                start_BSG = start_BSG + self.evidence.change(z0_BSD, known_BKG)
             x1_hat_BSG = decoder.predict(z1_hat_BSD, z0_BSD, start_BSG, self.gene_mean)
             if self.evidence is not None and batch.shift is not None and batch.trust is not None:
                 shift_hat_BG = mean_over_cells(x1_hat_BSG, mask_BS) - mean_over_cells(x0_BSG, mask_BS)
@@ -174,10 +174,7 @@ class ScaleModel(MegatronModule):
             log1p [B, S, G], before any rounding to counts.
         """
         share = float(self.network_share if network_share is None else network_share)
-        start_BSG = x0_BSG
-        if self.linear_start is not None and share < 1:
-            assert condition.evidence is not None
-            start_BSG = move_cells(x0_BSG, *self.linear_start.shift(condition.evidence), 1 - share)
+        start_BSG = self.started(x0_BSG, condition, share)
         if self.scale.head is Head.RESIDUAL and not share:
             return start_BSG.clamp(0, self.expression_decoder.ceiling)
         noise = set_noise(key_B, cells=x0_BSG.shape[1], width=self.scale.hidden_size, device=x0_BSG.device)
@@ -187,6 +184,23 @@ class ScaleModel(MegatronModule):
         if self.evidence is not None and known_BKG is not None:
             start_BSG = start_BSG + share * self.evidence.change(z0_BSD, known_BKG)
         return self.expression_decoder.predict(z1_BSD, z0_BSD, start_BSG, self.gene_mean, share)
+
+    def start_share(self, share: float) -> float:
+        """Return the share of the linear start in a prediction that has a share of the network.
+
+        A network that is given evidence corrects the start, which then moves cells all the way.
+        """
+        if self.linear_start is None:
+            return 0.0
+        return 1 - share if self.evidence is None else 1.0
+
+    def started(self, x0_BSG: torch.Tensor, condition: Condition, share: float) -> torch.Tensor:
+        """Return control cells as the linear start moves them beside a share of the network, log1p [B, S, G]."""
+        if not (moved := self.start_share(share)):
+            return x0_BSG
+        assert self.linear_start is not None
+        assert condition.evidence is not None
+        return move_cells(x0_BSG, *self.linear_start.shift(condition.evidence), moved)
 
     def told(
         self, condition: Condition, hide_token_B: torch.Tensor | None = None

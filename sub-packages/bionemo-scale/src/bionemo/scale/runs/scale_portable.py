@@ -472,7 +472,7 @@ class ScaleModel(nn.Module):
         if self.evidence is not None and known_BKG is not None:
             change_BSG = change_BSG + self.evidence.change(z0_BSD, known_BKG)
         if self.linear_start is not None:
-            x0_BSG = self.linear_start.move(x0_BSG, evidence, 1 - self.network_share)
+            x0_BSG = self.linear_start.move(x0_BSG, evidence, 1 - self.network_share if self.evidence is None else 1.0)
         return x0_BSG + self.network_share * change_BSG
 
     @torch.no_grad()

@@ -111,7 +111,7 @@ def fit(
         share = float(module.model.network_share) if best is None else best.network_share
         _log.info(
             "trained: %s; predictions come from %s: %s",
-            *(run.last_checkpoint(), run.best_checkpoint(), mixture(model.start, share)),
+            *(run.last_checkpoint(), run.best_checkpoint(), mixture(model.start, model.evidence, share)),
         )
 
 
