@@ -4,8 +4,8 @@ import importlib
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import anndata as ad
@@ -29,7 +29,9 @@ class Screen:
     name
         In tables and file names.
     file
-        Name of the h5ad file in the folder of real screens; None for the simulated screen of the demo.
+        Name of the h5ad file in the folder of real screens; None for a simulated screen.
+    simulated
+        What a simulated screen is made with: arguments of `simulate`.
     split
         TOML file of held-out conditions.
     columns
@@ -44,6 +46,7 @@ class Screen:
     split: Path
     columns: dict[str, str]
     file: str | None = None
+    simulated: Mapping[str, int] = field(default_factory=dict)
     made: Callable[[ad.AnnData], ad.AnnData] | None = None
     n_genes: int | None = None
 
@@ -64,8 +67,7 @@ class Screen:
             if self.file is None:
                 from bionemo.screens.simulation import simulate
 
-                # The screen of `make demo`.
-                simulate(partial, cells=20_000, genes=1_000, contexts=4, perturbations=12)
+                simulate(partial, **self.simulated)
             else:
                 assert self.made is not None
                 self.made(ad.read_h5ad(real_screen(self.file))).write_h5ad(partial)
@@ -106,7 +108,15 @@ SIMULATED = Screen(
         "context_key": "context",
         "batch_key": "batch",
     },
+    simulated={"cells": 20_000, "genes": 1_000, "contexts": 4, "perturbations": 12},
 )
+"""The screen of `make demo`."""
+
+
+def many_contexts(split: Path) -> Screen:
+    """Twenty simulated contexts, where effects that follow from the state of a context can be learned."""
+    sizes = {"cells": 100_000, "genes": 1_000, "contexts": 20, "perturbations": 24, "batches": 1, "seed": 11}
+    return replace(SIMULATED, name="many_contexts", split=split, simulated=sizes)
 
 
 def papalexi(split: str) -> Screen:

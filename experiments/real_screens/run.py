@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from bionemo.screens.errors import InputError
+from bionemo.screens.simulated_truth import numbered
 from experiments.real_screens.summary import BOTH, NETWORK, START, STATE, rows_of, write_summary
 from experiments.screens import (
     CELL_TYPE,
@@ -23,6 +24,7 @@ from experiments.screens import (
     blood,
     glioblastoma,
     import_once,
+    many_contexts,
     mixed_blood,
     papalexi,
     seeded,
@@ -46,33 +48,45 @@ class Fold:
 
 
 def folds(out: Path) -> list[Fold]:
-    """Return the folds: the demo's, THP-1's, each of the patients left out in turn, and the cell types in three parts.
+    """Return the folds: two simulated screens, THP-1, each patient left out in turn, and the cell types in three parts.
 
     Other patients and cell types are the validation conditions. In the split of THP-1 none is marked, and a trial draws
     some from the training conditions.
     """
-    found = [Fold("simulated", "simulated", SIMULATED), Fold("papalexi", "THP-1", papalexi("split"))]
     (out / "splits").mkdir(parents=True, exist_ok=True)
+    found = [Fold("simulated", "simulated", SIMULATED)]
+    names = numbered("perturbation", 24)
+    held_out = {
+        context: {"val": names[(-k) % 4 :: 4], "test": names[(k + 1) % 2 :: 2]}
+        for k, context in enumerate(numbered("context", 20)[:5])
+    }
+    split = _split(out / "splits" / "many_contexts.toml", "many_contexts", held_out)
+    found.append(Fold(split.stem, "simulated, 20 contexts", many_contexts(split)))
+    found.append(Fold("papalexi", "THP-1", papalexi("split")))
     for place, patient in enumerate(PATIENTS):
         parts = {"val": [PATIENTS[(place + 1) % len(PATIENTS)]], "test": [patient]}
-        split = _split(out / "splits" / f"gbm_{patient}.toml", "gbm", "panobinostat", parts)
+        split = _split(out / "splits" / f"gbm_{patient}.toml", "gbm", _everywhere("panobinostat", parts))
         found.append(Fold(split.stem, "glioblastoma", glioblastoma(split)))
     for part in range(3):
         parts = {"val": CELL_TYPES[(part + 1) % 3 :: 3][1:3], "test": CELL_TYPES[part::3]}
-        split = _split(out / "splits" / f"pbmc_{part}.toml", "pbmc", "STIM", parts)
+        split = _split(out / "splits" / f"pbmc_{part}.toml", "pbmc", _everywhere("STIM", parts))
         found.append(Fold(split.stem, "PBMC", blood(split)))
     parts = {"val": ["second"], "test": ["third"]}
-    split = _split(out / "splits" / "pbmc_mixed.toml", "pbmc", "STIM", parts)
+    split = _split(out / "splits" / "pbmc_mixed.toml", "pbmc", _everywhere("STIM", parts))
     found.append(Fold(split.stem, "PBMC, cell types unnamed", mixed_blood(split), within=CELL_TYPE))
     return found
 
 
-def _split(path: Path, name: str, perturbation: str, parts: Mapping[str, Sequence[str]]) -> Path:
-    """Write a split that holds a perturbation out of some contexts, part -> contexts, and return its path."""
+def _everywhere(perturbation: str, parts: Mapping[str, Sequence[str]]) -> dict[str, dict[str, list[str]]]:
+    """Return what holds one perturbation out, part -> contexts, as context -> part -> perturbations."""
+    return {context: {part: [perturbation]} for part, contexts in parts.items() for context in contexts}
+
+
+def _split(path: Path, name: str, held_out: Mapping[str, Mapping[str, Sequence[str]]]) -> Path:
+    """Write a split that holds conditions out, context -> part -> perturbations, and return its path."""
     sections = [
-        f'[fewshot."{name}.{context}"]\n{part} = ["{perturbation}"]\n'
-        for part, contexts in parts.items()
-        for context in contexts
+        f'[fewshot."{name}.{context}"]\n' + "".join(f"{part} = {json.dumps(list(of))}\n" for part, of in parts.items())
+        for context, parts in held_out.items()
     ]
     path.write_text(f'[training]\n{name} = "train"\n\n' + "\n".join(sections))
     return path
