@@ -37,7 +37,8 @@ def test_the_whole_job_on_a_real_screen(name, tmp_path, command):
     )
     command(
         *("pretrain", "--store", store, "--split", split, "--out", run),
-        *("training.max_steps=80", "training.warmup_steps=5", "training.sets_per_batch=8", "model.start=none"),
+        *("training.max_steps=80", "training.warmup_steps=5", "training.sets_per_batch=8"),
+        *("model.start=none", "model.evidence=off"),
     )
     command("predict", "--checkpoint", run, "--controls", screen, "--like", screen, "--out", predicted)
     command("evaluate", "--predicted", predicted, "--observed", screen, "--split", split, "--out", report)

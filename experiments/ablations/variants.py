@@ -32,7 +32,7 @@ class Variant:
     trained: bool = True
 
 
-NETWORK = ("model.start=none",)
+NETWORK = ("model.start=none", "model.evidence=off")
 """Without the linear start the network does all the work, so its choices can show."""
 
 VARIANTS = (

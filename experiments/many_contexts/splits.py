@@ -1,4 +1,4 @@
-"""Splits of the simulated screen, and vectors of its perturbations that say something of their effects."""
+"""A split of the simulated screen, and vectors of its perturbations that say something of their effects."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ NOISE = 0.3  # of a vector, in units of the spread of the true vectors
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("screen", type=Path, help="h5ad file of `bionemo-scale simulate`")
-parser.add_argument("--out", type=Path, required=True, help="folder for fewshot.toml, unseen.toml and vectors.npz")
+parser.add_argument("--out", type=Path, required=True, help="folder for unseen.toml and vectors.npz")
 parser.add_argument("--seed", type=int, default=0)
 arguments = parser.parse_args()
 
@@ -30,12 +30,6 @@ def write(name: str, sections: list[str]) -> None:
     """One split file; what no section names trains."""
     (arguments.out / name).write_text('[training]\nscreen = "train"\n' + "".join(sections))
 
-
-few = []
-for context in contexts[:5]:
-    order = [str(label) for label in rng.permutation(perturbations)]
-    few.append(section(context, order[:6], order[6:30]))
-write("fewshot.toml", few)
 
 order = [str(label) for label in rng.permutation(perturbations)]
 write("unseen.toml", [section(context, order[:4], order[4:14]) for context in contexts])

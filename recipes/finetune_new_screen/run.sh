@@ -21,7 +21,7 @@ step python "$here/cut.py" both.h5ad new.h5ad --keep context=context_5,context_6
 
 step bionemo-scale prepare old.h5ad --store old --all-genes "${keys[@]}"
 step bionemo-scale pretrain --store old --split "$here/old.toml" --recipe scale_tiny --out pretrained \
-    model.start=none "training.max_steps=$pretrain_steps"
+    model.start=none model.evidence=off "training.max_steps=$pretrain_steps"
 
 step bionemo-scale prepare new.h5ad --store new --genes-of pretrained "${keys[@]}"
 for recipe in full low_rank; do
@@ -29,7 +29,7 @@ for recipe in full low_rank; do
         "training.max_steps=$steps"
 done
 step bionemo-scale pretrain --store new --split "$here/split.toml" --recipe scale_tiny --out scratch \
-    model.start=none "training.max_steps=$steps"
+    model.start=none model.evidence=off "training.max_steps=$steps"
 
 arms=()
 for run in full low_rank scratch; do

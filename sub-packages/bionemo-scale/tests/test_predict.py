@@ -366,7 +366,8 @@ def expected_cells(network, x0_SG, scale_G, names, mean_1G) -> np.ndarray:
     if network.scale.head == "residual":
         start, share = (x0_SG * torch.tensor(scale_G))[None], float(network.network_share)
         if network.linear_start is not None:
-            start = move_cells(start, *network.linear_start.shift(condition.evidence), 1 - share)
+            whole = network.evidence is not None  # whose network corrects the start
+            start = move_cells(start, *network.linear_start.shift(condition.evidence), 1.0 if whole else 1 - share)
         z0 = network.encoder(x0_SG[None] - network.gene_mean, mask)
         told, known = network.told(condition)
         z1 = network.transported(z0, mask, told, torch.zeros_like(z0))

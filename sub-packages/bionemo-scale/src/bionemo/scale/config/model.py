@@ -181,7 +181,9 @@ class ModelConfig:
                 f"head={self.head} are none: set set_loss=none."
             )
         if self.start is Start.LINEAR and self.head is not Head.RESIDUAL:
-            raise InputError(f"start=linear shifts control cells, which head={self.head} does not: set start=none.")
+            raise InputError(
+                f"start=linear shifts control cells, which head={self.head} does not: set start=none and evidence=off."
+            )
         if self.evidence is Evidence.ON and self.start is not Start.LINEAR:
             raise InputError(f"evidence=on needs what start=linear keeps, not start={self.start}: set evidence=off.")
         share = self.network_share

@@ -19,6 +19,8 @@ DIRECTIONS = 8
 """Directions of expression that the effects of perturbations are taken to share, at most."""
 FEATURES = 8
 """What is known of a gene in a condition, in so many numbers: F."""
+TERMS = 6
+"""Of these so many, the first ones, are terms of the linear start."""
 
 
 class LinearStart(nn.Module):
@@ -37,7 +39,7 @@ class LinearStart(nn.Module):
         self.known = nn.Buffer(torch.zeros(contexts + 1))  # 1 where there is a c_k, else 0
         self.middle = nn.Buffer(torch.zeros(genes))  # m
         self.unit = nn.Buffer(torch.ones(genes))  # what features are multiplied by, gene by gene
-        self.shares = nn.Buffer(torch.zeros(6))  # s_1, s_2, s_3, b, a, c
+        self.shares = nn.Buffer(torch.zeros(TERMS))  # s_1, s_2, s_3, b, a, c
         self.interaction = nn.Buffer(torch.zeros(contexts + 1, labels + 1, rank))  # i(k, p), in the basis
         self.basis = nn.Buffer(torch.zeros(rank, genes))
         # What effects share, on the scale of features; it serves perturbations that the model is told of later.
@@ -72,7 +74,7 @@ class LinearStart(nn.Module):
     def shift(self, features_BFG: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the shift of conditions by their features, and the mean of the controls, log1p [B, G] each."""
         shares_F = self.shares.to(features_BFG.dtype)  # a training in bf16 keeps buffers in bf16, and features not
-        level_BG, shift_BG = features_BFG[:, -1], torch.einsum("bfg,f->bg", features_BFG[:, :6], shares_F)
+        level_BG, shift_BG = features_BFG[:, -1], torch.einsum("bfg,f->bg", features_BFG[:, :TERMS], shares_F)
         before_BG, after_BG = level_BG / self.unit, (level_BG + shift_BG) / self.unit
         control_mean_BG = from_fold(before_BG, self._pseudocount)
         return from_fold(after_BG, self._pseudocount) - control_mean_BG, control_mean_BG

@@ -14,7 +14,7 @@ from functools import cache
 
 from bionemo.scale.config.compute import ComputeConfig
 from bionemo.scale.config.model import GENE_MULTIPLE, ConditionPooling, Evidence, Head, ModelConfig, SetLoss
-from bionemo.scale.linear_start.apply import FEATURES
+from bionemo.scale.linear_start.apply import FEATURES, TERMS
 from bionemo.scale.model.evidence import HIDDEN, NUMBERS
 
 _log = logging.getLogger("bionemo.scale")
@@ -79,6 +79,7 @@ def _step(config: ModelConfig, compute: ComputeConfig, genes: int, sets: int, ce
         yield sets, HIDDEN, width, BOTH_GRADIENTS  # the summary
     if config.set_loss is not SetLoss.NONE:
         if config.evidence is Evidence.ON:
+            yield sets * genes, TERMS, 1, FORWARD  # the linear start
             yield members, width, NUMBERS, ONE_GRADIENT  # of latents, which have no gradient here
             yield members, NUMBERS + 1, genes, BOTH_GRADIENTS
         yield from trunk
