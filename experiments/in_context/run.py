@@ -17,7 +17,7 @@ from bionemo.screens.errors import InputError
 from experiments.in_context.summary import KNOWN, START, write_summary
 from experiments.screens import SIMULATED, START_ALONE, Screen, apart, import_once, papalexi, seeded, train
 
-SHARES = {START: 0.0, "network alone": 1.0, "both": None}
+SHARES = {START: 0.0, "whole network": 1.0, "both": None}
 """Arm -> the share of the network that it is predicted with; None is what validation chose."""
 TRAINED, TOLD = KNOWN
 SETTINGS = {

@@ -15,7 +15,7 @@ from experiments.ablations.summary import mean_and_interval
 METRICS = ("PDCorr", "DEOver", "DEPrec", "LFCSpear", "DirAgr", "MSE", "MAE", "n_de_predicted")
 LOW = ("MSE", "MAE")
 """Metrics of which less is better."""
-START, NETWORK, BOTH, STATE = ARMS = ("linear start alone", "network alone", "both", "STATE")
+START, NETWORK, BOTH, STATE = ARMS = ("linear start alone", "whole network", "both", "STATE")
 TRANSFERRED, HALVES, BEST = "control mean + transferred delta", "split halves", "best simple baseline"
 PAIRS = ((BOTH, START), (NETWORK, START), (BOTH, TRANSFERRED), (BOTH, BEST), (NETWORK, STATE), (BOTH, STATE))
 """Arms whose difference is shown, the first less the second."""

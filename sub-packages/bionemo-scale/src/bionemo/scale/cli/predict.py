@@ -61,7 +61,7 @@ def predict(
     ] = None,
     network_share: Annotated[
         float | None,
-        typer.Option(help="0 is the linear start alone, 1 the network alone.", show_default="as validation chose"),
+        typer.Option(help="0 is the linear start alone, 1 the whole network.", show_default="as validation chose"),
     ] = None,
     layout: Annotated[
         Layout | None,

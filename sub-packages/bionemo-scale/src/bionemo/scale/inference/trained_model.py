@@ -176,7 +176,7 @@ class TrainedModel:
             :mod:`bionemo.screens.controls`, so that others are left to score against. ``shared``: from all of them.
             As the training run had it if not given.
         network_share
-            Share of the network, 0 to 1, in place of the run's: 0 is the linear start alone, 1 the network alone.
+            Share of the network, 0 to 1, in place of the run's: 0 is the linear start alone, 1 the whole network.
         seed
             Of the choice of control cells, the model's noise and the rounding; not negative.
 
