@@ -372,7 +372,7 @@ def expected_cells(network, x0_SG, scale_G, names, mean_1G) -> np.ndarray:
         told, known = network.told(condition)
         z1 = network.transported(z0, mask, told, torch.zeros_like(z0))
         if known is not None:
-            start = start + share * network.evidence.change(z0, known)
+            start = start + share * network.evidence.weights(z0) @ known
         answer = (start + share * network.expression_decoder.change(z1, z0)).clamp(min=0)
     return answer[0].detach().numpy()
 

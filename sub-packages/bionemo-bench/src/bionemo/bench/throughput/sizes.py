@@ -38,12 +38,12 @@ class Size:
         }
 
     def scale_model(self, **more: Any) -> dict[str, Any]:
-        """Return SCALE's model: its defaults at these sizes, the linear start among them.
+        """Return SCALE's model: at these sizes what its named sizes are, with linear start and evidence.
 
         The gene modules of a cell are together as wide as the layer that STATE reads a cell with.
         """
         width = max(1, round(self.hidden / _MODULES / self.heads)) * self.heads
-        return {**self.blocks(), "gene_modules": _MODULES, "gene_module_size": width, **more}
+        return {**self.blocks(), "gene_modules": _MODULES, "gene_module_size": width, "evidence": "on", **more}
 
     def scale_training(self) -> dict[str, Any]:
         """Return SCALE's training settings: STATE's optimizer and clipping."""

@@ -141,7 +141,8 @@ def move_cells(
     them: clamping a shift at 0 instead would lose most of the delta of a gene that is mostly zero.
     """
     keep_BG, add_BG = movement(delta_BG, control_mean_BG, share)
-    return x0_BSG * keep_BG[:, None].to(x0_BSG.dtype) + add_BG[:, None].to(x0_BSG.dtype)
+    keep_B1G, add_B1G = (part_BG[:, None].to(x0_BSG.dtype) for part_BG in (keep_BG, add_BG))
+    return torch.addcmul(add_B1G, x0_BSG, keep_B1G)
 
 
 def movement(

@@ -57,7 +57,7 @@ class EvidenceHead(MegatronModule):
     def forward(self, features_BFG: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Read what is known of each set's condition, as ``LinearStart.features`` says it.
 
-        Return numbers of genes [B, K + 1, G], for :meth:`change`, and what is added to the encoded condition, [B, D].
+        Return numbers of genes [B, K + 1, G], for :meth:`corrected`, and what is added to the encoded condition, [B, D].
         """
         last = self.first + len(self.gene_embedding)
         own_BFg = features_BFG[..., self.first : last].to(self.gene_embedding.dtype)
@@ -76,9 +76,14 @@ class EvidenceHead(MegatronModule):
         weights_BSK = self.weigh(F.rms_norm(z0_BSD, z0_BSD.shape[-1:]))
         return F.pad(weights_BSK, (1, 0), value=1.0)
 
-    def change(self, z0_BSD: torch.Tensor, known_BKG: torch.Tensor) -> torch.Tensor:
-        """Return what is added to control cells, log1p [B, S, G]."""
-        return self.weights(z0_BSD) @ known_BKG
+    def corrected(
+        self, start_BSG: torch.Tensor, z0_BSD: torch.Tensor, known_BKG: torch.Tensor, share: float = 1.0
+    ) -> torch.Tensor:
+        """Return moved control cells with a share of the change added, log1p [B, S, G]."""
+        weights_BSK = self.weights(z0_BSD)
+        if start_BSG.dtype != known_BKG.dtype:
+            return start_BSG + share * (weights_BSK @ known_BKG)
+        return torch.baddbmm(start_BSG, weights_BSK, known_BKG, alpha=share)
 
     def sharded_state_dict(self, prefix: str = "", sharded_offsets: tuple = (), metadata: dict | None = None) -> dict:
         """Return the weights, the embedding of genes divided over tensor-parallel ranks."""

@@ -124,7 +124,7 @@ class ScaleModel(MegatronModule):
         if config.set_loss is not SetLoss.NONE:
             start_BSG = self.started(x0_BSG, condition, 1.0)
             if self.evidence is not None and known_BKG is not None:
-                start_BSG = start_BSG + self.evidence.change(z0_BSD, known_BKG)
+                start_BSG = self.evidence.corrected(start_BSG, z0_BSD, known_BKG)
             x1_hat_BSG = decoder.predict(z1_hat_BSD, z0_BSD, start_BSG, self.gene_mean)
             if self.evidence is not None and batch.shift is not None and batch.trust is not None:
                 shift_hat_BG = mean_over_cells(x1_hat_BSG, mask_BS) - mean_over_cells(x0_BSG, mask_BS)
@@ -182,7 +182,7 @@ class ScaleModel(MegatronModule):
         condition_BD, known_BKG = self.told(condition)
         z1_BSD = self.transported(z0_BSD, mask_BS, condition_BD, noise.gaussian_BSD)
         if self.evidence is not None and known_BKG is not None:
-            start_BSG = start_BSG + share * self.evidence.change(z0_BSD, known_BKG)
+            start_BSG = self.evidence.corrected(start_BSG, z0_BSD, known_BKG, share)
         return self.expression_decoder.predict(z1_BSD, z0_BSD, start_BSG, self.gene_mean, share)
 
     def start_share(self, share: float) -> float:
