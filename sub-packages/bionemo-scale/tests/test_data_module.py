@@ -153,6 +153,13 @@ def test_the_base_of_a_set_is_that_of_its_context_and_a_set_of_control_cells_has
     assert seen == {True, False}
 
 
+def test_a_validation_compares_with_what_training_asks_for(data):
+    module = data(start="linear")
+    before = module.scores()._observed
+    module._base_KG += 1.0
+    torch.testing.assert_close(module.scores()._observed, before - 1.0)
+
+
 def assert_equal_batches(one: CellSetsDataModule, other: CellSetsDataModule, but: tuple[str, ...] = ()) -> None:
     for part in ("train", "val"):
         batches = [(m._batches(m._loader(part, epochs=1))) for m in (one, other)]

@@ -225,8 +225,10 @@ class CellSetsDataModule(pl.LightningDataModule):
         if not self.has_validation:
             return None
         means = ConditionMeans(self.store, self._eligible("val"), self.training.control_roles)
+        # As training asks for them: noise that a network has learnt of its context's shifts must not be rewarded.
         observed = {
-            int(condition_number(self.store, *condition)): torch.from_numpy(means.delta(condition, ControlRole.TARGET))
+            int(condition_number(self.store, *condition)): torch.from_numpy(means.delta(condition, ControlRole.INPUT))
+            - self._base_KG[condition[0]]
             for condition in means.mean
         }
         shares = NETWORK_SHARES if self.model.network_share is None else (self.model.network_share,)
