@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import anndata as ad
 import pandas as pd
@@ -46,7 +47,7 @@ class Screen:
     split: Path
     columns: dict[str, str]
     file: str | None = None
-    simulated: Mapping[str, int] = field(default_factory=dict)
+    simulated: Mapping[str, Any] = field(default_factory=dict)
     made: Callable[[ad.AnnData], ad.AnnData] | None = None
     n_genes: int | None = None
 

@@ -91,6 +91,15 @@ def test_what_is_known_of_a_training_condition_is_of_others_only(names):
     assert not torch.allclose(after.features(1, 3), other)
 
 
+def test_a_perturbation_that_one_context_shows_is_told_as_other_contexts_will_be(names):
+    """Else a network would learn the whole effect, and add it where the start has it already."""
+    held_out = tuple((k, 3) for k in (0, 1, 3))
+    fit = FittedLinearStart(screen(held_out=held_out), CONTEXTS, LABELS, names, evidence=True)
+    here, elsewhere = (fit.features(k, 3)[:3].sum(0) for k in (2, 1))
+    torch.testing.assert_close(here, elsewhere, atol=1e-2, rtol=1e-2)
+    assert here.abs().mean() > 0.1
+
+
 def test_the_model_says_of_a_held_out_condition_what_its_training_says_of_others(names):
     """A screen without noise: what is known without a condition is what is known where it is held out."""
     means, without = screen(), screen(held_out=((2, 3),))

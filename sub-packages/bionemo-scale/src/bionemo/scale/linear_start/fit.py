@@ -189,6 +189,10 @@ class FittedLinearStart:
         for place in np.flatnonzero(~known):  # what is known of the label's perturbations
             name = self._vocabulary.start_labels[rows[place]]
             found = rows_of(name, self._vocabulary, (name,))
+            if all(row == len(self._vocabulary.start_rows) for pairs in found for row, _ in pairs):
+                # Nothing is: the effect itself is told, as it will be in other contexts. A network that was told of no
+                # effect would learn all of it, and then add it to a start that has it.
+                found = rows_of(name, self._vocabulary)
             features[place, :3] = combine(self._parts, found).numpy()
             features[place, 6] = combine(self._variance, found).sqrt().numpy()
         common = shown.common_of_others
