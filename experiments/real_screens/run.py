@@ -114,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def predict_seed(fold: Fold, out: Path, seed: int) -> None:
-    """Train with one seed, and predict the held-out conditions from the start alone, with the whole network, and with its share."""
+    """Train with one seed, and predict the held-out conditions with none of the network, all of it, and its share."""
     from bionemo.scale.inference.predict import predict
 
     run, screen = _run(fold, out, seed), fold.screen

@@ -57,7 +57,7 @@ class EvidenceHead(MegatronModule):
     def forward(self, features_BFG: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Read what is known of each set's condition, as ``LinearStart.features`` says it.
 
-        Return numbers of genes [B, K + 1, G], for :meth:`corrected`, and what is added to the encoded condition, [B, D].
+        Return numbers of genes [B, K + 1, G], for :meth:`corrected`, and what is added to encoded conditions, [B, D].
         """
         last = self.first + len(self.gene_embedding)
         own_BFg = features_BFG[..., self.first : last].to(self.gene_embedding.dtype)
