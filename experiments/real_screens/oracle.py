@@ -53,7 +53,7 @@ def main() -> None:
                 for arm in cells:
                     predicted = _mean(cells[arm], context, label) - control[context]
                     rows.append(_row(arm, predicted, shift_KPG[k, p], elsewhere))
-    means = pd.DataFrame(rows).groupby("arm", sort=False).mean()
+    means: Any = pd.DataFrame(rows).groupby("arm", sort=False).mean()
     means["squared error"] /= means.pop("squared length")
     print(means.round(3).to_string())  # noqa: T201
 
