@@ -65,7 +65,7 @@ class Start(StrEnum):
 
 
 class Evidence(StrEnum):
-    """Whether the network is told, gene by gene, what the linear start knows of a condition, and corrects it."""
+    """Whether the network is told, gene by gene, what the linear start knows of a condition, and corrects that."""
 
     OFF = "off"
     ON = "on"

@@ -22,9 +22,9 @@ class TrainingBatch:
     key: torch.Tensor
     """int64 [B], what the noise of each set is derived from; stays on the CPU."""
     base: torch.Tensor | None = None
-    """float32 [B, G], log1p, by how much the means of a context's control cells of the roles target and input differ; 0
-    for a set of control cells. It is taken from perturbed cells, which are then as far from the control cells that
-    training is shown as they were from others, whose noise nothing that is shown tells."""
+    """float32 [B, G], log1p, what is taken from perturbed cells; 0 for a set of control cells. It is the mean of the
+    context's control cells of the role target less that of the role input, and the noise that its conditions share. So
+    training learns no noise of control cells; see ``FittedLinearStart``."""
     library: torch.Tensor | None = None
     """Counts of each control and each perturbed cell, float32 [2, B, S]; for a head that counts."""
     shift: torch.Tensor | None = None

@@ -20,7 +20,7 @@ DIRECTIONS = 8
 FEATURES = 8
 """What is known of a gene in a condition, in so many numbers: F."""
 TERMS = 6
-"""Of these so many, the first ones, are terms of the linear start."""
+"""The linear start adds up the first so many of them."""
 
 
 class LinearStart(nn.Module):

@@ -225,7 +225,7 @@ class CellSetsDataModule(pl.LightningDataModule):
         if not self.has_validation:
             return None
         means = ConditionMeans(self.store, self._eligible("val"), self.training.control_roles)
-        # As training asks for them: noise that a network has learnt of its context's shifts must not be rewarded.
+        # These are what training asks for: noise that a network has learnt of its context's shifts is not rewarded.
         observed = {
             int(condition_number(self.store, *condition)): torch.from_numpy(means.delta(condition, ControlRole.INPUT))
             - self._base_KG[condition[0]]

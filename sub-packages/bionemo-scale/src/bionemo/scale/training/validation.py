@@ -46,10 +46,10 @@ class ConditionScores:
     measured without bias, and divided by a distance that contains the noise of the sets: with few cells, or weak
     effects, it is next to nothing for every share, and PDCorr decides.
 
-    The observed delta is that of all cells, measured against the control cells of the role target; the predicted one is
-    the mean change of the control cells of the validation sets, which have the role input. Energy distances are between
-    the predicted and the observed cells of the sets. Predicted cells are linear in the network's share but for the
-    clamp to expression's range, so two predictions serve every share.
+    The observed delta is that of all cells, measured against the control cells of the role target, less noise as in a
+    :class:`TrainingBatch`; the predicted one is the mean change of the control cells of the validation sets, which have
+    the role input. Energy distances are between the predicted and the observed cells of the sets. Predicted cells are
+    linear in the network's share but for the clamp to expression's range, so two predictions serve every share.
 
     `observed` has for each condition its mean log1p less that of the context's control cells of the role target, [G].
     `network_shares` are the values to score; one for a model without a linear start.
