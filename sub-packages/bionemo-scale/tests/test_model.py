@@ -115,6 +115,18 @@ def noise_for_meta(*args, device: torch.device, **settings) -> SetNoise:
     return SetNoise(**{name: None if drawn is None else drawn.to(device) for name, drawn in noise.items()})
 
 
+@pytest.mark.parametrize("groups", [4, 2], ids=["a key a query", "grouped queries"])
+@pytest.mark.parametrize("padded", [0, 2])
+def test_attention_in_bf16_is_that_in_float32(build, groups, padded):
+    attend = build().transport.blocks.block_1.attention.core_attention
+    query, key, value = (torch.randn(6, 2, heads, 8) for heads in (4, groups, groups))
+    padding = torch.zeros(2, 1, 1, 6, dtype=torch.bool)
+    padding[1, ..., 6 - padded :] = True
+    exact = attend(query, key, value, padding)
+    rounded = attend(query.bfloat16(), key.bfloat16(), value.bfloat16(), padding)
+    torch.testing.assert_close(rounded.float(), exact, atol=0.03, rtol=0)
+
+
 @pytest.mark.parametrize("source", Source)
 def test_an_untrained_model_predicts_the_control_cells(build, sets, source):
     model, batch = build(awake=False, source=source), sets(6, 4)

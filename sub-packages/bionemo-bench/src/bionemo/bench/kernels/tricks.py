@@ -40,7 +40,7 @@ TRICKS = (
         lambda: patch.object(linear, "_ONEDNN", None),
     ),
     Trick(
-        "small sets keep all scores of attention in bf16, not the fused kernel",
+        "small sets attend in bf16 by plain products, not the fused kernel",
         lambda: patch.object(attention, "MOST_WHOLE", 0),
     ),
     Trick(

@@ -3,15 +3,13 @@
 Axes: N members of a set, B sets, H heads, W width of a head. Key and value may have fewer heads than the query.
 """
 
-from contextlib import nullcontext
-
 import torch
 import torch.nn.functional as F
 from megatron.core.transformer.module import MegatronModule
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 MOST_WHOLE = 256
-"""Members of a set up to which a CPU keeps all their scores in bf16, where its fused kernel takes much longer."""
+"""Members of a set up to which a CPU attends in bf16 by plain products: its fused kernel takes longer, and torch's own
+plain form goes to float32 and back."""
 
 
 class SetAttention(MegatronModule):
@@ -54,13 +52,20 @@ class SetAttention(MegatronModule):
             [N, B, H * W].
         """
         q_BHNW, k_BHNW, v_BHNW = (part.permute(1, 2, 0, 3) for part in (query_NBHW, key_NBHW, value_NBHW))
-        if q_BHNW.is_cuda and q_BHNW.shape[1] != k_BHNW.shape[1]:
+        bf16_on_cpu = q_BHNW.device.type == "cpu" and q_BHNW.dtype == torch.bfloat16
+        plain = bf16_on_cpu and len(query_NBHW) <= MOST_WHOLE
+        if (plain or q_BHNW.is_cuda) and q_BHNW.shape[1] != k_BHNW.shape[1]:
             # Under a mask torch has a fused kernel on CUDA only where there are as many keys as queries.
             k_BHNW, v_BHNW = (
                 part.repeat_interleave(q_BHNW.shape[1] // part.shape[1], dim=1) for part in (k_BHNW, v_BHNW)
             )
-        bf16_on_cpu = q_BHNW.device.type == "cpu" and q_BHNW.dtype == torch.bfloat16
-        with sdpa_kernel(SDPBackend.MATH) if bf16_on_cpu and len(query_NBHW) <= MOST_WHOLE else nullcontext():
+        if plain:
+            scale = q_BHNW.shape[-1] ** -0.5 if self.softmax_scale is None else self.softmax_scale
+            scores_BHNN = (scale * q_BHNW) @ k_BHNW.mT
+            if attention_mask is not None:
+                scores_BHNN = scores_BHNN.masked_fill(attention_mask, -torch.inf)
+            attended_BHNW = scores_BHNN.softmax(-1) @ v_BHNW
+        else:
             attended_BHNW = F.scaled_dot_product_attention(
                 q_BHNW,
                 k_BHNW,

@@ -61,14 +61,16 @@ class EvidenceHead(MegatronModule):
         """
         last = self.first + len(self.gene_embedding)
         own_BFg = features_BFG[..., self.first : last].to(self.gene_embedding.dtype)
-        own_BgF, genes = own_BFg.transpose(1, 2), own_BFg.shape[2]
+        sets, _, genes = own_BFg.shape
         # A rank's gradient of weights that all share is of its own genes: this adds them up.
         enter, leave = (copy_to_tensor_model_parallel_region(layer.weight) for layer in (self.enter, self.leave))
-        hidden_BgH = F.silu(F.linear(own_BgF, enter) + self.gene_embedding[:genes])
-        known_BgK = F.linear(torch.cat([hidden_BgH, own_BgF], dim=-1), leave)
-        known_BKg = F.pad(known_BgK.transpose(1, 2), (0, len(self.gene_embedding) - genes))
+        of_hidden, of_own = (part.expand(sets, -1, -1) for part in leave.split([HIDDEN, FEATURES], dim=1))
+        embedding_BHg = self.gene_embedding[:genes].T.contiguous().expand(sets, -1, -1)
+        hidden_BHg = F.silu(torch.baddbmm(embedding_BHg, enter.expand(sets, -1, -1), own_BFg))
+        known_BKg = torch.baddbmm(of_own @ own_BFg, of_hidden, hidden_BHg)
+        known_BKg = F.pad(known_BKg, (0, len(self.gene_embedding) - genes))
         known_BKG = gather_from_tensor_model_parallel_region(known_BKg)[..., : self.genes]
-        mean_BH = reduce_from_tensor_model_parallel_region(hidden_BgH.sum(1)) / self.genes
+        mean_BH = reduce_from_tensor_model_parallel_region(hidden_BHg.sum(2)) / self.genes
         return known_BKG, self.summary(mean_BH)
 
     def weights(self, z0_BSD: torch.Tensor) -> torch.Tensor:
