@@ -115,11 +115,11 @@ def noise_for_meta(*args, device: torch.device, **settings) -> SetNoise:
     return SetNoise(**{name: None if drawn is None else drawn.to(device) for name, drawn in noise.items()})
 
 
-@pytest.mark.parametrize("groups", [4, 2], ids=["a key a query", "grouped queries"])
+@pytest.mark.parametrize("keys", [4, 2], ids=["a key a query", "grouped queries"])
 @pytest.mark.parametrize("padded", [0, 2])
-def test_attention_in_bf16_is_that_in_float32(build, groups, padded):
+def test_attention_in_bf16_is_that_in_float32(build, keys, padded):
     attend = build().transport.blocks.block_1.attention.core_attention
-    query, key, value = (torch.randn(6, 2, heads, 8) for heads in (4, groups, groups))
+    query, key, value = (torch.randn(6, 2, heads, 8) for heads in (4, keys, keys))
     padding = torch.zeros(2, 1, 1, 6, dtype=torch.bool)
     padding[1, ..., 6 - padded :] = True
     exact = attend(query, key, value, padding)

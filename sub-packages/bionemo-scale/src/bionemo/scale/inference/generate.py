@@ -42,6 +42,8 @@ class Prediction:
 
 def joined(predictions: Sequence[Prediction]) -> Prediction:
     """Return the cells of several predictions one after the other."""
+    if len(predictions) == 1:
+        return predictions[0]  # joining would copy all cells
     expression = sparse.csr_matrix(sparse.vstack([predicted.expression for predicted in predictions]))
     return Prediction(expression, np.concatenate([predicted.origin for predicted in predictions]))
 
@@ -233,8 +235,10 @@ class Generator:
             [source.gaussian_SD[:cells] for source, cells in zip(sets, sizes, strict=True)], batch_first=True
         )
         condition_BD = torch.stack([move.condition_D for move in moves])
-        z1_BSD = model.transported(z0_BSD, mask_BS, condition_BD, gaussian_BSD, full=min(sizes) == max(sizes))
-        trunk_ND = decoder.trunk(z1_BSD[mask_BS][None])[0]
+        full = min(sizes) == max(sizes)
+        z1_BSD = model.transported(z0_BSD, mask_BS, condition_BD, gaussian_BSD, full=full)
+        z1_ND = z1_BSD.flatten(0, 1) if full else z1_BSD[mask_BS]
+        trunk_ND = decoder.trunk(z1_ND[None])[0]
         if decoder.rates is not None:
             change_NG = self._drawn(decoder.rates.logarithms(trunk_ND, model.gene_mean), batch, sets)
         elif head is Head.RESIDUAL:
