@@ -1,7 +1,9 @@
 """Tests see no GPU unless the mark ``gpu`` is asked for: what they say of a CPU then holds on any machine."""
 
 import os
+import signal
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -20,3 +22,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip the tests for which no time is left."""
     if time.time() > float(os.environ.get(UNTIL, "inf")):
         pytest.skip(f"no time is left for it: {UNTIL} has passed")
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C end the tests, although each command that ends leaves it without effect in its process."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from io import TextIOWrapper
 
@@ -13,6 +15,8 @@ from bionemo.screens.printable import printable
 @contextlib.contextmanager
 def one_sentence_ends_it(say: Callable[[str], object]) -> Iterator[None]:
     """Let `say` print why a command ends early: 2 is a user's mistake, 130 Ctrl-C, 1 an output that takes no more.
+
+    After it Ctrl-C does nothing: the command has done its work, and Python would print a traceback while it ends.
 
     Raises
     ------
@@ -36,6 +40,9 @@ def one_sentence_ends_it(say: Callable[[str], object]) -> Iterator[None]:
             raise
         say("stopped by SIGINT: the same command can be started again.")
         sys.exit(130)
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def write_other_characters_out() -> None:
