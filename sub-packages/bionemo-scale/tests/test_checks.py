@@ -143,6 +143,14 @@ def test_ranks_that_would_wait_for_others_in_vain_are_refused(config, training, 
     check_settings(config, ComputeConfig(devices=2), training)
 
 
+@pytest.mark.parametrize("name", ["NODE_RANK", "GROUP_RANK"])
+def test_a_node_that_comes_after_the_last_is_refused(config, training, monkeypatch, name):
+    monkeypatch.setenv(name, "1")
+    check_settings(config, ComputeConfig(nodes=2), training)
+    with pytest.raises(InputError, match=rf"{name}=1 says .* and compute.nodes=1: unset it, or set compute.nodes"):
+        check_settings(config, ComputeConfig(), training)
+
+
 @pytest.mark.parametrize("able", [True, False])
 def test_bf16_on_a_cpu_without_instructions_for_it_is_warned_of(bf16, training, monkeypatch, caplog, able):
     for name in ("redirect_cuda_to_cpu", "keep_freed_memory", "collect_write_results_here"):

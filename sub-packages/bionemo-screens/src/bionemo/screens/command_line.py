@@ -5,11 +5,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from io import TextIOWrapper
 
 from bionemo.screens.errors import InputError
 from bionemo.screens.printable import printable
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS")
+"""Variables that libraries read when they are imported, some with a traceback."""
 
 
 @contextlib.contextmanager
@@ -25,6 +28,7 @@ def one_sentence_ends_it(say: Callable[[str], object]) -> Iterator[None]:
     """
     write_other_characters_out()
     try:
+        check_numbers(THREADS, least=1)
         yield
     except InputError as mistake:
         say(f"error: {printable(str(mistake))}")
@@ -50,3 +54,11 @@ def write_other_characters_out() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def check_numbers(variables: Iterable[str], *, least: int) -> None:
+    """Refuse by name, with an InputError, environment variables that are set and no whole numbers from `least` on."""
+    for name in variables:
+        value = os.environ.get(name, "")
+        if value and not (value.isascii() and value.isdecimal() and least <= int(value[:9])):
+            raise InputError(f"the environment variable {name}={value!r} is no number of {least} or more: unset it.")

@@ -13,7 +13,7 @@ from bionemo.scale.config.agreement import check_agreement
 from bionemo.scale.config.overrides import chosen, overridden
 from bionemo.scale.config.presets import FINETUNING, PRETRAINING
 from bionemo.scale.ending import said_when_it_ends, told_to_end
-from bionemo.scale.environment import check_environment
+from bionemo.scale.environment import check_ranks
 from bionemo.screens.command_line import one_sentence_ends_it
 from bionemo.screens.errors import InputError
 
@@ -42,7 +42,7 @@ def main() -> None:
 
     hush()
     with said_when_it_ends(), one_sentence_ends_it(partial(typer.secho, fg="red", err=True)):
-        check_environment()
+        check_ranks()
         app()
 
 

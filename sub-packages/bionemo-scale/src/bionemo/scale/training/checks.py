@@ -23,7 +23,7 @@ def check_settings(model: ModelConfig, compute: ComputeConfig, training: Trainin
     """Raise an InputError where the settings contradict each other, or the machine lacks what they ask for."""
     check_agreement(model, compute, training)
     _check_slurm(compute)
-    check_launcher(compute.world_size)
+    check_launcher(compute.world_size, compute.nodes)
     if compute.device is Device.CUDA and not torch.cuda.is_available():
         raise InputError("compute.device=cuda needs a GPU, and this machine shows none: use compute.device=cpu.")
     if compute.on_gpu and compute.devices > torch.cuda.device_count():
