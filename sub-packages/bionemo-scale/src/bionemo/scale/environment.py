@@ -26,8 +26,8 @@ def check_launcher(world_size: int, nodes: int) -> None:
     name = "NODE_RANK" if "NODE_RANK" in os.environ else "GROUP_RANK"
     if int(os.environ.get(name) or 0) >= nodes:
         raise InputError(
-            f"{name}={os.environ[name]} says that other nodes come before this one, and compute.nodes={nodes}: unset it, "
-            f"or set compute.nodes."
+            f"{name}={os.environ[name]} says that other nodes come before this one, and compute.nodes={nodes}: unset "
+            f"it, or set compute.nodes."
         )
     if "LOCAL_RANK" not in os.environ:
         return
