@@ -1,5 +1,7 @@
 """The command line: help that shows how, and mistakes that end in one sentence."""
 
+import errno
+import io
 import logging
 import os
 import re
@@ -71,6 +73,19 @@ def test_a_message_moves_no_cursor(capsys):
     hush()
     logging.getLogger("bionemo.scale").info("context %s is new", "\x1b[2J")
     assert capsys.readouterr().err == "context \\x1b[2J is new\n"
+
+
+def test_a_log_file_on_a_full_disk_prints_no_traceback(monkeypatch, capsys):
+    class Full(io.StringIO):
+        def flush(self):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+    hush()
+    talker = logging.getLogger("megatron")
+    monkeypatch.setattr(talker, "handlers", [logging.StreamHandler(Full())])
+    talker.error("a file was cut short")
+    assert not capsys.readouterr().err
 
 
 def test_ctrl_c_ends_any_command_with_a_sentence(tmp_path, monkeypatch, capsys):

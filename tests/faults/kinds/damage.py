@@ -139,20 +139,20 @@ def regained(trial: Trial) -> str:
     return IDENTICAL
 
 
-weights, screen = "checkpoints/step=4/weights/*", "prepare 76 10, split 38 4, predict 26 4, evaluate 13 2"
-register_each("damage-store", damaged, "inspect 315 30", of="store", where="**/*")
-register_each("damage-checkpoint", damaged, "predict 63 10, export 19 2, serving 6 1", of="run", where=weights)
-register_each("damage-exported", damaged, "import 63 10", of="exported", where="*")
+weights, screen = "checkpoints/step=4/weights/*", "prepare 50 10, split 25 4, predict 26 4, evaluate 13 2"
+register_each("damage-store", damaged, "inspect 230 30", of="store", where="**/*")
+register_each("damage-checkpoint", damaged, "predict 48 10, export 19 2, serving 6 1", of="run", where=weights)
+register_each("damage-exported", damaged, "import 48 10", of="exported", where="*")
 register_each("damage-screen", damaged, screen, of="screen.h5ad", judge="any")
 register_each("damage-predicted", damaged, "perteval 13 2", of="predicted.h5ad", judge="any")
 register_each("damage-submission", damaged, "challenge 16 2", of="submission.h5ad", judge="any")
 register("damage-shards", 24, 3, regained)
 register_each("malformed-throughput.json", damaged, "throughput 30 3", of="throughput.json", damages=TEXT, judge="any")
-register_each("forged-store", damaged, "inspect 126 12", of="store", where="**/*", judge="forged")
+register_each("forged-store", damaged, "inspect 90 12", of="store", where="**/*", judge="forged")
 for of, where, counts in (
-    ("run", "run.json", "predict 63 10, export 26 4, finetune 19 3"),
+    ("run", "run.json", "predict 45 10, export 26 4, finetune 19 3"),
     ("run", "best.json", "predict 38 6"),
-    ("store", "manifest.json", "inspect 63 10"),
+    ("store", "manifest.json", "inspect 45 10"),
     ("exported", "config.json", "import 38 6"),
 ):
     register_each(f"malformed-{where}", damaged, counts, of=of, where=where, damages=TEXT)

@@ -58,7 +58,7 @@ def unwritable(trial: Trial, name: str) -> str:
 register_each(
     "disk",
     small_disk,
-    "simulate 13 3, split 7 1, prepare 38 4, predict 11 3, export 11 3, import 16 4, evaluate 8 2, pretrain 13 3, "
+    "simulate 13 3, split 7 1, prepare 28 4, predict 11 3, export 11 3, import 16 4, evaluate 8 2, pretrain 13 3, "
     "finetune 6 1, shards 6 1, merged 6 1, submission 4 0, challenge 4 1, serving 4 0, throughput 6 1, scoring 2 0",
 )
 register_each(
@@ -70,7 +70,7 @@ register_each(
 register_each(
     "failing-operation",
     failing_operation,
-    "simulate 13 2, split 7 1, prepare 76 8, overwrite 51 5, predict 13 2, export 13 2, import 26 4, evaluate 13 2, "
+    "simulate 13 2, split 7 1, prepare 56 8, overwrite 38 5, predict 13 2, export 13 2, import 26 4, evaluate 13 2, "
     "pretrain 32 4, finetune 7 1, shards 10 1, merged 10 1, submission 8 0, challenge 6 1, serving 6 1, "
     "throughput 6 0, loader 6 1, scoring 2 0",
 )

@@ -76,26 +76,26 @@ def two_ranks(trial: Trial, name: str, words: str, operations: int) -> str:
 register_each(
     "kill-operation",
     at_operation,
-    "simulate 38 4, split 19 3, prepare 152 12, overwrite 101 10, predict 26 4, export 26 4, import 38 6, "
+    "simulate 38 4, split 19 3, prepare 110 12, overwrite 72 10, predict 26 4, export 26 4, import 38 6, "
     "evaluate 16 2, perteval 11 1, pretrain 38 5, finetune 11 1, shards 12 1, merged 12 1, submission 10 1, "
     "challenge 8 1, serving 8 1, throughput 8 1, loader 6 1, scoring 3 0",
 )
 register_each(
     "kill-rename",
     at_operation,
-    "prepare 38 5, overwrite 51 8, import 13 2, pretrain 11 1, shards 8 1, merged 6 0, submission 6 0, throughput 4 0",
+    "prepare 30 5, overwrite 38 8, import 13 2, pretrain 11 1, shards 8 1, merged 6 0, submission 6 0, throughput 4 0",
     only="rename",
 )
 register_each(
     "kill-byte",
     at_byte,
-    "simulate 19 3, split 13 2, prepare 63 5, overwrite 38 3, predict 19 3, export 19 3, import 19 3, evaluate 11 1, "
+    "simulate 19 3, split 13 2, prepare 45 5, overwrite 28 3, predict 19 3, export 19 3, import 19 3, evaluate 11 1, "
     "pretrain 13 2, finetune 4 1, shards 8 0, merged 8 1, submission 6 0, challenge 4 0",
 )
 register_each(
     "kill-real",
     at_time,
-    "simulate 26 2, split 26 2, inspect 13 1, prepare 76 3, overwrite 51 2, predict 7 1, export 6 1, import 6 1, "
+    "simulate 14 2, split 14 2, inspect 8 1, prepare 40 3, overwrite 26 2, predict 7 1, export 6 1, import 6 1, "
     "evaluate 6 1, perteval 6 1, pretrain 8 1, finetune 3 1, shards 4 1, merged 4 0, challenge 3 0, serving 3 0, "
     "loader 4 0, scoring 2 0, atlas 2 0",
 )

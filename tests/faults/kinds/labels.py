@@ -164,11 +164,11 @@ def edited(trial: Trial, name: str, of: str, text: str) -> str:
     return IDENTICAL
 
 
-register("labels-prepare", 101, 10, prepare)
+register("labels-prepare", 70, 10, prepare)
 register("labels-evaluate", 19, 3, evaluate)
 register("labels-challenge", 12, 1, challenge)
 register("labels-whole-job", 8, 1, whole_job)
-register_each("edited-split", edited, "prepare 63 5, evaluate 13 2", of="split.toml", text=SPLIT)
+register_each("edited-split", edited, "prepare 45 5, evaluate 13 2", of="split.toml", text=SPLIT)
 register_each("edited-protocol", edited, "split 38 6", of="protocol.toml", text=PROTOCOL)
 register_each("edited-targets", edited, "submission 16 1", of="targets.csv", text=TARGETS)
 register_each("edited-panel", edited, "submission 8 1", of="panel.txt", text=PANEL)

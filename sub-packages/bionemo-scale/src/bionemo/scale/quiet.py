@@ -39,6 +39,8 @@ def hush() -> None:
     Some of the libraries set their level when they are imported: call this again after importing them.
     """
     logging.disable(logging.NOTSET)
+    # A log file on a full disk would print a traceback for each message that it cannot take.
+    logging.raiseExceptions = False
     own = logging.getLogger("bionemo")
     if not own.handlers:
         shown = logging.StreamHandler()
