@@ -74,8 +74,8 @@ def _step(config: ModelConfig, compute: ComputeConfig, genes: int, sets: int, ce
     yield from _transport(config, compute, sets, cells)
     trunk = _feed_forward(config, members, width)
     if config.evidence is Evidence.ON:
-        yield sets * genes, FEATURES, HIDDEN, ONE_GRADIENT  # of what is given
-        yield sets * genes, HIDDEN + FEATURES, NUMBERS + 1, BOTH_GRADIENTS
+        yield sets * genes, FEATURES, HIDDEN + NUMBERS + 1, ONE_GRADIENT  # of what is given
+        yield sets * genes, HIDDEN, NUMBERS + 1, BOTH_GRADIENTS
         yield sets, HIDDEN, width, BOTH_GRADIENTS  # the summary
     if config.set_loss is not SetLoss.NONE:
         if config.evidence is Evidence.ON:
