@@ -97,6 +97,26 @@ def test_the_cells_are_the_same_whatever_the_number_of_ranks(asked, tmp_path):
     assert not (tmp_path / "one.h5ad.shards").exists()
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["shared", "one.h5ad"])
+def test_a_rank_that_comes_when_the_first_is_done_has_nothing_to_do(asked, tmp_path, monkeypatch, name, overwrite):
+    """An earlier command had made all shards when it was ended: the first rank is done before the second begins."""
+
+    def files() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+
+    with monkeypatch.context() as ended:
+        ended.setattr(shards.ShardFolder, "finish", lambda *_: None)
+        for number in range(2):
+            asked(tmp_path / name, rank=Rank(number, 2))
+    second = Rank(1, 2)
+    asked(tmp_path / name, rank=Rank(0, 2), overwrite=overwrite)
+    made = files()
+    assert any(file.name in (name, "index.json") for file in made)
+    asked(tmp_path / name, rank=second, overwrite=overwrite)
+    assert files() == made
+
+
 def test_what_was_interrupted_goes_on_with_what_is_absent(asked, stopping, tmp_path):
     expected = content(asked(tmp_path / "expected"))
     for out in (tmp_path / "predicted", tmp_path / "predicted.h5ad"):

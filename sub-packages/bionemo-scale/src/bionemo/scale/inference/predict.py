@@ -83,8 +83,14 @@ def predict(
     sizes, own = request.sizes, range(rank.number, len(request.shards), rank.of)
     if not own:  # the others may be done already
         return made_of, sum(sizes)
-    with folder.held(mend=mend, overwrite=overwrite):
+
+    def finished() -> bool:
+        return bool(rank.number) and (made := _made(out)) is not None and made.stat().st_mtime >= rank.began
+
+    with folder.held(mend=mend, overwrite=overwrite, finished=finished):
         absent = folder.absent(own)
+        if finished():  # and the shards were removed
+            absent = []
         with shown(sum(sizes[number] for number in absent), progress and not rank.number) as report:
             for number in absent:
                 folder.write(number, request.shard(number, report))
@@ -111,4 +117,9 @@ def _check_layout(
 
 def is_whole(out: Path) -> bool:
     """Say whether all of a prediction is there, of several ranks too."""
-    return out.is_file() or (out / INDEX).is_file()
+    return _made(out) is not None
+
+
+def _made(out: Path) -> Path | None:
+    """Return the file that is there once all of a prediction is."""
+    return next((path for path in (out, out / INDEX) if path.is_file()), None)

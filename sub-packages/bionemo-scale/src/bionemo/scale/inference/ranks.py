@@ -5,14 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bionemo.scale.errors import Stopped
 from bionemo.screens.errors import InputError
 
 _PR_SET_PDEATHSIG = 1
+_BEGAN = "BIONEMO_RANKS_BEGAN"
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Rank:
     of: int = 1
     local: int = 0
     """Among those of this machine."""
+    began: float = field(default_factory=time.time, compare=False)
+    """Seconds since 1970 at which the processes were started: what is younger one of them has made."""
 
     @classmethod
     def from_environment(cls) -> "Rank":
@@ -34,7 +38,7 @@ class Rank:
         of = of or 1
         if not 0 <= number < of:
             raise InputError(f"RANK={number} is not among WORLD_SIZE={of} processes: start them with torchrun.")
-        return cls(number, of, local)
+        return cls(number, of, local, float(os.environ.get(_BEGAN, time.time())))
 
 
 @contextmanager
@@ -49,10 +53,10 @@ def started(devices: int) -> Iterator[Rank]:
             raise InputError(f"--devices {devices} inside torchrun, which has started {rank.of} processes: choose one.")
         yield rank
         return
-    others = []
+    others, began = [], repr(time.time())
     try:
         for number in range(1, devices):
-            place = {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(devices)}
+            place = {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(devices), _BEGAN: began}
             words = [sys.executable, *_without_devices(sys.orig_argv[1:])]
             others.append(subprocess.Popen(words, env=os.environ | place, preexec_fn=_end_with_parent))
         yield Rank(0, devices, 0)

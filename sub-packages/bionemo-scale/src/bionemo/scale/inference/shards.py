@@ -10,7 +10,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -33,12 +33,15 @@ class ShardFolder:
         self.path, self._plan, self._shards = path, {"format": FORMAT, **plan, "shards": shards}, shards
 
     @contextmanager
-    def held(self, *, mend: str | None, overwrite: bool) -> Iterator[None]:
+    def held(
+        self, *, mend: str | None, overwrite: bool, finished: Callable[[], bool] = lambda: False
+    ) -> Iterator[None]:
         """Hold the folder, together with other ranks of the same prediction.
 
         `mend` is what a user can do where the folder holds another prediction; None if such leftovers may be removed.
-        With `overwrite` a prediction that is there is replaced. An InputError says that another prediction is there, or
-        is being written by another process, or that the folder cannot be written.
+        With `overwrite` a prediction that is there is replaced, unless it is this one, which other ranks have
+        `finished`: an earlier command may have left nothing for this rank to do. An InputError says that another
+        prediction is there, or is being written by another process, or that the folder cannot be written.
         """
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -46,8 +49,9 @@ class ShardFolder:
         with lock:
             try:
                 if _alone(lock):
-                    with writing(self.path):
-                        self._take(mend, overwrite=overwrite)
+                    if not finished():
+                        with writing(self.path):
+                            self._take(mend, overwrite=overwrite)
                     with suppress(OSError):
                         fcntl.flock(lock, fcntl.LOCK_SH)
                 elif self._stated() != self._plan:
