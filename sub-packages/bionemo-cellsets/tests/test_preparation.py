@@ -155,6 +155,9 @@ def test_files_that_are_none(tmp_path, keys):
     (tmp_path / "text.h5ad").write_text("hello")
     with pytest.raises(InputError, match=r"text\.h5ad is neither an \.h5ad file nor a \.zarr directory"):
         prepare([tmp_path / "text.h5ad"], tmp_path / "s", progress=False, **keys)
+    (tmp_path / "loop.h5ad").symlink_to(tmp_path / "loop.h5ad")
+    with pytest.raises(InputError, match=r"There is no file .*loop\.h5ad"):
+        prepare([tmp_path / "loop.h5ad"], tmp_path / "s", progress=False, **keys)
     with pytest.raises(InputError, match="No input was given"):
         prepare([], tmp_path / "s", progress=False, **keys)
 

@@ -1,5 +1,6 @@
 """Settings that do not fit each other, the chip or the data."""
 
+import os
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -141,6 +142,15 @@ def test_ranks_that_would_wait_for_others_in_vain_are_refused(config, training, 
     with pytest.raises(InputError, match=r"torchrun has started 2 processes, .* asks for 1: set them to"):
         check_settings(config, ComputeConfig(), training)
     check_settings(config, ComputeConfig(devices=2), training)
+
+
+def test_a_process_that_is_alone_looks_for_no_others(config, training, monkeypatch):
+    for name, value in {"MASTER_ADDR": "nowhere.invalid", "MASTER_PORT": "99999999"}.items():
+        monkeypatch.setenv(name, value)
+    check_settings(config, ComputeConfig(devices=2), training)
+    assert os.environ["MASTER_ADDR"] == "nowhere.invalid"
+    check_settings(config, ComputeConfig(), training)
+    assert not {"MASTER_ADDR", "MASTER_PORT"} & os.environ.keys()
 
 
 @pytest.mark.parametrize("name", ["NODE_RANK", "GROUP_RANK"])

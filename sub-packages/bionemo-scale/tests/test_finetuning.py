@@ -13,6 +13,7 @@ from bionemo.scale.finetuning.names import extended_vocabulary
 from bionemo.scale.finetuning.weights import joined_embeddings, known_rows, take_over
 from bionemo.scale.model.low_rank import LowRank
 from bionemo.scale.model.tuning import tune
+from bionemo.scale.runs import starting_point
 from bionemo.scale.runs.directory import RunDirectory
 from bionemo.scale.runs.load import load_model
 from bionemo.screens.controls import ControlRoles
@@ -269,6 +270,20 @@ def test_merged_adapters_predict_what_they_predicted_beside_the_weights(larger, 
     assert (beside - plain).abs().max() > 0.01
     adapters.merge(larger)
     torch.testing.assert_close(larger.predict(*given), beside, atol=1e-5, rtol=0)
+
+
+def test_a_full_disk_before_the_first_step_is_a_sentence(tmp_path, larger, record, monkeypatch):
+    def full(*_saved):
+        raise RuntimeError("Worker failure: [Errno 28] No space left on device")  # as Megatron's writer says it
+
+    monkeypatch.setattr(starting_point.dist_checkpointing, "save", full)
+    run = RunDirectory(tmp_path)
+    run.start(record, write=True)
+    with (
+        pytest.raises(InputError, match=r"cannot be written \(.*No space left on device\): give another --out"),
+        run.errors_named(),
+    ):
+        starting_point.write_starting_point(run, larger, {"step": 0})
 
 
 @pytest.mark.parametrize("method", ["full", "low_rank"])

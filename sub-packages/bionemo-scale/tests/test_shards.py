@@ -9,6 +9,7 @@ from pathlib import Path
 
 import anndata as ad
 import h5py
+import numpy as np
 import pytest
 
 import bionemo.scale as scale
@@ -115,6 +116,15 @@ def test_a_rank_that_comes_when_the_first_is_done_has_nothing_to_do(asked, tmp_p
     assert any(file.name in (name, "index.json") for file in made)
     asked(tmp_path / name, rank=second, overwrite=overwrite)
     assert files() == made
+
+
+def test_shards_that_come_when_another_process_has_made_the_file_are_removed(tmp_path):
+    folder = shards.ShardFolder(tmp_path / "one.h5ad.shards", {}, shards=2)
+    with folder.held(mend=None, overwrite=False):
+        (folder.path / "plan.json").unlink()  # as the other process does, before it fails to remove a folder in use
+        folder.write(0, ad.AnnData(np.zeros((2, 3), dtype=np.float32)))
+        folder.finish({}, [2, 2], tmp_path / "one.h5ad")
+    assert not folder.path.exists()
 
 
 def test_what_was_interrupted_goes_on_with_what_is_absent(asked, stopping, tmp_path):

@@ -19,7 +19,8 @@ def check_ranks() -> None:
 def check_launcher(world_size: int, nodes: int) -> None:
     """Refuse ranks that would wait for others in vain: other ones than the processes that the settings ask for.
 
-    An InputError says that another program, torchrun as a rule, has started this process as one of those.
+    An InputError says that another program, torchrun as a rule, has started this process as one of those. Where this
+    process is alone it forgets what variables say of a place to meet others at, which may not exist.
     """
     if "SLURM_PROCID" in os.environ:
         return
@@ -30,6 +31,8 @@ def check_launcher(world_size: int, nodes: int) -> None:
             f"it, or set compute.nodes."
         )
     if "LOCAL_RANK" not in os.environ:
+        for name in ("MASTER_ADDR", "MASTER_PORT") if world_size == 1 else ():
+            os.environ.pop(name, None)
         return
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:

@@ -5,6 +5,7 @@ refused before any array is read, so a file from elsewhere is only ever data. Ev
 files here.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -154,11 +155,11 @@ def _open_zarr(path: Path) -> zarr.Group:
         inside = sorted(file.name for file in path.iterdir() if file.suffix in (".h5ad", ".zarr"))
         which = f"name one of the AnnData files in it, such as '{inside[0]}'" if inside else "name an AnnData file"
         raise InputError(f"{path} is a directory but no zarr, it has no {' or '.join(_ZARR_FILES[:2])}: {which}")
-    root = path.resolve()
+    root = os.path.realpath(path)
     try:
         group = zarr.open_group(str(path), mode="r")
         for name, node in group.members(max_depth=None):
-            if not (path / name).resolve().is_relative_to(root):
+            if not Path(os.path.realpath(path / name)).is_relative_to(root):
                 raise InputError(
                     f"'{name}' of {path} is a link that leads out of it, and only the named directory is read: "
                     "copy what it leads to"

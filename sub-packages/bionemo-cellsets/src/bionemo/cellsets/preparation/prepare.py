@@ -180,7 +180,7 @@ def _plan(
         "split": None if config.split is None else config.split.hash,
         **provenance,
         "gene_column": gene_column,
-        "files": [[str(Path(file).resolve()), *_size_and_time(Path(file))] for file in files],
+        "files": [[os.path.realpath(file), *_size_and_time(Path(file))] for file in files],
         "tables": [_table_hash(table) for table in tables if isinstance(table, pd.DataFrame)],
     }
 
@@ -226,7 +226,7 @@ def _check_paths(paths: list[Path]) -> None:
     known: dict[object, Path] = {}
     for path in paths:
         there = path.stat() if path.exists() else None
-        file = path.resolve() if there is None else (there.st_dev, there.st_ino)
+        file = os.path.realpath(path) if there is None else (there.st_dev, there.st_ino)
         if file in known:
             raise InputError(f"{known[file]} and {path} are the same input: name it once")
         known[file] = path

@@ -1,6 +1,7 @@
 """Train a trained model further: on a new data set, with its contexts and perturbations beside the known ones."""
 
 import logging
+import os
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -53,7 +54,7 @@ def finetune(
     that ``out`` already holds.
     """
     source, _ = find_checkpoint(start)
-    if source.path.resolve() == Path(out).resolve():
+    if os.path.realpath(source.path) == os.path.realpath(out):
         raise InputError(f"--out {out} is the run that finetuning starts from: name another directory.")
     before = source.read()
     config = before.model_config()

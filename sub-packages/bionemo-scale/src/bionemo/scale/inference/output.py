@@ -78,7 +78,7 @@ def check_target(out: Path, inputs: Mapping[str, Cells | None], *, overwrite: bo
         Or it lies under a file, or in a directory that may not be written to.
     """
     for option, given in inputs.items():
-        if isinstance(given, str | Path) and out.resolve() == Path(given).resolve():
+        if isinstance(given, str | Path) and os.path.realpath(out) == os.path.realpath(given):
             raise InputError(f"--out {out} is the file given with {option}, which it would replace: name another file.")
     if is_one_file(out) and out.is_dir():
         raise InputError(f"--out {out} is a directory: name a file in it, such as {out / 'predicted.h5ad'}.")

@@ -130,7 +130,10 @@ class ShardFolder:
         with lock:
             with suppress(OSError):
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (self.path / PLAN).exists() or (self.path / INDEX).exists():
+            if not (self.path / PLAN).exists():  # another process has made one file of the shards, and removed them
+                remove(self.path.glob("part-*"))
+                return
+            if (self.path / INDEX).exists():
                 return
             files = self._files()
             if len(files) < self._shards:

@@ -1,14 +1,17 @@
 """Begin a run with weights: its checkpoint of step 0 has no optimizer state."""
 
+import errno
 import json
 
 import torch
 from megatron.core import dist_checkpointing
 from megatron.core.transformer.module import MegatronModule
+from torch.distributed.checkpoint.api import CheckpointException
 
 from bionemo.scale.ending import forks_die_with_this
 from bionemo.scale.runs.checksums import seal
 from bionemo.scale.runs.directory import RunDirectory
+from bionemo.scale.runs.failures import reason
 from bionemo.scale.runs.writing import writing_without_cuda
 
 
@@ -23,7 +26,10 @@ def write_starting_point(run: RunDirectory, model: MegatronModule, origin: dict)
     run.mark_unfinished(place)
     (place / "weights").mkdir(parents=True, exist_ok=True)
     with forks_die_with_this(), writing_without_cuda(), torch.no_grad():
-        dist_checkpointing.save({"state_dict": model.sharded_state_dict(prefix="module.")}, str(place / "weights"))
+        try:
+            dist_checkpointing.save({"state_dict": model.sharded_state_dict(prefix="module.")}, str(place / "weights"))
+        except (RuntimeError, CheckpointException) as error:  # Megatron's writers have them for a disk that is full
+            raise OSError(errno.ENOSPC, reason(error)) from error
     (place / "origin.json").write_text(json.dumps(origin))
     seal(place, run.read())
     run.mark_finished(place)
