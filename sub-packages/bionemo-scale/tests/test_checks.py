@@ -10,6 +10,7 @@ import torch
 
 from bionemo.scale.config.compute import ComputeConfig
 from bionemo.scale.config.training import TrainingConfig
+from bionemo.scale.environment import name_an_architecture
 from bionemo.scale.training import checks as refusals
 from bionemo.scale.training import setup
 from bionemo.scale.training.checks import check_data, check_settings
@@ -142,6 +143,17 @@ def test_ranks_that_would_wait_for_others_in_vain_are_refused(config, training, 
     with pytest.raises(InputError, match=r"torchrun has started 2 processes, .* asks for 1: set them to"):
         check_settings(config, ComputeConfig(), training)
     check_settings(config, ComputeConfig(devices=2), training)
+
+
+def test_without_a_gpu_torch_is_told_what_to_compile_for(monkeypatch):
+    """Else Megatron cannot be imported where the CUDA toolkit is: torch takes the last of no architectures."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    name_an_architecture()
+    assert os.environ["TORCH_CUDA_ARCH_LIST"] == "9.0"
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0")
+    name_an_architecture()
+    assert os.environ["TORCH_CUDA_ARCH_LIST"] == "8.0"
 
 
 def test_a_process_that_is_alone_looks_for_no_others(config, training, monkeypatch):

@@ -12,12 +12,15 @@ Importing it is light: torch, Megatron and NeMo are imported when a function fir
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bionemo.scale.environment import name_an_architecture
 from bionemo.scale.quiet import hush
 
 if TYPE_CHECKING:
     from bionemo.scale.inference.trained_model import TrainedModel
 
 __all__ = ["finetune", "load", "pretrain"]
+
+name_an_architecture()
 
 
 def load(checkpoint: str | Path, device: str = "auto") -> "TrainedModel":

@@ -1,6 +1,7 @@
-"""Check the environment variables by which a launcher tells a process which rank it is."""
+"""Check the environment variables by which a launcher tells a process which rank it is, and set one for Megatron."""
 
 import os
+from pathlib import Path
 
 from bionemo.screens.command_line import check_numbers
 from bionemo.screens.errors import InputError
@@ -9,6 +10,17 @@ _RANKS = (
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK", "MASTER_PORT"),
     *("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", "SLURM_NODEID"),
 )
+
+
+def name_an_architecture() -> None:
+    """Let Megatron be imported where the CUDA toolkit is there and no GPU, as on the login node of a cluster.
+
+    megatron/core/inference/unified_memory.py:71 compiles as it is imported, for the GPUs that torch sees: without one
+    torch fails with an IndexError, unless a variable names what to compile for.
+    """
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if hidden or not Path("/proc/driver/nvidia").exists():
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "9.0")
 
 
 def check_ranks() -> None:
