@@ -9,16 +9,8 @@ from bionemo.screens.printable import printable
 _TALKERS = (
     *("lightning.fabric", "lightning.pytorch", "lightning.pytorch.utilities.rank_zero"),
     *("pytorch_lightning", "pytorch_lightning.utilities.rank_zero"),
-    *(
-        "NeMo",
-        "megatron",
-        "nemo",
-        "nemo_run",
-        "nv_one_logger",
-        "torch.distributed",
-        "torch.utils.cpp_extension",
-        "torchao",
-    ),
+    *("NeMo", "megatron", "nemo", "nemo_run", "nv_one_logger"),
+    *("torch.distributed", "torch.utils.cpp_extension", "torchao"),
 )
 _WARNERS = r"(megatron|nemo|nemo_run|lightning|pytorch_lightning|torch|torchao|modelopt|anndata|multi_storage_client)\b"
 
