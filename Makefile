@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 # Test files are shared among processes; more of them would only repeat the fixtures.
 PYTEST_JOBS ?= -n logical --maxprocesses 4 --dist loadfile
+# A test that waits forever ends its process after so many seconds and is named. The others run in a new one.
+PYTEST_HANGS := -o faulthandler_timeout=1200 -o faulthandler_exit_on_timeout=true
 
 FAULTS ?=
 GPU_PROOF ?= --out gpu_proof
@@ -34,10 +36,10 @@ demo: setup  ## simulate a screen, train on it, predict the held-out conditions,
 	PATH="$(abspath $(BIN)):$$PATH" recipes/demo/run.sh $(DEMO)
 
 test: setup  ## run the tests that take seconds each
-	$(BIN)/python -m pytest $(PYTEST_JOBS)
+	$(BIN)/python -m pytest $(PYTEST_JOBS) $(PYTEST_HANGS)
 
 test-slow: setup  ## run the tests that take minutes each
-	$(BIN)/python -m pytest $(PYTEST_JOBS) -rs -m "slow and not gpu and not slurm and not container"
+	$(BIN)/python -m pytest $(PYTEST_JOBS) $(PYTEST_HANGS) -rs -m "slow and not gpu and not slurm and not container"
 
 faults: setup  ## kill, damage and disturb every command, and count how it ends (FAULTS=--short: fewer trials)
 	$(BIN)/python tests/faults/run.py $(FAULTS)

@@ -1,6 +1,5 @@
 """Screens that recipes measure on: their files, columns and splits, and one training run on them."""
 
-import importlib
 import multiprocessing
 import os
 import shutil
@@ -228,26 +227,29 @@ def with_solver_steps(run: Path, steps: int) -> Path:
     return copy
 
 
-def import_once() -> None:
-    """Import what a process forked by `apart` needs, so that it need not; and keep the libraries quiet."""
-    from bionemo.scale.quiet import hush
-
-    for module in (
-        "bionemo.perteval.run",
-        "bionemo.scale.inference.predict",
-        "bionemo.scale.training.pretrain",
-    ):
-        importlib.import_module(module)
-    hush()
+IMPORTED_ONCE = ["bionemo.perteval.run", "bionemo.scale.inference.predict", "bionemo.scale.training.pretrain"]
+"""What a process started by `apart` needs."""
 
 
 def apart(function: Callable[..., None], *arguments) -> bool:
-    """Call a function in a forked process and return whether it ended well.
+    """Call a function in a process of its own and return whether it ended well.
 
-    Megatron keeps process groups for the life of a process, so two models need two; a fork need not import again what
-    this process has imported.
+    Megatron keeps process groups for the life of a process, so two models need two. They are forked from a server that
+    has imported what they need and has done nothing else: a fork of this process would inherit the locks of threads
+    that it does not have, and could wait for them forever.
     """
-    process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(IMPORTED_ONCE)
+    process = server.Process(target=_quietly, args=(dict(os.environ), function, arguments))
     process.start()
     process.join()
     return process.exitcode == 0
+
+
+def _quietly(environment: Mapping[str, str], function: Callable[..., None], arguments: tuple) -> None:
+    from bionemo.scale.quiet import hush
+
+    # The server has the environment of the first call.
+    os.environ.update(environment)
+    hush()
+    function(*arguments)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from bionemo.scale.config.overrides import overridden
 from bionemo.scale.config.presets import PRETRAINING
@@ -22,7 +23,7 @@ from experiments.ablations.summary import differences, markdown, mean_and_interv
 from experiments.ablations.variants import DEFAULT, VARIANTS, settings
 from experiments.real_screens import run as real_screens
 from experiments.real_screens import summary
-from experiments.screens import with_solver_steps
+from experiments.screens import FOLDER_VARIABLE, apart, with_solver_steps
 
 ROOT = Path(__file__).parents[1]
 METRICS = ("MSE", "MAE", "PDCorr", "DEOver", "DEPrec", "LFCSpear", "DirAgr")
@@ -42,6 +43,26 @@ def test_screens_mark_validation_conditions_that_choose_the_checkpoint():
     for screen in SCREENS.values():
         held_out = Split.from_toml(screen.split).to_dict()["fewshot"].values()
         assert {"val", "test"} <= {part for parts in held_out for part in parts}
+
+
+IN_THREADS = """
+import os, torch
+torch.set_num_threads(2)
+values = torch.ones(1_000_000)
+assert (values + values).sum() == 2_000_000
+assert os.environ["SCALE_SCREENS"] == folder
+"""
+
+
+def test_a_process_apart_may_use_threads_after_this_one_has(monkeypatch):
+    monkeypatch.setenv(FOLDER_VARIABLE, "first")
+    threads = torch.get_num_threads()
+    exec(IN_THREADS, {"folder": "first"})
+    torch.set_num_threads(threads)
+    assert apart(exec, IN_THREADS, {"folder": "first"})
+    monkeypatch.setenv(FOLDER_VARIABLE, "second")
+    assert apart(exec, IN_THREADS, {"folder": "second"})
+    assert not apart(exec, IN_THREADS, {"folder": "first"})
 
 
 def canned(variant: str, seed: int, values: dict[str, float | None], overrides: list[str] | None = None) -> dict:

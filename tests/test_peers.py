@@ -80,7 +80,6 @@ def peers_and_fold(simulated, tmp_path, monkeypatch):
 @pytest.fixture
 def workshop(peers_and_fold, monkeypatch):
     """The same, with control cells in place of the linear start."""
-    monkeypatch.setattr(peers, "import_once", lambda: None)
     monkeypatch.setattr(peers, "apart", unmoved)
     return peers_and_fold
 

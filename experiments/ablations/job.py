@@ -10,7 +10,7 @@ from pathlib import Path
 
 from experiments.ablations.screens import SCREENS
 from experiments.ablations.variants import DEFAULT, VARIANTS, Variant, settings
-from experiments.screens import apart, import_once, train, with_solver_steps
+from experiments.screens import apart, train, with_solver_steps
 
 FINISHED = "finished "
 """How a line begins that says that a row was written."""
@@ -18,7 +18,6 @@ FINISHED = "finished "
 
 def main(arguments: list[str]) -> int:
     """Work on all variants; a training that fails leaves the others alone."""
-    import_once()
     out, screen, seed, steps = Path(arguments[0]), arguments[1], int(arguments[2]), int(arguments[3])
     chosen = [variant for variant in VARIANTS if variant.name in arguments[4:]]
     failed = 0

@@ -15,7 +15,7 @@ import pandas as pd
 
 from bionemo.screens.errors import InputError
 from experiments.in_context.summary import KNOWN, START, write_summary
-from experiments.screens import SIMULATED, START_ALONE, Screen, apart, import_once, papalexi, seeded, train
+from experiments.screens import SIMULATED, START_ALONE, Screen, apart, papalexi, seeded, train
 
 SHARES = {START: 0.0, "whole network": 1.0, "both": None}
 """Arm -> the share of the network that it is predicted with; None is what validation chose."""
@@ -79,7 +79,6 @@ def main(arguments: list[str] | None = None) -> int:
         given.out.mkdir(parents=True, exist_ok=True)
         for name, case in CASES.items():
             _written(case, given.out / name)
-        import_once()
         for seed in range(given.seeds):
             for name, case in CASES.items():
                 for known in KNOWN:

@@ -21,7 +21,7 @@ from experiments.peers.peer import FOLDER, Peer
 from experiments.peers.summary import write_summary
 from experiments.real_screens.run import Fold, folds
 from experiments.real_screens.summary import START, rows_of
-from experiments.screens import START_ALONE, apart, import_once, seeded, train
+from experiments.screens import START_ALONE, apart, seeded, train
 
 SCREENS = {"simulated": "simulated", "thp1": "THP-1", "glioblastoma": "glioblastoma", "pbmc": "PBMC"}
 """Name on the command line -> group of folds."""
@@ -80,8 +80,6 @@ def _score(fold: Fold, jobs: Sequence[Job], out: Path, seeds: int, step: Step) -
     from bionemo.perteval import evaluate
 
     starts = [_start(fold, out, seed) for seed in range(seeds)]
-    if not all(file.exists() for file in starts):
-        import_once()
     for seed, file in enumerate(starts):
         if not file.exists():
             with step(f"linear start, {fold.name}, seed {seed}"):

@@ -23,7 +23,6 @@ from experiments.screens import (
     apart,
     blood,
     glioblastoma,
-    import_once,
     many_contexts,
     mixed_blood,
     papalexi,
@@ -101,7 +100,6 @@ def main(arguments: list[str] | None = None) -> int:
             fold.screen.source(given.out)
         if given.state is not None and not given.state.is_dir():
             raise InputError(f"--state {given.state} is not a folder: name the one that holds FOLD/predicted*.h5ad.")
-        import_once()
         failed = [fold.name for fold in chosen if not _measured(fold, given.out, given.seeds, given.state)]
         if len(failed) == len(chosen):
             raise InputError(f"nothing was measured in {', '.join(failed)}; what failed is said above.")

@@ -17,7 +17,7 @@ import pandas as pd
 
 from bionemo.screens.controls import PARTS, ControlRole, ControlRoles
 from experiments.real_screens.run import Fold, folds
-from experiments.screens import apart, import_once
+from experiments.screens import apart
 
 WEIGHTS = (0, 1, 2, 3, 4, 8)
 """A weight is that of so many conditions that ask for no network."""
@@ -32,7 +32,6 @@ def main() -> None:
     parser.add_argument("--out", type=lambda text: Path(text).resolve(), required=True, help="folder of the runs")
     parser.add_argument("--seeds", type=int, default=3, help="training seeds (3)")
     given = parser.parse_args()
-    import_once()
     gains = []
     for fold in folds(given.out):
         for seed in range(given.seeds):
