@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from bionemo.screens.errors import InputError
+from bionemo.screens.errors import InputError, choices
 from bionemo.screens.simulated_truth import numbered
-from experiments.real_screens.summary import BOTH, NETWORK, START, STATE, rows_of, write_summary
+from experiments.real_screens.summary import ALONE, BOTH, START, STATE, WHOLE, rows_of, write_summary
 from experiments.screens import (
     CELL_TYPE,
     CELL_TYPES,
@@ -31,8 +31,11 @@ from experiments.screens import (
 )
 
 PATIENTS = ("PW030", "PW032", "PW034", "PW036", "PW040")
-SHARES = {START: 0.0, NETWORK: 1.0, BOTH: None}
-"""Arm -> the share of the network that it is predicted with; None is what validation chose."""
+TRAININGS: dict[str, tuple[list[str], dict[str, float | None]]] = {
+    "start": ([], {START: 0.0, WHOLE: 1.0, BOTH: None}),
+    "alone": (["model.start=none", "model.evidence=off"], {ALONE: None}),
+}
+"""Training -> its settings, and its arms: the share of the network in each, or None for what the training chose."""
 
 
 @dataclass(frozen=True)
@@ -94,16 +97,21 @@ def _split(path: Path, name: str, held_out: Mapping[str, Mapping[str, Sequence[s
 def main(arguments: list[str] | None = None) -> int:
     """Run what is missing, score every fold, then write results.json and table.md."""
     given = _parser().parse_args(arguments)
+    trainings = given.trainings.split(",")
     try:
+        for name in trainings:
+            if name not in TRAININGS:
+                raise InputError(f"there is no training {name}: {choices(name, TRAININGS)}")
         chosen = [fold for fold in folds(given.out) if not given.only or fold.name in given.only.split(",")]
         for fold in chosen:
             fold.screen.source(given.out)
         if given.state is not None and not given.state.is_dir():
             raise InputError(f"--state {given.state} is not a folder: name the one that holds FOLD/predicted*.h5ad.")
-        failed = [fold.name for fold in chosen if not _measured(fold, given.out, given.seeds, given.state)]
+        failed = [fold.name for fold in chosen if not _measured(fold, given.out, given.seeds, trainings, given.state)]
         if len(failed) == len(chosen):
             raise InputError(f"nothing was measured in {', '.join(failed)}; what failed is said above.")
-        write_summary({fold.name: _facts(fold, given.out, given.seeds) for fold in chosen}, failed, given.out)
+        facts = {fold.name: _facts(fold, given.out, given.seeds, trainings) for fold in chosen}
+        write_summary(facts, failed, given.out)
     except InputError as mistake:
         print(f"error: {mistake}", file=sys.stderr)  # noqa: T201
         return 2
@@ -111,24 +119,29 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def predict_seed(fold: Fold, out: Path, seed: int) -> None:
-    """Train with one seed, and predict the held-out conditions with none of the network, all of it, and its share."""
+def predict_seed(fold: Fold, out: Path, seed: int, training: str) -> None:
+    """Train with one seed, and predict the held-out conditions with every arm of the training."""
     from bionemo.scale.inference.predict import predict
 
-    run, screen = _run(fold, out, seed), fold.screen
-    command = train(screen, out, run, seeded(seed))
+    run, screen = _run(fold, out, seed, training), fold.screen
+    settings, arms = TRAININGS[training]
+    command = train(screen, out, run, [*settings, *seeded(seed)])
     cells = screen.source(out)
-    for arm, share in SHARES.items():
-        choices = {"like": cells, "seed": seed, "network_share": share}
-        predict(run, cells, _predicted(run, arm), overwrite=True, progress=False, **choices)
+    for arm, share in arms.items():
+        own = {"like": cells, "seed": seed, "network_share": share}
+        predict(run, cells, _predicted(run, arm), overwrite=True, progress=False, **own)
     (run / "command.txt").write_text(command)
 
 
-def score(fold: Fold, out: Path, seeds: int, state: list[Path]) -> None:
+def score(fold: Fold, out: Path, seeds: int, trainings: list[str], state: list[Path]) -> None:
     """Score all seeds of all arms together, and write the report, and a row of scores for each condition."""
     from bionemo.perteval import evaluate
 
-    predicted: dict = {arm: [_predicted(_run(fold, out, seed), arm) for seed in range(seeds)] for arm in SHARES}
+    predicted: dict = {
+        arm: [_predicted(_run(fold, out, seed, training), arm) for seed in range(seeds)]
+        for training in trainings
+        for arm in TRAININGS[training][1]
+    }
     if state:
         predicted[STATE] = state
     screen, report = fold.screen, out / "reports" / fold.name
@@ -139,22 +152,23 @@ def score(fold: Fold, out: Path, seeds: int, state: list[Path]) -> None:
     rows_of(evaluation).assign(fold=fold.name, group=fold.group).to_csv(_rows(fold, out), index=False)
 
 
-def _measured(fold: Fold, out: Path, seeds: int, state: Path | None) -> bool:
+def _measured(fold: Fold, out: Path, seeds: int, trainings: list[str], state: Path | None) -> bool:
     for seed in range(seeds):
-        done = _run(fold, out, seed) / "command.txt"
-        if not done.exists() and not apart(predict_seed, fold, out, seed):
-            return False
+        for training in trainings:
+            done = _run(fold, out, seed, training) / "command.txt"
+            if not done.exists() and not apart(predict_seed, fold, out, seed, training):
+                return False
     # STATE's cells are not made from one control cell each, whose subpopulation they could have.
     theirs = [] if state is None or fold.within else sorted((state / fold.name).glob("predicted*.h5ad"))
-    return apart(score, fold, out, seeds, theirs)
+    return apart(score, fold, out, seeds, trainings, theirs)
 
 
-def _facts(fold: Fold, out: Path, seeds: int) -> dict:
+def _facts(fold: Fold, out: Path, seeds: int, trainings: list[str]) -> dict:
     if not _rows(fold, out).exists():
         return {}
-    runs = [_run(fold, out, seed) for seed in range(seeds)]
+    runs = [_run(fold, out, seed, training) for training in trainings for seed in range(seeds)]
     record = json.loads((runs[0] / "run.json").read_text())
-    best = [run / ("trial/best.json" if record["trial"] else "best.json") for run in runs]
+    best = [run / ("trial/best.json" if (run / "trial").exists() else "best.json") for run in runs]
     return {
         "rows": pd.read_csv(_rows(fold, out), dtype={"context": str, "perturbation": str}),
         "commands": [(run / "command.txt").read_text() for run in runs],
@@ -163,8 +177,8 @@ def _facts(fold: Fold, out: Path, seeds: int) -> dict:
     }
 
 
-def _run(fold: Fold, out: Path, seed: int) -> Path:
-    return out / "runs" / f"{fold.name}-seed_{seed}"
+def _run(fold: Fold, out: Path, seed: int, training: str = "start") -> Path:
+    return out / "runs" / f"{fold.name}-seed_{seed}{'-alone' if training == 'alone' else ''}"
 
 
 def _predicted(run: Path, arm: str) -> Path:
@@ -181,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=lambda text: Path(text).resolve(), required=True, help="folder to work in")
     parser.add_argument("--seeds", type=int, default=3, help="training seeds (3)")
+    parser.add_argument("--trainings", default=",".join(TRAININGS), help=f"some of {', '.join(TRAININGS)} (all)")
     parser.add_argument("--only", help="some folds by name, separated by commas")
     parser.add_argument(
         "--state", type=lambda text: Path(text).resolve(), help="folder with FOLD/predicted*.h5ad of STATE"

@@ -15,9 +15,18 @@ from experiments.ablations.summary import mean_and_interval
 METRICS = ("PDCorr", "DEOver", "DEPrec", "LFCSpear", "DirAgr", "MSE", "MAE", "n_de_predicted")
 LOW = ("MSE", "MAE")
 """Metrics of which less is better."""
-START, NETWORK, BOTH, STATE = ARMS = ("linear start alone", "whole network", "both", "STATE")
+START, ALONE, WHOLE, BOTH, STATE = ARMS = (
+    "linear start alone",
+    "network alone",
+    "whole network",
+    "both",
+    "STATE",
+)
 TRANSFERRED, HALVES, BEST = "control mean + transferred delta", "split halves", "best simple baseline"
-PAIRS = ((BOTH, START), (NETWORK, START), (BOTH, TRANSFERRED), (BOTH, BEST), (NETWORK, STATE), (BOTH, STATE))
+PAIRS = (
+    *((BOTH, START), (WHOLE, START), (ALONE, START), (BOTH, TRANSFERRED), (BOTH, BEST)),
+    *((ALONE, STATE), (WHOLE, STATE), (BOTH, STATE)),
+)
 """Arms whose difference is shown, the first less the second."""
 
 
@@ -70,7 +79,7 @@ def markdown(rows: pd.DataFrame, failed: list[str] | None = None) -> str:
         conditions = own[["fold", "context", "perturbation"]].drop_duplicates()
         parts.append(
             f"**{group}**: {len(conditions)} conditions in {own['fold'].nunique()} folds, "
-            f"{own.loc[own['arm'] == BOTH, 'seed'].nunique()} seeds\n\n" + headline(of_group)
+            f"{own.loc[own['arm'].isin(ARMS), 'seed'].nunique()} seeds\n\n" + headline(of_group)
         )
         parts.append(difference_table(_of_independent(own)))
         parts += [
