@@ -1,5 +1,7 @@
 """Starting training runs and reading their logs."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,3 +76,11 @@ def _first_moments(checkpoint: Path) -> dict[str, "torch.Tensor"]:
     tensors = dist_checkpointing.load_plain_tensors(str(checkpoint / "weights"))
     mark = "exp_avg."
     return {name.partition(mark)[2]: value.double() for name, value in tensors.items() if mark in name}
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Wait until a condition holds, and fail where it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)

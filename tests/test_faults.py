@@ -2,8 +2,9 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
+
+from jobs import wait_for
 
 CAMPAIGN = """
 import os, sys, time
@@ -25,11 +26,11 @@ run.run([("sleeps", 0), ("sleeps", 1)], 2, 0, folder, {})
 def test_a_campaign_that_is_killed_leaves_no_worker(tmp_path):
     here = Path(__file__).parent
     campaign = subprocess.Popen([sys.executable, "-c", CAMPAIGN, tmp_path], cwd=here)
-    wait_until(lambda: len(list(tmp_path.glob("*.worker"))) == 2)
+    wait_for(lambda: len(list(tmp_path.glob("*.worker"))) == 2)
     campaign.kill()
     campaign.wait()
     workers = [int(path.stem) for path in tmp_path.glob("*.worker")]
-    wait_until(lambda: not any(map(lives, workers)))
+    wait_for(lambda: not any(map(lives, workers)))
 
 
 def lives(process: int) -> bool:
@@ -37,10 +38,3 @@ def lives(process: int) -> bool:
         return ") Z" not in Path(f"/proc/{process}/stat").read_text()
     except OSError:
         return False
-
-
-def wait_until(condition, seconds: float = 20) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.02)

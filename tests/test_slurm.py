@@ -8,11 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from jobs import logged, pretrain_arguments, saved_weights
+from jobs import logged, pretrain_arguments, saved_weights, wait_for
 from lightning.fabric.plugins.environments import SLURMEnvironment
 
 ROOT = Path(__file__).parents[1]
@@ -333,10 +332,3 @@ def test_two_nodes_train_are_preempted_and_go_on_to_the_bit(cluster, workshop, t
     expected, found = logged(whole), logged(run)
     assert {step: set(values) for step, values in found.items()} == {s: set(v) for s, v in expected.items()}
     assert saved_weights(run) == saved_weights(whole)
-
-
-def wait_for(condition, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from jobs import logged, pretrain_arguments, saved_weights
+from jobs import logged, pretrain_arguments, saved_weights, wait_for
 
 from bionemo.scale.runs.checksums import seal
 from bionemo.scale.runs.directory import RunDirectory, checkpoint_step
@@ -290,10 +290,3 @@ def members(session: int) -> list[str]:
         if int(its_session) == session and state != "Z":
             found.append(path.parent.name)
     return found
-
-
-def wait_for(condition, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)

@@ -13,6 +13,7 @@ from typing import Any
 import anndata as ad
 import pandas as pd
 
+from bionemo.screens import Split
 from bionemo.screens.errors import InputError
 from experiments.in_context.summary import KNOWN, START, write_summary
 from experiments.screens import SIMULATED, START_ALONE, Screen, apart, papalexi, seeded, train
@@ -45,12 +46,11 @@ class Case:
         held_out = (*self.contexts, *((self.shown_in,) if known == TOLD else ()))
         path = out / f"{self.screen.name}_{known.replace(' ', '_')}.toml"
         dataset = "screen" if self.screen.file is None else self.screen.name
-        sections = [f'[training]\n{dataset} = "train"\n']
-        for context in held_out:
-            lists = {"val": self.validation.get(context, ()), "test": self.new}
-            lines = [f"{part} = {json.dumps(list(labels))}" for part, labels in lists.items() if labels]
-            sections.append(f'[fewshot."{dataset}.{context}"]\n' + "\n".join(lines) + "\n")
-        path.write_text("\n".join(sections))
+        fewshot = {
+            context: {"val": frozenset(self.validation.get(context, ())), "test": frozenset(self.new)}
+            for context in held_out
+        }
+        path.write_text(Split(fewshot=fewshot).to_toml(dataset, f"The new perturbations are known by: {known}."))
         return replace(self.screen, split=path)
 
 

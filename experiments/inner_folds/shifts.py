@@ -5,14 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from bionemo.scale.linear_start.fit import FittedLinearStart
+from bionemo.scale.linear_start.fit import Fit
+from bionemo.scale.linear_start.fitted import FittedLinearStart
 from experiments.inner_folds.folds import Cells, Condition, Fold
 
 Shifts = Callable[[Cells, Fold], dict[Condition, np.ndarray]]
 """(cells, fold) -> held-out condition -> shift, log1p [G]."""
 
 
-class OneEffect(FittedLinearStart):
+class OneEffect(Fit):
     """Three fitted numbers: of the whole effect, of what is common, of the pull. Every condition weighs the same."""
 
     plain = np.array([1.0, 0.0, 0.0, 1.0, 0.0, 0.0])
@@ -24,7 +25,7 @@ class OneEffect(FittedLinearStart):
         return np.stack([effect, np.zeros_like(effect), np.zeros_like(effect)], axis=1)
 
 
-class Directions(FittedLinearStart):
+class Directions(Fit):
     """What lies in shared directions and what does not, nothing shrunk by its noise."""
 
     plain = np.array([1.0, 1.0, 0.0, 1.0, 0.0, 0.0])
@@ -44,7 +45,7 @@ class JamesStein(Directions):
         return np.stack([shared, less_noise(effect - shared, error, axis=1), np.zeros_like(effect)], axis=1)
 
 
-class GeneByGene(FittedLinearStart):
+class GeneByGene(Fit):
     """With J and W: beside it the whole effect, each gene of it shrunk by its own noise."""
 
     plain = np.array([0.5, 0.5, 0.5, 1.0, 0.0, 0.0])
@@ -65,12 +66,13 @@ def less_noise(values: np.ndarray, error: np.ndarray, axis: int | None) -> np.nd
     return values * np.where(length > noise, (length - noise) / np.where(length > 0, length, 1.0), 0.0)
 
 
-def fitted(form: type[FittedLinearStart] = FittedLinearStart, **settings: Any) -> Shifts:
+def fitted(form: type[Fit] = Fit, **settings: Any) -> Shifts:
     """The shifts of a fitted linear start with other settings."""
     kind = type(form.__name__, (form,), settings)
 
     def shifts(cells: Cells, fold: Fold) -> dict[Condition, np.ndarray]:
-        found = kind(cells.trained(fold.train), cells.contexts, cells.labels, cells.vocabulary(fold.train))
+        known = cells.trained(fold.train), cells.contexts, cells.labels, cells.vocabulary(fold.train)
+        found = FittedLinearStart(*known, fit=kind)
         return {c: found.delta(*cells.index(c)).numpy().astype(np.float64) for c in fold.held_out}
 
     return shifts

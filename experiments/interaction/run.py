@@ -15,7 +15,8 @@ import anndata as ad
 import numpy as np
 
 from bionemo.scale.data.vocabulary import Vocabulary
-from bionemo.scale.linear_start.fit import FittedLinearStart
+from bionemo.scale.linear_start.fit import Fit
+from bionemo.scale.linear_start.fitted import FittedLinearStart
 from bionemo.screens.controls import ControlRole
 from experiments.screens import real_screen
 
@@ -30,7 +31,7 @@ LEVEL = 15.0
 """Control cells have this mean in every gene, so that no shift meets the bound at 0."""
 
 
-class Start(FittedLinearStart):
+class Start(Fit):
     """The linear start of the package, for signatures."""
 
     pseudocount, half_weight = 1.0, 0
@@ -45,8 +46,8 @@ class WithoutInteraction(Start):
 class Additive(WithoutInteraction):
     """The effect elsewhere plus what is common here, nothing fitted."""
 
-    def _fit(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.plain, super()._fit()[1]
+    def _solve(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.plain, super()._solve()[1]
 
 
 ARMS = {"additive": Additive, "linear start without interaction": WithoutInteraction, "linear start": Start}
@@ -106,8 +107,9 @@ def scores(path: Path, held_out_contexts: int, held_out_share: float, seed: int)
     )
     found = {}
     test = [condition for condition in truth if condition in held_out and condition[1] in labels]
-    for arm, kind in ARMS.items():
-        start = kind(means, list(map(str, contexts)), every, vocabulary)  # pyright: ignore[reportArgumentType]
+    for arm, fit in ARMS.items():
+        known = means, list(map(str, contexts)), every, vocabulary
+        start = FittedLinearStart(*known, fit=fit)  # pyright: ignore[reportArgumentType]
         found[arm] = float(np.mean([np.corrcoef(start.delta(*c).numpy(), truth[c])[0, 1] for c in test]))
     return len(test), found
 

@@ -1,11 +1,12 @@
 """A split of the simulated screen, and vectors of its perturbations that say something of their effects."""
 
 import argparse
-import json
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
+
+from bionemo.screens import Split
 
 WIDTH = 32
 NOISE = 0.3  # of a vector, in units of the spread of the true vectors
@@ -20,19 +21,10 @@ truth = ad.read_h5ad(arguments.screen, backed="r").uns["simulation"]
 contexts, perturbations = ([str(name) for name in truth[key]] for key in ("context_labels", "perturbation_labels"))
 rng = np.random.default_rng(arguments.seed)
 
-
-def section(context: str, val: list[str], test: list[str]) -> str:
-    """One context of a split, as TOML."""
-    return f'\n[fewshot."screen.{context}"]\nval = {json.dumps(val)}\ntest = {json.dumps(test)}\n'
-
-
-def write(name: str, sections: list[str]) -> None:
-    """One split file; what no section names trains."""
-    (arguments.out / name).write_text('[training]\nscreen = "train"\n' + "".join(sections))
-
-
 order = [str(label) for label in rng.permutation(perturbations)]
-write("unseen.toml", [section(context, order[:4], order[4:14]) for context in contexts])
+held_out = {"val": frozenset(order[:4]), "test": frozenset(order[4:14])}
+split = Split(fewshot=dict.fromkeys(contexts, held_out))
+(arguments.out / "unseen.toml").write_text(split.to_toml("screen", "Ten perturbations are held out everywhere."))
 
 # A random map of the mean effect over contexts, with noise: what a good embedding would be.
 effects = truth["log_fold_change"].mean(axis=(0, 2))

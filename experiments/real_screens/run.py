@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from bionemo.screens import Split
 from bionemo.screens.errors import InputError, choices
 from bionemo.screens.simulated_truth import numbered
 from experiments.real_screens.summary import ALONE, BOTH, START, STATE, WHOLE, rows_of, write_summary
@@ -86,11 +87,10 @@ def _everywhere(perturbation: str, parts: Mapping[str, Sequence[str]]) -> dict[s
 
 def _split(path: Path, name: str, held_out: Mapping[str, Mapping[str, Sequence[str]]]) -> Path:
     """Write a split that holds conditions out, context -> part -> perturbations, and return its path."""
-    sections = [
-        f'[fewshot."{name}.{context}"]\n' + "".join(f"{part} = {json.dumps(list(of))}\n" for part, of in parts.items())
-        for context, parts in held_out.items()
-    ]
-    path.write_text(f'[training]\n{name} = "train"\n\n' + "\n".join(sections))
+    fewshot = {
+        context: {part: frozenset(labels) for part, labels in parts.items()} for context, parts in held_out.items()
+    }
+    path.write_text(Split(fewshot=fewshot).to_toml(name, "A fold of the real screens."))
     return path
 
 

@@ -1,28 +1,47 @@
 """Print the table of a campaign, and of every failure the command that repeats it."""
 
 import collections
+from typing import NamedTuple
 
 from faults.trials import COLUMNS, KINDS
 
 
-def print_table(ended: list[tuple[str, int, str, str]], seed: int) -> bool:
-    """Print how trials ended, each given as (kind, number, column, words); return whether any failed."""
+class Ended(NamedTuple):
+    """How one trial ended: one of `COLUMNS`, words where it failed, and the seconds that it took."""
+
+    kind: str
+    number: int
+    column: str
+    words: str
+    seconds: float
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended in a way that is not allowed."""
+        return self.column in COLUMNS[2:]
+
+
+def print_table(ended: list[Ended], seed: int) -> bool:
+    """Print how trials ended, and how long they took on average; return whether any failed."""
     counts: dict[str, collections.Counter] = {}
-    for kind, _, column, _ in ended:
-        counts.setdefault(KINDS[kind].type, collections.Counter())[column] += 1
-    width = max(map(len, [*counts, "all"]))
-    line = f"{{:{width}}} {{:>7}}" + "".join(f" {{:>{max(len(column), 5)}}}" for column in COLUMNS)
-    print(line.format("trial", "count", *COLUMNS))
-    for kind in sorted(counts):
-        print(line.format(kind, counts[kind].total(), *(counts[kind][column] or "" for column in COLUMNS)))
-    total = sum(counts.values(), collections.Counter())
-    print(line.format("all", total.total(), *(total[column] or "" for column in COLUMNS)), flush=True)
-    failed = [each for each in sorted(ended) if each[2] in COLUMNS[2:]]
-    for kind, number, column, words in failed:
-        print(f"\n{kind} {number}: {column}: {words}\n  {repeat(kind, number, seed)}")
+    seconds: collections.Counter[str] = collections.Counter()
+    for trial in ended:
+        for kind in (KINDS[trial.kind].type, "all"):
+            counts.setdefault(kind, collections.Counter())[trial.column] += 1
+            seconds[kind] += trial.seconds
+    width = max(map(len, counts))
+    line = f"{{:{width}}} {{:>7}}" + "".join(f" {{:>{max(len(column), 5)}}}" for column in COLUMNS) + " {:>6}"
+    print(line.format("trial", "count", *COLUMNS, "s each"))
+    for kind in sorted(counts, key=lambda kind: (kind == "all", kind)):
+        of, total = counts[kind], counts[kind].total()
+        print(line.format(kind, total, *(of[column] or "" for column in COLUMNS), f"{seconds[kind] / total:.1f}"))
+    failed = sorted(trial for trial in ended if trial.failed)
+    for trial in failed:
+        print(f"\n{said(trial, seed)}", flush=True)
     return bool(failed)
 
 
-def repeat(kind: str, number: int, seed: int) -> str:
-    """Return the command that repeats one trial."""
-    return f"python tests/faults/run.py --only {kind} --seed {seed} --trial {number}"
+def said(trial: Ended, seed: int) -> str:
+    """Return how a trial ended, and the command that repeats it."""
+    repeated = f"python tests/faults/run.py --only {trial.kind} --seed {seed} --trial {trial.number}"
+    return f"{trial.kind} {trial.number}: {trial.column}: {trial.words}\n  {repeated}"

@@ -20,9 +20,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from faults import workshop
-from faults.report import print_table, repeat
+from faults.report import Ended, print_table, said
 from faults.sandbox import Found
-from faults.trials import COLUMNS, KINDS, Trial
+from faults.trials import KINDS, Trial
 
 for module in ("kill", "damage", "disks", "twice", "labels", "environment"):
     importlib.import_module(f"faults.kinds.{module}")
@@ -61,8 +61,8 @@ def main() -> int:
     named = [(name, number) for _, name, number in trials]
     ended = run(named, told.workers, told.seed, folder, commands, began + 60 * told.minutes)
     if told.once_more:
-        failed = [(name, number) for name, number, column, _ in ended if column in COLUMNS[2:]]
-        ended = [each for each in ended if each[:2] not in failed] + run(failed, 1, told.seed, folder, commands)
+        again = [(trial.kind, trial.number) for trial in ended if trial.failed]
+        ended = [trial for trial in ended if not trial.failed] + run(again, 1, told.seed, folder, commands)
     failed = print_table(ended, told.seed)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     took = f"{time.monotonic() - began:.0f} s, and {used.ru_utime + used.ru_stime:.0f} s of CPU"
@@ -81,18 +81,18 @@ def run(
     folder: Path,
     commands: dict,
     until: float = float("inf"),
-) -> list[tuple]:
-    """Run trials, each given as (kind, number), and return how they ended, in the layout that `print_table` takes.
+) -> list[Ended]:
+    """Run trials, each given as (kind, number), and return how they ended.
 
     None is started after a time of the monotonic clock.
     """
-    ended = []
+    ended: list[Ended] = []
     # Forked now, so that every worker has imported what the commands need; no thread runs yet. What is frozen is not
     # looked through in each fork, which would copy it.
     gc.freeze()
     context = multiprocessing.get_context("fork")
     with concurrent.futures.ProcessPoolExecutor(workers, context, end_with_campaign) as pool:
-        futures = {pool.submit(one, name, number, seed, folder, commands): (name, number) for name, number in trials}
+        futures = [pool.submit(one, name, number, seed, folder, commands) for name, number in trials]
         try:
             for done in concurrent.futures.as_completed(futures):
                 if done.cancelled():
@@ -100,11 +100,9 @@ def run(
                 if time.monotonic() > until:
                     for future in futures:
                         future.cancel()
-                name, number = futures[done]
-                column, words = done.result()
-                ended.append((name, number, column, words))
-                if column in COLUMNS[2:]:
-                    print(f"{name} {number}: {column}: {words}\n  {repeat(name, number, seed)}", flush=True)
+                ended.append(done.result())
+                if ended[-1].failed:
+                    print(said(ended[-1], seed), flush=True)
                 if len(ended) % 50 == 0:
                     print(f"{len(ended)} of {len(trials)} have ended", flush=True)
         except KeyboardInterrupt:
@@ -117,8 +115,9 @@ def end_with_campaign() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, which forks of this one do not inherit
 
 
-def one(name: str, number: int, seed: int, folder: Path, commands: dict) -> tuple[str, str]:
-    """Run one trial; return the column that it belongs to, and words where it failed."""
+def one(name: str, number: int, seed: int, folder: Path, commands: dict) -> Ended:
+    """Run one trial, and return how it ended."""
+    began = time.monotonic()
     trial = Trial(name, number, seed, folder / "base", folder / f"{name}-{number}", commands)
     try:
         column, words = KINDS[name].run(trial), ""
@@ -126,9 +125,10 @@ def one(name: str, number: int, seed: int, folder: Path, commands: dict) -> tupl
         column, words = found.column, found.words
     except Exception:
         column, words = "silent wrong", f"the trial itself broke: {traceback.format_exc()}"
-    if column not in COLUMNS[2:]:
+    ended = Ended(name, number, column, words, time.monotonic() - began)
+    if not ended.failed:
         shutil.rmtree(trial.folder)
-    return column, words
+    return ended
 
 
 if __name__ == "__main__":

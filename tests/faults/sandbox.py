@@ -175,6 +175,8 @@ def start(
         plan = {"folder": str(folder), **plan}
         variables["FAULTS_PLAN"] = json.dumps(plan)
         variables["PYTHONPATH"] = os.pathsep.join([str(HERE / "at_start"), variables.get("PYTHONPATH", "")])
+    for end in ("out", "err"):  # the process may be killed before it opens them
+        Path(f"{log}.{end}").touch()
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()

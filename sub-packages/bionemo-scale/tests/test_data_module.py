@@ -15,7 +15,7 @@ from scipy import sparse
 from bionemo.cellsets import CellStore, prepare
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.data.training_vocabulary import training_vocabulary
-from bionemo.scale.linear_start.fit import FittedLinearStart
+from bionemo.scale.linear_start.fit import Fit
 from bionemo.scale.linear_start.means import ConditionMeans, base_of
 from bionemo.scale.training.data_module import CellSetsDataModule
 from bionemo.screens import Split
@@ -90,6 +90,11 @@ def other_values(role: ControlRole) -> Change:
     return change
 
 
+def fit_of(module: CellSetsDataModule) -> Fit:
+    means = ConditionMeans(module.store, module._eligible("train"), module.training.control_roles)
+    return Fit(means, list(map(str, module.store.contexts)), module.labels, module.vocabulary)
+
+
 def epoch(module: CellSetsDataModule, part: str = "train") -> list:
     return list(module._loader(part, epochs=1))
 
@@ -125,15 +130,16 @@ def test_what_training_shifts_are_measured_against_changes_fits_and_scores_and_b
     data, monkeypatch
 ):
     before, after = data(start="linear"), data(other_values(ControlRole.TARGET), start="linear")
-    assert not np.array_equal(before.linear_start.shares, after.linear_start.shares)
+    fit, other = fit_of(before), fit_of(after)
+    assert not np.array_equal(fit.shares, other.shares)
     assert not torch.equal(before.scores()._observed, after.scores()._observed)
     assert torch.equal(before.mean_expression(), after.mean_expression())
-    for context in before.linear_start._evidence.contexts:
-        features = before.linear_start._features(context)[1:]
-        for found, expected in zip(after.linear_start._features(context)[1:], features, strict=True):
-            np.testing.assert_array_equal(found, expected)
-    fit = before.linear_start._fit()
-    monkeypatch.setattr(FittedLinearStart, "_fit", lambda self: fit)
+    for context in fit.evidence.contexts:
+        known, same = fit.known(context), other.known(context)
+        for name in ("elsewhere", "features", "interactions"):
+            np.testing.assert_array_equal(getattr(known, name), getattr(same, name))
+    solved = fit.shares, fit.basis
+    monkeypatch.setattr(Fit, "_solve", lambda self: solved)
     assert_equal_batches(before, data(other_values(ControlRole.TARGET), start="linear"), but=("base",))
 
 

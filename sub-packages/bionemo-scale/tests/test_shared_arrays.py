@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from bionemo.scale.data.vocabulary import Vocabulary
-from bionemo.scale.linear_start.fit import FittedLinearStart
+from bionemo.scale.linear_start.fit import Fit
+from bionemo.scale.linear_start.fitted import FittedLinearStart
 from bionemo.scale.linear_start.shared_arrays import shared_arrays
 from bionemo.screens.controls import ControlRole
 from bionemo.screens.errors import InputError
@@ -103,7 +104,7 @@ def fitted(means: SimpleNamespace, names: Vocabulary, folder) -> FittedLinearSta
 def test_a_second_process_fits_nothing_and_starts_alike(tmp_path, monkeypatch):
     means, names = grid(3, 6, 40, tmp_path)
     first, in_memory = fitted(means, names, tmp_path), fitted(means, names, None)
-    monkeypatch.setattr(FittedLinearStart, "_fit", lambda self: 1 / 0)
+    monkeypatch.setattr(Fit, "_solve", lambda self: 1 / 0)
     second = fitted(means, names, tmp_path)
     for condition in [*means.mean, (0, 0)]:
         assert torch.equal(first.delta(*condition), second.delta(*condition))

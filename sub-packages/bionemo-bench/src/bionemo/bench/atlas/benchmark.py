@@ -15,6 +15,7 @@ import numpy as np
 from bionemo.bench.atlas.process import measured
 from bionemo.bench.harness.machine import machine_facts
 from bionemo.bench.harness.report import Result, described, write_json
+from bionemo.screens import Split
 from bionemo.screens.errors import InputError
 from bionemo.screens.simulated_truth import CONTROL_SHARE, numbered
 from bionemo.screens.simulation import CONTROL
@@ -190,10 +191,8 @@ def _remove(paths: Iterable[Path]) -> None:
 
 def split_of(test: dict[str, list[str]]) -> str:
     """Return the text of a split file."""
-    lines = ["[training]", 'screen = "train"']
-    for context, names in test.items():
-        lines += ["", f'[fewshot."screen.{context}"]', f"test = {names!r}".replace("'", '"')]
-    return "\n".join(lines) + "\n"
+    split = Split(fewshot={context: {"test": frozenset(names)} for context, names in test.items()})
+    return split.to_toml("screen", "What an atlas holds out.")
 
 
 def commands(atlas: Atlas, cells: int, folder: Path) -> dict[str, list[str]]:

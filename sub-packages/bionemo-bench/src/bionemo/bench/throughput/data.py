@@ -82,11 +82,11 @@ class BenchmarkData:
         return dict.fromkeys(contexts, half)
 
     def _split(self) -> str:
-        parts = [
-            f'[fewshot."screen.{context}"]\nval = ["p00001"]\ntest = {json.dumps(names)}\n'
+        fewshot = {
+            context: {"val": frozenset(["p00001"]), "test": frozenset(names)}
             for context, names in self._tested().items()
-        ]
-        return '[training]\nscreen = "train"\n\n' + "\n".join(parts)
+        }
+        return screens.Split(fewshot=fewshot).to_toml("screen", "What the benchmark of throughput holds out.")
 
     def _write_part(self) -> None:
         """Write the cells to predict and the control cells of their contexts: counts for us, dense log1p for STATE."""

@@ -24,7 +24,7 @@ class TrainingBatch:
     base: torch.Tensor | None = None
     """float32 [B, G], log1p, what is taken from perturbed cells; 0 for a set of control cells. It is the mean of the
     context's control cells of the role target less that of the role input, and the noise that its conditions share. So
-    training learns no noise of control cells; see ``FittedLinearStart``."""
+    training learns no noise of control cells; see ``Fit.noise_in_common``."""
     library: torch.Tensor | None = None
     """Counts of each control and each perturbed cell, float32 [2, B, S]; for a head that counts."""
     shift: torch.Tensor | None = None
@@ -43,14 +43,9 @@ class TrainingBatch:
 
     def to(self, device: torch.device) -> "TrainingBatch":
         """Return the batch on a device, all but the keys and places."""
-        return replace(
-            self,
-            control=self.control.to(device, non_blocking=True),
-            perturbed=self.perturbed.to(device, non_blocking=True),
-            mask=self.mask.to(device, non_blocking=True),
-            condition=self.condition.to(device),
-            **{
-                name: None if (tensor := getattr(self, name)) is None else tensor.to(device, non_blocking=True)
-                for name in ("base", "library", "shift", "trust")
-            },
-        )
+        given = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, torch.Tensor) and name not in ("key", "place")
+        }
+        return replace(self, condition=self.condition.to(device), **given)

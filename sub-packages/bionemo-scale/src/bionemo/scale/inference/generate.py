@@ -1,5 +1,9 @@
 """Let a model predict the cells of populations.
 
+Populations are cut into pieces of one set each; batches of pieces go through the network, which turns each into a task:
+what its control cells are moved by, and what the network changes in them. From tasks come sparse cells. With more than
+one of torch's threads, the cells of a batch are made while the network answers for the next one.
+
 Shapes: B sets, S cells of a set, G genes, D latent, N cells of a batch without padding, P populations.
 """
 
@@ -112,8 +116,6 @@ class Generator:
 
     The model is in evaluation mode; `cells_per_set` is the size of the sets that it was trained on. `network_share` is
     the share of the network, in [0, 1]; the rest is the linear start's.
-
-    With more than one of torch's threads, as many make the cells of a batch while the network answers for the next.
     """
 
     def __init__(self, model: ScaleModel, pools: Pools, *, cells_per_set: int, seed: int, network_share: float):
@@ -134,14 +136,17 @@ class Generator:
         predicted. An InputError says that the model's output is not finite, or that the control cells cannot be read.
         """
         parts: list[list[sparse.csr_matrix]] = [[] for _ in populations]
+        for task, cells in chain.from_iterable(self._made(populations)):
+            if cells is None:
+                raise _not_finite(populations[task.piece.population], task)
+            parts[task.piece.population].append(cells)
+            report(task.piece.cells)
+        origin = np.concatenate([self._sources.rows(p.place, p.cells) for p in populations])
+        self._sources.forget_draws()
+        return Prediction(sparse.csr_matrix(sparse.vstack([part for of_one in parts for part in of_one])), origin)
 
-        def collect(made: Iterable[_Made]) -> None:
-            for task, cells in chain.from_iterable(made):
-                if cells is None:
-                    raise _not_finite(populations[task.piece.population], task)
-                parts[task.piece.population].append(cells)
-                report(task.piece.cells)
-
+    def _made(self, populations: Sequence[Population]) -> Iterator[_Made]:
+        """Yield the cells of all tasks, those of a batch once the network has answered for the next."""
         moves: dict[int, _Move] = {}
         made: Iterable[_Made] = ()
         for batch in _batches(populations, self._sources.cells_per_set):
@@ -150,15 +155,12 @@ class Generator:
             tasks: dict[int, list[_Task]] = {}
             for task in self._tasks(batch, populations, moves):
                 tasks.setdefault(task.piece.population, []).append(task)
-            collect(made)  # of the batch before this one
+            yield from made
             made = self._map(self._make, tasks.values())
             for i, of_one in tasks.items():
                 if of_one[-1].piece.is_last:
                     del moves[i]
-        collect(made)
-        origin = np.concatenate([self._sources.rows(p.place, p.cells) for p in populations])
-        self._sources.forget_draws()
-        return Prediction(sparse.csr_matrix(sparse.vstack([part for of_one in parts for part in of_one])), origin)
+        yield from made
 
     def _maker(self) -> CellMaker:
         """Return what makes cells in this thread."""

@@ -1,7 +1,18 @@
 """Keep a prediction on disk in shards: each is whole or absent, and a command that was ended goes on with the others.
 
-A folder of shards has a ``plan.json``, which says what is predicted, a file for each shard, whose name carries the
-checksum of its bytes, and at the end an ``index.json``. Several ranks may fill one folder; they need no other contact.
+Several ranks may fill one folder; they need no other contact than its files:
+
+=============================  =========================================================================================
+``plan.json``                  says what is predicted, and is written first. Another plan is another prediction.
+``part-00000-CHECKSUM.h5ad``   is a shard, whole. One whose bytes have another checksum is removed, and made again.
+``index.json``                 lists all shards, and is written last: the prediction is finished.
+``NAME.PID.partial``           is what a process was writing. After a kill the next command removes it.
+``.lock``                      is locked by all ranks together, and by one alone while it decides what to do with what
+                               an earlier command left.
+``.finishing``                 is locked by the rank that writes the index, or makes one file of the shards.
+=============================  =========================================================================================
+
+Where one file is asked for, the folder is ``OUT.shards``. It goes once that file is whole.
 """
 
 import errno
@@ -38,10 +49,11 @@ class ShardFolder:
     ) -> Iterator[None]:
         """Hold the folder, together with other ranks of the same prediction.
 
-        `mend` is what a user can do where the folder holds another prediction; None if such leftovers may be removed.
-        With `overwrite` a prediction that is there is replaced, unless it is this one, which other ranks have
-        `finished`: an earlier command may have left nothing for this rank to do. An InputError says that another
-        prediction is there, or is being written by another process, or that the folder cannot be written.
+        The first rank decides alone what becomes of what is there: it refuses another prediction, goes on with this
+        one, or with `overwrite` begins anew. The others join it. `mend` is what a user can do where another prediction
+        is there; None if such leftovers may be removed. `finished` tells whether other ranks of this command have
+        done all of it before this one came. An InputError says that another prediction is there, or is being written
+        by another process, or that the folder cannot be written.
         """
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)

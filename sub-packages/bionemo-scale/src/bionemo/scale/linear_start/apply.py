@@ -4,6 +4,7 @@ Axes: B sets, S cells, G genes, F features.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from enum import IntEnum
 from itertools import chain, pairwise
 from math import log
 
@@ -17,10 +18,33 @@ INTERACTION_RANK = 256
 """Directions of expression in which a model keeps interactions of contexts and perturbations."""
 DIRECTIONS = 8
 """Directions of expression that the effects of perturbations are taken to share, at most."""
-FEATURES = 8
-"""What is known of a gene in a condition, in so many numbers: F."""
-TERMS = 6
-"""The linear start adds up the first so many of them."""
+
+
+class Feature(IntEnum):
+    """What is known of a gene in a condition from elsewhere; the linear start adds up all before `ERROR`."""
+
+    SHARED = 0
+    """Of the perturbation's effect, what lies in directions that others share."""
+    OWN = 1
+    """What does not, shrunk."""
+    CLEAR = 2
+    """What does not, and is clear of its noise."""
+    COMMON = 3
+    """What the perturbations of the context have in common."""
+    PULL = 4
+    """The way to the mean context."""
+    INTERACTION = 5
+    """How perturbations that resemble this one deviate in the context."""
+    ERROR = 6
+    """Standard error of the effect."""
+    LEVEL = 7
+    """Level of the control cells."""
+
+
+FEATURES = len(Feature)
+TERMS = Feature.ERROR.value
+PARTS = Feature.COMMON.value
+"""The effect itself is in so many parts."""
 
 
 class LinearStart(nn.Module):
@@ -32,7 +56,7 @@ class LinearStart(nn.Module):
         labels, contexts, genes = len(vocabulary.start_rows), len(vocabulary.contexts), len(vocabulary.genes)
         rank = interaction_rank(vocabulary) if rank is None else rank
         # The last row of each table is for a perturbation, or a context, that nothing is known of.
-        self.parts = nn.Buffer(torch.zeros(labels + 1, 3, genes))  # P e_p, J (e_p - P e_p), K (e_p - P e_p)
+        self.parts = nn.Buffer(torch.zeros(labels + 1, PARTS, genes))  # P e_p, J (e_p - P e_p), K (e_p - P e_p)
         self.variance = nn.Buffer(torch.zeros(labels + 1, genes))  # of e_p
         self.elsewhere = nn.Buffer(torch.zeros(labels + 1, genes))  # mean of c over contexts, without p
         self.common = nn.Buffer(torch.zeros(contexts + 1, genes))  # c_k
@@ -51,8 +75,7 @@ class LinearStart(nn.Module):
     ) -> torch.Tensor:
         """Return what is known of conditions from elsewhere, on the scale of :class:`.evidence.Evidence`, [B, F, G].
 
-        These are an effect in three parts, what is common, the way to the mean context, the interaction, the standard
-        error of the effect, and the level of the control cells. Of the control label it is the level alone.
+        They come in the order of `Feature`. Of the control label all but the level is 0.
         `context_B` has rows of the vocabulary's contexts, int64, -1 for another, and `control_mean_BG` the mean log1p
         of the control cells of each set's context.
         """
@@ -73,11 +96,18 @@ class LinearStart(nn.Module):
 
     def shift(self, features_BFG: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the shift of conditions by their features, and the mean of the controls, log1p [B, G] each."""
-        shares_F = self.shares.to(features_BFG.dtype)  # a training in bf16 keeps buffers in bf16, and features not
-        level_BG, shift_BG = features_BFG[:, -1], torch.einsum("bfg,f->bg", features_BFG[:, :TERMS], shares_F)
-        before_BG, after_BG = level_BG / self.unit, (level_BG + shift_BG) / self.unit
-        control_mean_BG = from_fold(before_BG, self._pseudocount)
-        return from_fold(after_BG, self._pseudocount) - control_mean_BG, control_mean_BG
+        return shift_of(features_BFG, self.shares, self.unit, self._pseudocount)
+
+
+def shift_of(
+    features_BFG: torch.Tensor, shares_T: torch.Tensor, unit_G: torch.Tensor, pseudocount: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Add up features by their shares, and return what :meth:`LinearStart.shift` does; see there for the buffers."""
+    shares_T = shares_T.to(features_BFG.dtype)  # a training in bf16 keeps buffers in bf16, and features not
+    level_BG, shift_BG = features_BFG[:, Feature.LEVEL], torch.einsum("btg,t->bg", features_BFG[:, :TERMS], shares_T)
+    before_BG, after_BG = level_BG / unit_G, (level_BG + shift_BG) / unit_G
+    control_mean_BG = from_fold(before_BG, pseudocount)
+    return from_fold(after_BG, pseudocount) - control_mean_BG, control_mean_BG
 
 
 def interaction_rank(vocabulary: Vocabulary) -> int:

@@ -11,7 +11,7 @@ import torch
 
 from bionemo.scale.data.vocabulary import Vocabulary
 from bionemo.scale.linear_start.apply import LinearStart
-from bionemo.scale.linear_start.fit import FittedLinearStart
+from bionemo.scale.linear_start.fit import Fit
 from bionemo.scale.linear_start.fold_change import slope, to_fold
 from bionemo.scale.linear_start.interaction import NOTHING
 
@@ -39,7 +39,7 @@ def new_row(start: LinearStart, observed: Mapping[str, Observed], vocabulary: Vo
     total, effect, error = 0.0, np.zeros(len(vocabulary.genes)), np.zeros(len(vocabulary.genes))
     for context, seen in observed.items():
         row = vocabulary.contexts.index(context)
-        weight = seen.cells / (seen.cells + FittedLinearStart.half_weight)
+        weight = seen.cells / (seen.cells + Fit.half_weight)
         mean, control = (torch.from_numpy(value) for value in (seen.mean, seen.control))
         own = (to_fold(mean) - to_fold(control)).numpy() - tables["common"][row]
         total += weight
@@ -48,7 +48,7 @@ def new_row(start: LinearStart, observed: Mapping[str, Observed], vocabulary: Vo
     effect, error = tables["unit"] * effect / total, np.square(tables["unit"]) * error / total**2
     directions = tables["directions"]
     shared = directions.T @ (directions @ effect) if directions.any() else effect
-    parts = FittedLinearStart.parts_of(effect[None], shared[None], error[None])[0]
+    parts = Fit.parts_of(effect[None], shared[None], error[None])[0]
     trained = tables["parts"][: len(vocabulary.start_labels)].sum(1) * tables["unit"]
     length = np.linalg.norm(trained, axis=1) * np.linalg.norm(parts.sum(0))
     cosine = np.divide(trained @ parts.sum(0), length, out=np.zeros(len(trained)), where=length > 0)

@@ -17,7 +17,7 @@ from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.data.batches import TrainingBatch
 from bionemo.scale.data.condition import Condition, token_table
 from bionemo.scale.data.vocabulary import Vocabulary
-from bionemo.scale.linear_start.fit import FittedLinearStart
+from bionemo.scale.linear_start.fitted import FittedLinearStart
 from bionemo.scale.linear_start.means import ConditionMeans, base_of
 from bionemo.scale.model.condition_encoder import EMBEDDING
 from bionemo.scale.training.validation import NETWORK_SHARES, ConditionScores
