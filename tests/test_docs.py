@@ -21,7 +21,7 @@ from bionemo.scale.config.model import ModelConfig
 from bionemo.scale.config.training import TrainingConfig
 from bionemo.scale.config.tuning import TuningConfig
 from bionemo.screens.simulation import simulate
-from experiments.real_screens.summary import headline, kept_means
+from experiments.real_screens.summary import arms_of, headline, kept_means
 
 ROOT = Path(__file__).parents[1]
 TRACKED = subprocess.run(
@@ -187,8 +187,9 @@ def test_the_tables_of_real_screens_are_of_the_numbers_that_are_kept():
     kept = kept_means(json.loads((ROOT / "benchmarks/results/real-screens-cpu.json").read_text()))
     page, readme = ((ROOT / name).read_text() for name in ("docs/results/real_screens.md", "README.md"))
     plain = {line.replace("*", "") for line in readme.splitlines()}
+    arms = arms_of(kept.index.unique("arm"))
     for group in kept.index.unique("group"):
-        table = headline(kept.loc[group])
+        table = headline(kept.loc[group], arms)
         assert table in page
         shown = ("| PDCorr |", "| DEOver |", "| MSE |")
         assert {line for line in table.splitlines() if line.startswith(shown)} <= plain

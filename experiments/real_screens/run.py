@@ -1,4 +1,4 @@
-"""Train, predict and score the default recipe on a simulated and three real screens; see README.md beside this file.
+"""Train, predict and score the default recipe on two simulated and three real screens; see README.md beside this file.
 
 Usage, from the root of the repository: python -m experiments.real_screens.run --out real_screens [--state FOLDER]
 """

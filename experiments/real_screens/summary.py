@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,21 +74,27 @@ def markdown(rows: pd.DataFrame, failed: list[str] | None = None) -> str:
     """Return tables: the arms beside the best baseline, differences with intervals, every arm, and every fold."""
     parts = [f"Not measured: {', '.join(failed)}."] if failed else []
     means: Any = means_of(rows)
+    shown = arms_of(rows["arm"])
     for group, own in rows.groupby("group", sort=False):
         of_group = means.loc[group]
         conditions = own[["fold", "context", "perturbation"]].drop_duplicates()
         parts.append(
             f"**{group}**: {len(conditions)} conditions in {own['fold'].nunique()} folds, "
-            f"{own.loc[own['arm'].isin(ARMS), 'seed'].nunique()} seeds\n\n" + headline(of_group)
+            f"{own.loc[own['arm'].isin(ARMS), 'seed'].nunique()} seeds\n\n" + headline(of_group, shown)
         )
         parts.append(difference_table(_of_independent(own)))
         parts += [
             f"All arms, {mode} control cells\n\n{_arm_table(of_group.loc[mode])}" for mode in of_group.index.levels[0]
         ]
-    return "\n\n".join([*parts, _fold_table(_of_independent(rows))]) + "\n"
+    return "\n\n".join([*parts, _fold_table(_of_independent(rows), shown)]) + "\n"
 
 
-def headline(means: Any, shown: Sequence[str] = ARMS) -> str:
+def arms_of(measured: Iterable[str]) -> list[str]:
+    """Return those of `ARMS` that were measured at all, in their order."""
+    return [arm for arm in ARMS if arm in set(measured)]
+
+
+def headline(means: Any, shown: Sequence[str]) -> str:
     """Return a row a metric, independent control cells first; the best baseline is chosen for each by its own score.
 
     Parameters
@@ -186,8 +192,8 @@ def _arm_table(means: Any) -> str:
     return _lines(lines)
 
 
-def _fold_table(rows: Any) -> str:
-    shown = [*ARMS, TRANSFERRED, HALVES]
+def _fold_table(rows: Any, arms: Sequence[str]) -> str:
+    shown = [*arms, TRANSFERRED, HALVES]
     means = rows.pivot_table(index="fold", columns="arm", values="PDCorr", sort=False)
     lines = [("fold", *shown), ("---", *["---:"] * len(shown))]
     lines += [(str(fold), *(number_text(scores.get(arm)) for arm in shown)) for fold, scores in means.iterrows()]

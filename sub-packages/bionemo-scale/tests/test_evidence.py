@@ -70,8 +70,9 @@ def test_perturbations_are_known_by_their_evidence_alone(told):
     assert not torch.allclose(first, control)
 
 
-def test_the_mean_of_a_set_is_drawn_to_the_shift_of_its_condition(told):
-    model, batch = told()
+@pytest.mark.parametrize("set_loss", ["energy", "none"])
+def test_the_mean_of_a_set_is_drawn_to_the_shift_of_its_condition(told, set_loss):
+    model, batch = told(set_loss=set_loss)
     shift = network(model, batch).mean(1) - batch["control"].mean(1)
     error = model(TrainingBatch(**batch, shift=shift + 0.5, trust=torch.tensor([1.0, 0.0])))["shift"]
     assert 0 < error < 1

@@ -24,6 +24,7 @@ from bionemo.scale.model.flops import peak_flops, training_flops
         {"condition_pooling": "mean"},
         {"reconstruction_share": 1.0},
         {"start": "linear", "evidence": "on"},
+        {"start": "linear", "evidence": "on", "set_loss": "none"},
     ],
 )
 def test_the_count_is_what_torch_counts(build, sets, vocabulary, changes, monkeypatch):
@@ -31,6 +32,7 @@ def test_the_count_is_what_torch_counts(build, sets, vocabulary, changes, monkey
     monkeypatch.setattr(linear, "_ONEDNN", None)
     model, batch = build(**changes, names=replace(vocabulary, start_labels=("MYC",))), sets(18, 4, 5)
     batch["condition"] = replace(batch["condition"], evidence=torch.randn(3, FEATURES, 20))
+    batch |= {"shift": torch.zeros(3, 20), "trust": torch.ones(3)}
     # Torch counts attention where it is made of products; the fused kernel of a CPU it does not know.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model(TrainingBatch(**batch))["loss"].backward()

@@ -24,7 +24,9 @@ class LayerKind(StrEnum):
 
 
 class Precision(StrEnum):
-    """Arithmetic of the forward and backward pass; parameters and optimizer state are float32 in both."""
+    """Arithmetic of the forward and backward pass. With ``bf16`` weights and activations are bf16; master weights and
+    the optimizer's state stay float32.
+    """
 
     FP32 = "fp32"
     BF16 = "bf16"

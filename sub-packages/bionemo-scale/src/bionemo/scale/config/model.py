@@ -58,7 +58,7 @@ class PerturbationTokens(StrEnum):
 
 
 class Start(StrEnum):
-    """What a prediction mixes with the network's: nothing, or the shift of a fitted linear start."""
+    """What a prediction has beside the network's part: nothing, or the shift of a fitted linear start."""
 
     NONE = "none"
     LINEAR = "linear"

@@ -48,15 +48,16 @@ class TrainingConfig:
     """Decay of the moving average of weights that predictions are made with; 0 for the weights themselves."""
     trial: bool = True
     """Where the split marks no validation conditions, train twice: a trial holds out a tenth of the training conditions
-    (four, or two where no more can be) and chooses the network share and the number of steps, then a model is trained
-    on all."""
+    (four at least, or two or three where no more can be) and chooses the network share and the number of steps, then a
+    model is trained on all."""
     seed: int = 0
     """Seed of the weights, the sets and the noise."""
     controls: Controls = Controls.INDEPENDENT
     """Which control cells are trained on, and which shifts are measured against: ``independent`` ones, parts of the
     control cells that have none in common, or ``shared``, all for everything, as published protocols do."""
     control_rotation: int = 0
-    """The roles of independent control cells are moved on by so many parts, 0 to 2; seeds take turns."""
+    """The roles of independent control cells are moved on by so many parts, 0 to 2. Give each of three seeds another
+    number."""
     checkpoint_every: int = 100
     """Steps from one checkpoint to the next."""
     async_save: AsyncSave = AsyncSave.AUTO

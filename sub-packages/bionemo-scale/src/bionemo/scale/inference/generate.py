@@ -115,7 +115,7 @@ class Generator:
     cells alone. Which conditions are predicted together may move the last digit of a value before it is rounded.
 
     The model is in evaluation mode; `cells_per_set` is the size of the sets that it was trained on. `network_share` is
-    the share of the network, in [0, 1]; the rest is the linear start's.
+    the share of the network, in [0, 1]; see `ScaleModel.predict`.
     """
 
     def __init__(self, model: ScaleModel, pools: Pools, *, cells_per_set: int, seed: int, network_share: float):

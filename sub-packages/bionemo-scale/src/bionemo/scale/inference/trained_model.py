@@ -83,7 +83,7 @@ class TrainedModel:
 
     @property
     def network_share(self) -> float:
-        """Return the share of the network in a prediction, 0 to 1, as the run chose it; the rest is a linear start."""
+        """Return the share of the network in a prediction, 0 to 1, as the run chose it."""
         return float(self.network.network_share)
 
     def summary(self, network_share: float | None = None) -> str:

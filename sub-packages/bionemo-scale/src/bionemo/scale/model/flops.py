@@ -77,7 +77,7 @@ def _step(config: ModelConfig, compute: ComputeConfig, genes: int, sets: int, ce
         yield sets * genes, FEATURES, HIDDEN + NUMBERS + 1, ONE_GRADIENT  # of what is given
         yield sets * genes, HIDDEN, NUMBERS + 1, BOTH_GRADIENTS
         yield sets, HIDDEN, width, BOTH_GRADIENTS  # the summary
-    if config.set_loss is not SetLoss.NONE:
+    if config.set_loss is not SetLoss.NONE or config.evidence is Evidence.ON:
         if config.evidence is Evidence.ON:
             yield sets * genes, TERMS, 1, FORWARD  # the linear start
             yield members, width, NUMBERS, ONE_GRADIENT  # of latents, which have no gradient here
@@ -86,6 +86,10 @@ def _step(config: ModelConfig, compute: ComputeConfig, genes: int, sets: int, ce
         if config.head is Head.RESIDUAL:
             yield from trunk  # of the control cells: what is projected is the difference
         yield members, width, columns, BOTH_GRADIENTS
+        if config.evidence is Evidence.ON:
+            for times in (ONE_GRADIENT, FORWARD):  # the means of predicted cells and of control cells
+                yield sets, cells, genes, times
+    if config.set_loss is not SetLoss.NONE:
         # Products of predicted with observed cells, among the predicted, and among the observed.
         for times in (ONE_GRADIENT, ONE_GRADIENT, FORWARD):
             yield members, genes, cells, times

@@ -61,7 +61,7 @@ class ScaleModel(MegatronModule):
         self.linear_start = LinearStart(vocabulary) if config.start is Start.LINEAR else None
         told = config.evidence is Evidence.ON
         self.evidence = EvidenceHead(config, compute, len(vocabulary.genes)) if told else None
-        # The share of the network in a prediction, the rest is the linear start's: validation chooses it.
+        # The share of the network in a prediction: validation chooses it.
         share = 1.0 if self.linear_start is None else config.network_share or 0.0
         self.register_buffer("network_share", torch.full((1,), share))
         shares = {Source.CONTROL: 1.0, Source.GAUSSIAN: 0.0, Source.MIXED: config.source_control_share}
@@ -87,8 +87,8 @@ class ScaleModel(MegatronModule):
         -------
         dict
             Scalars: ``loss``, the terms it is the weighted sum of (``endpoint`` or ``velocity``, ``reconstruction``,
-            and by configuration ``energy`` or ``mmd``, ``likelihood``), and ``filled``, the share of sets that are not
-            empty. A term divided by it is a mean over sets with cells.
+            and by configuration ``shift``, ``energy`` or ``mmd``, ``likelihood``), and ``filled``, the share of sets
+            that are not empty. A term divided by it is a mean over sets with cells.
         """
         config, decoder, mask_BS = self.scale, self.expression_decoder, batch.mask
         noise = self._noise(batch)
@@ -121,7 +121,7 @@ class ScaleModel(MegatronModule):
             weighted["endpoint"] = config.endpoint_weight, endpoint_loss(z1_hat_BSD, z1_BSD, mask_BS)
         else:
             weighted["velocity"] = config.endpoint_weight, velocity_loss(z1_hat_BSD, z1_BSD, noise.t_B, mask_BS)
-        if config.set_loss is not SetLoss.NONE:
+        if config.set_loss is not SetLoss.NONE or self.evidence is not None:
             start_BSG = self.started(x0_BSG, condition, 1.0)
             if self.evidence is not None and known_BKG is not None:
                 start_BSG = self.evidence.corrected(start_BSG, z0_BSD, known_BKG)
@@ -130,8 +130,9 @@ class ScaleModel(MegatronModule):
                 shift_hat_BG = mean_over_cells(x1_hat_BSG, mask_BS) - mean_over_cells(x0_BSG, mask_BS)
                 error_B = (shift_hat_BG - batch.shift).square().mean(1) * batch.trust
                 weighted["shift"] = config.shift_weight, error_B * mask_BS.any(1)
-            distance_B = _SET_LOSSES[config.set_loss](x1_hat_BSG - self.gene_mean, centred_x1_BSG, mask_BS)
-            weighted[config.set_loss.value] = config.set_weight, distance_B
+            if config.set_loss is not SetLoss.NONE:
+                distance_B = _SET_LOSSES[config.set_loss](x1_hat_BSG - self.gene_mean, centred_x1_BSG, mask_BS)
+                weighted[config.set_loss.value] = config.set_weight, distance_B
         if config.head is Head.NEGATIVE_BINOMIAL:
             # Rates are learnt of the cells as encoded, so of every latent, and as predicted, which are paired.
             assert batch.library is not None
@@ -157,7 +158,8 @@ class ScaleModel(MegatronModule):
     ) -> torch.Tensor:
         """Predict perturbed populations, one cell for each control cell.
 
-        With a linear start a cell moves by ``1 - s`` of that start's movement and by s of the network's change.
+        A network with evidence corrects the linear start: a cell moves by all of that start's movement, and by s of the
+        network's corrections. Without evidence it moves by ``1 - s`` of the first, and by s of the network's change.
 
         Parameters
         ----------
