@@ -26,7 +26,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True)
 def interruptible() -> Iterator[None]:
-    """Let Ctrl-C end the tests, although each command that ends leaves it without effect in its process."""
-    before = signal.getsignal(signal.SIGINT)
+    """Let Ctrl-C end the tests and what they start, although commands that end, and shells, leave it without effect."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
