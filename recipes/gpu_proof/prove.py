@@ -316,7 +316,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("gpu_proof"), help="new folder of results, logs and data")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="sizes that show only that every step works")
-    parser.add_argument("--only", metavar="STEP", nargs="+", help="these steps; `resume`, `precisions` and `upload` need `demo` in the same call")
+    parser.add_argument(
+        "--only", metavar="STEP", nargs="+", help="these steps; `resume`, `precisions` and `upload` need `demo`"
+    )
     given = parser.parse_args()
     given.out.mkdir(parents=True)
     proof = Proof(given.out, given.device, given.tiny)
