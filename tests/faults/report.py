@@ -29,7 +29,7 @@ def print_table(ended: list[Ended], seed: int) -> bool:
         for kind in (KINDS[trial.kind].type, "all"):
             counts.setdefault(kind, collections.Counter())[trial.column] += 1
             seconds[kind] += trial.seconds
-    width = max(map(len, counts))
+    width = max(map(len, [*counts, "all"]))
     line = f"{{:{width}}} {{:>7}}" + "".join(f" {{:>{max(len(column), 5)}}}" for column in COLUMNS) + " {:>6}"
     print(line.format("trial", "count", *COLUMNS, "s each"))
     for kind in sorted(counts, key=lambda kind: (kind == "all", kind)):

@@ -95,7 +95,7 @@ register_each(
 register_each(
     "kill-real",
     at_time,
-    "simulate 8 2, split 8 2, inspect 5 1, prepare 20 3, overwrite 14 2, predict 7 1, export 6 1, import 6 1, "
+    "simulate 14 2, split 14 2, inspect 8 1, prepare 40 3, overwrite 26 2, predict 7 1, export 6 1, import 6 1, "
     "evaluate 6 1, perteval 6 1, pretrain 8 1, finetune 3 1, shards 4 1, merged 4 0, challenge 3 0, serving 3 0, "
     "loader 4 0, scoring 2 0, atlas 2 0",
 )

@@ -24,11 +24,11 @@ class Feature(IntEnum):
     """What is known of a gene in a condition from elsewhere; the linear start adds up all before `ERROR`."""
 
     SHARED = 0
-    """Of the perturbation's effect, what lies in directions that others share."""
+    """The part of the perturbation's effect that lies in directions which others share."""
     OWN = 1
-    """What does not, shrunk."""
+    """The part that does not, shrunk by its noise."""
     CLEAR = 2
-    """What does not, and is clear of its noise."""
+    """The part that does not, in genes where it is clear of its noise."""
     COMMON = 3
     """What the perturbations of the context have in common."""
     PULL = 4

@@ -34,15 +34,15 @@ OVERSAMPLING = 4
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of the labels that one context shows, of each without its own cells."""
+    """A `Known` is what is known of the labels that one context shows, of each without its own cells."""
 
     shown: Shown
     elsewhere: np.ndarray
     """Which of the labels another context shows too, bool [n]."""
     features: np.ndarray
-    """What they are predicted from, by `Feature`, on the scale of `Evidence`, float32 [n, F, G]."""
+    """Numbers that they are predicted from, by `Feature`, on the scale of `Evidence`, float32 [n, F, G]."""
     interactions: np.ndarray
-    """Of all training labels with this context [L, G]."""
+    """The interactions of all training labels with this context, on the same scale, float32 [L, G]."""
 
     @property
     def weight(self) -> np.ndarray:
